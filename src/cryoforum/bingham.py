@@ -1,0 +1,150 @@
+"""The one belief that every stage speaks: a Bingham distribution over rotations.
+
+Its density on unit quaternions is ∝ exp(-qᵀ A q) with A symmetric, 4 × 4 (10 numbers). The mode is the
+eigenvector of the smallest eigenvalue (Cryo-forum, eq. 2-3); independent evidence adds.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Where numbers 0-9 of the head go in the lower triangle of L (row, column).
+LOWER_TRIANGLE = torch.tril_indices(4, 4)
+
+
+@dataclass(frozen=True)
+class OrientationBelief:
+    """n Bingham distributions; ``concentration`` is A, (n, 4, 4), symmetric."""
+
+    concentration: Tensor
+
+    def __len__(self) -> int:
+        return len(self.concentration)
+
+    def __getitem__(self, rows: Tensor) -> "OrientationBelief":
+        return OrientationBelief(self.concentration[rows])
+
+    def __add__(self, other: "OrientationBelief") -> "OrientationBelief":
+        """The belief after independent evidence: densities multiply, so matrices add."""
+        return OrientationBelief(self.concentration + other.concentration)
+
+    @property
+    def mode(self) -> Tensor:
+        """Most probable orientation, unit quaternions (n, 4)."""
+        return smallest_eigenvector(self.concentration)
+
+    @property
+    def dispersion(self) -> Tensor:
+        """Λ, (n, 3): smallest eigenvalue of A minus each other one, ascending, all ≤ 0."""
+        eigenvalues = torch.linalg.eigvalsh(self.concentration.double())
+        return (eigenvalues[:, :1] - eigenvalues[:, 1:].flip(-1)).to(self.concentration.dtype)
+
+    @property
+    def lambda_max(self) -> Tensor:
+        """Largest element of Λ (Cryo-forum, eq. 6), (n,): nearer to 0 means less certain."""
+        return self.dispersion[:, -1]
+
+    @property
+    def trace(self) -> Tensor:
+        """tr Λ (Cryo-forum, eq. 7), (n,): nearer to 0 means less certain."""
+        return self.dispersion.sum(-1)
+
+    @property
+    def mode_moment(self) -> Tensor:
+        """E⟨q, mode⟩² = E cos²(error / 2), (n,) in (0.25, 1]: 1 where the pose is certain."""
+        exponents = torch.cat([self.dispersion, torch.zeros_like(self.dispersion[:, :1])], dim=-1)
+        with torch.enable_grad():
+            leaf = exponents.double().detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(log_normaliser(leaf).sum(), leaf)
+        return gradient[:, -1].clamp(0.25, 1).to(self.concentration.dtype)
+
+
+def psd_from_lower_triangle(numbers: Tensor) -> Tensor:
+    """A = L Lᵀ (n, 4, 4) of the 10 numbers (n, 10) that fill L row by row (Cryo-forum, eq. 3)."""
+    lower = numbers.new_zeros(*numbers.shape[:-1], 4, 4)
+    row, column = LOWER_TRIANGLE
+    lower[..., row, column] = numbers
+    return lower @ lower.mT
+
+
+class _SmallestEigenvector(torch.autograd.Function):
+    """Implicit derivative dq = -(A - λ)⁺ dA q, with the gaps bounded away from 0 to stay finite."""
+
+    @staticmethod
+    def forward(ctx, matrices: Tensor) -> Tensor:
+        eigenvalues, eigenvectors = torch.linalg.eigh(matrices.double())
+        ctx.save_for_backward(eigenvalues, eigenvectors)
+        return eigenvectors[..., 0].to(matrices.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        eigenvalues, eigenvectors = ctx.saved_tensors
+        scale = eigenvalues[..., -1:].abs().clamp_min(1e-30)
+        gaps = (eigenvalues[..., 1:] - eigenvalues[..., :1]).maximum(1e-3 * scale)
+        others, mode = eigenvectors[..., 1:], eigenvectors[..., :1]
+        along = (others.mT @ gradient.double()[..., None]) / gaps[..., None]
+        result = -(others @ along) @ mode.mT
+        return ((result + result.mT) / 2).to(gradient.dtype)
+
+
+def smallest_eigenvector(matrices: Tensor) -> Tensor:
+    """Unit eigenvectors (n, 4) of the smallest eigenvalue of symmetric (n, 4, 4): the QCQP's solution.
+
+    Differentiable, with gradients that stay finite where the two smallest eigenvalues meet.
+    """
+    return _SmallestEigenvector.apply(matrices)
+
+
+@lru_cache(maxsize=4)
+def _nodes(count: int) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre nodes and weights, clustered at both ends of [0, 1] by s = sin²(π u / 2)."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    u = (nodes + 1) / 2
+    s = np.sin(np.pi * u / 2) ** 2
+    jacobian = np.pi / 2 * np.sin(np.pi * u)
+    return torch.from_numpy(s), torch.from_numpy(weights / 2 * jacobian)
+
+
+def log_normaliser(exponents: Tensor, node_count: int = 256) -> Tensor:
+    """log ∫_{S³} exp(Σ lᵢ qᵢ²) dq of ``exponents`` (n, 4) ascending; (n,), differentiable.
+
+    With q = (√s e^{iα}, √(1-s) e^{iβ}) both angles integrate to Bessel functions and one smooth
+    integral over s is left; the scaled I₀ and log-sum-exp keep it stable.
+    """
+    l1, l2, l3, l4 = exponents.double()[..., None, :].unbind(-1)
+    s, weights = _nodes(node_count)
+    high, low = s * (l4 - l3) / 2, (1 - s) * (l2 - l1) / 2
+    exponent = s * (l3 + l4) / 2 + (1 - s) * (l1 + l2) / 2 + high + low
+    bessel = torch.log(torch.special.i0e(high)) + torch.log(torch.special.i0e(low))
+    integral = torch.logsumexp(exponent + bessel + torch.log(weights), dim=-1)
+    return (math.log(2 * math.pi**2) + integral).to(exponents.dtype)
+
+
+def log_density(belief: OrientationBelief, quaternions: Tensor) -> Tensor:
+    """log density on S³ (n,) of ``belief`` at unit quaternions (n, 4); both ±q count."""
+    energy = torch.einsum("ni,nij,nj->n", quaternions, belief.concentration, quaternions)
+    eigenvalues = torch.linalg.eigvalsh(belief.concentration.double())
+    return -energy - log_normaliser(-eigenvalues.flip(-1)).to(energy.dtype)
+
+
+def tangent_basis(quaternions: Tensor) -> Tensor:
+    """Orthonormal basis (n, 4, 3) of the directions in which unit quaternions (n, 4) can move."""
+    x, y, z, w = quaternions.unbind(-1)
+    columns = [torch.stack(c, dim=-1) for c in ((w, z, -y, -x), (-z, w, x, -y), (y, -x, w, -z))]
+    return torch.stack(columns, dim=-1)
+
+
+def belief_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationBelief:
+    """Laplace approximation: the Bingham with this ``mode`` (n, 4) and negative Hessian of the log density.
+
+    ``curvature`` (n, 3, 3) is taken in `tangent_basis(mode)`, per unit of quaternion length; directions
+    in which the density does not fall are given a floor, since they carry no information.
+    """
+    eigenvalues, directions = torch.linalg.eigh(curvature.double())
+    bounded = directions * eigenvalues.clamp_min(1e-2)[:, None, :] @ directions.mT
+    basis = tangent_basis(mode.double())
+    return OrientationBelief((basis @ bounded @ basis.mT / 2).to(mode.dtype))

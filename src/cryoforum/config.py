@@ -1,0 +1,141 @@
+"""What can be set, with its default: one small frozen dataclass a step, read from TOML where wanted."""
+
+import tomllib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Synthetic particles; the defaults are the package's demonstration set."""
+
+    count: int = 5000
+    snr: float = 0.1  # var(signal after CTF) / var(noise), over the whole image
+    orientations: Literal["random", "grid"] = "random"
+    max_shift_pixel: float = 3.0
+    min_defocus_angstrom: float = 10_000.0
+    max_defocus_angstrom: float = 30_000.0
+    max_astigmatism_angstrom: float = 500.0  # defocus U - V
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: float = 2.7
+    amplitude_contrast: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PreprocessingConfig:
+    """From particle image to network input."""
+
+    box: int = 64  # the field of view stays; higher frequencies are cut off
+    phase_flip: bool = True
+    mask_inner: float = 0.85  # in units of half the box: 1 inside, falling to 0 at mask_outer
+    mask_outer: float = 0.99
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """blur → backbone → pooling → dense layer → head."""
+
+    blur: Literal["none", "low_pass"] = "none"
+    backbone: Literal["residual", "vgg"] = "residual"
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    pooling: Literal["flatten", "generalised_mean"] = "flatten"
+    dropout: float = 0.0
+    head: Literal["exponential_family", "qcqp"] = "exponential_family"
+    degree: int = 6  # L of the exponential family; 1 is the Bingham distribution
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How the network learns. ``image_passes`` counts images shown; --max-minutes replaces it."""
+
+    image_passes: int = 120_000
+    batch_size: int = 64
+    max_learning_rate: float = 2e-3
+    weight_decay: float = 0.05  # decoupled, on weights of convolutions and dense layers
+    l2: float = 0.0  # added to the loss, as the paper does
+    curriculum_exponent: float = 0.5  # eq. 4: how fast weight moves from pairs to single images
+    augment: bool = True  # in-plane rotation, mirror and shift
+    max_shift_pixel: float = 1.0  # of the augmentation, at the network's pixel size
+    grid_nside: int = 6  # rotations over which the likelihood is normalised
+    grid_count: int = 8  # randomly turned copies of that grid, used in turn
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that makes a model."""
+
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+PRESETS = {
+    "tiny": Config(
+        PreprocessingConfig(box=32),
+        NetworkConfig(widths=(16, 32, 64), degree=3),
+        TrainingConfig(image_passes=20_000, grid_nside=4, grid_count=4),
+    ),
+    "small": Config(),
+    "paper": Config(
+        PreprocessingConfig(box=128, phase_flip=False),
+        NetworkConfig(
+            blur="low_pass", backbone="vgg", pooling="generalised_mean", dropout=0.3, head="qcqp"
+        ),
+        TrainingConfig(
+            image_passes=6_300_000,
+            batch_size=256,
+            max_learning_rate=1e-3,
+            weight_decay=0.0,
+            l2=1e-3,
+            augment=False,
+        ),
+    ),
+}
+
+
+def preset(name: str) -> Config:
+    """The configuration called ``name``; ValueError lists the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"expected a preset out of {', '.join(PRESETS)}, found '{name}'")
+    return PRESETS[name]
+
+
+def read_config(path: Path, base: Config) -> Config:
+    """``base`` with what the TOML file at ``path`` changes, in tables named as the fields of `Config`."""
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"expected a TOML file at {path}: {error}") from error
+    return updated(base, values, where=str(path))
+
+
+def updated(base: Any, values: dict[str, Any], where: str) -> Any:
+    """A dataclass with some fields replaced; unknown names and wrong types are refused by name."""
+    known = {entry.name for entry in fields(base)}
+    changes = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{where}: expected one of {', '.join(sorted(known))}, found '{name}'")
+        current = getattr(base, name)
+        if is_dataclass(current) and isinstance(value, dict):
+            changes[name] = updated(current, value, f"{where}, {name}")
+        else:
+            changes[name] = _converted(current, value, f"{where}, {name}")
+    return replace(base, **changes)
+
+
+def _converted(current: Any, value: Any, where: str) -> Any:
+    if isinstance(current, tuple) and isinstance(value, list):
+        return tuple(value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(current):
+        raise ValueError(f"{where}: expected a {type(current).__name__} such as {current!r}, found {value!r}")
+    return value
+
+
+def as_plain_dict(config: Any) -> dict[str, Any]:
+    """Nested dictionaries of plain values, for JSON."""
+    return asdict(config)

@@ -1,0 +1,114 @@
+"""The exponential family of rotations of which the Bingham distribution is the first member.
+
+log p(q) = Σ c_k φ_k(q) - log Z with φ_k all homogeneous polynomials of degree 2L in the unit quaternion,
+C(2L + 3, 3) of them: every Wigner band l ≤ L. L = 1 gives the 10 numbers of a Bingham.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations_with_replacement
+
+import torch
+from torch import Tensor
+
+from cryoforum.bingham import OrientationBelief, belief_from_curvature, tangent_basis
+from cryoforum.so3grid import rotation_grid
+
+ASCENT_STEPS = 6
+
+
+@dataclass(frozen=True)
+class RotationPolynomials:
+    """Orthonormal polynomials of degree 2L on unit quaternions.
+
+    exponents: (size, 4) int, of the monomials; mixing: (size, size), from monomials to the basis.
+    """
+
+    degree: int
+    exponents: Tensor
+    mixing: Tensor
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients, C(2L + 3, 3)."""
+        return len(self.exponents)
+
+    def features(self, quaternions: Tensor) -> Tensor:
+        """φ (…, size) at unit quaternions (…, 4); mean of φ φᵀ over all rotations is the identity."""
+        return self.monomials(quaternions) @ self.mixing.to(quaternions)
+
+    def monomials(self, quaternions: Tensor) -> Tensor:
+        """Monomials (…, size) weighted by √multinomial, which makes them span evenly."""
+        powers = [torch.ones_like(quaternions)]
+        for _ in range(2 * self.degree):
+            powers.append(powers[-1] * quaternions)
+        table = torch.stack(powers, dim=-1)  # (…, 4, 2L + 1)
+        product = table[..., 0, :][..., self.exponents[:, 0]]
+        for axis in range(1, 4):
+            product = product * table[..., axis, :][..., self.exponents[:, axis]]
+        return product * _multinomial_root(self.exponents).to(quaternions)
+
+    def mode_belief(self, coefficients: Tensor, grid: Tensor, grid_features: Tensor) -> OrientationBelief:
+        """Belief at the highest mode of each density (n, size): best grid rotation, then ascent.
+
+        The concentration is the curvature of the log density at the mode (Laplace approximation).
+        """
+        start = grid[(coefficients @ grid_features.T).argmax(-1)].double()
+        monomial_coefficients = coefficients.double() @ self.mixing.double().T
+        mode, curvature = self._ascended(monomial_coefficients, start)
+        return belief_from_curvature(mode.to(coefficients), curvature.to(coefficients))
+
+    def _ascended(self, coefficients: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Newton steps on the sphere, damped to stay uphill; the mode and its negative Hessian."""
+        mode = start
+        for _ in range(ASCENT_STEPS):
+            gradient, curvature = self._tangent_derivatives(coefficients, mode)
+            eigenvalues, directions = torch.linalg.eigh(curvature)
+            scale = eigenvalues.abs().clamp_min(1.0)
+            step = directions @ ((directions.mT @ gradient[..., None]) / scale[..., None])
+            step = step * (0.1 / torch.linalg.vector_norm(step, dim=1, keepdim=True)).clamp_max(1.0)
+            moved = mode + (tangent_basis(mode) @ step)[..., 0]
+            mode = torch.nn.functional.normalize(moved, dim=-1)
+        return mode, self._tangent_derivatives(coefficients, mode)[1]
+
+    def _tangent_derivatives(self, coefficients: Tensor, mode: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (n, 3) and negative Hessian (n, 3, 3) along the sphere, in `tangent_basis(mode)`."""
+
+        def along(step: Tensor, basis: Tensor, centre: Tensor, weights: Tensor) -> Tensor:
+            point = torch.nn.functional.normalize(centre + basis @ step, dim=-1)
+            return self.monomials(point) @ weights
+
+        arguments = (mode.new_zeros(len(mode), 3), tangent_basis(mode), mode, coefficients)
+        gradient = torch.func.vmap(torch.func.grad(along))(*arguments)
+        hessian = torch.func.vmap(torch.func.hessian(along))(*arguments)
+        return gradient, -hessian
+
+
+@lru_cache(maxsize=8)
+def rotation_polynomials(degree: int) -> RotationPolynomials:
+    """The basis for band limit ``degree`` = L, orthonormal over a grid that integrates it well."""
+    if degree < 1:
+        raise ValueError(f"expected degree of 1 or more, found {degree}")
+    choices = combinations_with_replacement(range(4), 2 * degree)
+    exponents = torch.tensor([[choice.count(axis) for axis in range(4)] for choice in choices])
+    monomials = RotationPolynomials(degree, exponents, torch.eye(len(exponents)))
+    values = monomials.monomials(rotation_grid(max(3, degree)).double())
+    gram = values.T @ values / len(values)
+    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
+    mixing = eigenvectors / eigenvalues.sqrt()
+    return RotationPolynomials(degree, exponents, mixing.float())
+
+
+def _multinomial_root(exponents: Tensor) -> Tensor:
+    total = torch.lgamma(exponents.sum(-1).double() + 1)
+    return torch.exp((total - torch.lgamma(exponents.double() + 1).sum(-1)) / 2)
+
+
+def mean_log_likelihood(coefficients: Tensor, true_features: Tensor, grid_features: Tensor) -> Tensor:
+    """Mean over the batch of log p(true rotation) relative to the uniform density (0 = knows nothing).
+
+    coefficients and true_features: (n, size); grid_features: (g, size), over which Z is averaged.
+    """
+    log_partition = torch.logsumexp(coefficients @ grid_features.T, dim=-1) - math.log(len(grid_features))
+    return ((coefficients * true_features).sum(-1) - log_partition).mean()

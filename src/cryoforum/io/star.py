@@ -1,0 +1,240 @@
+"""RELION's particle STAR files (3.1 and, where it says the same with other words, 3.0) and our nouns."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cryoforum.ctf import Optics
+from cryoforum.io.files import find_file
+from cryoforum.io.mrc import LazyImages
+from cryoforum.io.particlestar import (
+    ParticleStar,
+    format_number,
+    missing_columns,
+    number_column,
+    place_of_row,
+    read_star,
+    select_rows,
+    with_columns,
+    write_star,
+)
+from cryoforum.particles import Particles, Poses
+from cryoforum.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
+
+__all__ = [
+    "ANGLE_COLUMNS",
+    "CTF_COLUMNS",
+    "ParticleStar",
+    "missing_columns",
+    "optics_from_star",
+    "particles_from_star",
+    "pixel_size_from_star",
+    "poses_from_star",
+    "read_star",
+    "select_rows",
+    "star_from_particles",
+    "subsets_from_star",
+    "with_columns",
+    "with_poses",
+    "write_star",
+]
+
+ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+CTF_COLUMNS = (  # in the order of the fields of Optics
+    "rlnDefocusU",
+    "rlnDefocusV",
+    "rlnDefocusAngle",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+)
+
+
+def particles_from_star(star: ParticleStar, root: Path | None = None) -> Particles:
+    """Particles with images read from disk on demand; root: where image names are looked for first."""
+    pixel_size = pixel_size_from_star(star)
+    poses, optics = poses_from_star(star), optics_from_star(star)
+    names = star.particles["rlnImageName"].tolist()
+    slices, stacks = _parsed_image_names(star, names)
+    images = LazyImages(_found_stacks(star, stacks, root), slices, names)
+    expected_box = number_column(star, "rlnImageSize")
+    if expected_box is not None and (expected_box != images.shape[-1]).any():
+        raise ValueError(
+            f"{star.path}: rlnImageSize says {expected_box.max():.0f} px, the images have "
+            f"{images.shape[-1]} px; correct rlnImageSize and rlnImagePixelSize"
+        )
+    return Particles(images, pixel_size, tuple(names), poses, optics, subsets_from_star(star))
+
+
+def poses_from_star(star: ParticleStar) -> Poses | None:
+    """Poses of all particles; None where one of the three angles has no column."""
+    angles = [number_column(star, column) for column in ANGLE_COLUMNS]
+    if any(column is None for column in angles):
+        return None
+    quaternions = relion_euler_to_unitquat(torch.from_numpy(np.stack(angles, axis=-1)))
+    shifts = np.stack([_shift_angstrom(star, axis) for axis in "XY"], axis=-1)
+    return Poses(quaternions, torch.from_numpy(shifts).float())
+
+
+def optics_from_star(star: ParticleStar) -> Optics | None:
+    """CTF parameters of all particles; None where one of `CTF_COLUMNS` is missing."""
+    multiplied = number_column(star, "rlnCtfDataAreCtfPremultiplied")
+    if multiplied is not None and multiplied.any():
+        raise ValueError(
+            f"{star.path}: images were multiplied by their CTF (rlnCtfDataAreCtfPremultiplied); "
+            "extract them again without"
+        )
+    if missing_columns(star, CTF_COLUMNS):
+        return None
+    values = [number_column(star, column) for column in CTF_COLUMNS]
+    phase_shift = number_column(star, "rlnPhaseShift")
+    values.append(np.zeros(len(star)) if phase_shift is None else phase_shift)
+    return Optics(*(torch.from_numpy(column).float() for column in values))
+
+
+def subsets_from_star(star: ParticleStar) -> Tensor | None:
+    """Random half of each particle, (n,) int64 of 1 or 2; None where there is no column."""
+    subsets = number_column(star, "rlnRandomSubset")
+    if subsets is None:
+        return None
+    wrong = ~np.isin(subsets, (1, 2))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{place_of_row(star, row)}: expected rlnRandomSubset 1 or 2, found {subsets[row]:g}"
+        )
+    return torch.from_numpy(subsets).long()
+
+
+def pixel_size_from_star(star: ParticleStar) -> float:
+    """Pixel size of the images in Å, which all particles must share."""
+    sizes = number_column(star, "rlnImagePixelSize")
+    if sizes is None:
+        detector_um, magnification = (
+            number_column(star, f"rln{name}") for name in ("DetectorPixelSize", "Magnification")
+        )
+        if detector_um is None or magnification is None:
+            raise ValueError(
+                f"{star.path}: expected a column rlnImagePixelSize (Å) in data_optics, found none"
+            )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            sizes = 1e4 * detector_um / magnification
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise ValueError(f"{star.path}: expected a pixel size > 0 Å, found {sizes.min():g}")
+    if np.ptp(sizes) > 1e-4 * sizes[0]:
+        found = ", ".join(f"{size:g}" for size in np.unique(sizes)[:5])
+        raise ValueError(
+            f"{star.path}: expected one pixel size, found {found} Å; rescale the images or split the file "
+            "by optics group"
+        )
+    return float(sizes[0])
+
+
+def with_poses(star: ParticleStar, poses: Poses) -> ParticleStar:
+    """The same file with these angles and origins, in Å or, in the 3.0 dialect, in pixels."""
+    shifts = poses.shifts_angstrom.detach().cpu().double().numpy()
+    in_pixels, in_angstrom = ("rlnOriginX", "rlnOriginY"), ("rlnOriginXAngst", "rlnOriginYAngst")
+    names, stale = (in_angstrom, in_pixels) if star.optics is not None else (in_pixels, in_angstrom)
+    if star.optics is None:
+        shifts = shifts / pixel_size_from_star(star)
+    # origins in both units could contradict each other
+    cleaned = replace(star, particles=star.particles.drop(columns=list(stale), errors="ignore"))
+    return with_columns(cleaned, _angle_columns(poses) | dict(zip(names, shifts.T, strict=True)))
+
+
+def star_from_particles(particles: Particles, image_names: Sequence[str]) -> ParticleStar:
+    """Tables for a set that no STAR file describes yet, such as a simulated one; its path is empty."""
+    if len(image_names) != len(particles):
+        raise ValueError(f"expected {len(particles)} image names, found {len(image_names)}")
+    # RELION refuses a data_optics without voltage and Cs, also where it never computes a CTF from them
+    microscope = np.tile([300.0, 2.7, 0.1], (len(particles), 1))
+    columns: dict[str, np.ndarray] = {}
+    if particles.poses is not None:
+        columns |= _angle_columns(particles.poses)
+        shifts = particles.poses.shifts_angstrom.detach().cpu().numpy()
+        columns |= {f"rlnOrigin{axis}Angst": shifts[:, at] for at, axis in enumerate("XY")}
+    if particles.optics is not None:
+        ctf = particles.optics
+        parts = (ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast)
+        microscope = torch.stack(parts, dim=-1).detach().cpu().double().numpy().round(6)
+        defocus = (ctf.defocus_u_angstrom, ctf.defocus_v_angstrom, ctf.defocus_angle_deg, ctf.phase_shift_deg)
+        names = (*CTF_COLUMNS[:3], "rlnPhaseShift")
+        columns |= {name: values.detach().cpu().numpy() for name, values in zip(names, defocus, strict=True)}
+    groups, group_of_row = np.unique(microscope, axis=0, return_inverse=True)
+    columns["rlnOpticsGroup"] = group_of_row.reshape(-1) + 1
+    if particles.subsets is not None:
+        columns["rlnRandomSubset"] = particles.subsets.cpu().numpy()
+    table = pd.DataFrame({"rlnImageName": list(image_names)}, dtype=str)
+    optics = _optics_table(groups, particles.pixel_size_angstrom, particles.box)
+    return with_columns(ParticleStar(Path(), optics, table), columns)
+
+
+def _shift_angstrom(star: ParticleStar, axis: str) -> np.ndarray:
+    shift = number_column(star, f"rlnOrigin{axis}Angst")
+    if shift is not None:
+        return shift
+    pixels = number_column(star, f"rlnOrigin{axis}")
+    return np.zeros(len(star)) if pixels is None else pixels * pixel_size_from_star(star)
+
+
+def _parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
+    slices, stacks, seen = [], [], {}
+    for row, name in enumerate(names):
+        number, at, stack = name.partition("@")
+        if at and not (number.isdecimal() and stack):
+            raise ValueError(
+                f"{place_of_row(star, row)}: expected rlnImageName as 000001@stack.mrcs, found '{name}'"
+            )
+        image = (int(number) - 1, stack) if at else (0, name)
+        first = seen.setdefault(image, row)
+        if first != row:
+            raise ValueError(
+                f"{place_of_row(star, row)}: the image is already in row {first + 1}; remove the duplicates"
+            )
+        slices.append(image[0])
+        stacks.append(image[1])
+    return slices, stacks
+
+
+def _found_stacks(star: ParticleStar, stacks: Sequence[str], root: Path | None) -> list[Path]:
+    """The file of each stack name; every name is looked for once."""
+    found: dict[str, Path] = {}
+    for row, stack in enumerate(stacks):
+        if stack not in found:
+            try:
+                found[stack] = find_file(stack, star.path.absolute().parent, root)
+            except ValueError as error:
+                raise ValueError(f"{place_of_row(star, row)}: {error}") from error
+    return [found[stack] for stack in stacks]
+
+
+def _angle_columns(poses: Poses) -> dict[str, np.ndarray]:
+    angles = unitquat_to_relion_euler(poses.quaternions.detach().cpu()).numpy()
+    return {name: angles[:, at] for at, name in enumerate(ANGLE_COLUMNS)}
+
+
+def _optics_table(groups: np.ndarray, pixel_size_angstrom: float, box: int) -> pd.DataFrame:
+    """data_optics of groups (g, 3): voltage in kV, Cs in mm, amplitude contrast."""
+    size = format_number(pixel_size_angstrom)
+    rows = []
+    for number, (voltage, spherical, contrast) in enumerate(groups.tolist(), 1):
+        rows.append(
+            {
+                "rlnOpticsGroupName": f"opticsGroup{number}",
+                "rlnOpticsGroup": str(number),
+                "rlnMicrographOriginalPixelSize": size,
+                "rlnVoltage": format_number(voltage),
+                "rlnSphericalAberration": format_number(spherical),
+                "rlnAmplitudeContrast": format_number(contrast),
+                "rlnImagePixelSize": size,
+                "rlnImageSize": str(box),
+                "rlnImageDimensionality": "2",
+            }
+        )
+    return pd.DataFrame(rows, dtype=str)

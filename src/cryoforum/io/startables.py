@@ -1,0 +1,126 @@
+"""STAR files as text: named tables whose values stay exactly the text that was read.
+
+The `starfile` library guesses types (micrograph 007 becomes the number 7), takes every # as a comment
+and pads short rows; a pass through this project must change nothing but what it means to change.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import pandas as pd
+
+_TOKEN = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""")
+_NEEDS_QUOTES = re.compile(r"""^$|\s|^[#"']""")
+_ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # odd bytes in a file name come back unchanged
+
+
+@dataclass
+class _Table:
+    block: str
+    is_loop: bool
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+
+    def takes_as_row(self, values: list[str]) -> bool:
+        """Whether a line belongs to this loop; even where it starts with data_ as a file name may."""
+        if not self.is_loop or not self.columns:
+            return False
+        if not values[0].startswith(("data_", "loop_", "_")):
+            return True
+        is_header = values[0].startswith("_") and not self.rows
+        return len(values) == len(self.columns) > 1 and not is_header
+
+
+def read_tables(path: Path) -> list[tuple[str, pd.DataFrame]]:
+    """All (block name, table of str) of a STAR file, in order.
+
+    A list of `_name value` pairs is a table of one row. ValueError where the file is no STAR file.
+    """
+    tables: list[_Table] = []
+    block: str | None = None
+    current: _Table | None = None
+    for number, values in _numbered_lines(path):
+        first = values[0]
+        if current is not None and current.takes_as_row(values):
+            if len(values) != len(current.columns):
+                raise ValueError(
+                    f"{path}, line {number}: expected {len(current.columns)} values, one for each column of "
+                    f"data_{current.block}, found {len(values)}; the file may be cut off or badly edited"
+                )
+            current.rows.append(values)
+        elif first.startswith("data_"):
+            block, current = first.removeprefix("data_"), None
+        elif block is not None and first == "loop_":
+            current = _Table(block, is_loop=True)
+            tables.append(current)
+        elif block is not None and first.startswith("_"):
+            if current is None or current.rows and current.is_loop:
+                current = _Table(block, is_loop=False, rows=[[]])
+                tables.append(current)
+            current.columns.append(first[1:])
+            if not current.is_loop:
+                current.rows[0].append(" ".join(values[1:]))
+        else:
+            raise ValueError(
+                f"{path}, line {number}: expected data_, loop_ or _name of a STAR file, found '{first[:40]}'"
+            )
+    return [(table.block, _dataframe(path, table)) for table in tables]
+
+
+def write_tables(file: TextIO, tables: Iterable[tuple[str, pd.DataFrame]], version_line: str = "") -> None:
+    """Write (block name, table of str) loops as RELION does, each after ``version_line``."""
+    for block, table in tables:
+        file.write(f"\n{version_line}\n\ndata_{block}\n\nloop_\n")
+        file.writelines(f"_{column} #{number}\n" for number, column in enumerate(table.columns, 1))
+        columns = [[_quoted(value) for value in table[column]] for column in table.columns]
+        file.writelines(" ".join(row) + "\n" for row in zip(*columns, strict=True))
+        file.write("\n")
+
+
+def open_for_writing(path: Path) -> TextIO:
+    """A text file in the encoding that `read_tables` reads."""
+    return open(path, "w", newline="\n", **_ENCODING)
+
+
+def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number from 1, values) of each line that is not empty or a comment."""
+    if not Path(path).is_file():
+        raise ValueError(f"STAR file {path} not found")
+    with open(path, **_ENCODING) as file:
+        for number, line in enumerate(file, 1):
+            if "\0" in line:
+                raise ValueError(f"{path}: expected a STAR file, found a binary file")
+            values = _values(line.removeprefix("\ufeff") if number == 1 else line)
+            if values:
+                yield number, values
+
+
+def _values(line: str) -> list[str]:
+    if not any(mark in line for mark in "#\"'"):
+        return line.split()
+    values = []
+    for match in _TOKEN.finditer(line):
+        double, single, plain = match.groups()
+        if plain is not None and plain.startswith("#"):
+            break
+        values.append(next(value for value in (double, single, plain) if value is not None))
+    return values
+
+
+def _quoted(value: str) -> str:
+    if not _NEEDS_QUOTES.search(value):
+        return value
+    mark = "'" if '"' in value else '"'
+    if mark in value or "\n" in value:
+        raise ValueError(f"the value {value!r} cannot be written to a STAR file; rename it")
+    return f"{mark}{value}{mark}"
+
+
+def _dataframe(path: Path, table: _Table) -> pd.DataFrame:
+    repeated = [column for column in table.columns if table.columns.count(column) > 1]
+    if repeated:
+        raise ValueError(f"{path}: column {repeated[0]} occurs twice in data_{table.block}")
+    return pd.DataFrame(table.rows, columns=table.columns, dtype=str)

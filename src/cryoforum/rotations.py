@@ -1,0 +1,94 @@
+"""Rotations, and the one place that names our convention.
+
+A rotation ``R`` maps view coordinates to volume coordinates (x, y, z): the central slice that an
+image shows is sampled at ``R @ (kx, ky, 0)``. RELION's angles are intrinsic ZYZ,
+``R = scipy Rotation.from_euler("ZYZ", [rot, tilt, psi], degrees=True)``.
+
+Quaternions are unit, **scalar last** (x, y, z, w), as in SciPy and RoMa; q and -q are one rotation.
+The last axis of a tensor holds the four numbers.
+"""
+
+import math
+
+import roma
+import torch
+from torch import Tensor
+
+QUATERNION_DTYPE = torch.float32
+
+
+def unitquat_to_rotmat(quaternions: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) of unit quaternions (..., 4)."""
+    return roma.unitquat_to_rotmat(quaternions)
+
+
+def rotmat_to_unitquat(matrices: Tensor) -> Tensor:
+    """Unit quaternions (..., 4) of rotation matrices (..., 3, 3)."""
+    return roma.rotmat_to_unitquat(matrices)
+
+
+def relion_euler_to_unitquat(angles_deg: Tensor) -> Tensor:
+    """Unit quaternions (n, 4) of RELION's (rot, tilt, psi) in degrees, shape (n, 3)."""
+    angles = angles_deg.double()
+    quaternions = roma.euler_to_unitquat("ZYZ", angles, degrees=True)
+    return quaternions.to(QUATERNION_DTYPE)
+
+
+def unitquat_to_relion_euler(quaternions: Tensor) -> Tensor:
+    """RELION's (rot, tilt, psi) in degrees, (n, 3) float64, of unit quaternions (n, 4).
+
+    tilt lies in [0, 180]; where it is 0 or 180 only rot ± psi is defined and rot is 0.
+    """
+    x, y, z, w = quaternions.double().unbind(-1)
+    half_tilt = torch.atan2(torch.hypot(x, y), torch.hypot(z, w))
+    half_sum = torch.atan2(z, w)
+    half_difference = torch.atan2(x, y)  # rot - psi = -2 atan2(x, y), as q = Rz Ry Rz shows
+    pole = torch.minimum(torch.hypot(x, y), torch.hypot(z, w)) < 1e-9
+    rot = torch.where(pole, 0.0, half_sum - half_difference)
+    psi = torch.where(
+        pole,
+        torch.where(torch.hypot(x, y) < 1e-9, 2 * half_sum, 2 * half_difference),
+        half_sum + half_difference,
+    )
+    angles = torch.stack([_wrapped(rot), 2 * half_tilt, _wrapped(psi)], dim=-1)
+    return torch.rad2deg(angles)
+
+
+def geodesic_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Angle in radians, [0, π], between rotations given as unit quaternions (..., 4); broadcasts.
+
+    Equal to 2 arccos|⟨q₁, q₂⟩| (Cryo-forum, eq. 1) but written with the chord's half angle, which is
+    exactly 0 for equal inputs and precise everywhere, near π too.
+    """
+    same_side = torch.where((first * second).sum(-1, keepdim=True) < 0, -second, second)
+    chord = torch.linalg.vector_norm(first - same_side, dim=-1)
+    sum_length = torch.linalg.vector_norm(first + same_side, dim=-1)
+    return 4 * torch.atan2(chord, sum_length)
+
+
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """Quaternion of the rotation ``R_outer @ R_inner``; shapes (..., 4), broadcasting."""
+    outer, inner = torch.broadcast_tensors(outer, inner)
+    return roma.quat_product(outer, inner)
+
+
+def inverse(quaternions: Tensor) -> Tensor:
+    """Quaternion (..., 4) of the inverse rotation."""
+    return roma.quat_conjugation(quaternions)
+
+
+def rotation_about_view_axis(angles_rad: Tensor) -> Tensor:
+    """Quaternions (n, 4) that turn by ``angles_rad`` (n,) about z."""
+    zero = torch.zeros_like(angles_rad)
+    return torch.stack([zero, zero, torch.sin(angles_rad / 2), torch.cos(angles_rad / 2)], dim=-1)
+
+
+def random_unitquat(count: int, *, generator: torch.Generator) -> Tensor:
+    """Uniformly distributed rotations, (count, 4)."""
+    normal = torch.randn(count, 4, generator=generator)
+    return torch.nn.functional.normalize(normal, dim=-1)
+
+
+def _wrapped(angles_rad: Tensor) -> Tensor:
+    """The same angles in [-π, π)."""
+    return torch.remainder(angles_rad + math.pi, 2 * math.pi) - math.pi

@@ -1,0 +1,134 @@
+"""Make particle images of a known map: projection, CTF, shift, white noise."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryoforum.config import SimulationConfig
+from cryoforum.ctf import Optics, ctf
+from cryoforum.fourier import phase_shift, to_real
+from cryoforum.particles import Particles, Poses, Volume
+from cryoforum.projection import padded_transform, project
+from cryoforum.rotations import compose, random_unitquat
+from cryoforum.so3grid import rotation_grid
+
+NOISE_CALIBRATION_COUNT = 200  # images from which the mean signal variance is taken
+
+
+def simulate(volume: Volume, config: SimulationConfig) -> Particles:
+    """Particles of ``volume`` with true poses and optics; noise has variance 1, the signal ``config.snr``.
+
+    Images are made when they are read, each from its own seed, so a set of any size needs the
+    memory of one batch, and one row always gives one image.
+    """
+    _check(config)
+    generator = torch.Generator().manual_seed(config.seed)
+    poses = Poses(
+        _orientations(config, generator),
+        _shifts_pixel(config, generator) * volume.pixel_size_angstrom,
+    )
+    optics = _optics(config, generator)
+    clean = SimulatedImages(
+        padded_transform(volume.voxels), poses, optics, volume.pixel_size_angstrom, 1.0, None
+    )
+    signal = clean[torch.arange(min(config.count, NOISE_CALIBRATION_COUNT))]
+    variance = signal.var(dim=(1, 2)).mean().item()
+    if variance == 0:
+        raise ValueError("expected a map with contrast, found one whose projections are constant")
+    images = SimulatedImages(
+        clean.transform,
+        poses,
+        optics,
+        volume.pixel_size_angstrom,
+        signal_scale=math.sqrt(config.snr / variance),
+        seed=config.seed,
+    )
+    width = max(6, len(str(config.count)))
+    names = tuple(f"{row + 1:0{width}d}@particles.mrcs" for row in range(config.count))
+    return Particles(images, volume.pixel_size_angstrom, names, poses, optics)
+
+
+@dataclass(frozen=True)
+class SimulatedImages:
+    """A stack whose images are computed on reading; noise-free where ``seed`` is None."""
+
+    transform: Tensor
+    poses: Poses
+    optics: Optics
+    pixel_size_angstrom: float
+    signal_scale: float
+    seed: int | None
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        box = self.transform.shape[-1] // 2
+        return (len(self), box, box)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        box = self.shape[-1]
+        poses = self.poses[rows]
+        slices = project(self.transform, poses.quaternions)
+        slices = slices * ctf(self.optics[rows], box, self.pixel_size_angstrom)
+        slices = phase_shift(slices, -poses.shifts_angstrom / self.pixel_size_angstrom)
+        images = self.signal_scale * to_real(slices, box)
+        if self.seed is None:
+            return images
+        return images + torch.stack([self._noise(row, box) for row in rows.tolist()])
+
+    def _noise(self, row: int, box: int) -> Tensor:
+        # A multiplier keeps the streams of neighbouring seeds of a user apart from those of rows.
+        generator = torch.Generator().manual_seed((self.seed or 0) * 1_000_003 + row)
+        return torch.randn(box, box, generator=generator)
+
+
+def _check(config: SimulationConfig) -> None:
+    if config.count < 1:
+        raise ValueError(f"expected at least 1 particle, found --n {config.count}")
+    if not config.snr > 0:
+        raise ValueError(f"expected a signal-to-noise ratio above 0, found --snr {config.snr}")
+    if not 0 <= config.min_defocus_angstrom <= config.max_defocus_angstrom:
+        raise ValueError(
+            "expected 0 <= smallest defocus <= largest defocus, found "
+            f"{config.min_defocus_angstrom} and {config.max_defocus_angstrom} Å"
+        )
+
+
+def _orientations(config: SimulationConfig, generator: torch.Generator) -> Tensor:
+    if config.orientations == "random":
+        return random_unitquat(config.count, generator=generator)
+    nside = 1
+    while 72 * nside**3 < config.count:
+        nside += 1
+    grid = rotation_grid(nside)
+    chosen = grid[torch.randperm(len(grid), generator=generator)[: config.count]]
+    # One random turn of the whole grid, as RELION perturbs its own, so that no set sees poles twice.
+    return compose(random_unitquat(1, generator=generator), chosen)
+
+
+def _shifts_pixel(config: SimulationConfig, generator: torch.Generator) -> Tensor:
+    return (2 * torch.rand(config.count, 2, generator=generator) - 1) * config.max_shift_pixel
+
+
+def _optics(config: SimulationConfig, generator: torch.Generator) -> Optics:
+    count = config.count
+
+    def constant(value: float) -> Tensor:
+        return torch.full((count,), value)
+
+    spread = config.max_defocus_angstrom - config.min_defocus_angstrom
+    mean = config.min_defocus_angstrom + spread * torch.rand(count, generator=generator)
+    astigmatism = config.max_astigmatism_angstrom * torch.rand(count, generator=generator)
+    return Optics(
+        defocus_u_angstrom=mean + astigmatism / 2,
+        defocus_v_angstrom=mean - astigmatism / 2,
+        defocus_angle_deg=180 * torch.rand(count, generator=generator),
+        voltage_kv=constant(config.voltage_kv),
+        spherical_aberration_mm=constant(config.spherical_aberration_mm),
+        amplitude_contrast=constant(config.amplitude_contrast),
+        phase_shift_deg=constant(0.0),
+    )
