@@ -1,6 +1,5 @@
 """STAR and MRC files: what goes in comes out, in our conventions and in RELION's."""
 
-import os
 import pickle
 from pathlib import Path
 
@@ -64,16 +63,6 @@ _labComment #13
 007 000003@stack.mrcs 7 20.0 10.0 30.0 -2.5 1.25 15000.0 14000.0 45.0 1 "two words"
 data_7/x.mrc 000001@stack.mrcs 1 120.0 -10.0 3.0 0 0 12000.0 11000.0 -45.0 2 it's#fine
 """
-
-
-@pytest.fixture
-def formats() -> Path:
-    """The folder of real files from other programs, which are not part of this repository."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("CRYOFORUM_TEST_DATA", beside)) / "formats"
-    if not folder.is_dir():
-        pytest.skip("no real test files: set CRYOFORUM_TEST_DATA to their folder")
-    return folder
 
 
 @pytest.fixture
@@ -320,71 +309,3 @@ def test_relion_30_says_the_same_as_31(star_path: Path) -> None:
     for name, values in vars(new.optics).items():
         assert torch.equal(getattr(old.optics, name), values), name
     assert torch.equal(old.images[rows(0, 1)], new.images[rows(0, 1)])
-
-
-def test_real_relion_dialects(formats: Path, tmp_path: Path) -> None:
-    """The two files agree in images and CTF, not in pixel size, and in all angles but those of row 15."""
-    (tmp_path / "sample.mrcs").symlink_to(formats / "aspire_sample.mrcs")
-    old, new = (
-        particles_from_star(read_star(formats / f"aspire_sample_particles_relion{version}.star"), tmp_path)
-        for version in ("30", "31")
-    )
-    assert old.pixel_size_angstrom == pytest.approx(5e4 / 37369.207031)
-    assert new.pixel_size_angstrom == 1.4
-    distances = geodesic_distance(old.poses.quaternions, new.poses.quaternions)
-    assert torch.equal(torch.nonzero(distances > 1e-5).flatten(), rows(14))
-    assert old.poses.shifts_angstrom[0].tolist() == pytest.approx([0.1996 * 5e4 / 37369.207031] * 2)
-    assert new.poses.shifts_angstrom[0].tolist() == pytest.approx([0.1996] * 2)
-    assert torch.equal(old.images[rows(3, 16)], new.images[rows(3, 16)])
-    assert torch.equal(old.optics.defocus_u_angstrom, new.optics.defocus_u_angstrom)
-
-
-def test_real_blocks_in_either_order(formats: Path) -> None:
-    first, second = (read_star(formats / f"cryodrgn_relion31{version}.star") for version in ("", ".v2"))
-    assert first.particles.equals(second.particles) and first.optics.equals(second.optics)
-
-
-def test_real_names_that_look_like_numbers(formats: Path, tmp_path: Path) -> None:
-    star = read_star(formats / "cryodrgn_empiar_10076_7.star")
-    assert star.particles["rlnMicrographName"].tolist() == list("1234567")
-    assert star.particles["rlnImageName"][0] == "1@empiar_10076_7.mrc"
-    assert poses_from_star(star) is None
-    write_star(star, tmp_path / "copy.star")
-    assert read_star(tmp_path / "copy.star").particles.equals(star.particles)
-
-
-def test_real_projections_are_read(formats: Path, tmp_path: Path) -> None:
-    (tmp_path / "rln_proj_64_shifted.mrcs").symlink_to(formats / "aspire_rln_proj_64_shifted.mrcs")
-    particles = particles_from_star(read_star(formats / "aspire_rln_proj_64_shifted.star"), tmp_path)
-    with mrcfile.open(formats / "aspire_rln_proj_64_shifted.mrcs") as mrc:
-        assert np.array_equal(particles.images[rows(3, 1)].numpy(), mrc.data[[3, 1]])
-    assert particles.poses.shifts_angstrom[0].tolist() == [6.0, 10.0]
-    assert particles.optics is None
-
-
-def test_real_file_with_only_in_plane_angles_has_no_poses(formats: Path) -> None:
-    assert poses_from_star(read_star(formats / "cryojax_ribosome_4ug0_particles.star")) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("starfile_empty_loop.star", "empty table"),
-        ("starfile_postprocess.star", "post-processing"),
-        ("cryocat_relion_3.0.star", "subtomograms"),
-        ("aspire_sample.star", "expected 4 values"),
-        ("xmipp_symop.star", ""),
-        ("aspire_sample.mrcs", "binary"),
-    ],
-)
-def test_real_other_files_are_refused_by_name(formats: Path, name: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words) as refusal:
-        read_star(formats / name)
-    assert name in str(refusal.value) and "\n" not in str(refusal.value)
-
-
-def test_real_missing_and_truncated_stacks(formats: Path) -> None:
-    with pytest.raises(ValueError, match=r"row 1 .*FinalRefinement-OriginalParticles-PfCRT.mrcs not found"):
-        particles_from_star(read_star(formats / "cryodrgn_FinalRefinement-OriginalParticles-PfCRT.star"))
-    with pytest.raises(ValueError, match="expected 722797568 bytes .* found 66560"):
-        LazyImages([formats / "drgnai_00256_Ribosomes_1.70A.mrcs"], [0])

@@ -5,6 +5,8 @@ transformed once; a projection is a trilinear read at R (kx, ky, 0). Reading is 
 the map, the rotation and, through `fourier.phase_shift`, the shift.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
@@ -65,27 +67,79 @@ def _inside(frequencies: Tensor, padded_box: int) -> Tensor:
 
 
 def backproject(slices: Tensor, quaternions: Tensor) -> Tensor:
-    """Exact adjoint of `project` with respect to the transform: (2, m, m, m) from (b, n, n // 2 + 1)."""
+    """Exact adjoint of `project`: (2, m, m, m) from slices (b, n, n // 2 + 1).
+
+    Adjoint over the transforms of real maps, so the result has their symmetry F(-k) = conj F(k).
+    """
     box = slices.shape[-2]
-    grid = slices.real.new_zeros(2 * (PADDING * box) ** 3)
-    insert_slices(grid.view(-1, 2), torch.view_as_real(slices), quaternions)
-    size = PADDING * box
-    return grid.view(size, size, size, 2).movedim(-1, 0)
+    grid = empty_half_grid(box, slices.dtype)
+    insert_slices([grid], [slices], quaternions)
+    half = hermitian_sum(grid, box) / 2
+    full = half.new_zeros((PADDING * box,) * 3)
+    full[..., box:] = half[..., :box]
+    full[1:, 1:, 1:box] = half[1:, 1:, 1:box].flip(0, 1, 2).conj()
+    return torch.view_as_real(full).movedim(-1, 0)
 
 
-def insert_slices(grid: Tensor, values: Tensor, quaternions: Tensor) -> None:
-    """Add ``values`` (b, n, n // 2 + 1, c) into ``grid`` ((2n)³, c), in place, with trilinear weights."""
-    box = values.shape[1]
-    size = PADDING * box
+def empty_half_grid(box: int, dtype: torch.dtype) -> Tensor:
+    """Zeros for `insert_slices`: the half kx ≥ 0 of a padded transform, flat, z y x."""
+    return torch.zeros((PADDING * box) ** 2 * (box + 1), dtype=dtype)
+
+
+def insert_slices(grids: Sequence[Tensor], values: Sequence[Tensor], quaternions: Tensor) -> None:
+    """Add each of ``values`` (b, n, n // 2 + 1) to its flat half grid, in place, with trilinear weights.
+
+    A point with kx < 0 goes, conjugated, to its mate -k, so that half a grid holds everything;
+    `hermitian_sum` adds the mates. Values are complex or real; all share one computation of weights.
+    """
+    box = values[0].shape[1]
+    # A few slices at a time: their indices and weights stay in the processor's cache (2 × faster).
+    for rows in torch.arange(len(quaternions)).split(max(1, _POINTS_AT_ONCE // box**2)):
+        inside, mirrored, first_corner, weights = _trilinear_weights(quaternions[rows], box)
+        for grid, value in zip(grids, values, strict=True):
+            points = value[rows][inside]
+            points = torch.where(mirrored, points.conj(), points) if points.is_complex() else points
+            for offset, weight in weights:
+                grid.scatter_add_(0, first_corner + offset, weight * points)
+
+
+_POINTS_AT_ONCE = 2**17
+
+
+def _trilinear_weights(
+    quaternions: Tensor, box: int
+) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, Tensor]]]:
+    """Which points are inside, which of these are mirrored to kx ≥ 0, and their eight neighbours.
+
+    The neighbours are the flat index of the lowest one, (points,), and offset and weight of each.
+    """
+    size, width = PADDING * box, box + 1
     frequencies = slice_frequencies(quaternions, box)
     inside = _inside(frequencies, size)
-    index = frequencies[inside] * size + size // 2
-    values = values[inside]
+    index = frequencies[inside] * size
+    mirrored = index[:, 0] < 0
+    index = torch.where(mirrored[:, None], -index, index)
     corner = index.floor()
-    weight_high = index - corner
-    corner = corner.long()
-    for offset in range(8):
-        bits = torch.tensor([offset & 1, offset >> 1 & 1, offset >> 2])
-        weight = torch.where(bits.bool(), weight_high, 1 - weight_high).prod(-1)
-        x, y, z = (corner + bits).unbind(-1)
-        grid.index_add_(0, (z * size + y) * size + x, weight[:, None] * values)
+    high = (index - corner).unbind(-1)
+    low = tuple(1 - weight for weight in high)
+    x, y, z = corner.long().unbind(-1)
+    first_corner = ((z + box) * size + y + box) * width + x
+    weights = []
+    for step_z, weight_z in enumerate((low[2], high[2])):
+        for step_y, weight_y in enumerate((low[1], high[1])):
+            weight_zy = weight_z * weight_y
+            for step_x, weight_x in enumerate((low[0], high[0])):
+                weights.append(((step_z * size + step_y) * width + step_x, weight_zy * weight_x))
+    return inside, mirrored, first_corner, weights
+
+
+def hermitian_sum(grid: Tensor, box: int) -> Tensor:
+    """G(k) + conj G(-k), (m, m, n + 1), of what `insert_slices` gathered; kx = 0 is where mates meet.
+
+    ``grid`` is left as it is; ky and kz have zero at m // 2 = n, kx at 0.
+    """
+    size = PADDING * box
+    result = grid.clone().view(size, size, box + 1)
+    plane = grid.view(size, size, box + 1)[1:, 1:, 0]
+    result[1:, 1:, 0] += plane.flip(0, 1).conj()
+    return result

@@ -96,7 +96,7 @@ def missing_columns(star: ParticleStar, columns: Iterable[str]) -> tuple[str, ..
 def number_column(star: ParticleStar, column: str) -> np.ndarray | None:
     """A number for each particle, (n,) float64, of its optics group or its own row; None without column."""
     if star.optics is not None and column in star.optics:
-        text = star.optics[column].iloc[_optics_rows(star)]
+        text = star.optics[column].iloc[_optics_rows(star, star.optics)]
     elif column in star.particles:
         text = star.particles[column]
     else:
@@ -137,13 +137,13 @@ def _check_particle_table(path: Path, particles: pd.DataFrame, optics: pd.DataFr
         )
 
 
-def _optics_rows(star: ParticleStar) -> np.ndarray:
+def _optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
     """Row of data_optics that each particle belongs to, (n,)."""
-    if "rlnOpticsGroup" not in star.optics or "rlnOpticsGroup" not in star.particles:
-        if len(star.optics) == 1:
+    if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in star.particles:
+        if len(optics) == 1:
             return np.zeros(len(star), dtype=np.int64)
         raise ValueError(f"{star.path}: expected a column rlnOpticsGroup in data_optics and data_particles")
-    groups = pd.Index(star.optics["rlnOpticsGroup"])
+    groups = pd.Index(optics["rlnOpticsGroup"])
     if not groups.is_unique:
         raise ValueError(f"{star.path}: an rlnOpticsGroup occurs twice in data_optics")
     rows = groups.get_indexer(star.particles["rlnOpticsGroup"])

@@ -184,7 +184,9 @@ def _shift_angstrom(star: ParticleStar, axis: str) -> np.ndarray:
 
 def _parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
-    slices, stacks, seen = [], [], {}
+    slices: list[int] = []
+    stacks: list[str] = []
+    seen: dict[tuple[int, str], int] = {}
     for row, name in enumerate(names):
         number, at, stack = name.partition("@")
         if at and not (number.isdecimal() and stack):

@@ -14,7 +14,7 @@ import pandas as pd
 
 _TOKEN = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""")
 _NEEDS_QUOTES = re.compile(r"""^$|\s|^[#"']""")
-_ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}  # odd bytes in a file name come back unchanged
+_ODD_BYTES = "surrogateescape"  # in file names of other encodings they come back unchanged
 
 
 @dataclass
@@ -82,14 +82,14 @@ def write_tables(file: TextIO, tables: Iterable[tuple[str, pd.DataFrame]], versi
 
 def open_for_writing(path: Path) -> TextIO:
     """A text file in the encoding that `read_tables` reads."""
-    return open(path, "w", newline="\n", **_ENCODING)
+    return open(path, "w", newline="\n", encoding="utf-8", errors=_ODD_BYTES)
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number from 1, values) of each line that is not empty or a comment."""
     if not Path(path).is_file():
         raise ValueError(f"STAR file {path} not found")
-    with open(path, **_ENCODING) as file:
+    with open(path, encoding="utf-8", errors=_ODD_BYTES) as file:
         for number, line in enumerate(file, 1):
             if "\0" in line:
                 raise ValueError(f"{path}: expected a STAR file, found a binary file")

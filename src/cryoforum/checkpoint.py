@@ -1,0 +1,135 @@
+"""A trained model as a folder that explains itself and cannot run code.
+
+    weights.safetensors   the network's tensors
+    model.json            configuration, image size, pixel size, validation error, versions
+    log.csv               the course of training
+    split.csv             which particle was used for what
+"""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cryoforum.config import Config, as_plain_dict, updated
+from cryoforum.io.files import replacing
+from cryoforum.network import OrientationNetwork
+
+FORMAT = "cryo-forum model 1"
+WEIGHTS, DESCRIPTION, LOG, SPLIT = "weights.safetensors", "model.json", "log.csv", "split.csv"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with all it needs to be used on other particles of the same molecule.
+
+    box and pixel_size_angstrom: of the particles it learned from. validation_median_rad: error of the
+    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split.
+    """
+
+    network: OrientationNetwork
+    config: Config
+    box: int
+    pixel_size_angstrom: float
+    validation_median_rad: float
+    log: Sequence[Mapping[str, float]]
+    parts: Mapping[str, str]
+
+
+def save_model(model: TrainedModel, folder: Path) -> None:
+    """Write the model folder; an existing file in it is replaced only by a complete new one."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file({name: t.contiguous() for name, t in model.network.state_dict().items()}, temporary)
+    description = {
+        "format": FORMAT,
+        "cryo-forum": version("cryo-forum"),
+        "torch": torch.__version__,
+        "box": model.box,
+        "pixel_size_angstrom": model.pixel_size_angstrom,
+        "validation_median_rad": model.validation_median_rad,
+        "config": as_plain_dict(model.config),
+    }
+    with replacing(folder / DESCRIPTION) as temporary:
+        temporary.write_text(json.dumps(description, indent=2) + "\n")
+    _write_csv(folder / LOG, model.log)
+    _write_csv(folder / SPLIT, [{"image": name, "part": part} for name, part in model.parts.items()])
+
+
+def load_model(folder: Path) -> TrainedModel:
+    """Read a model folder; ValueError says what is missing or wrong in it."""
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        if description.get("format") != FORMAT:
+            raise ValueError(f"its format is {description.get('format')!r}, not {FORMAT!r}")
+        config = updated(Config(), description["config"], where=DESCRIPTION)
+        network = OrientationNetwork(config.network, config.preprocessing.box)
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        log = [{k: float(v) for k, v in row.items() if v} for row in _read_csv(folder / LOG)]
+        parts = {row["image"]: row["part"] for row in _read_csv(folder / SPLIT)}
+    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"expected a model folder written by 'cryoforum train' at {folder}: {reason}"
+        ) from error
+    return TrainedModel(
+        network=network.eval(),
+        config=config,
+        box=description["box"],
+        pixel_size_angstrom=description["pixel_size_angstrom"],
+        validation_median_rad=description["validation_median_rad"],
+        log=log,
+        parts=parts,
+    )
+
+
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Write what training needs to go on; the previous state stays until the new one is complete."""
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state; ValueError where there is none. Tensors and plain values only."""
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"expected a training state to resume at {path}: {error}") from error
+
+
+def new_folder_in_place(folder: Path, overwrite: bool) -> Path:
+    """An empty folder at ``folder``; an existing non-empty one is refused, or emptied with ``overwrite``."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise ValueError(f"{folder} exists and is not empty; choose another --out or add --overwrite")
+        # Renamed first, so that a kill half-way never leaves a folder that looks whole.
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        folder.rename(aside / folder.name)
+        shutil.rmtree(aside)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,102 @@
+"""Figures as text for the page: SVG that follows the page's colours, and pictures as PNG in base64.
+
+A panel is drawn at the width of a phone, so its lettering stays readable when the page puts panels
+below each other instead of side by side.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from torch import Tensor
+
+# The first three are replaced by the page's own colours. The others are of Okabe & Ito's palette, which
+# colour-blind readers can tell apart; they stand on a light and on a dark page.
+INK, MUTED, GRID = "#010203", "#040506", "#070809"
+BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
+_PAGE_COLOURS = {INK: "ink", MUTED: "muted", GRID: "grid", BLUE: "blue", ORANGE: "orange", GREEN: "green"}
+_STYLE = {
+    "svg.fonttype": "none",  # lettering stays text: searchable, and in the page's font
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "axes.formatter.use_mathtext": False,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "savefig.dpi": 200,
+}
+_PANEL_INCHES = (4.3, 3.0)
+
+
+@contextmanager
+def panel(size_inches: tuple[float, float] = _PANEL_INCHES) -> Iterator[Figure]:
+    """An empty figure in the style of the page; turn it into text with `svg` inside the block."""
+    with matplotlib.rc_context(_STYLE):
+        yield Figure(figsize=size_inches, layout="constrained")
+
+
+def svg(figure: Figure, alt: str) -> str:
+    """The figure as inline SVG that a screen reader reads as ``alt``."""
+    buffer = io.StringIO()
+    # A salt of its own keeps the ids of one figure from meeting those of another on the page.
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": alt}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<g id=\"[^\"]*\">", "<g>", text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    for colour, name in _PAGE_COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
+
+
+def picture(images: Sequence[np.ndarray] | Tensor, alt: str) -> str:
+    """Grey images (k, n, n) side by side, each stretched from its 1st to its 99th percentile, as <img>."""
+    tiles = []
+    gap_pixel = max(2, len(images[0]) // 24)
+    for image in np.asarray(images):
+        low, high = np.percentile(image, (1, 99))
+        grey = np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+        opaque = np.stack([grey, grey, grey, np.ones_like(grey)], axis=-1)
+        tiles += [opaque, np.zeros((len(image), gap_pixel, 4))]
+    buffer = io.BytesIO()
+    imsave(buffer, np.concatenate(tiles[:-1], axis=1), format="png")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def label_logarithmic(axes: Axes, *, x: bool = False, y: bool = False) -> None:
+    """Logarithmic axes with plain numbers at 1, 2 and 5 times the powers of ten."""
+    for wanted, axis, scale in ((x, axes.xaxis, axes.set_xscale), (y, axes.yaxis, axes.set_yscale)):
+        if wanted:
+            scale("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+            axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,177 @@
+"""What the report draws; every function takes arrays and returns SVG text. Angles come in radians."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from cryoforum.reporting.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, svg
+
+FSC_THRESHOLD = 0.143
+_MAX_POINTS = 4000  # more in a scatter plot only cover each other
+_MIN_ERROR_DEG = 0.01
+_DENSITY_BINS = 90
+_SKY_CELLS = (36, 18)  # longitude × sine of latitude: cells of equal area
+
+
+def training_loss(steps: np.ndarray, losses: np.ndarray) -> str:
+    """Training loss, each logged value and a running mean."""
+    with panel() as figure:
+        axes = figure.add_subplot()
+        axes.plot(steps, losses, color=MUTED, linewidth=0.6, alpha=0.55, label="logged")
+        window = max(1, len(losses) // 25)
+        if window > 1:
+            mean = np.convolve(losses, np.ones(window) / window, mode="valid")
+            axes.plot(steps[window - 1 :], mean, color=BLUE, label=f"mean of {window} values")
+            axes.legend()
+        _finish(axes, "step", "training loss")
+        return svg(figure, f"Training loss from {losses[0]:.3g} to {losses[-1]:.3g}")
+
+
+def validation_error(steps: np.ndarray, median_rad: np.ndarray, mean_rad: np.ndarray) -> str:
+    """Median and mean validation error where they were logged, NaN elsewhere."""
+    with panel() as figure:
+        axes = figure.add_subplot()
+        for values, name, colour, marker in (
+            (median_rad, "median", BLUE, "o"),
+            (mean_rad, "mean", ORANGE, "s"),
+        ):
+            known = np.isfinite(values)
+            degrees = np.rad2deg(values[known])
+            axes.plot(steps[known], degrees, color=colour, marker=marker, markersize=3.5, label=name)
+        label_logarithmic(axes, y=True)
+        axes.legend()
+        _finish(axes, "step", "validation error (°)")
+        last = np.rad2deg(median_rad[np.isfinite(median_rad)][-1])
+        return svg(figure, f"Validation error against training step; the last median is {last:.1f} degrees")
+
+
+def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray | None) -> str:
+    """Learning rate above momentum."""
+    with panel() as figure:
+        grid = figure.subplots(2 if momentum is not None else 1, 1, sharex=True, squeeze=False)[:, 0]
+        grid[0].plot(steps, learning_rate, color=BLUE)
+        grid[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _finish(grid[0], "" if momentum is not None else "step", "learning rate")
+        if momentum is not None:
+            grid[1].plot(steps, momentum, color=GREEN)
+            _finish(grid[1], "step", "momentum")
+        for axes in grid:
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+        return svg(figure, f"Learning rate, at most {learning_rate.max():.2g}, against training step")
+
+
+def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
+    """2-D histogram of distances between pairs of particles: true against predicted (paper, Fig. 3)."""
+    with panel((4.3, 3.7)) as figure:
+        axes = figure.add_subplot()
+        counts, edges, _ = np.histogram2d(
+            np.rad2deg(true_rad), np.rad2deg(predicted_rad), bins=_DENSITY_BINS, range=[[0, 180]] * 2
+        )
+        mesh = axes.pcolormesh(
+            edges,
+            edges,
+            np.ma.masked_equal(counts.T, 0),
+            norm=LogNorm(1, max(2, counts.max())),
+            cmap="viridis",
+            rasterized=True,
+        )
+        axes.plot([0, 180], [0, 180], color=ORANGE, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.set(aspect="equal", xticks=range(0, 181, 45), yticks=range(0, 181, 45))
+        bar = figure.colorbar(mesh, ax=axes, shrink=0.8, format=FuncFormatter(lambda value, _: f"{value:g}"))
+        bar.set_label("pairs")
+        bar.outline.set_visible(False)
+        _finish(axes, "true distance (°)", "predicted distance (°)", grid=False)
+        correlation = np.corrcoef(true_rad, predicted_rad)[0, 1]
+        alt = f"Density of true against predicted pairwise distances; correlation {correlation:.3f}"
+        return svg(figure, alt)
+
+
+def certainty_scatter(statistic: np.ndarray, errors_rad: np.ndarray, name: str, kept_share: float) -> str:
+    """Error against -Λmax or -tr Λ (``statistic`` ≤ 0), with the quantile below which particles go (Fig. 4a-b)."""
+    certainty = np.maximum(-statistic, 1e-3)
+    threshold = float(np.quantile(certainty, 1 - kept_share))
+    errors = np.maximum(np.rad2deg(errors_rad), _MIN_ERROR_DEG)
+    some = np.random.default_rng(0).permutation(len(errors))[:_MAX_POINTS]
+    with panel() as figure:
+        axes = figure.add_subplot()
+        for wanted, colour in ((certainty >= threshold, BLUE), (certainty < threshold, ORANGE)):
+            rows = some[wanted[some]]
+            axes.scatter(
+                certainty[rows], errors[rows], s=5, color=colour, alpha=0.45, linewidths=0, rasterized=True
+            )
+        label_logarithmic(axes, x=True, y=True)
+        axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        note = f"{1 - kept_share:.0%} quantile: {threshold:.3g}".replace("%", " %")
+        axes.text(threshold, 1.02, note, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
+        _finish(axes, f"−{name} (more certain →)", "error (°)")
+        alt = f"Orientation error against minus {name}; the {note} is marked"
+        return svg(figure, alt)
+
+
+def error_histogram(kept_rad: np.ndarray, dropped_rad: np.ndarray) -> str:
+    """Errors of kept and dropped particles, each normalised to its own number (Fig. 4c)."""
+    groups = [np.maximum(np.rad2deg(group), _MIN_ERROR_DEG) for group in (kept_rad, dropped_rad)]
+    both = np.concatenate(groups)
+    bins = np.geomspace(max(both.min(), np.quantile(both, 0.002)) * 0.9, both.max() * 1.05, 40)
+    with panel() as figure:
+        axes = figure.add_subplot()
+        for values, name, colour in zip(groups, ("kept", "dropped"), (BLUE, ORANGE), strict=True):
+            if len(values):
+                weights = np.full(len(values), 100 / len(values))
+                style = {"weights": weights, "color": colour}
+                axes.hist(values, bins, alpha=0.3, **style)
+                label = f"{name}: median {np.median(values):.1f}°"
+                axes.hist(values, bins, histtype="step", linewidth=1.4, label=label, **style)
+        label_logarithmic(axes, x=True)
+        axes.legend()
+        _finish(axes, "error (°)", "share of the group (%)")
+        return svg(figure, "Histograms of the orientation errors of kept and of dropped particles")
+
+
+def view_directions(directions: np.ndarray, name: str) -> str:
+    """Map of unit view directions (n, 3) in Mollweide's equal-area projection, 1 = uniform."""
+    longitude = np.arctan2(directions[:, 1], directions[:, 0])
+    columns, rows = _SKY_CELLS
+    edges = [np.linspace(-np.pi, np.pi, columns + 1), np.linspace(-1, 1, rows + 1)]
+    counts, *_ = np.histogram2d(longitude, np.clip(directions[:, 2], -1, 1), bins=edges)
+    density = counts.T / counts.mean()
+    with panel((4.3, 2.9)) as figure:
+        axes = figure.add_subplot(projection="mollweide")
+        mesh = axes.pcolormesh(
+            edges[0], np.arcsin(edges[1]), density, cmap="viridis", vmin=0, rasterized=True
+        )
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(name, fontsize=9)
+        bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", shrink=0.6, aspect=28, pad=0.04)
+        bar.set_label("density (1 = uniform)")
+        bar.outline.set_visible(False)
+        bar.locator = MaxNLocator(5)
+        return svg(figure, f"Sphere of {name} view directions; densest cell {density.max():.1f} times uniform")
+
+
+def fsc_curve(frequency: np.ndarray, unmasked: np.ndarray, masked: np.ndarray | None, name: str) -> str:
+    """Fourier shell correlation against resolution, with the 0.143 line (Fig. 4d-f)."""
+    with panel() as figure:
+        axes = figure.add_subplot()
+        axes.plot(frequency, unmasked, color=ORANGE, label="unmasked", linestyle=(0, (5, 2)))
+        if masked is not None:
+            axes.plot(frequency, masked, color=BLUE, label="masked")
+        axes.axhline(FSC_THRESHOLD, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.text(0, FSC_THRESHOLD + 0.02, " 0.143", fontsize=8, va="bottom")
+        ticks = MaxNLocator(5, prune="lower").tick_values(0, frequency.max())
+        axes.set_xticks(
+            [tick for tick in ticks if 0 < tick <= frequency.max()],
+            [f"{1 / tick:.3g}" for tick in ticks if 0 < tick <= frequency.max()],
+        )
+        axes.set(ylim=(min(-0.05, float(unmasked.min())), 1.03), xlim=(0, frequency.max()))
+        axes.legend(loc="upper right")
+        _finish(axes, "resolution (Å)", "FSC")
+        return svg(figure, f"Fourier shell correlation of the half maps of the {name} reconstruction")
+
+
+def _finish(axes: Axes, x_label: str, y_label: str, *, grid: bool = True) -> None:
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.set_axisbelow(True)
+    if grid:
+        axes.grid(True)

@@ -1,0 +1,95 @@
+"""Files that other programs wrote, and what must come out of them."""
+
+import os
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+
+from cryoforum.io.mrc import LazyImages
+from cryoforum.io.star import particles_from_star, poses_from_star, read_star, write_star
+from cryoforum.rotations import geodesic_distance
+
+
+@pytest.fixture
+def formats() -> Path:
+    """The folder of real files from other programs, which are not part of this repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CRYOFORUM_TEST_DATA", beside)) / "formats"
+    if not folder.is_dir():
+        pytest.skip("no real test files: set CRYOFORUM_TEST_DATA to their folder")
+    return folder
+
+
+def rows(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def test_real_relion_dialects(formats: Path, tmp_path: Path) -> None:
+    """The two files agree in images and CTF, not in pixel size, and in all angles but those of row 15."""
+    (tmp_path / "sample.mrcs").symlink_to(formats / "aspire_sample.mrcs")
+    old, new = (
+        particles_from_star(read_star(formats / f"aspire_sample_particles_relion{version}.star"), tmp_path)
+        for version in ("30", "31")
+    )
+    assert old.pixel_size_angstrom == pytest.approx(5e4 / 37369.207031)
+    assert new.pixel_size_angstrom == 1.4
+    distances = geodesic_distance(old.poses.quaternions, new.poses.quaternions)
+    assert torch.equal(torch.nonzero(distances > 1e-5).flatten(), rows(14))
+    assert old.poses.shifts_angstrom[0].tolist() == pytest.approx([0.1996 * 5e4 / 37369.207031] * 2)
+    assert new.poses.shifts_angstrom[0].tolist() == pytest.approx([0.1996] * 2)
+    assert torch.equal(old.images[rows(3, 16)], new.images[rows(3, 16)])
+    assert torch.equal(old.optics.defocus_u_angstrom, new.optics.defocus_u_angstrom)
+
+
+def test_real_blocks_in_either_order(formats: Path) -> None:
+    first, second = (read_star(formats / f"cryodrgn_relion31{version}.star") for version in ("", ".v2"))
+    assert first.particles.equals(second.particles) and first.optics.equals(second.optics)
+
+
+def test_real_names_that_look_like_numbers(formats: Path, tmp_path: Path) -> None:
+    star = read_star(formats / "cryodrgn_empiar_10076_7.star")
+    assert star.particles["rlnMicrographName"].tolist() == list("1234567")
+    assert star.particles["rlnImageName"][0] == "1@empiar_10076_7.mrc"
+    assert poses_from_star(star) is None
+    write_star(star, tmp_path / "copy.star")
+    assert read_star(tmp_path / "copy.star").particles.equals(star.particles)
+
+
+def test_real_projections_are_read(formats: Path, tmp_path: Path) -> None:
+    (tmp_path / "rln_proj_64_shifted.mrcs").symlink_to(formats / "aspire_rln_proj_64_shifted.mrcs")
+    particles = particles_from_star(read_star(formats / "aspire_rln_proj_64_shifted.star"), tmp_path)
+    with mrcfile.open(formats / "aspire_rln_proj_64_shifted.mrcs") as mrc:
+        assert np.array_equal(particles.images[rows(3, 1)].numpy(), mrc.data[[3, 1]])
+    assert particles.poses.shifts_angstrom[0].tolist() == [6.0, 10.0]
+    assert particles.optics is None
+
+
+def test_real_file_with_only_in_plane_angles_has_no_poses(formats: Path) -> None:
+    assert poses_from_star(read_star(formats / "cryojax_ribosome_4ug0_particles.star")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("starfile_empty_loop.star", "empty table"),
+        ("starfile_postprocess.star", "post-processing"),
+        ("cryocat_relion_3.0.star", "subtomograms"),
+        ("aspire_sample.star", "expected 4 values"),
+        ("xmipp_symop.star", "expected a data_particles block, found data_1, data_2"),
+        ("aspire_sample.mrcs", "binary"),
+    ],
+)
+def test_real_other_files_are_refused_by_name(formats: Path, name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as refusal:
+        read_star(formats / name)
+    assert name in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_real_missing_and_truncated_stacks(formats: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 1 .*FinalRefinement-OriginalParticles-PfCRT.mrcs not found"):
+        particles_from_star(read_star(formats / "cryodrgn_FinalRefinement-OriginalParticles-PfCRT.star"))
+    with pytest.raises(ValueError, match="expected 722797568 bytes .* found 66560"):
+        LazyImages([formats / "drgnai_00256_Ribosomes_1.70A.mrcs"], [0])
