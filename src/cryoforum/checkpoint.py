@@ -1,9 +1,9 @@
 """A trained model as a folder that explains itself and cannot run code.
 
-    weights.safetensors   the network's tensors
-    model.json            configuration, image size, pixel size, validation error, versions
-    log.csv               the course of training
-    split.csv             which particle was used for what
+weights.safetensors   the network's tensors
+model.json            configuration, image size, pixel size, validation error, versions
+log.csv               the course of training
+split.csv             which particle was used for what
 """
 
 import csv
@@ -77,7 +77,7 @@ def load_model(folder: Path) -> TrainedModel:
         network = OrientationNetwork(config.network, config.preprocessing.box)
         network.load_state_dict(load_file(folder / WEIGHTS))
         log = [{k: float(v) for k, v in row.items() if v} for row in _read_csv(folder / LOG)]
-        parts = {row["image"]: row["part"] for row in _read_csv(folder / SPLIT)}
+        parts = read_split(folder / SPLIT)
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
@@ -92,6 +92,14 @@ def load_model(folder: Path) -> TrainedModel:
         log=log,
         parts=parts,
     )
+
+
+def read_split(path: Path) -> dict[str, str]:
+    """Image name → train, validation or test, of a split.csv."""
+    rows = _read_csv(path)
+    if any({"image", "part"} - row.keys() for row in rows) or not rows:
+        raise ValueError(f"{path}: expected a table with columns image and part")
+    return {row["image"]: row["part"] for row in rows}
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

@@ -80,9 +80,7 @@ PRESETS = {
     "small": Config(),
     "paper": Config(
         PreprocessingConfig(box=128, phase_flip=False),
-        NetworkConfig(
-            blur="low_pass", backbone="vgg", pooling="generalised_mean", dropout=0.3, head="qcqp"
-        ),
+        NetworkConfig(blur="low_pass", backbone="vgg", pooling="generalised_mean", dropout=0.3, head="qcqp"),
         TrainingConfig(
             image_passes=6_300_000,
             batch_size=256,

@@ -66,7 +66,9 @@ def orientation_errors(predicted_quaternions: Tensor, true_quaternions: Tensor) 
 def summarise_errors(errors: Tensor) -> ErrorSummary:
     """Median, mean, quartiles and the share above 0.3 rad of ``errors`` (n,) in radians."""
     if len(errors) == 0:
-        raise ValueError("expected at least one orientation error, found none; check the selection of particles")
+        raise ValueError(
+            "expected at least one orientation error, found none; check the selection of particles"
+        )
     values = errors.detach().double().cpu().numpy()
     lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75])
     return ErrorSummary(
@@ -106,7 +108,9 @@ class FscCurve:
             {
                 "shell": shell,
                 "frequency_per_angstrom": frequency,
-                "resolution_angstrom": np.divide(1, frequency, out=np.full(len(shell), np.inf), where=shell > 0),
+                "resolution_angstrom": np.divide(
+                    1, frequency, out=np.full(len(shell), np.inf), where=shell > 0
+                ),
                 "fsc_unmasked": self.unmasked.numpy(),
                 "fsc_masked": self.masked.numpy(),
             }
@@ -184,7 +188,10 @@ def soft_spherical_mask(box: int, radius_pixel: float, edge_pixel: float = 5.0) 
 
 
 def soft_mask(
-    average: Volume, low_pass_angstrom: float | None = None, extend_pixel: float = 3.0, edge_pixel: float = 6.0
+    average: Volume,
+    low_pass_angstrom: float | None = None,
+    extend_pixel: float = 3.0,
+    edge_pixel: float = 6.0,
 ) -> Tensor:
     """Soft mask (n, n, n) around the molecule in a map of all particles.
 

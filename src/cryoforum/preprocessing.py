@@ -71,9 +71,7 @@ def augment(
     angles = 2 * math.pi * torch.rand(count, generator=generator)
     mirrored = torch.rand(count, generator=generator) < 0.5
     shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * max_shift_pixel
-    return turn_and_shift(images, angles, mirrored, shifts), turn_orientations(
-        quaternions, angles, mirrored
-    )
+    return turn_and_shift(images, angles, mirrored, shifts), turn_orientations(quaternions, angles, mirrored)
 
 
 def turn_orientations(quaternions: Tensor, angles_rad: Tensor, mirrored: Tensor) -> Tensor:

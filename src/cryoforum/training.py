@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cryoforum.bingham import smallest_eigenvector, psd_from_lower_triangle
+from cryoforum.bingham import psd_from_lower_triangle, smallest_eigenvector
 from cryoforum.checkpoint import TrainedModel, load_state, save_state
 from cryoforum.compute import best_device, mixed_precision
 from cryoforum.config import Config
@@ -53,7 +53,7 @@ def split_rows(
     count: int, validation_share: float = 0.1675, test_share: float = 0.33, *, seed: int = 0
 ) -> Split:
     """A random split; the defaults give 2512/838/1650 of 5000, as Cryo-forum has it."""
-    if not (0 < validation_share and 0 <= test_share and validation_share + test_share < 1):
+    if not (validation_share > 0 and test_share >= 0 and validation_share + test_share < 1):
         raise ValueError(
             "expected shares for validation above 0 and test of 0 or more with room left to train, "
             f"found {validation_share} and {test_share}"

@@ -31,6 +31,7 @@ __all__ = [
     "CTF_COLUMNS",
     "ParticleStar",
     "missing_columns",
+    "number_column",
     "optics_from_star",
     "particles_from_star",
     "pixel_size_from_star",
@@ -40,6 +41,7 @@ __all__ = [
     "star_from_particles",
     "subsets_from_star",
     "with_columns",
+    "with_orientations",
     "with_poses",
     "write_star",
 ]
@@ -144,7 +146,12 @@ def with_poses(star: ParticleStar, poses: Poses) -> ParticleStar:
         shifts = shifts / pixel_size_from_star(star)
     # origins in both units could contradict each other
     cleaned = replace(star, particles=star.particles.drop(columns=list(stale), errors="ignore"))
-    return with_columns(cleaned, _angle_columns(poses) | dict(zip(names, shifts.T, strict=True)))
+    return with_columns(cleaned, _angle_columns(poses.quaternions) | dict(zip(names, shifts.T, strict=True)))
+
+
+def with_orientations(star: ParticleStar, quaternions: Tensor) -> ParticleStar:
+    """The same file with the angles of unit ``quaternions`` (n, 4); origins stay as they are."""
+    return with_columns(star, _angle_columns(quaternions))
 
 
 def star_from_particles(particles: Particles, image_names: Sequence[str]) -> ParticleStar:
@@ -155,7 +162,7 @@ def star_from_particles(particles: Particles, image_names: Sequence[str]) -> Par
     microscope = np.tile([300.0, 2.7, 0.1], (len(particles), 1))
     columns: dict[str, np.ndarray] = {}
     if particles.poses is not None:
-        columns |= _angle_columns(particles.poses)
+        columns |= _angle_columns(particles.poses.quaternions)
         shifts = particles.poses.shifts_angstrom.detach().cpu().numpy()
         columns |= {f"rlnOrigin{axis}Angst": shifts[:, at] for at, axis in enumerate("XY")}
     if particles.optics is not None:
@@ -216,8 +223,8 @@ def _found_stacks(star: ParticleStar, stacks: Sequence[str], root: Path | None) 
     return [found[stack] for stack in stacks]
 
 
-def _angle_columns(poses: Poses) -> dict[str, np.ndarray]:
-    angles = unitquat_to_relion_euler(poses.quaternions.detach().cpu()).numpy()
+def _angle_columns(quaternions: Tensor) -> dict[str, np.ndarray]:
+    angles = unitquat_to_relion_euler(quaternions.detach().cpu()).numpy()
     return {name: angles[:, at] for at, name in enumerate(ANGLE_COLUMNS)}
 
 

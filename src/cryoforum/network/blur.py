@@ -20,9 +20,7 @@ class LowPassBlur(nn.Module):
         # A power that ought to be whole may come out just below it.
         cutoffs = (9 + half - np.geomspace(min(10, half - 1), half - 1, 5) + 1e-9).astype(int)
         frequency = (torch.fft.fftfreq(box) * box).abs().round()
-        masks = [
-            (frequency[:, None] <= u) & (frequency[None, : half + 1] <= u) for u in cutoffs.tolist()
-        ]
+        masks = [(frequency[:, None] <= u) & (frequency[None, : half + 1] <= u) for u in cutoffs.tolist()]
         self.cutoffs = tuple(cutoffs.tolist())
         self.register_buffer("masks", torch.stack(masks).float(), persistent=False)
 

@@ -26,9 +26,7 @@ def beliefs(numbers: Tensor, config: NetworkConfig) -> OrientationBelief:
     if config.head == "qcqp":
         return OrientationBelief(psd_from_lower_triangle(numbers))
     grid, features = _readout_grid(config.degree)
-    return rotation_polynomials(config.degree).mode_belief(
-        numbers, grid.to(numbers), features.to(numbers)
-    )
+    return rotation_polynomials(config.degree).mode_belief(numbers, grid.to(numbers), features.to(numbers))
 
 
 @lru_cache(maxsize=4)

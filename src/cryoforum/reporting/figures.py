@@ -147,7 +147,9 @@ def view_directions(directions: np.ndarray, name: str) -> str:
         bar.set_label("density (1 = uniform)")
         bar.outline.set_visible(False)
         bar.locator = MaxNLocator(5)
-        return svg(figure, f"Sphere of {name} view directions; densest cell {density.max():.1f} times uniform")
+        return svg(
+            figure, f"Sphere of {name} view directions; densest cell {density.max():.1f} times uniform"
+        )
 
 
 def fsc_curve(frequency: np.ndarray, unmasked: np.ndarray, masked: np.ndarray | None, name: str) -> str:

@@ -1,0 +1,43 @@
+"""Orientations of cryo-EM particles, each with an honest belief.
+
+The verbs below work on tensors and dataclasses, without files; `cryoforum.io` reads and writes files.
+Importing this package is cheap: a name brings its module, and torch, when it is first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "load_structure": "structures",
+    "simulate": "simulation",
+    "train": "training",
+    "split_rows": "training",
+    "predict": "inference",
+    "select": "selection",
+    "reconstruct": "reconstruction",
+    "summarise_errors": "metrics",
+    "load_model": "checkpoint",
+    "save_model": "checkpoint",
+    "read_star": "io.star",
+    "write_star": "io.star",
+    "particles_from_star": "io.star",
+    "write_report": "reporting",
+    "Particles": "particles",
+    "Poses": "particles",
+    "Predictions": "particles",
+    "Volume": "particles",
+    "HalfMaps": "particles",
+    "Optics": "ctf",
+    "OrientationBelief": "bingham",
+    "SimulationConfig": "config",
+    "Config": "config",
+    "preset": "config",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"cryoforum.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'cryoforum' has no attribute '{name}'")

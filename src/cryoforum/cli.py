@@ -1,0 +1,323 @@
+"""The command line: a thin coat over `workflow`, and the only place that prints or sets exit codes."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from cryoforum.metrics import ErrorSummary
+
+app = typer.Typer(
+    help="Orientations of cryo-EM particles, each with how sure it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console(stderr=True)
+
+Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Star = Annotated[Path, typer.Argument(metavar="PARTICLES.star")]
+
+
+@app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
+def simulate(
+    out: Out,
+    structure: Annotated[str, typer.Option(help="4v5d, 6z6u, a PDB/mmCIF file or an MRC map.")] = "4v5d",
+    n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
+    box: Annotated[int, typer.Option(help="Image width in pixels.")] = 128,
+    pixel_size: Annotated[float, typer.Option(help="Å per pixel.")] = 2.8,
+    snr: Annotated[float, typer.Option(help="var(signal) / var(noise) over the whole image.")] = 0.1,
+    orientations: Annotated[str, typer.Option(help="random, or grid: HEALPix-based, uniform.")] = "random",
+    max_shift: Annotated[float, typer.Option(help="Largest shift along x and y, pixels.")] = 3.0,
+    defocus: Annotated[tuple[float, float], typer.Option(help="Range of defocus, Å.")] = (10_000, 30_000),
+    astigmatism: Annotated[float, typer.Option(help="Largest defocus U - V, Å.")] = 500.0,
+    seed: int = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make particles of a known structure: particles.star (with true poses) and particles.mrcs."""
+    with failing_clearly():
+        from cryoforum.config import SimulationConfig
+        from cryoforum.workflow import simulate_to_folder
+
+        if orientations not in ("random", "grid"):
+            raise ValueError(f"expected --orientations random or grid, found '{orientations}'")
+        config = SimulationConfig(
+            count=n,
+            snr=snr,
+            orientations=orientations,  # type: ignore[arg-type]
+            max_shift_pixel=max_shift,
+            min_defocus_angstrom=defocus[0],
+            max_defocus_angstrom=defocus[1],
+            max_astigmatism_angstrom=astigmatism,
+            seed=seed,
+        )
+        with progress_bars() as bar:
+            path = simulate_to_folder(structure, box, pixel_size, config, out, bar, overwrite)
+        typer.echo(f"{n} particles in {path}")
+
+
+@app.command(epilog="Example: cryoforum train simulated/particles.star --out model --max-minutes 6")
+def train(
+    particles: Star,
+    out: Out,
+    preset: Annotated[str | None, typer.Option(help="tiny, small (default on a CPU) or paper.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Let the schedule span this time.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
+    split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
+    seed: int = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Learn from particles with known poses; writes the model folder."""
+    with failing_clearly():
+        from cryoforum.compute import best_device
+        from cryoforum.config import preset as named_preset
+        from cryoforum.config import read_config
+        from cryoforum.workflow import train_to_folder
+
+        if max_minutes is not None and not max_minutes > 0:
+            raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
+        name = preset or ("paper" if best_device().type == "cuda" else "small")
+        settings = named_preset(name) if config is None else read_config(config, named_preset(name))
+        with progress_bars() as bar, training_bar() as on_step:
+            model = train_to_folder(
+                particles,
+                root,
+                out,
+                settings,
+                split_choice=split,
+                seed=seed,
+                max_minutes=max_minutes,
+                resume=resume,
+                overwrite=overwrite,
+                bar=bar,
+                on_step=on_step,
+            )
+        typer.echo(f"model in {out}; validation median {_angle(model.validation_median_rad)}")
+
+
+@app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
+    particles: Star,
+    out: Out,
+    part: Annotated[
+        str | None, typer.Option(help="Only this part of the model's split: train, validation, test.")
+    ] = None,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict orientations with their uncertainty; every other column of the file is kept."""
+    with failing_clearly():
+        from cryoforum.workflow import predict_to_star
+
+        with progress_bars() as bar:
+            predictions = predict_to_star(
+                model, particles, root, out, part=part, overwrite=overwrite, bar=bar
+            )
+        typer.echo(f"{len(predictions)} orientations in {out}")
+
+
+@app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
+def filter_(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
+    out: Out,
+    keep: Annotated[float, typer.Option(help="Share of particles to keep.")] = 0.75,
+    by: Annotated[str, typer.Option(help="trace (eq. 7 of the paper) or max (eq. 6).")] = "trace",
+    drop_out: Annotated[Path | None, typer.Option(help="Write the dropped particles here.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep the particles whose orientation is most certain."""
+    with failing_clearly():
+        from cryoforum.workflow import filter_star
+
+        kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite)
+        typer.echo(f"kept {kept} particles in {out}, dropped {dropped}")
+
+
+@app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
+def reconstruct(
+    particles: Star,
+    out: Out,
+    one_model: Annotated[
+        bool, typer.Option("--one-model", help="One model posed both halves: say so beside the FSC.")
+    ] = False,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Reconstruct half maps and map by direct Fourier inversion, with FSC and resolution."""
+    with failing_clearly():
+        from cryoforum.workflow import reconstruct_to_folder
+
+        with progress_bars() as bar:
+            resolution = reconstruct_to_folder(
+                particles, root, out, independent=not one_model, overwrite=overwrite, bar=bar
+            )
+        typer.echo(
+            f"resolution at FSC 0.143: {resolution['unmasked']:.1f} Å unmasked, "
+            f"{resolution['masked']:.1f} Å masked; maps in {out}"
+        )
+        if one_model:
+            typer.echo("one model posed both halves: the resolution is optimistic")
+
+
+@app.command(epilog="Example: cryoforum compare predicted.star simulated/particles.star")
+def compare(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH.star")],
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here, too.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Orientation errors against known poses, matched by image name."""
+    with failing_clearly():
+        from cryoforum.workflow import compare_stars
+
+        show_errors({str(predictions): compare_stars(predictions, truth, json, overwrite)})
+
+
+@app.command(epilog="Example: cryoforum report demo")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder laid out as the demo's.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; DIR/report.html if not given.")] = None,
+) -> None:
+    """One self-contained HTML page of pictures of a run."""
+    with failing_clearly():
+        from cryoforum.reporting import write_report
+
+        if not folder.is_dir():
+            raise ValueError(f"expected a folder of results at {folder}, found none")
+        output = out or folder / "report.html"
+        write_report(folder, output)
+        typer.echo(f"report in {output}")
+
+
+@app.command(epilog="Example: cryoforum demo --out demo")
+def demo(
+    out: Out = Path("demo"),
+    n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
+    preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
+    max_minutes: Annotated[float, typer.Option(help="Time to train.")] = 6.0,
+    seed: int = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """All steps in a row on the package's 70S ribosome, ending with report.html."""
+    with failing_clearly():
+        from cryoforum.demo import run_demo
+
+        with progress_bars() as bar, training_bar() as on_step:
+            result = run_demo(out, n, preset, max_minutes, seed, overwrite, bar, on_step)
+        show_errors(result.errors)
+        for name, resolution in result.resolutions.items():
+            typer.echo(f"map from {name} poses: {resolution['masked']:.1f} Å (masked FSC 0.143)")
+        typer.echo(f"report: {result.report}")
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """One line and exit code 1 for bad input and a full disk; a traceback is left for our own errors."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        console.print("[bold red]Error:[/] ", end="")
+        console.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        raise typer.Exit(130) from None
+
+
+class ImagesPerSecond(ProgressColumn):
+    """Speed so far."""
+
+    def render(self, task: Task) -> Text:
+        images = task.fields.get("images", task.completed)
+        return Text(f"{images / max(task.elapsed or 0, 1e-9):.0f} images/s")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """A maker of progress bars, one a step, each told how many more images are done."""
+    columns = (TextColumn("{task.description:>16}"), BarColumn(), ImagesPerSecond(), TimeRemainingColumn())
+
+    def bar(description: str, total: int) -> Callable[[int], None]:
+        progress = Progress(*columns, console=console)
+        progress.start()
+        task = progress.add_task(description, total=total)
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+            if progress.finished:
+                progress.stop()
+
+        running.append(progress)
+        return advance
+
+    running: list[Progress] = []
+    try:
+        yield bar
+    finally:
+        for progress in running:
+            progress.stop()
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[..., None]]:
+    """Shows a training: share done, images/s, loss, validation error, time left."""
+    columns = (
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        ImagesPerSecond(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=console)
+    started: list[float] = []
+    task = progress.add_task("training", total=1.0, note="", images=0, start=False)
+
+    def on_step(state) -> None:  # type: ignore[no-untyped-def]
+        if not started:
+            started.append(time.monotonic())
+            progress.start()
+            progress.start_task(task)
+        median = state.validation_median_rad
+        note = f"loss {state.loss:.2f}" + ("" if median is None else f", error {_angle(median)}")
+        progress.update(task, completed=state.fraction, images=state.images, note=note)
+        if state.fraction >= 1:
+            progress.stop()
+
+    try:
+        yield on_step
+    finally:
+        progress.stop()
+
+
+def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
+    """A short table of orientation errors."""
+    table = Table("orientation error", "particles", "median", "mean", "quartiles", "above 0.3 rad")
+    for name, summary in summaries.items():
+        quartiles = f"{summary.lower_quartile_rad:.4f} - {summary.upper_quartile_rad:.4f} rad"
+        table.add_row(
+            name,
+            str(summary.count),
+            _angle(summary.median_rad),
+            _angle(summary.mean_rad),
+            quartiles,
+            f"{100 * summary.share_above_0_3_rad:.1f} %",
+        )
+    Console().print(table)
+
+
+def _angle(radians: float) -> str:
+    return f"{radians:.4f} rad ({radians * 57.29577951:.1f}°)"

@@ -1,0 +1,119 @@
+"""What lies in the folder of a run: read once, checked, and None where a file is missing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cryoforum.io.star import ParticleStar, number_column, poses_from_star, read_star
+from cryoforum.rotations import geodesic_distance
+
+RANKING_COLUMN = "rlnParticleFigureOfMerit"
+DEFAULT_KEPT_SHARE = 0.75
+
+
+@dataclass(frozen=True)
+class PredictedPoses:
+    """predictions.star beside truth.star: n particles in the order of the predictions.
+
+    quaternions, true_quaternions: (n, 4). The statistics are (n,), None without their column;
+    true_quaternions is None without truth.star. kept: (n,) the most certain by figure of merit.
+    """
+
+    quaternions: Tensor
+    true_quaternions: Tensor | None
+    lambda_max: np.ndarray | None
+    trace: np.ndarray | None
+    kept: np.ndarray | None
+    kept_share: float
+
+    @property
+    def errors_rad(self) -> np.ndarray | None:
+        """(n,) geodesic distance to the truth."""
+        if self.true_quaternions is None:
+            return None
+        return geodesic_distance(self.quaternions, self.true_quaternions).numpy()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"expected JSON in {path}: {error}; write the file again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
+    """A table that has at least these columns and a row; None where there is no file or no row."""
+    if not path.is_file():
+        return None
+    try:
+        table = pd.read_csv(path)
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path}: expected a CSV table, found none: {error}") from error
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise ValueError(f"{path}: expected a column {missing[0]}, found {', '.join(table.columns)}")
+    return None if table.empty else table
+
+
+def read_predictions(folder: Path, summary: dict[str, Any]) -> PredictedPoses | None:
+    """The predicted poses of a run; None where there are none."""
+    path = folder / "predictions.star"
+    if not path.is_file():
+        return None
+    star = read_star(path)
+    poses = poses_from_star(star)
+    if poses is None:
+        raise ValueError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
+    merit = number_column(star, RANKING_COLUMN)
+    share = _kept_share(summary)
+    return PredictedPoses(
+        quaternions=poses.quaternions,
+        true_quaternions=_true_quaternions(folder / "truth.star", star),
+        lambda_max=number_column(star, "cryoforumLambdaMax"),
+        trace=number_column(star, "cryoforumTrace"),
+        kept=None if merit is None else merit >= np.quantile(merit, 1 - share),
+        kept_share=share,
+    )
+
+
+def _true_quaternions(path: Path, predictions: ParticleStar) -> Tensor | None:
+    """True orientations (n, 4) in the order of the predictions, matched by image name."""
+    if not path.is_file():
+        return None
+    star = read_star(path)
+    poses = poses_from_star(star)
+    if poses is None:
+        raise ValueError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
+    names = pd.Index(star.particles["rlnImageName"])
+    if not names.is_unique:
+        raise ValueError(f"{path}: an rlnImageName occurs twice; remove the duplicates")
+    wanted = predictions.particles["rlnImageName"]
+    rows = names.get_indexer(wanted)
+    if (rows < 0).any():
+        missing = int((rows < 0).argmax())
+        raise ValueError(
+            f"{path}: expected the image {wanted.iloc[missing]} of row {missing + 1} in {predictions.path}, "
+            "found no row of that name; give the truth of these particles"
+        )
+    return poses.quaternions[torch.from_numpy(rows)]
+
+
+def _kept_share(summary: dict[str, Any]) -> float:
+    errors = summary.get("errors", {})
+    if "all" in errors and "kept" in errors:
+        share = errors["kept"]["count"] / max(errors["all"]["count"], 1)
+        if 0 < share <= 1:
+            return float(share)
+    return DEFAULT_KEPT_SHARE

@@ -1,0 +1,57 @@
+"""What a page is made of: sections of text, exhibits (figures with one caption) and tables."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing, ``markup`` as `canvas.svg` or `canvas.picture` gives it, under its ``label``."""
+
+    label: str
+    markup: str
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Panels that share a caption; ``columns``: how many stand side by side on a wide screen."""
+
+    panels: tuple[Panel, ...]
+    caption: str
+    columns: int = 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; the first cell of each row is its heading. ``folded``: closed until opened."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands below it; ``anchor`` is its address in the page."""
+
+    anchor: str
+    title: str
+    text: str
+    exhibits: tuple[Exhibit, ...] = ()
+    tables: tuple[Table, ...] = ()
+
+
+def flattened(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """(dotted name, text) of every value in nested dictionaries; long lists are cut short."""
+    rows: list[tuple[str, str]] = []
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            rows += flattened(value, f"{name}.")
+        elif isinstance(value, (list, tuple)):
+            shown = ", ".join(str(entry) for entry in value[:8])
+            rows.append((name, f"{shown}, … ({len(value)} values)" if len(value) > 8 else shown))
+        else:
+            rows.append((name, str(value)))
+    return rows

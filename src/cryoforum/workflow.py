@@ -1,0 +1,250 @@
+"""The steps on files: read, call one verb, write. The command line and the demonstration share them."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoforum.checkpoint import TrainedModel, load_model, new_folder_in_place, read_split, save_model
+from cryoforum.config import Config, SimulationConfig
+from cryoforum.inference import predict
+from cryoforum.io.files import refuse_to_overwrite, replacing
+from cryoforum.io.mrc import write_stack, write_volume
+from cryoforum.io.star import (
+    ParticleStar,
+    number_column,
+    particles_from_star,
+    poses_from_star,
+    read_star,
+    select_rows,
+    star_from_particles,
+    with_columns,
+    with_orientations,
+    write_star,
+)
+from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
+from cryoforum.particles import Particles, Predictions, all_rows
+from cryoforum.reconstruction import reconstruct
+from cryoforum.selection import select
+from cryoforum.simulation import simulate
+from cryoforum.structures import load_structure
+from cryoforum.training import Progress, Split, split_rows, train
+
+# Shows a long step: bar(description, total) gives a function that is told how many more are done.
+Bar = Callable[[str, int], Callable[[int], None]]
+STATE = "state.pt"
+STATISTICS = {"trace": "cryoforumTrace", "max": "cryoforumLambdaMax"}
+PARTS = ("train", "validation", "test")
+
+
+def simulate_to_folder(
+    structure: str,
+    box: int,
+    pixel_size: float,
+    config: SimulationConfig,
+    out: Path,
+    bar: Bar,
+    overwrite: bool,
+) -> Path:
+    """Write particles.star and particles.mrcs into ``out``; the path of the STAR file."""
+    particles = simulate(load_structure(structure, box, pixel_size), config)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("particles.star", "particles.mrcs"):
+        refuse_to_overwrite(out / name, overwrite)
+    advance = bar("simulating", len(particles))
+
+    def batches() -> Iterator[Tensor]:
+        for rows in all_rows(len(particles), 128):
+            yield particles.images[rows]
+            advance(len(rows))
+
+    write_stack(out / "particles.mrcs", batches(), len(particles), box, pixel_size)
+    write_star(star_from_particles(particles, particles.names), out / "particles.star")
+    return out / "particles.star"
+
+
+def train_to_folder(
+    star_path: Path,
+    root: Path | None,
+    out: Path,
+    config: Config,
+    *,
+    split_choice: str | None,
+    seed: int,
+    max_minutes: float | None,
+    resume: bool,
+    overwrite: bool,
+    bar: Bar,
+    on_step: Callable[[Progress], None],
+) -> TrainedModel:
+    """Train on the particles of a STAR file and write the model folder."""
+    particles = particles_from_star(read_star(star_path), root)
+    if particles.poses is None:
+        raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to learn from")
+    split = _split(particles, split_choice, seed)
+    out = Path(out)
+    if not resume:
+        new_folder_in_place(out, overwrite)
+    elif not (out / STATE).exists():
+        raise ValueError(f"expected {out / STATE} to resume from, found none; train without --resume")
+    model = train(
+        particles,
+        config,
+        split,
+        seed=seed,
+        max_minutes=max_minutes,
+        state_path=out / STATE,
+        resume=resume,
+        on_prepare=bar("reading particles", len(particles)),
+        on_step=on_step,
+    )
+    save_model(model, out)
+    (out / STATE).unlink(missing_ok=True)
+    return model
+
+
+def predict_to_star(
+    model_folder: Path,
+    star_path: Path,
+    root: Path | None,
+    out: Path,
+    *,
+    part: str | None,
+    overwrite: bool,
+    bar: Bar,
+) -> Predictions:
+    """Write the STAR file with predicted poses and beliefs; every row and column else is kept."""
+    refuse_to_overwrite(out, overwrite)
+    model = load_model(model_folder)
+    star = read_star(star_path)
+    if part is not None:
+        star = select_rows(star, _rows_of_part(model, star, part))
+    particles = particles_from_star(star, root)
+    predictions = predict(model, particles, progress=bar("predicting", len(particles)))
+    write_star(with_predictions(star, predictions), out)
+    return predictions
+
+
+def with_predictions(star: ParticleStar, predictions: Predictions) -> ParticleStar:
+    """The table with predicted angles, both statistics, the ten numbers of A and a figure of merit.
+
+    Shifts are not predicted: those of the file stay.
+    """
+    belief = predictions.belief
+    columns: dict[str, np.ndarray] = {
+        "cryoforumLambdaMax": belief.lambda_max.numpy(),
+        "cryoforumTrace": belief.trace.numpy(),
+    }
+    for row in range(4):
+        for column in range(row, 4):
+            columns[f"cryoforumA{row + 1}{column + 1}"] = belief.concentration[:, row, column].numpy()
+    columns["rlnParticleFigureOfMerit"] = predictions.figure_of_merit.numpy()
+    return with_columns(with_orientations(star, belief.mode), columns)
+
+
+def filter_star(
+    star_path: Path, keep: float, by: str, out: Path, dropped_out: Path | None, overwrite: bool
+) -> tuple[int, int]:
+    """Write the surest particles (and the others, where asked for); how many were kept and dropped."""
+    for path in filter(None, (out, dropped_out)):
+        refuse_to_overwrite(path, overwrite)
+    if by not in STATISTICS:
+        raise ValueError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
+    star = read_star(star_path)
+    values = number_column(star, STATISTICS[by])
+    if values is None:
+        raise ValueError(f"{star_path}: expected a column {STATISTICS[by]}; make it with 'cryoforum predict'")
+    kept = select(torch.from_numpy(values), keep)
+    dropped = torch.ones(len(star), dtype=torch.bool)
+    dropped[kept] = False
+    write_star(select_rows(star, kept), out)
+    if dropped_out is not None and dropped.any():
+        write_star(select_rows(star, dropped.nonzero()[:, 0]), dropped_out)
+    return len(kept), int(dropped.sum())
+
+
+def reconstruct_to_folder(
+    star_path: Path, root: Path | None, out: Path, *, independent: bool, overwrite: bool, bar: Bar
+) -> dict[str, float]:
+    """Write half maps, map and FSC; the resolution in Å, unmasked and masked."""
+    particles = particles_from_star(read_star(star_path), root)
+    if particles.poses is None:
+        raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to reconstruct")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv")]
+    for path in paths:
+        refuse_to_overwrite(path, overwrite)
+    maps = reconstruct(particles, independent=independent, progress=bar("reconstructing", len(particles)))
+    for volume, path in zip((maps.half1, maps.half2, maps.full), paths, strict=False):
+        write_volume(volume, path)
+    curve = fsc_curve(maps)
+    with replacing(paths[3]) as temporary:
+        curve.table().to_csv(temporary, index=False)
+    return {"unmasked": curve.unmasked_resolution_angstrom, "masked": curve.masked_resolution_angstrom}
+
+
+def compare_stars(
+    predicted_path: Path, truth_path: Path, json_path: Path | None, overwrite: bool
+) -> ErrorSummary:
+    """Orientation errors of the particles of the first file, matched by image name."""
+    predicted, truth = read_star(predicted_path), read_star(truth_path)
+    errors = matched_errors(predicted, truth)
+    summary = summarise_errors(errors)
+    if json_path is not None:
+        refuse_to_overwrite(json_path, overwrite)
+        with replacing(json_path) as temporary:
+            temporary.write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
+    return summary
+
+
+def matched_errors(predicted: ParticleStar, truth: ParticleStar) -> Tensor:
+    """Geodesic errors in radians, in the order of ``predicted``; every particle must be in ``truth``."""
+    poses = []
+    for star in (predicted, truth):
+        found = poses_from_star(star)
+        if found is None:
+            raise ValueError(f"{star.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to compare")
+        poses.append(found.quaternions)
+    row_of_name = {name: row for row, name in enumerate(truth.particles["rlnImageName"])}
+    rows = []
+    for name in predicted.particles["rlnImageName"]:
+        if name not in row_of_name:
+            raise ValueError(f"{truth.path}: expected image {name} of {predicted.path}, found none")
+        rows.append(row_of_name[name])
+    return orientation_errors(poses[0], poses[1][torch.tensor(rows)])
+
+
+def _split(particles: Particles, choice: str | None, seed: int) -> Split:
+    """Shares "train,validation,test", a split.csv of an earlier model, or the default."""
+    if choice is None:
+        return split_rows(len(particles), seed=seed)
+    if Path(choice).is_file():
+        part_of_name = read_split(Path(choice))
+        parts = [part_of_name.get(name) for name in particles.names]
+        rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]) for p in PARTS}
+        if min(len(rows["train"]), len(rows["validation"])) < 2:
+            raise ValueError(f"{choice}: expected particles to train and to validate, found none of this set")
+        return Split(**{part: rows[part].long() for part in PARTS})
+    try:
+        shares = [float(word) for word in choice.split(",")]
+        train_share, validation_share, test_share = (share / sum(shares) for share in shares)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"expected --split with three shares such as 50,17,33 or a split.csv, found '{choice}'"
+        ) from None
+    return split_rows(len(particles), validation_share, test_share, seed=seed)
+
+
+def _rows_of_part(model: TrainedModel, star: ParticleStar, part: str) -> Tensor:
+    if part not in PARTS:
+        raise ValueError(f"expected --part {', '.join(PARTS)}, found '{part}'")
+    names = star.particles["rlnImageName"]
+    rows = [row for row, name in enumerate(names) if model.parts.get(name) == part]
+    if not rows:
+        raise ValueError(f"{star.path}: none of its particles is in the {part} part of the model's split")
+    return torch.tensor(rows)
