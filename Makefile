@@ -34,7 +34,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: $(RUNTIME)
-	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python benchmarks/timings.py
 
 clean:
 	rm -rf $(VENV) build dist demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

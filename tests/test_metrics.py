@@ -35,7 +35,7 @@ def low_passed(voxels: torch.Tensor, shells: float) -> torch.Tensor:
 
 def noisy_halves(box: int = 32, pixel_size_angstrom: float = 2.0) -> HalfMaps:
     """A ball with smooth texture under independent white noise."""
-    signal = soft_spherical_mask(box, box / 4, 2) * (1 + 0.5 * low_passed(noise(box, 0), 4) * box)
+    signal = soft_spherical_mask(box, box / 5, 2) * (1 + 0.5 * low_passed(noise(box, 0), 4) * box)
     halves = [Volume(signal + 0.5 * noise(box, seed), pixel_size_angstrom) for seed in (1, 2)]
     full = Volume((halves[0].voxels + halves[1].voxels) / 2, pixel_size_angstrom)
     return HalfMaps(halves[0], halves[1], full, independent=True)
@@ -101,9 +101,9 @@ def test_masks_are_soft_and_between_zero_and_one() -> None:
 
 
 def test_soft_mask_holds_the_molecule_and_leaves_the_solvent_out() -> None:
-    mask = soft_mask(noisy_halves().full)
-    assert float(mask[soft_spherical_mask(32, 7, 1) == 1].min()) > 0.99
-    assert float(mask[soft_spherical_mask(32, 15, 1) == 0].max()) == 0
+    mask = soft_mask(noisy_halves(40).full, extend_pixel=1, edge_pixel=2)
+    assert float(mask[soft_spherical_mask(40, 7, 1) == 1].min()) > 0.9
+    assert float(mask[soft_spherical_mask(40, 17, 1) == 0].max()) == 0
 
 
 def test_soft_mask_of_nothing_is_a_ball() -> None:

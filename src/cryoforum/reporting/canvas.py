@@ -51,7 +51,7 @@ _STYLE = {
     "lines.linewidth": 1.5,
     "savefig.dpi": 200,
 }
-_PANEL_INCHES = (4.3, 3.0)
+_PANEL_INCHES = (3.6, 2.7)
 
 
 @contextmanager
@@ -70,7 +70,9 @@ def svg(figure: Figure, alt: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<g id=\"[^\"]*\">", "<g>", text)
+    used = set(re.findall(r"#([\w.]+)", text))
+    # names such as axes_1 would occur once in every figure of the page
+    text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for colour, name in _PAGE_COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
@@ -78,18 +80,15 @@ def svg(figure: Figure, alt: str) -> str:
 
 
 def picture(images: Sequence[np.ndarray] | Tensor, alt: str) -> str:
-    """Grey images (k, n, n) side by side, each stretched from its 1st to its 99th percentile, as <img>."""
+    """Grey images (k, n, n) side by side, each stretched from its 1st to its 99th percentile."""
     tiles = []
-    gap_pixel = max(2, len(images[0]) // 24)
     for image in np.asarray(images):
         low, high = np.percentile(image, (1, 99))
-        grey = np.clip((image - low) / max(high - low, 1e-12), 0, 1)
-        opaque = np.stack([grey, grey, grey, np.ones_like(grey)], axis=-1)
-        tiles += [opaque, np.zeros((len(image), gap_pixel, 4))]
-    buffer = io.BytesIO()
-    imsave(buffer, np.concatenate(tiles[:-1], axis=1), format="png")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+        buffer = io.BytesIO()
+        imsave(buffer, image, vmin=low, vmax=max(high, low + 1e-12), cmap="gray", format="png")
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
+        tiles.append(f'<img alt="" src="data:image/png;base64,{data}">')
+    return f'<div class="tiles" role="img" aria-label="{html.escape(alt)}">{"".join(tiles)}</div>'
 
 
 def label_logarithmic(axes: Axes, *, x: bool = False, y: bool = False) -> None:

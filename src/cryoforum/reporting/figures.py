@@ -11,7 +11,8 @@ FSC_THRESHOLD = 0.143
 _MAX_POINTS = 4000  # more in a scatter plot only cover each other
 _MIN_ERROR_DEG = 0.01
 _DENSITY_BINS = 90
-_SKY_CELLS = (36, 18)  # longitude × sine of latitude: cells of equal area
+_MAX_SKY_ROWS = 18
+_TICK_RESOLUTIONS_ANGSTROM = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.5, 2.2, 2, 1.8, 1.5)
 
 
 def training_loss(steps: np.ndarray, losses: np.ndarray) -> str:
@@ -63,7 +64,7 @@ def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray 
 
 def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
     """2-D histogram of distances between pairs of particles: true against predicted (paper, Fig. 3)."""
-    with panel((4.3, 3.7)) as figure:
+    with panel((4.3, 3.4)) as figure:
         axes = figure.add_subplot()
         counts, edges, _ = np.histogram2d(
             np.rad2deg(true_rad), np.rad2deg(predicted_rad), bins=_DENSITY_BINS, range=[[0, 180]] * 2
@@ -88,7 +89,7 @@ def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
 
 
 def certainty_scatter(statistic: np.ndarray, errors_rad: np.ndarray, name: str, kept_share: float) -> str:
-    """Error against -Λmax or -tr Λ (``statistic`` ≤ 0), with the quantile below which particles go (Fig. 4a-b)."""
+    """Error against -Λmax or -tr Λ (``statistic`` ≤ 0), with the quantile of ``kept_share`` (Fig. 4a-b)."""
     certainty = np.maximum(-statistic, 1e-3)
     threshold = float(np.quantile(certainty, 1 - kept_share))
     errors = np.maximum(np.rad2deg(errors_rad), _MIN_ERROR_DEG)
@@ -124,25 +125,41 @@ def error_histogram(kept_rad: np.ndarray, dropped_rad: np.ndarray) -> str:
                 label = f"{name}: median {np.median(values):.1f}°"
                 axes.hist(values, bins, histtype="step", linewidth=1.4, label=label, **style)
         label_logarithmic(axes, x=True)
-        axes.legend()
+        axes.margins(y=0.22)
+        axes.legend(loc="upper left")
         _finish(axes, "error (°)", "share of the group (%)")
         return svg(figure, "Histograms of the orientation errors of kept and of dropped particles")
 
 
-def view_directions(directions: np.ndarray, name: str) -> str:
-    """Map of unit view directions (n, 3) in Mollweide's equal-area projection, 1 = uniform."""
+def sky_density(directions: np.ndarray, rows: int) -> np.ndarray:
+    """Density (rows, 2 rows) of unit vectors (n, 3) in cells of equal area, 1 = uniform.
+
+    Rows are equal steps of the sine of latitude, columns of longitude.
+    """
     longitude = np.arctan2(directions[:, 1], directions[:, 0])
-    columns, rows = _SKY_CELLS
-    edges = [np.linspace(-np.pi, np.pi, columns + 1), np.linspace(-1, 1, rows + 1)]
-    counts, *_ = np.histogram2d(longitude, np.clip(directions[:, 2], -1, 1), bins=edges)
-    density = counts.T / counts.mean()
-    with panel((4.3, 2.9)) as figure:
+    latitude_sine = np.clip(directions[:, 2], -1, 1)
+    limits = [[-1, 1], [-np.pi, np.pi]]
+    counts, *_ = np.histogram2d(latitude_sine, longitude, bins=(rows, 2 * rows), range=limits)
+    return counts / counts.mean()
+
+
+def view_directions(directions: dict[str, np.ndarray]) -> dict[str, str]:
+    """Maps of named unit view directions (n, 3), Mollweide's equal-area projection, one colour scale."""
+    count = len(next(iter(directions.values())))
+    rows = int(np.clip(np.sqrt(count / 24), 4, _MAX_SKY_ROWS))  # about twelve particles a cell
+    densities = {name: sky_density(values, rows) for name, values in directions.items()}
+    highest = max(density.max() for density in densities.values())
+    return {name: _sky_map(density, highest, name) for name, density in densities.items()}
+
+
+def _sky_map(density: np.ndarray, highest: float, name: str) -> str:
+    rows, columns = density.shape
+    longitude, latitude = np.linspace(-np.pi, np.pi, columns + 1), np.arcsin(np.linspace(-1, 1, rows + 1))
+    with panel((4.5, 2.9)) as figure:
         axes = figure.add_subplot(projection="mollweide")
-        mesh = axes.pcolormesh(
-            edges[0], np.arcsin(edges[1]), density, cmap="viridis", vmin=0, rasterized=True
-        )
+        style = {"cmap": "viridis", "vmin": 0, "vmax": highest, "rasterized": True}
+        mesh = axes.pcolormesh(longitude, latitude, density, **style)
         axes.set(xticks=[], yticks=[])
-        axes.set_title(name, fontsize=9)
         bar = figure.colorbar(mesh, ax=axes, orientation="horizontal", shrink=0.6, aspect=28, pad=0.04)
         bar.set_label("density (1 = uniform)")
         bar.outline.set_visible(False)
@@ -160,16 +177,24 @@ def fsc_curve(frequency: np.ndarray, unmasked: np.ndarray, masked: np.ndarray | 
         if masked is not None:
             axes.plot(frequency, masked, color=BLUE, label="masked")
         axes.axhline(FSC_THRESHOLD, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-        axes.text(0, FSC_THRESHOLD + 0.02, " 0.143", fontsize=8, va="bottom")
-        ticks = MaxNLocator(5, prune="lower").tick_values(0, frequency.max())
-        axes.set_xticks(
-            [tick for tick in ticks if 0 < tick <= frequency.max()],
-            [f"{1 / tick:.3g}" for tick in ticks if 0 < tick <= frequency.max()],
-        )
+        at_threshold = {"textcoords": "offset points", "fontsize": 8}
+        axes.annotate(f"{FSC_THRESHOLD}", (0, FSC_THRESHOLD), (5, 3), **at_threshold)
+        ticks = _resolution_ticks(float(frequency.max()))
+        axes.set_xticks([1 / tick for tick in ticks], [f"{tick:g}" for tick in ticks])
         axes.set(ylim=(min(-0.05, float(unmasked.min())), 1.03), xlim=(0, frequency.max()))
         axes.legend(loc="upper right")
         _finish(axes, "resolution (Å)", "FSC")
         return svg(figure, f"Fourier shell correlation of the half maps of the {name} reconstruction")
+
+
+def _resolution_ticks(max_frequency: float) -> list[float]:
+    """Round resolutions in Å that stand far enough apart on an axis of frequency."""
+    ticks: list[float] = []
+    for resolution in _TICK_RESOLUTIONS_ANGSTROM:
+        previous = 1 / ticks[-1] if ticks else 0.0
+        if previous + 0.13 * max_frequency <= 1 / resolution <= max_frequency:
+            ticks.append(resolution)
+    return ticks
 
 
 def _finish(axes: Axes, x_label: str, y_label: str, *, grid: bool = True) -> None:

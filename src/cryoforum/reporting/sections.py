@@ -53,8 +53,8 @@ def particle_section(folder: Path, model: dict[str, Any]) -> Section | None:
         "further channels: low resolution, where the signal is strongest. Grey levels are stretched image "
         "by image."
     )
-    text = f"{len(particles):,} particle images, {width_angstrom:.0f} Å wide."
-    return Section("particles", "Particles", text.replace(",", "\u202f", 1), (Exhibit(panels, caption),))
+    text = f"{thousands(len(particles))} particle images, {width_angstrom:.0f} Å wide."
+    return Section("particles", "Particles", text, (Exhibit(panels, caption),))
 
 
 def training_section(folder: Path) -> Section | None:
@@ -84,11 +84,15 @@ def training_section(folder: Path) -> Section | None:
 
 def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
     """True against predicted distances, certainty against error, kept against dropped (Fig. 3, 4a-c)."""
-    if predictions is None or predictions.true_quaternions is None:
+    errors = None if predictions is None else predictions.errors_rad
+    if predictions is None or predictions.true_quaternions is None or errors is None:
         return None
     exhibits = []
-    true, predicted = _pair_distances(predictions)
-    if len(true):
+    true, predicted = (
+        _pair_distances(quaternions)
+        for quaternions in (predictions.true_quaternions, predictions.quaternions)
+    )
+    if len(true) > 1:
         panels = (Panel("Distances between pairs", figures.pairwise_density(true, predicted)),)
         caption = (
             "Each point is a pair of particles: by how much their orientations differ in truth, and by how "
@@ -96,7 +100,7 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
             "overall rotation of the map."
         )
         exhibits.append(Exhibit(panels, caption, columns=1))
-    exhibits += _certainty_exhibits(predictions)
+    exhibits += _certainty_exhibits(predictions, errors)
     text = (
         "Errors are geodesic angles between predicted and true orientation: the one rotation that would "
         "turn one into the other."
@@ -109,11 +113,9 @@ def directions_section(predictions: PredictedPoses | None) -> Section | None:
     if predictions is None:
         return None
     named = [("predicted", predictions.quaternions), ("true", predictions.true_quaternions)]
-    panels = tuple(
-        Panel(name.capitalize(), figures.view_directions(_view_directions(quaternions), name))
-        for name, quaternions in named
-        if quaternions is not None
-    )
+    directions = {name: _view_directions(values) for name, values in named if values is not None}
+    maps = figures.view_directions(directions)
+    panels = tuple(Panel(name.capitalize(), markup) for name, markup in maps.items())
     caption = (
         "View directions (rot runs around the equator, tilt 0° is at the north pole) in cells of equal "
         "area. Empty regions are directions that no particle shows; the map is blurred along them. Clusters "
@@ -185,6 +187,11 @@ def quantity(value: float | None) -> str:
     return thousands(value) if abs(value) >= 100 else f"{value:.3g}"
 
 
+def percent(share: float) -> str:
+    """A share of 1 as whole per cent."""
+    return f"{100 * share:.0f}\u202f%"
+
+
 def _preprocessing_config(model: dict[str, Any]) -> PreprocessingConfig:
     """The one the model was trained with, or the default."""
     settings = model.get("preprocessing") or model.get("config", {}).get("preprocessing", {})
@@ -198,21 +205,17 @@ def _small(images: torch.Tensor) -> torch.Tensor:
     return to_real(crop_or_pad(to_fourier(images), box, _MAX_TILE_PIXEL), _MAX_TILE_PIXEL)
 
 
-def _pair_distances(predictions: PredictedPoses) -> tuple[np.ndarray, np.ndarray]:
-    """True and predicted distances of random pairs, in radians."""
-    count = len(predictions.quaternions)
+def _pair_distances(quaternions: torch.Tensor) -> np.ndarray:
+    """Distances in radians of random pairs, the same pairs for the same number of particles."""
+    count = len(quaternions)
     pairs = min(_MAX_PAIRS, count * (count - 1) // 2)
     generator = torch.Generator().manual_seed(0)
     first = torch.randint(count, (pairs,), generator=generator)
     second = (first + torch.randint(1, max(count, 2), (pairs,), generator=generator)) % count
-    both = (predictions.true_quaternions, predictions.quaternions)
-    true, predicted = (geodesic_distance(q[first], q[second]).numpy() for q in both if q is not None)
-    return true, predicted
+    return geodesic_distance(quaternions[first], quaternions[second]).numpy()
 
 
-def _certainty_exhibits(predictions: PredictedPoses) -> list[Exhibit]:
-    errors = predictions.errors_rad
-    assert errors is not None
+def _certainty_exhibits(predictions: PredictedPoses, errors: np.ndarray) -> list[Exhibit]:
     share = predictions.kept_share
     named = (("Λmax", predictions.lambda_max), ("tr Λ", predictions.trace))
     panels = [
@@ -226,15 +229,10 @@ def _certainty_exhibits(predictions: PredictedPoses) -> list[Exhibit]:
     caption = (
         "Λmax and tr Λ measure the width of the predicted belief: the further from zero, the more certain. "
         f"The dashed line is the {percent(1 - share)} quantile; less certain particles are left of it "
-        f"(orange). Right: errors of the {percent(share)} with the highest figure of merit and of the rest. "
+        f"(orange). Last panel: errors of the {percent(share)} with the highest figure of merit and of the rest. "
         "A belief is useful where the orange particles are the wrong ones."
     )
     return [Exhibit(tuple(panels), caption, columns=len(panels))] if panels else []
-
-
-def percent(share: float) -> str:
-    """A share of 1 as whole per cent."""
-    return f"{100 * share:.0f}\u202f%"
 
 
 def _view_directions(quaternions: torch.Tensor) -> np.ndarray:

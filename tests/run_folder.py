@@ -1,0 +1,143 @@
+"""A small made-up run with every file that the report looks for."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cryoforum.ctf import Optics
+from cryoforum.io.mrc import write_stack, write_volume
+from cryoforum.io.star import select_rows, star_from_particles, with_columns, with_poses, write_star
+from cryoforum.particles import Particles, Poses, Volume
+from cryoforum.rotations import compose, geodesic_distance, random_unitquat
+
+BOX, COUNT, PIXEL_SIZE = 32, 60, 6.0
+
+
+def error_summary(errors: np.ndarray) -> dict[str, float]:
+    return {
+        "count": len(errors),
+        "median_rad": float(np.median(errors)),
+        "mean_rad": float(errors.mean()),
+        "lower_quartile_rad": float(np.quantile(errors, 0.25)),
+        "upper_quartile_rad": float(np.quantile(errors, 0.75)),
+        "share_above_0_3_rad": float((errors > 0.3).mean()),
+    }
+
+
+def blob() -> torch.Tensor:
+    """Three Gaussians as a molecule, (BOX, BOX, BOX)."""
+    z, y, x = torch.meshgrid(*[torch.arange(BOX) - BOX / 2.0] * 3, indexing="ij")
+    centres = ((0, 0, 3, 5.0), (4, 3, -4, 3.0), (-5, 2, 0, 2.5))
+    return sum(
+        torch.exp(-((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2) / (2 * s**2)) for a, b, c, s in centres
+    )
+
+
+def write_particles(folder: Path, generator: torch.Generator, count: int) -> np.ndarray:
+    """particles.star with its stack, truth.star and predictions.star of the second half; errors (radians)."""
+    true = random_unitquat(count, generator=generator)
+    volume = blob()
+    signal = torch.stack([volume.sum(0), volume.sum(1), volume.sum(2)])[torch.arange(count) % 3]
+    images = 0.4 * signal / signal.std() + torch.randn(count, BOX, BOX, generator=generator)
+    constants = (15_000.0, 14_500.0, 30.0, 300.0, 2.7, 0.1, 0.0)
+    optics = Optics(*(torch.full((count,), value) for value in constants))
+    names = tuple(f"{row + 1:06d}@particles.mrcs" for row in range(count))
+    particles = Particles(images, PIXEL_SIZE, names, Poses(true, torch.zeros(count, 2)), optics)
+    write_stack(folder / "particles.mrcs", [images], count, BOX, PIXEL_SIZE)
+    star = star_from_particles(particles, names)
+    write_star(star, folder / "particles.star")
+    test_rows = torch.arange(count // 2, count)
+    write_star(star, folder / "truth.star")
+    width = 0.02 + 0.1 * torch.rand(len(test_rows), 1, generator=generator)
+    small = torch.randn(len(test_rows), 3, generator=generator) * width / 2
+    turn = torch.nn.functional.normalize(torch.cat([small, torch.ones(len(small), 1)], dim=-1), dim=-1)
+    predicted = compose(true[test_rows], turn)
+    certainty = (1 / width[:, 0].square()) * torch.exp(0.2 * torch.randn(len(width), generator=generator))
+    test_star = with_poses(select_rows(star, test_rows), Poses(predicted, torch.zeros(len(predicted), 2)))
+    # rows in another order: truth and prediction meet by image name
+    shuffled = torch.randperm(len(test_rows), generator=generator)
+    columns = {
+        "cryoforumLambdaMax": -certainty,
+        "cryoforumTrace": -3.7 * certainty,
+        "rlnParticleFigureOfMerit": 1 - 1 / (1 + certainty),
+    }
+    write_star(select_rows(with_columns(test_star, columns), shuffled), folder / "predictions.star")
+    return geodesic_distance(predicted, true[test_rows]).numpy()
+
+
+def write_training(folder: Path, rng: np.random.Generator) -> None:
+    """model/log.csv and model/model.json."""
+    (folder / "model").mkdir()
+    steps = np.arange(10, 1210, 10)
+    rate = 2e-3 * np.sin(np.pi * steps / 1250) ** 2
+    validation = np.where(steps % 100 == 0, 0.06 + 1.2 * np.exp(-steps / 250), np.nan)
+    log = pd.DataFrame(
+        {
+            "step": steps,
+            "images": steps * 64,
+            "seconds": steps * 0.31,
+            "learning_rate": rate,
+            "momentum": 0.95 - 0.1 * rate / 2e-3,
+            "train_loss": 4 * np.exp(-steps / 300) - 3 + 0.3 * rng.normal(size=len(steps)),
+            "validation_median_rad": validation,
+            "validation_mean_rad": validation * 1.4,
+        }
+    )
+    log.to_csv(folder / "model" / "log.csv", index=False)
+    model = {
+        "symmetry": "C1",
+        "pixel_size_angstrom": PIXEL_SIZE,
+        "config": {"preprocessing": {"box": BOX, "phase_flip": True}, "network": {"widths": [16, 32, 64]}},
+        "sha256": "9f" * 32,
+    }
+    (folder / "model" / "model.json").write_text(json.dumps(model))
+
+
+def write_reconstructions(folder: Path, generator: torch.Generator) -> None:
+    """Three maps with FSC tables."""
+    shells = np.arange(1, BOX // 2)
+    frequency = shells / (BOX * PIXEL_SIZE)
+    for kind, cutoff in (("true", 12.5), ("predicted", 9.0), ("filtered", 9.6)):
+        place = folder / "reconstruction" / kind
+        place.mkdir(parents=True)
+        noise = 0.05 * torch.randn(BOX, BOX, BOX, generator=generator)
+        write_volume(Volume(blob() + noise, PIXEL_SIZE), place / "map.mrc")
+        curves = [1 / (1 + np.exp((shells - middle) / 1.2)) for middle in (cutoff - 2, cutoff - 1)]
+        table = pd.DataFrame(
+            {
+                "shell": shells,
+                "frequency_per_angstrom": frequency,
+                "resolution_angstrom": 1 / frequency,
+                "fsc_unmasked": curves[0],
+                "fsc_masked": curves[1],
+            }
+        )
+        table.to_csv(place / "fsc.csv", index=False)
+
+
+def write_run(folder: Path, count: int = COUNT) -> Path:
+    """A run with every file that the report looks for."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(7)
+    errors = write_particles(folder, generator, count)
+    write_training(folder, np.random.default_rng(7))
+    write_reconstructions(folder, generator)
+    kept = np.sort(errors)[: int(0.75 * len(errors))]
+    summary = {
+        "errors": {"all": error_summary(errors), "kept": error_summary(kept)},
+        "resolutions": {
+            "true": {"unmasked": 18.2, "masked": 16.0},
+            "predicted": {"unmasked": 25.1, "masked": 22.4},
+            "filtered": {"unmasked": 23.9, "masked": None},
+        },
+        "timings": [
+            {"step": "simulate", "seconds": 12.3, "images_per_second": 406.5, "peak_memory_mb": 812},
+            {"step": "train", "seconds": 373.0, "images_per_second": 205.9, "peak_memory_mb": 1934},
+            {"step": "reconstruct", "seconds": 31.0, "images_per_second": None, "peak_memory_mb": 1210},
+        ],
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
