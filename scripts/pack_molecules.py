@@ -29,12 +29,10 @@ def pack_atoms(atoms: Atoms, output: Path) -> None:
         raise ValueError(
             f"expected coordinates within 1638 Å of the centre, found {np.abs(grid).max() * 0.05:.0f}"
         )
-    steps = np.diff(
-        grid.astype(np.int16), axis=0, prepend=np.int16(0)
-    ).T  # wraps; so does the sum that undoes it
-    zigzag = ((steps << 1) ^ (steps >> 15)).view(
-        np.uint16
-    )  # small steps of either sign have a zero high byte
+    # Differences wrap around in int16, and so does the sum that undoes them.
+    steps: np.ndarray = np.diff(grid.astype(np.int16), axis=0, prepend=np.int16(0)).T
+    # Small steps of either sign get a zero high byte, which compresses well.
+    zigzag = ((steps << 1) ^ (steps >> 15)).view(np.uint16)
     with replacing(output) as temporary, temporary.open("wb") as file:
         np.savez_compressed(
             file,

@@ -12,6 +12,7 @@ from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import select_rows, star_from_particles, with_columns, with_poses, write_star
 from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.rotations import compose, geodesic_distance, random_unitquat
+from cryoforum.selection import select
 
 BOX, COUNT, PIXEL_SIZE = 32, 60, 6.0
 
@@ -36,8 +37,11 @@ def blob() -> torch.Tensor:
     )
 
 
-def write_particles(folder: Path, generator: torch.Generator, count: int) -> np.ndarray:
-    """particles.star with its stack, truth.star and predictions.star of the second half; errors (radians)."""
+def write_particles(folder: Path, generator: torch.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """particles.star with its stack, truth.star, and predictions.star and kept.star of the second half.
+
+    Returns the errors in radians of all predicted and of the kept particles.
+    """
     true = random_unitquat(count, generator=generator)
     volume = blob()
     signal = torch.stack([volume.sum(0), volume.sum(1), volume.sum(2)])[torch.arange(count) % 3]
@@ -64,8 +68,12 @@ def write_particles(folder: Path, generator: torch.Generator, count: int) -> np.
         "cryoforumTrace": -3.7 * certainty,
         "rlnParticleFigureOfMerit": 1 - 1 / (1 + certainty),
     }
-    write_star(select_rows(with_columns(test_star, columns), shuffled), folder / "predictions.star")
-    return geodesic_distance(predicted, true[test_rows]).numpy()
+    predictions = with_columns(test_star, columns)
+    write_star(select_rows(predictions, shuffled), folder / "predictions.star")
+    kept = select(columns["cryoforumTrace"], 0.75)
+    write_star(select_rows(predictions, kept), folder / "kept.star")
+    errors = geodesic_distance(predicted, true[test_rows]).numpy()
+    return errors, errors[kept.numpy()]
 
 
 def write_training(folder: Path, rng: np.random.Generator) -> None:
@@ -122,12 +130,11 @@ def write_run(folder: Path, count: int = COUNT) -> Path:
     """A run with every file that the report looks for."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(7)
-    errors = write_particles(folder, generator, count)
+    errors, kept_errors = write_particles(folder, generator, count)
     write_training(folder, np.random.default_rng(7))
     write_reconstructions(folder, generator)
-    kept = np.sort(errors)[: int(0.75 * len(errors))]
     summary = {
-        "errors": {"all": error_summary(errors), "kept": error_summary(kept)},
+        "errors": {"all": error_summary(errors), "kept": error_summary(kept_errors)},
         "resolutions": {
             "true": {"unmasked": 18.2, "masked": 16.0},
             "predicted": {"unmasked": 25.1, "masked": 22.4},

@@ -35,7 +35,8 @@ def low_passed(voxels: torch.Tensor, shells: float) -> torch.Tensor:
 
 def noisy_halves(box: int = 32, pixel_size_angstrom: float = 2.0) -> HalfMaps:
     """A ball with smooth texture under independent white noise."""
-    signal = soft_spherical_mask(box, box / 5, 2) * (1 + 0.5 * low_passed(noise(box, 0), 4) * box)
+    texture = low_passed(noise(box, 0), box / 8)
+    signal = soft_spherical_mask(box, box / 5, 2) * (1 + 0.3 * texture / texture.std())
     halves = [Volume(signal + 0.5 * noise(box, seed), pixel_size_angstrom) for seed in (1, 2)]
     full = Volume((halves[0].voxels + halves[1].voxels) / 2, pixel_size_angstrom)
     return HalfMaps(halves[0], halves[1], full, independent=True)

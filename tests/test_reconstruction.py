@@ -103,7 +103,9 @@ def test_turning_all_poses_turns_the_map(molecule: Volume) -> None:
     particles = simulated(molecule, 300)
     assert particles.poses is not None
     quarter_turn_z = torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5])
-    turned_poses = Poses(compose(quarter_turn_z, particles.poses.quaternions), particles.poses.shifts_angstrom)
+    turned_poses = Poses(
+        compose(quarter_turn_z, particles.poses.quaternions), particles.poses.shifts_angstrom
+    )
     straight = reconstruct(particles).full.voxels
     turned = reconstruct(particles.with_poses(turned_poses)).full.voxels
     # (x, y) goes to (-y, x); voxel 0 has no partner on the other side of the origin.

@@ -145,6 +145,16 @@ def test_errors_are_measured_where_no_summary_gives_them(run: Path, part: Path) 
     assert expected in " ".join(read_page(part / "report.html").text)
 
 
+@pytest.mark.parametrize("with_kept_star", [True, False])
+def test_histogram_shows_the_particles_that_the_summary_calls_kept(part: Path, with_kept_star: bool) -> None:
+    if not with_kept_star:
+        (part / "kept.star").unlink()
+    write_report(part, part / "report.html")
+    kept = json.loads((part / "summary.json").read_text())["errors"]["kept"]
+    expected = f"kept: median {np.rad2deg(kept['median_rad']):.1f}°"
+    assert expected in " ".join(read_page(part / "report.html").text)
+
+
 def test_names_are_escaped(part: Path) -> None:
     model = part / "model" / "model.json"
     model.write_text(json.dumps({"name": "<script>alert(1)</script>"}))

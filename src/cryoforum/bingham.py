@@ -7,6 +7,7 @@ eigenvector of the smallest eigenvalue (Cryo-forum, eq. 2-3); independent eviden
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,13 +76,13 @@ class _SmallestEigenvector(torch.autograd.Function):
     """Implicit derivative dq = -(A - λ)⁺ dA q, with the gaps bounded away from 0 to stay finite."""
 
     @staticmethod
-    def forward(ctx, matrices: Tensor) -> Tensor:
+    def forward(ctx: Any, matrices: Tensor) -> Tensor:
         eigenvalues, eigenvectors = torch.linalg.eigh(matrices.double())
         ctx.save_for_backward(eigenvalues, eigenvectors)
         return eigenvectors[..., 0].to(matrices.dtype)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         eigenvalues, eigenvectors = ctx.saved_tensors
         scale = eigenvalues[..., -1:].abs().clamp_min(1e-30)
         gaps = (eigenvalues[..., 1:] - eigenvalues[..., :1]).maximum(1e-3 * scale)

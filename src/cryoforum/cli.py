@@ -14,6 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from cryoforum.metrics import ErrorSummary
+    from cryoforum.training import Progress as TrainingProgress
 
 app = typer.Typer(
     help="Orientations of cryo-EM particles, each with how sure it is.",
@@ -273,7 +274,7 @@ def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
 
 
 @contextmanager
-def training_bar() -> Iterator[Callable[..., None]]:
+def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
     """Shows a training: share done, images/s, loss, validation error, time left."""
     columns = (
         TextColumn("{task.description:>16}"),
@@ -286,7 +287,7 @@ def training_bar() -> Iterator[Callable[..., None]]:
     started: list[float] = []
     task = progress.add_task("training", total=1.0, note="", images=0, start=False)
 
-    def on_step(state) -> None:  # type: ignore[no-untyped-def]
+    def on_step(state: "TrainingProgress") -> None:
         if not started:
             started.append(time.monotonic())
             progress.start()

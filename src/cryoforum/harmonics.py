@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from cryoforum.bingham import OrientationBelief, belief_from_curvature, tangent_basis
-from cryoforum.so3grid import rotation_grid
 
 ASCENT_STEPS = 6
 
@@ -87,17 +86,36 @@ class RotationPolynomials:
 
 @lru_cache(maxsize=8)
 def rotation_polynomials(degree: int) -> RotationPolynomials:
-    """The basis for band limit ``degree`` = L, orthonormal over a grid that integrates it well."""
+    """The basis for band limit ``degree`` = L: orthonormal, each function in one Wigner band, L first.
+
+    Models store coefficients in this basis, so it must come out alike on every machine. Eigenvectors
+    of one band are not unique, the projection onto the band is: the basis is that of fixed vectors,
+    projected and orthonormalised.
+    """
     if degree < 1:
         raise ValueError(f"expected degree of 1 or more, found {degree}")
     choices = combinations_with_replacement(range(4), 2 * degree)
     exponents = torch.tensor([[choice.count(axis) for axis in range(4)] for choice in choices])
-    monomials = RotationPolynomials(degree, exponents, torch.eye(len(exponents)))
-    values = monomials.monomials(rotation_grid(max(3, degree)).double())
-    gram = values.T @ values / len(values)
-    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
-    mixing = eigenvectors / eigenvalues.sqrt()
-    return RotationPolynomials(degree, exponents, mixing.float())
+    eigenvalues, eigenvectors = torch.linalg.eigh(_monomial_covariance(exponents))
+    size = len(exponents)
+    fixed = torch.sin(torch.arange(1, size**2 + 1, dtype=torch.float64) ** 2).view(size, size)
+    bands, start = [], 0
+    for band in range(degree, -1, -1):  # one eigenvalue a band, the larger the lower the band
+        rows = slice(start, start + (2 * band + 1) ** 2)
+        vectors = eigenvectors[:, rows]
+        basis, triangle = torch.linalg.qr(vectors @ (vectors.T @ fixed[:, rows]))
+        bands.append(basis * triangle.diagonal().sign() / eigenvalues[rows].mean().sqrt())
+        start = rows.stop
+    return RotationPolynomials(degree, exponents, torch.cat(bands, dim=1).float())
+
+
+def _monomial_covariance(exponents: Tensor) -> Tensor:
+    """Mean over all rotations of products of the weighted monomials, (size, size) float64, exact."""
+    powers = (exponents[:, None] + exponents[None, :]).double()
+    half_degree = powers[0, 0].sum() / 2
+    logs = (torch.lgamma((powers + 1) / 2) - math.log(math.pi) / 2).sum(-1) - torch.lgamma(2 + half_degree)
+    root = _multinomial_root(exponents)
+    return torch.where((powers % 2 == 0).all(-1), logs.exp(), 0.0) * root[:, None] * root[None, :]
 
 
 def _multinomial_root(exponents: Tensor) -> Tensor:

@@ -84,6 +84,11 @@ class Particles:
         """The same particles under other poses."""
         return replace(self, poses=poses)
 
+    def with_orientations(self, quaternions: Tensor) -> "Particles":
+        """The same particles under other orientations (n, 4); shifts stay, or are 0 where unknown."""
+        shifts = torch.zeros(len(self), 2) if self.poses is None else self.poses.shifts_angstrom
+        return self.with_poses(Poses(quaternions, shifts))
+
 
 @dataclass(frozen=True)
 class SelectedImages:

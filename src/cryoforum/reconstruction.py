@@ -129,7 +129,8 @@ def _checked_poses(particles: Particles) -> Poses:
     bad = ~(poses.quaternions.isfinite().all(-1) & poses.shifts_angstrom.isfinite().all(-1))
     if bad.any():
         row = int(bad.nonzero()[0])
-        raise ValueError(f"expected finite poses, found {poses[row]} at row {row}; leave that particle out")
+        found = (*poses.quaternions[row].tolist(), *poses.shifts_angstrom[row].tolist())
+        raise ValueError(f"expected finite poses, found {found} at row {row}; leave that particle out")
     return poses
 
 

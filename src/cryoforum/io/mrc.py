@@ -126,27 +126,27 @@ def write_stack(path: Path, batches: Iterable[Tensor], count: int, box: int, pix
 
     Only a batch at a time is in memory. pixel_size: Å.
     """
-    with replacing(path) as temporary:
-        with mrcfile.new_mmap(temporary, shape=(count, box, box), mrc_mode=2) as mrc:
-            mrc.set_image_stack()
-            mrc.voxel_size = pixel_size
-            written, total, total_squares, lowest, highest = 0, 0.0, 0.0, np.inf, -np.inf
-            for batch in batches:
-                images = batch.detach().cpu().to(torch.float32).numpy()
-                if images.shape[1:] != (box, box) or written + len(images) > count:
-                    raise ValueError(
-                        f"{path}: expected {count} images of {box} px, found more or {images.shape}"
-                    )
-                mrc.data[written : written + len(images)] = images
-                written += len(images)
-                total += images.sum(dtype=np.float64)
-                total_squares += np.square(images, dtype=np.float64).sum()
-                lowest, highest = min(lowest, images.min()), max(highest, images.max())
-            if written != count:
-                raise ValueError(f"{path}: expected {count} images, found {written}")
-            mean = total / (count * box * box)
-            mrc.header.dmin, mrc.header.dmax, mrc.header.dmean = lowest, highest, mean
-            mrc.header.rms = np.sqrt(max(total_squares / (count * box * box) - mean**2, 0.0))
+    with (
+        replacing(path) as temporary,
+        mrcfile.new_mmap(temporary, shape=(count, box, box), mrc_mode=2) as mrc,
+    ):
+        mrc.set_image_stack()
+        mrc.voxel_size = pixel_size
+        written, total, total_squares, lowest, highest = 0, 0.0, 0.0, np.inf, -np.inf
+        for batch in batches:
+            images = batch.detach().cpu().to(torch.float32).numpy()
+            if images.shape[1:] != (box, box) or written + len(images) > count:
+                raise ValueError(f"{path}: expected {count} images of {box} px, found more or {images.shape}")
+            mrc.data[written : written + len(images)] = images
+            written += len(images)
+            total += images.sum(dtype=np.float64)
+            total_squares += np.square(images, dtype=np.float64).sum()
+            lowest, highest = min(lowest, images.min()), max(highest, images.max())
+        if written != count:
+            raise ValueError(f"{path}: expected {count} images, found {written}")
+        mean = total / (count * box * box)
+        mrc.header.dmin, mrc.header.dmax, mrc.header.dmean = lowest, highest, mean
+        mrc.header.rms = np.sqrt(max(total_squares / (count * box * box) - mean**2, 0.0))
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,9 @@ def particles_from_star(star: ParticleStar, root: Path | None = None) -> Particl
 
 def poses_from_star(star: ParticleStar) -> Poses | None:
     """Poses of all particles; None where one of the three angles has no column."""
-    angles = [number_column(star, column) for column in ANGLE_COLUMNS]
-    if any(column is None for column in angles):
+    found = [number_column(star, column) for column in ANGLE_COLUMNS]
+    angles = [column for column in found if column is not None]
+    if len(angles) < len(ANGLE_COLUMNS):
         return None
     quaternions = relion_euler_to_unitquat(torch.from_numpy(np.stack(angles, axis=-1)))
     shifts = np.stack([_shift_angstrom(star, axis) for axis in "XY"], axis=-1)

@@ -5,9 +5,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cryoforum.metrics import FSC_THRESHOLD
 from cryoforum.reporting.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, svg
 
-FSC_THRESHOLD = 0.143
 _MAX_POINTS = 4000  # more in a scatter plot only cover each other
 _MIN_ERROR_DEG = 0.01
 _DENSITY_BINS = 90
@@ -78,7 +78,7 @@ def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
             rasterized=True,
         )
         axes.plot([0, 180], [0, 180], color=ORANGE, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.set(aspect="equal", xticks=range(0, 181, 45), yticks=range(0, 181, 45))
+        axes.set(box_aspect=1, xticks=range(0, 181, 45), yticks=range(0, 181, 45))
         bar = figure.colorbar(mesh, ax=axes, shrink=0.8, format=FuncFormatter(lambda value, _: f"{value:g}"))
         bar.set_label("pairs")
         bar.outline.set_visible(False)
@@ -138,7 +138,7 @@ def sky_density(directions: np.ndarray, rows: int) -> np.ndarray:
     """
     longitude = np.arctan2(directions[:, 1], directions[:, 0])
     latitude_sine = np.clip(directions[:, 2], -1, 1)
-    limits = [[-1, 1], [-np.pi, np.pi]]
+    limits = [(-1.0, 1.0), (-np.pi, np.pi)]
     counts, *_ = np.histogram2d(latitude_sine, longitude, bins=(rows, 2 * rows), range=limits)
     return counts / counts.mean()
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.io.star import ParticleStar, number_column, poses_from_star, read_star
-from cryoforum.rotations import geodesic_distance
+from cryoforum.metrics import orientation_errors
+from cryoforum.selection import select
 
-RANKING_COLUMN = "rlnParticleFigureOfMerit"
 DEFAULT_KEPT_SHARE = 0.75
 
 
@@ -22,7 +22,8 @@ class PredictedPoses:
     """predictions.star beside truth.star: n particles in the order of the predictions.
 
     quaternions, true_quaternions: (n, 4). The statistics are (n,), None without their column;
-    true_quaternions is None without truth.star. kept: (n,) the most certain by figure of merit.
+    true_quaternions is None without truth.star. kept: (n,) bool, those of kept.star or, without that
+    file, the share of the summary with the most negative tr Λ.
     """
 
     quaternions: Tensor
@@ -37,7 +38,7 @@ class PredictedPoses:
         """(n,) geodesic distance to the truth."""
         if self.true_quaternions is None:
             return None
-        return geodesic_distance(self.quaternions, self.true_quaternions).numpy()
+        return orientation_errors(self.quaternions, self.true_quaternions).numpy()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -76,15 +77,15 @@ def read_predictions(folder: Path, summary: dict[str, Any]) -> PredictedPoses | 
     poses = poses_from_star(star)
     if poses is None:
         raise ValueError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
-    merit = number_column(star, RANKING_COLUMN)
-    share = _kept_share(summary)
+    trace = number_column(star, "cryoforumTrace")
+    kept = _kept(folder / "kept.star", star, trace, summary)
     return PredictedPoses(
         quaternions=poses.quaternions,
         true_quaternions=_true_quaternions(folder / "truth.star", star),
         lambda_max=number_column(star, "cryoforumLambdaMax"),
-        trace=number_column(star, "cryoforumTrace"),
-        kept=None if merit is None else merit >= np.quantile(merit, 1 - share),
-        kept_share=share,
+        trace=trace,
+        kept=kept,
+        kept_share=DEFAULT_KEPT_SHARE if kept is None else float(kept.mean()),
     )
 
 
@@ -110,10 +111,21 @@ def _true_quaternions(path: Path, predictions: ParticleStar) -> Tensor | None:
     return poses.quaternions[torch.from_numpy(rows)]
 
 
-def _kept_share(summary: dict[str, Any]) -> float:
-    errors = summary.get("errors", {})
+def _kept(
+    path: Path, predictions: ParticleStar, trace: np.ndarray | None, summary: dict[str, Any]
+) -> np.ndarray | None:
+    """(n,) bool: which predictions were kept; None where nothing says so."""
+    if path.is_file():
+        names = read_star(path).particles["rlnImageName"]
+        kept = predictions.particles["rlnImageName"].isin(names).to_numpy()
+        if not kept.any():
+            raise ValueError(f"{path}: expected particles of {predictions.path}, found none of them")
+        return kept
+    if trace is None:
+        return None
+    errors, share = summary.get("errors", {}), DEFAULT_KEPT_SHARE
     if "all" in errors and "kept" in errors:
-        share = errors["kept"]["count"] / max(errors["all"]["count"], 1)
-        if 0 < share <= 1:
-            return float(share)
-    return DEFAULT_KEPT_SHARE
+        share = errors["kept"]["count"] / errors["all"]["count"]
+    kept = np.zeros(len(trace), dtype=bool)
+    kept[select(torch.from_numpy(trace), share).numpy()] = True
+    return kept

@@ -28,7 +28,7 @@ def write_report(folder: Path, output: Path) -> None:
     """Write one self-contained page about the run in ``folder`` to ``output``, atomically.
 
     Files looked for: summary.json, particles.star, model/log.csv, model/model.json, predictions.star,
-    truth.star, reconstruction/{true,predicted,filtered}/{map.mrc,fsc.csv}. What is missing is left
+    truth.star, kept.star, reconstruction/{true,predicted,filtered}/{map.mrc,fsc.csv}. What is missing is left
     out; ValueError where ``folder`` holds none of them.
     """
     folder = Path(folder)

@@ -63,17 +63,22 @@ def training_section(folder: Path) -> Section | None:
     log = read_csv(path, ("step", "images", "seconds", "learning_rate", "train_loss"))
     if log is None:
         return None
-    steps = log["step"].to_numpy()
-    panels = [Panel("Training loss", figures.training_loss(steps, log["train_loss"].to_numpy()))]
+    trained = log[log["train_loss"].notna()]  # a row of validation alone has no loss
+    steps = trained["step"].to_numpy()
+    panels = []
+    if len(trained):
+        panels.append(Panel("Training loss", figures.training_loss(steps, trained["train_loss"].to_numpy())))
     validation = ("validation_median_rad", "validation_mean_rad")
     if all(column in log and log[column].notna().any() for column in validation):
         median, mean = (log[column].to_numpy(dtype=float) for column in validation)
-        panels.append(Panel("Validation error", figures.validation_error(steps, median, mean)))
-    momentum = log["momentum"].to_numpy() if "momentum" in log and log["momentum"].notna().any() else None
-    rates = log["learning_rate"].to_numpy()
-    panels.append(Panel("Schedule", figures.schedule(steps, rates, momentum)))
+        drawn = figures.validation_error(log["step"].to_numpy(), median, mean)
+        panels.append(Panel("Validation error", drawn))
+    if len(trained):
+        momentum = trained["momentum"].to_numpy() if "momentum" in trained else None
+        rates = trained["learning_rate"].to_numpy()
+        panels.append(Panel("Schedule", figures.schedule(steps, rates, momentum)))
     images, minutes = log["images"].iloc[-1], log["seconds"].iloc[-1] / 60
-    text = f"{thousands(images)} images shown in {thousands(steps[-1])} steps, {minutes:.1f} minutes."
+    text = f"{thousands(images)} images shown in {thousands(log["step"].iloc[-1])} steps, {minutes:.1f} minutes."
     caption = (
         "Validation particles take no part in training: where their error rises while the loss still falls, "
         "the network learns its particles by heart. A mean far above the median means that some particles "
@@ -143,7 +148,7 @@ def reconstruction_section(folder: Path) -> Section | None:
     if curves:
         caption = (
             "Fourier shell correlation of two half maps. The resolution is where the curve falls below "
-            "0.143 (dashed line)."
+            "0.143 (dotted line)."
         )
         exhibits.append(Exhibit(tuple(curves), caption, columns=len(curves)))
     if not exhibits:
@@ -229,7 +234,7 @@ def _certainty_exhibits(predictions: PredictedPoses, errors: np.ndarray) -> list
     caption = (
         "Λmax and tr Λ measure the width of the predicted belief: the further from zero, the more certain. "
         f"The dashed line is the {percent(1 - share)} quantile; less certain particles are left of it "
-        f"(orange). Last panel: errors of the {percent(share)} with the highest figure of merit and of the rest. "
+        f"(orange). Last panel: errors of the {percent(share)} that were kept and of the rest. "
         "A belief is useful where the orange particles are the wrong ones."
     )
     return [Exhibit(tuple(panels), caption, columns=len(panels))] if panels else []

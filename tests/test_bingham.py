@@ -1,0 +1,201 @@
+"""The Bingham belief against quadrature, Monte Carlo and its own laws."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, special
+
+from cryoforum.bingham import (
+    OrientationBelief,
+    belief_from_curvature,
+    log_density,
+    log_normaliser,
+    psd_from_lower_triangle,
+    smallest_eigenvector,
+    tangent_basis,
+)
+from cryoforum.rotations import geodesic_distance, random_unitquat
+
+
+def random_belief(count: int, seed: int = 0, scale: float = 3.0) -> OrientationBelief:
+    numbers = scale * torch.randn(count, 10, generator=torch.Generator().manual_seed(seed))
+    return OrientationBelief(psd_from_lower_triangle(numbers))
+
+
+def sharp_belief(mode: torch.Tensor, concentration: float) -> OrientationBelief:
+    """The same confidence about every axis: A = concentration · (1 - q qᵀ)."""
+    projection = torch.eye(4) - mode[:, :, None] * mode[:, None, :]
+    return OrientationBelief(concentration * projection)
+
+
+@pytest.mark.parametrize(
+    "exponents", [[0, 0, 0, 0], [-5, -3, -1, 0], [-40, -40, -2, 0], [-2, -1, 3, 8], [-12, -6, -6, -6]]
+)
+def test_normaliser_agrees_with_monte_carlo(exponents: list[float]) -> None:
+    values = torch.tensor([exponents], dtype=torch.float64)
+    quaternions = random_unitquat(2_000_000, generator=torch.Generator().manual_seed(0))
+    samples = torch.exp((quaternions.double().square() * values).sum(-1))
+    expected = math.log(2 * math.pi**2 * float(samples.mean()))
+    error = float(samples.std() / samples.mean()) / math.sqrt(len(samples))
+    assert float(log_normaliser(values)) == pytest.approx(expected, abs=4 * error + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "exponents",
+    [[-3, -2, -1, 0], [-100, -50, -20, 0], [-900, -900, -900, 0], [-900, -1, -1, 0], [-900, -5, 0, 0]],
+)
+def test_normaliser_agrees_with_adaptive_quadrature(exponents: list[float]) -> None:
+    l1, l2, l3, l4 = exponents
+
+    def integrand(u: float) -> float:
+        s = math.sin(u) ** 2
+        high, low = s * (l4 - l3) / 2, (1 - s) * (l2 - l1) / 2
+        exponent = s * (l3 + l4) / 2 + (1 - s) * (l1 + l2) / 2 + high + low
+        return math.exp(exponent) * special.i0e(high) * special.i0e(low) * math.sin(2 * u)
+
+    points = [math.pi / 2 - 0.1, math.pi / 2 - 0.02]
+    integral, _ = integrate.quad(integrand, 0, math.pi / 2, points=points, epsabs=0, epsrel=1e-10, limit=400)
+    expected = math.log(2 * math.pi**2 * integral)
+    found = log_normaliser(torch.tensor([exponents], dtype=torch.float64))
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+def test_normaliser_shifts_with_its_exponents_and_is_differentiable() -> None:
+    exponents = torch.tensor([[-30.0, -7.0, -2.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(log_normaliser(exponents + 5), log_normaliser(exponents) + 5)
+    assert torch.autograd.gradcheck(log_normaliser, (exponents,))
+    (moments,) = torch.autograd.grad(log_normaliser(exponents).sum(), exponents)
+    assert float(moments.sum()) == pytest.approx(1)  # E[qᵢ²] of a unit quaternion
+
+
+@pytest.mark.parametrize("exponents", [[0, 0, 0, 0], [-4, -4, 0, 0], [-9, -2, 0, 0], [-5, -5, -1, 0]])
+def test_moments_are_right_where_exponents_are_equal(exponents: list[float]) -> None:
+    values = torch.tensor([exponents], dtype=torch.float64, requires_grad=True)
+    (moments,) = torch.autograd.grad(log_normaliser(values).sum(), values)
+    quaternions = random_unitquat(400_000, generator=torch.Generator().manual_seed(0)).double()
+    weights = torch.softmax((quaternions.square() * values.detach()).sum(-1), dim=0)
+    torch.testing.assert_close(moments[0], weights @ quaternions.square(), atol=3e-3, rtol=0)
+
+
+def test_density_integrates_to_one() -> None:
+    quaternions = random_unitquat(20_000, generator=torch.Generator().manual_seed(1))
+    belief = random_belief(1, scale=1.0)
+    spread = OrientationBelief(belief.concentration.expand(len(quaternions), 4, 4))
+    mean = torch.exp(log_density(spread, quaternions)).double().mean()
+    assert float(mean) * 2 * math.pi**2 == pytest.approx(1, abs=0.05)
+
+
+def test_triangle_makes_positive_matrices_row_by_row() -> None:
+    numbers = torch.arange(1.0, 11.0)[None]
+    lower = np.array([[1, 0, 0, 0], [2, 3, 0, 0], [4, 5, 6, 0], [7, 8, 9, 10]], dtype=np.float32)
+    np.testing.assert_allclose(psd_from_lower_triangle(numbers)[0].numpy(), lower @ lower.T)
+    assert (torch.linalg.eigvalsh(random_belief(20).concentration.double()) > -1e-4).all()
+
+
+def test_smallest_eigenvector_minimises_the_energy() -> None:
+    matrices = random_belief(30).concentration.double()
+    mode = smallest_eigenvector(matrices)
+    energy = torch.einsum("ni,nij,nj->n", mode, matrices, mode)
+    torch.testing.assert_close(energy, torch.linalg.eigvalsh(matrices)[:, 0])
+
+
+def test_smallest_eigenvector_has_the_right_gradient() -> None:
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(3, 4, 4, dtype=torch.float64, generator=generator)).Q
+    matrices = basis * torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64) @ basis.mT
+    target = random_unitquat(3, generator=generator).double()
+
+    def squared_overlap(numbers: torch.Tensor) -> torch.Tensor:
+        # Symmetric inputs only, and a result that does not depend on the eigenvector's sign.
+        return (smallest_eigenvector((numbers + numbers.mT) / 2) * target).sum(-1).square()
+
+    assert torch.autograd.gradcheck(squared_overlap, (matrices.requires_grad_(),))
+
+
+@pytest.mark.parametrize("eigenvalues", [[1, 1, 2, 3], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1 + 1e-7, 5, 5]])
+def test_gradient_stays_finite_at_equal_eigenvalues(eigenvalues: list[float]) -> None:
+    matrix = torch.diag(torch.tensor(eigenvalues, dtype=torch.float32))[None].requires_grad_()
+    target = random_unitquat(1, generator=torch.Generator().manual_seed(0))
+    (smallest_eigenvector(matrix) * target).sum().square().backward()
+    assert matrix.grad is not None and matrix.grad.isfinite().all()
+
+
+def test_beliefs_add_as_densities_multiply() -> None:
+    first, second = random_belief(6, 1, 1.0), random_belief(6, 2, 1.0)
+    both = first + second
+    torch.testing.assert_close(both.concentration, first.concentration + second.concentration)
+    one, other = (random_unitquat(6, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6))
+    ratio = log_density(both, one) - log_density(both, other)
+    separate = sum(log_density(belief, one) - log_density(belief, other) for belief in (first, second))
+    torch.testing.assert_close(ratio, separate, atol=1e-3, rtol=1e-4)
+
+
+def test_agreeing_evidence_is_surer_and_keeps_the_mode() -> None:
+    belief = random_belief(10)
+    twice = belief + belief
+    assert float(geodesic_distance(belief.mode, twice.mode).max()) < 1e-3
+    assert (twice.mode_moment > belief.mode_moment).all()
+    torch.testing.assert_close(twice.dispersion, 2 * belief.dispersion, atol=1e-3, rtol=1e-4)
+
+
+def test_dispersion_is_never_positive_and_ascends() -> None:
+    belief = random_belief(50)
+    assert (belief.dispersion <= 0).all()
+    assert (belief.dispersion.diff(dim=-1) >= 0).all()
+    assert torch.equal(belief.lambda_max, belief.dispersion[:, 2])
+    torch.testing.assert_close(belief.trace, belief.dispersion.sum(-1))
+
+
+def test_dispersion_does_not_depend_on_a_constant_on_the_diagonal() -> None:
+    belief = random_belief(5)
+    raised = belief + OrientationBelief(7 * torch.eye(4).expand(5, 4, 4))
+    torch.testing.assert_close(raised.dispersion, belief.dispersion, atol=1e-3, rtol=1e-4)
+
+
+def test_mode_moment_goes_from_a_quarter_to_one() -> None:
+    mode = random_unitquat(1, generator=torch.Generator().manual_seed(0))
+    moments = [float(sharp_belief(mode, value).mode_moment) for value in (0.0, 0.1, 1.0, 10.0, 1e2, 1e4)]
+    assert moments[0] == pytest.approx(0.25, abs=1e-6)
+    assert moments == sorted(moments) and moments[-1] > 0.999
+    # Where sharp, each of three directions has variance 1 / (2 · concentration).
+    assert moments[4] == pytest.approx(1 - 3 / 200, abs=1e-3)
+
+
+def test_mode_moment_is_the_mean_over_the_density() -> None:
+    belief = random_belief(1, scale=1.0)
+    quaternions = random_unitquat(400_000, generator=torch.Generator().manual_seed(2))
+    energy = torch.einsum("ni,ij,nj->n", quaternions, belief.concentration[0], quaternions)
+    weights = torch.softmax(-energy.double(), dim=0)
+    expected = (weights * (quaternions @ belief.mode[0]).double().square()).sum()
+    assert float(belief.mode_moment) == pytest.approx(float(expected), abs=0.01)
+
+
+def test_tangent_basis_is_orthonormal_and_orthogonal_to_the_rotation() -> None:
+    quaternions = random_unitquat(8, generator=torch.Generator().manual_seed(0))
+    basis = tangent_basis(quaternions)
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(3).expand(8, 3, 3))
+    torch.testing.assert_close((basis.mT @ quaternions[..., None]), torch.zeros(8, 3, 1))
+
+
+def test_belief_from_curvature_has_that_mode_and_curvature() -> None:
+    mode = random_unitquat(4, generator=torch.Generator().manual_seed(0))
+    curvature = torch.diag(torch.tensor([50.0, 80.0, 200.0])).expand(4, 3, 3)
+    belief = belief_from_curvature(mode, curvature)
+    assert float(geodesic_distance(belief.mode, mode).max()) < 1e-3
+    expected = -torch.tensor([200.0, 80.0, 50.0]) / 2
+    torch.testing.assert_close(belief.dispersion, expected.expand(4, 3), atol=1e-2, rtol=1e-3)
+
+
+def test_directions_without_information_stay_open() -> None:
+    mode = random_unitquat(1, generator=torch.Generator().manual_seed(0))
+    belief = belief_from_curvature(mode, torch.diag(torch.tensor([-3.0, 0.0, 100.0]))[None])
+    assert (belief.dispersion <= 0).all()
+    assert float(belief.lambda_max) == pytest.approx(-0.005, abs=1e-3)
+
+
+def test_rows_are_chosen_and_counted() -> None:
+    belief = random_belief(5)
+    assert len(belief) == 5
+    assert torch.equal(belief[torch.tensor([3, 1])].concentration, belief.concentration[[3, 1]])
