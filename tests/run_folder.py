@@ -81,7 +81,6 @@ def write_training(folder: Path, rng: np.random.Generator) -> None:
     (folder / "model").mkdir()
     steps = np.arange(10, 1210, 10)
     rate = 2e-3 * np.sin(np.pi * steps / 1250) ** 2
-    validation = np.where(steps % 100 == 0, 0.06 + 1.2 * np.exp(-steps / 250), np.nan)
     log = pd.DataFrame(
         {
             "step": steps,
@@ -90,10 +89,13 @@ def write_training(folder: Path, rng: np.random.Generator) -> None:
             "learning_rate": rate,
             "momentum": 0.95 - 0.1 * rate / 2e-3,
             "train_loss": 4 * np.exp(-steps / 300) - 3 + 0.3 * rng.normal(size=len(steps)),
-            "validation_median_rad": validation,
-            "validation_mean_rad": validation * 1.4,
         }
     )
+    # training writes a row of its own after each validation, without loss and learning rate
+    validated = log.loc[log["step"] % 100 == 0, ["step", "images", "seconds"]]
+    median = 0.06 + 1.2 * np.exp(-validated["step"] / 250)
+    validated = validated.assign(validation_median_rad=median, validation_mean_rad=1.4 * median)
+    log = pd.concat([log, validated]).sort_values("step", kind="stable")
     log.to_csv(folder / "model" / "log.csv", index=False)
     model = {
         "symmetry": "C1",

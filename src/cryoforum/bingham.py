@@ -119,10 +119,14 @@ def log_normaliser(exponents: Tensor, node_count: int = 256) -> Tensor:
     l1, l2, l3, l4 = exponents.double()[..., None, :].unbind(-1)
     s, weights = _nodes(node_count)
     high, low = s * (l4 - l3) / 2, (1 - s) * (l2 - l1) / 2
-    exponent = s * (l3 + l4) / 2 + (1 - s) * (l1 + l2) / 2 + high + low
-    bessel = torch.log(torch.special.i0e(high)) + torch.log(torch.special.i0e(low))
-    integral = torch.logsumexp(exponent + bessel + torch.log(weights), dim=-1)
+    exponent = s * (l3 + l4) / 2 + (1 - s) * (l1 + l2) / 2 + _log_bessel(high) + _log_bessel(low)
+    integral = torch.logsumexp(exponent + torch.log(weights), dim=-1)
     return (math.log(2 * math.pi**2) + integral).to(exponents.dtype)
+
+
+def _log_bessel(argument: Tensor) -> Tensor:
+    """log I₀, with the derivative 0 at 0 that torch's own scaled I₀ alone would miss by 1."""
+    return torch.log(torch.special.i0e(argument)) + argument.abs()
 
 
 def log_density(belief: OrientationBelief, quaternions: Tensor) -> Tensor:

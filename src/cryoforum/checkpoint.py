@@ -50,7 +50,11 @@ def save_model(model: TrainedModel, folder: Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as temporary:
-        save_file({name: t.contiguous() for name, t in model.network.state_dict().items()}, temporary)
+        tensors = {name: t.contiguous() for name, t in model.network.state_dict().items()}
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:  # its way to say that the disk is full
+            raise OSError(f"cannot write {folder / WEIGHTS}: {error}") from error
     description = {
         "format": FORMAT,
         "cryo-forum": version("cryo-forum"),
@@ -77,21 +81,20 @@ def load_model(folder: Path) -> TrainedModel:
         network = OrientationNetwork(config.network, config.preprocessing.box)
         network.load_state_dict(load_file(folder / WEIGHTS))
         log = [{k: float(v) for k, v in row.items() if v} for row in _read_csv(folder / LOG)]
-        parts = read_split(folder / SPLIT)
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
+        return TrainedModel(
+            network=network.eval(),
+            config=config,
+            box=int(description["box"]),
+            pixel_size_angstrom=float(description["pixel_size_angstrom"]),
+            validation_median_rad=float(description["validation_median_rad"]),
+            log=log,
+            parts=read_split(folder / SPLIT),
+        )
+    except KeyError as error:
+        reason = f"{DESCRIPTION} lacks {error}"
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"expected a model folder written by 'cryoforum train' at {folder}: {reason}"
-        ) from error
-    return TrainedModel(
-        network=network.eval(),
-        config=config,
-        box=description["box"],
-        pixel_size_angstrom=description["pixel_size_angstrom"],
-        validation_median_rad=description["validation_median_rad"],
-        log=log,
-        parts=parts,
-    )
+    raise ValueError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
 
 
 def read_split(path: Path) -> dict[str, str]:
@@ -104,8 +107,11 @@ def read_split(path: Path) -> dict[str, str]:
 
 def save_state(state: dict[str, Any], path: Path) -> None:
     """Write what training needs to go on; the previous state stays until the new one is complete."""
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # its way to say that the disk is full
+            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
 
 def load_state(path: Path) -> dict[str, Any]:

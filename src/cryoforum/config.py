@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class PreprocessingConfig:
     mask_inner: float = 0.85  # in units of half the box: 1 inside, falling to 0 at mask_outer
     mask_outer: float = 0.99
 
+    def __post_init__(self) -> None:
+        _require(self.box >= 8 and self.box % 2 == 0, "an even box of 8 or more", self.box)
+        edges = (self.mask_inner, self.mask_outer)
+        _require(0 < edges[0] < edges[1], "0 < mask_inner < mask_outer", edges)
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -44,6 +49,11 @@ class NetworkConfig:
     dropout: float = 0.0
     head: Literal["exponential_family", "qcqp"] = "exponential_family"
     degree: int = 6  # L of the exponential family; 1 is the Bingham distribution
+
+    def __post_init__(self) -> None:
+        _require(len(self.widths) > 0 and min(self.widths) > 0, "widths of 1 or more", self.widths)
+        _require(0 <= self.dropout < 1, "dropout of 0 or more, below 1", self.dropout)
+        _require(self.degree >= 1, "degree of 1 or more", self.degree)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,12 @@ class TrainingConfig:
     grid_nside: int = 6  # rotations over which the likelihood is normalised
     grid_count: int = 8  # randomly turned copies of that grid, used in turn
 
+    def __post_init__(self) -> None:
+        for name in ("image_passes", "grid_nside", "grid_count"):
+            _require(getattr(self, name) >= 1, f"{name} of 1 or more", getattr(self, name))
+        _require(self.batch_size >= 2, "batch_size of 2 or more", self.batch_size)
+        _require(self.max_learning_rate > 0, "max_learning_rate above 0", self.max_learning_rate)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -69,6 +85,16 @@ class Config:
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        box, halvings = self.preprocessing.box, len(self.network.widths)
+        if self.network.backbone == "residual":
+            _require(box % 2**halvings == 0, f"a box divisible by {2**halvings} for {halvings} widths", box)
+
+
+def _require(is_met: bool, expected: str, found: object) -> None:
+    if not is_met:
+        raise ValueError(f"expected {expected}, found {found}")
 
 
 PRESETS = {
@@ -121,11 +147,18 @@ def updated(base: Any, values: dict[str, Any], where: str) -> Any:
             changes[name] = updated(current, value, f"{where}, {name}")
         else:
             changes[name] = _converted(current, value, f"{where}, {name}")
-    return replace(base, **changes)
+            choices = get_type_hints(type(base))[name]
+            if get_origin(choices) is Literal and value not in get_args(choices):
+                known_words = ", ".join(get_args(choices))
+                raise ValueError(f"{where}, {name}: expected one of {known_words}, found '{value}'")
+    try:
+        return replace(base, **changes)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _converted(current: Any, value: Any, where: str) -> Any:
-    if isinstance(current, tuple) and isinstance(value, list):
+    if isinstance(current, tuple) and isinstance(value, list) and all(type(v) is int for v in value):
         return tuple(value)
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

@@ -126,6 +126,8 @@ def train(
             batch, orientation = augment(batch, orientation, settings.max_shift_pixel, generator)
         with mixed_precision(device):
             numbers = network(batch.to(device)).float()
+        if not torch.isfinite(numbers).all():
+            raise ValueError(f"training diverged after {course.images} images; lower max_learning_rate")
         loss = loss_of(numbers, orientation.to(device), fraction, course.step)
         if settings.l2:
             loss = loss + settings.l2 * l2_penalty(kernels)
@@ -221,8 +223,14 @@ def _restored(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> _Course:
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            "expected the state of a training with the same settings to resume from, found that of another "
+            "network; give the same --preset and --config"
+        ) from error
     generator.set_state(state["generator"])
     torch.set_rng_state(state["dropout_generator"])
     course = _Course()
@@ -285,6 +293,8 @@ def _validation_error(
     with torch.no_grad(), mixed_precision(device):
         numbers = torch.cat([network(images[part].to(device)).float().cpu() for part in rows.split(256)])
     network.train()
+    if not torch.isfinite(numbers).all():
+        return math.nan, math.nan
     errors = geodesic_distance(beliefs(numbers, config.network).mode, truth[rows])
     return errors.median().item(), errors.mean().item()
 

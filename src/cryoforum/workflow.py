@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel, load_model, new_folder_in_place, read_split, save_model
+from cryoforum.checkpoint import TrainedModel, load_model, read_split, save_model
 from cryoforum.config import Config, SimulationConfig
 from cryoforum.inference import predict
 from cryoforum.io.files import refuse_to_overwrite, replacing
@@ -88,7 +88,11 @@ def train_to_folder(
     split = _split(particles, split_choice, seed)
     out = Path(out)
     if not resume:
-        new_folder_in_place(out, overwrite)
+        # What is there stays until the new model replaces it; only a stale state must not be resumed.
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            refuse_to_overwrite(out, overwrite and out.is_dir())
+        out.mkdir(parents=True, exist_ok=True)
+        (out / STATE).unlink(missing_ok=True)
     elif not (out / STATE).exists():
         raise ValueError(f"expected {out / STATE} to resume from, found none; train without --resume")
     model = train(
@@ -152,6 +156,8 @@ def filter_star(
     """Write the surest particles (and the others, where asked for); how many were kept and dropped."""
     for path in filter(None, (out, dropped_out)):
         refuse_to_overwrite(path, overwrite)
+    if dropped_out is not None and Path(dropped_out).resolve() == Path(out).resolve():
+        raise ValueError(f"expected two files to write to, found {out} for both --out and --drop-out")
     if by not in STATISTICS:
         raise ValueError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
     star = read_star(star_path)

@@ -10,7 +10,7 @@ from cryoforum.reporting.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_lo
 
 _MAX_POINTS = 4000  # more in a scatter plot only cover each other
 _MIN_ERROR_DEG = 0.01
-_DENSITY_BINS = 90
+_MAX_DENSITY_BINS = 90
 _MAX_SKY_ROWS = 18
 _TICK_RESOLUTIONS_ANGSTROM = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.5, 2.2, 2, 1.8, 1.5)
 
@@ -19,9 +19,11 @@ def training_loss(steps: np.ndarray, losses: np.ndarray) -> str:
     """Training loss, each logged value and a running mean."""
     with panel() as figure:
         axes = figure.add_subplot()
-        axes.plot(steps, losses, color=MUTED, linewidth=0.6, alpha=0.55, label="logged")
-        window = max(1, len(losses) // 25)
-        if window > 1:
+        window = len(losses) // 25
+        if window < 2:
+            axes.plot(steps, losses, color=BLUE, marker="o", markersize=3)
+        else:
+            axes.plot(steps, losses, color=MUTED, linewidth=0.6, alpha=0.55, label="logged")
             mean = np.convolve(losses, np.ones(window) / window, mode="valid")
             axes.plot(steps[window - 1 :], mean, color=BLUE, label=f"mean of {window} values")
             axes.legend()
@@ -64,10 +66,11 @@ def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray 
 
 def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
     """2-D histogram of distances between pairs of particles: true against predicted (paper, Fig. 3)."""
-    with panel((4.3, 3.4)) as figure:
+    with panel((4.3, 3.5)) as figure:  # leaves the axes nearly square
         axes = figure.add_subplot()
+        bins = int(np.clip(np.sqrt(len(true_rad) / 10), 10, _MAX_DENSITY_BINS))
         counts, edges, _ = np.histogram2d(
-            np.rad2deg(true_rad), np.rad2deg(predicted_rad), bins=_DENSITY_BINS, range=[[0, 180]] * 2
+            np.rad2deg(true_rad), np.rad2deg(predicted_rad), bins=bins, range=[(0.0, 180.0)] * 2
         )
         mesh = axes.pcolormesh(
             edges,
@@ -78,7 +81,7 @@ def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
             rasterized=True,
         )
         axes.plot([0, 180], [0, 180], color=ORANGE, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.set(box_aspect=1, xticks=range(0, 181, 45), yticks=range(0, 181, 45))
+        axes.set(xticks=range(0, 181, 45), yticks=range(0, 181, 45))
         bar = figure.colorbar(mesh, ax=axes, shrink=0.8, format=FuncFormatter(lambda value, _: f"{value:g}"))
         bar.set_label("pairs")
         bar.outline.set_visible(False)
@@ -93,14 +96,14 @@ def certainty_scatter(statistic: np.ndarray, errors_rad: np.ndarray, name: str, 
     certainty = np.maximum(-statistic, 1e-3)
     threshold = float(np.quantile(certainty, 1 - kept_share))
     errors = np.maximum(np.rad2deg(errors_rad), _MIN_ERROR_DEG)
+    point_area = 5 if len(errors) > 1000 else 14
     some = np.random.default_rng(0).permutation(len(errors))[:_MAX_POINTS]
     with panel() as figure:
         axes = figure.add_subplot()
         for wanted, colour in ((certainty >= threshold, BLUE), (certainty < threshold, ORANGE)):
             rows = some[wanted[some]]
-            axes.scatter(
-                certainty[rows], errors[rows], s=5, color=colour, alpha=0.45, linewidths=0, rasterized=True
-            )
+            style = {"s": point_area, "alpha": 0.45, "linewidths": 0, "rasterized": True}
+            axes.scatter(certainty[rows], errors[rows], color=colour, **style)
         label_logarithmic(axes, x=True, y=True)
         axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         note = f"{1 - kept_share:.0%} quantile: {threshold:.3g}".replace("%", " %")
@@ -177,8 +180,9 @@ def fsc_curve(frequency: np.ndarray, unmasked: np.ndarray, masked: np.ndarray | 
         if masked is not None:
             axes.plot(frequency, masked, color=BLUE, label="masked")
         axes.axhline(FSC_THRESHOLD, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-        at_threshold = {"textcoords": "offset points", "fontsize": 8}
-        axes.annotate(f"{FSC_THRESHOLD}", (0, FSC_THRESHOLD), (5, 3), **at_threshold)
+        end, aside = (float(frequency.max()), FSC_THRESHOLD), (-2, 3)
+        style = {"textcoords": "offset points", "fontsize": 8, "ha": "right"}
+        axes.annotate(f"{FSC_THRESHOLD}", end, aside, **style)
         ticks = _resolution_ticks(float(frequency.max()))
         axes.set_xticks([1 / tick for tick in ticks], [f"{tick:g}" for tick in ticks])
         axes.set(ylim=(min(-0.05, float(unmasked.min())), 1.03), xlim=(0, frequency.max()))

@@ -1,15 +1,18 @@
 """The sections of the report; each is None where the files it needs are missing."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from cryoforum.config import PreprocessingConfig, updated
 from cryoforum.fourier import crop_or_pad, to_fourier, to_real
 from cryoforum.io.mrc import read_volume
 from cryoforum.io.star import particles_from_star, read_star
+from cryoforum.metrics import FSC_THRESHOLD
 from cryoforum.network.blur import LowPassBlur
 from cryoforum.preprocessing import prepare
 from cryoforum.reporting import figures
@@ -77,8 +80,11 @@ def training_section(folder: Path) -> Section | None:
         momentum = trained["momentum"].to_numpy() if "momentum" in trained else None
         rates = trained["learning_rate"].to_numpy()
         panels.append(Panel("Schedule", figures.schedule(steps, rates, momentum)))
-    images, minutes = log["images"].iloc[-1], log["seconds"].iloc[-1] / 60
-    text = f"{thousands(images)} images shown in {thousands(log["step"].iloc[-1])} steps, {minutes:.1f} minutes."
+    last = log.iloc[-1]
+    text = (
+        f"{thousands(last['images'])} images shown in {thousands(last['step'])} steps, "
+        f"{last['seconds'] / 60:.1f} minutes."
+    )
     caption = (
         "Validation particles take no part in training: where their error rises while the loss still falls, "
         "the network learns its particles by heart. A mean far above the median means that some particles "
@@ -134,16 +140,19 @@ def reconstruction_section(folder: Path) -> Section | None:
     sections, curves = [], []
     for kind, name in RECONSTRUCTIONS.items():
         place = folder / "reconstruction" / kind
-        if (place / "map.mrc").is_file():
-            sections.append(Panel(name, _central_sections(place / "map.mrc", name)))
         table = read_csv(place / "fsc.csv", ("frequency_per_angstrom", "fsc_unmasked"))
+        if (place / "map.mrc").is_file():
+            sections.append(Panel(name, _central_sections(place / "map.mrc", name, table)))
         if table is not None:
             masked = table["fsc_masked"].to_numpy() if "fsc_masked" in table else None
             frequency, unmasked = (table[c].to_numpy() for c in ("frequency_per_angstrom", "fsc_unmasked"))
             curves.append(Panel(name, figures.fsc_curve(frequency, unmasked, masked, name.lower())))
     exhibits = []
     if sections:
-        caption = "Central sections of the maps, normal to z, y and x; density is bright."
+        caption = (
+            "Central sections of the maps, normal to z, y and x; density is bright. Where the FSC is known, "
+            "a map is low-pass filtered to its unmasked resolution, so that the noise beyond does not hide it."
+        )
         exhibits.append(Exhibit(tuple(sections), caption, columns=len(sections)))
     if curves:
         caption = (
@@ -245,8 +254,22 @@ def _view_directions(quaternions: torch.Tensor) -> np.ndarray:
     return unitquat_to_rotmat(quaternions)[:, :, 2].numpy()
 
 
-def _central_sections(path: Path, name: str) -> str:
-    voxels = read_volume(path).voxels
+def _central_sections(path: Path, name: str, fsc: pd.DataFrame | None) -> str:
+    volume = read_volume(path)
+    voxels = volume.voxels
+    if fsc is not None:
+        below = fsc["fsc_unmasked"].to_numpy() < FSC_THRESHOLD
+        if below.any():
+            cutoff = float(fsc["frequency_per_angstrom"].iloc[below.argmax()])
+            voxels = _low_passed(voxels, cutoff * volume.pixel_size_angstrom)
     middle = len(voxels) // 2
     sections = torch.stack([voxels[middle], voxels[:, middle], voxels[:, :, middle]])
     return picture(_small(sections), f"Central z, y and x sections of the map from {name.lower()}")
+
+
+def _low_passed(voxels: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """A map (n, n, n) without what is finer than ``cutoff`` cycles per voxel; a Gaussian, 1/2 there."""
+    axes = [torch.fft.fftfreq(len(voxels)), torch.fft.fftfreq(len(voxels)), torch.fft.rfftfreq(len(voxels))]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    decay = (z**2 + y**2 + x**2) / max(cutoff, 1 / len(voxels)) ** 2
+    return torch.fft.irfftn(torch.fft.rfftn(voxels) * torch.exp(-math.log(2) * decay), s=voxels.shape)
