@@ -306,9 +306,9 @@ def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
 
 def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
     """A short table of orientation errors."""
-    table = Table("orientation error", "particles", "median", "mean", "quartiles", "above 0.3 rad")
+    table = Table("error of", "n", "median", "mean", "quartiles, rad", "> 0.3 rad")
     for name, summary in summaries.items():
-        quartiles = f"{summary.lower_quartile_rad:.4f} - {summary.upper_quartile_rad:.4f} rad"
+        quartiles = f"{summary.lower_quartile_rad:.4f} - {summary.upper_quartile_rad:.4f}"
         table.add_row(
             name,
             str(summary.count),

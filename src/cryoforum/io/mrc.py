@@ -1,5 +1,6 @@
 """MRC files: particle stacks that are read slice by slice, and maps."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -130,6 +131,7 @@ def write_stack(path: Path, batches: Iterable[Tensor], count: int, box: int, pix
         replacing(path) as temporary,
         mrcfile.new_mmap(temporary, shape=(count, box, box), mrc_mode=2) as mrc,
     ):
+        _reserve(temporary)
         mrc.set_image_stack()
         mrc.voxel_size = pixel_size
         written, total, total_squares, lowest, highest = 0, 0.0, 0.0, np.inf, -np.inf
@@ -147,6 +149,13 @@ def write_stack(path: Path, batches: Iterable[Tensor], count: int, box: int, pix
         mean = total / (count * box * box)
         mrc.header.dmin, mrc.header.dmax, mrc.header.dmean = lowest, highest, mean
         mrc.header.rms = np.sqrt(max(total_squares / (count * box * box) - mean**2, 0.0))
+
+
+def _reserve(path: Path) -> None:
+    """OSError where the disk cannot hold all of a sparse file: writing to its map would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 @dataclass(frozen=True)

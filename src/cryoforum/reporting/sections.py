@@ -106,7 +106,7 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
     if len(true) > 1:
         panels = (Panel("Distances between pairs", figures.pairwise_density(true, predicted)),)
         caption = (
-            "Each point is a pair of particles: by how much their orientations differ in truth, and by how "
+            "Random pairs of particles: by how much their orientations differ in truth, and by how "
             "much according to the prediction. Perfect orientations lie on the dashed line, whatever the "
             "overall rotation of the map."
         )
@@ -151,7 +151,7 @@ def reconstruction_section(folder: Path) -> Section | None:
     if sections:
         caption = (
             "Central sections of the maps, normal to z, y and x; density is bright. Where the FSC is known, "
-            "a map is low-pass filtered to its unmasked resolution, so that the noise beyond does not hide it."
+            "a map is low-pass filtered to its unmasked resolution, so that noise beyond does not hide it."
         )
         exhibits.append(Exhibit(tuple(sections), caption, columns=len(sections)))
     if curves:
