@@ -8,8 +8,6 @@ split.csv             which particle was used for what
 
 import csv
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -120,20 +118,6 @@ def load_state(path: Path) -> dict[str, Any]:
         return torch.load(path, weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ValueError(f"expected a training state to resume at {path}: {error}") from error
-
-
-def new_folder_in_place(folder: Path, overwrite: bool) -> Path:
-    """An empty folder at ``folder``; an existing non-empty one is refused, or emptied with ``overwrite``."""
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise ValueError(f"{folder} exists and is not empty; choose another --out or add --overwrite")
-        # Renamed first, so that a kill half-way never leaves a folder that looks whole.
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        folder.rename(aside / folder.name)
-        shutil.rmtree(aside)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

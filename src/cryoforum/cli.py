@@ -1,5 +1,7 @@
 """The command line: a thin coat over `workflow`, and the only place that prints or sets exit codes."""
 
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -228,6 +230,7 @@ def demo(
 @contextmanager
 def failing_clearly() -> Iterator[None]:
     """One line and exit code 1 for bad input and a full disk; a traceback is left for our own errors."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
     try:
         yield
     except (ValueError, OSError) as error:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.checkpoint import new_folder_in_place
 from cryoforum.config import SimulationConfig, preset
-from cryoforum.io.files import replacing
+from cryoforum.io.files import new_folder, replacing
 from cryoforum.io.star import read_star, select_rows, write_star
 from cryoforum.metrics import ErrorSummary
 from cryoforum.reporting import write_report
@@ -30,6 +29,10 @@ from cryoforum.workflow import (
 
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8
 KEPT_SHARE = 0.75
+RESULTS = {
+    *("particles.star", "particles.mrcs", "model", "predictions.star", "kept.star", "truth.star"),
+    *("reconstruction", "summary.json", "report.html"),
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def run_demo(
     on_step: Callable[[Progress], None],
 ) -> DemoResult:
     """Simulate, train, predict the test part, filter, reconstruct three ways, report."""
-    out = new_folder_in_place(out, overwrite)
+    out = new_folder(out, overwrite, RESULTS)
     particles, model = out / "particles.star", out / "model"
     predicted, kept, truth = (out / f"{name}.star" for name in ("predictions", "kept", "truth"))
     timings: list[dict[str, float | str]] = []

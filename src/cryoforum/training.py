@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cryoforum.bingham import psd_from_lower_triangle, smallest_eigenvector
 from cryoforum.checkpoint import TrainedModel, load_state, save_state
 from cryoforum.compute import best_device, mixed_precision
-from cryoforum.config import Config
+from cryoforum.config import Config, as_plain_dict
 from cryoforum.harmonics import mean_log_likelihood, rotation_polynomials
 from cryoforum.losses import l2_penalty, pair_loss
 from cryoforum.network import OrientationNetwork
@@ -98,8 +98,12 @@ def train(
     optimizer = _optimizer(network, config)
     kernels = [weight for weight in network.parameters() if weight.ndim in (2, 4)]
     course = _Course()
+    made_with = {"config": as_plain_dict(config), "seed": seed, "count": len(particles)}
     if resume:
-        course = _restored(load_state(_needed(state_path)), network, optimizer, generator)
+        state = load_state(_needed(state_path))
+        if state["made_with"] != made_with:
+            raise ValueError("expected the settings, seed and particles of the training to be resumed")
+        course = _restored(state, network, optimizer, generator)
     start = time.monotonic() - course.seconds
     saved = time.monotonic()
     while True:
@@ -139,7 +143,8 @@ def train(
         course.stepped(loss.item(), len(rows), rate, momentum)
         on_step(Progress(fraction, course.images, course.mean_loss, course.best_median))
         if state_path is not None and time.monotonic() - saved > STATE_INTERVAL_SECONDS:
-            save_state(course.state(network, optimizer, generator), state_path)
+            state = course.state(network, optimizer, generator)
+            save_state({**state, "made_with": made_with}, state_path)
             saved = time.monotonic()
 
     if not course.best_weights:

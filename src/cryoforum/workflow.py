@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from cryoforum.checkpoint import TrainedModel, load_model, read_split, save_model
 from cryoforum.config import Config, SimulationConfig
 from cryoforum.inference import predict
-from cryoforum.io.files import refuse_to_overwrite, replacing
+from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
     ParticleStar,
@@ -95,19 +96,26 @@ def train_to_folder(
         (out / STATE).unlink(missing_ok=True)
     elif not (out / STATE).exists():
         raise ValueError(f"expected {out / STATE} to resume from, found none; train without --resume")
-    model = train(
-        particles,
-        config,
-        split,
-        seed=seed,
-        max_minutes=max_minutes,
-        state_path=out / STATE,
-        resume=resume,
-        on_prepare=bar("reading particles", len(particles)),
-        on_step=on_step,
-    )
+    try:
+        model = train(
+            particles,
+            config,
+            split,
+            seed=seed,
+            max_minutes=max_minutes,
+            state_path=out / STATE,
+            resume=resume,
+            on_prepare=bar("reading particles", len(particles)),
+            on_step=on_step,
+        )
+    except BaseException:
+        with suppress(OSError):
+            out.rmdir()  # only where it is still empty: there is nothing to resume from
+        raise
     save_model(model, out)
     (out / STATE).unlink(missing_ok=True)
+    for leftover in filter(is_leftover, out.iterdir()):
+        leftover.unlink()
     return model
 
 

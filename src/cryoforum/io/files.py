@@ -2,7 +2,8 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,35 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     """ValueError where ``path`` exists and ``overwrite`` is false."""
     if Path(path).exists() and not overwrite:
         raise ValueError(f"{path} already exists; choose another name or allow it with --overwrite")
+
+
+def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
+    """An empty folder at ``path``. With ``overwrite`` an earlier result there is removed first.
+
+    ``known`` are the names that a result has: a folder that holds anything else is somebody's own and
+    is never touched.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"expected a folder at {path}, found a file; choose another --out")
+    entries = [entry for entry in path.iterdir() if not is_leftover(entry)] if path.exists() else []
+    foreign = sorted(entry.name for entry in entries if entry.name not in known)
+    if foreign:
+        raise ValueError(f"{path} holds {foreign[0]}, which is not ours to replace; choose another --out")
+    if entries and not overwrite:
+        raise ValueError(f"{path} exists and is not empty; choose another --out or add --overwrite")
+    if path.exists():
+        # Renamed first, so that a kill half-way never leaves a folder that looks whole.
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        path.rename(aside)
+        shutil.rmtree(aside)
+    path.mkdir(parents=True)
+    return path
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether ``path`` is a temporary file of `replacing` that a kill left behind."""
+    return path.name.startswith(".") and ".partial" in path.name
 
 
 def find_file(name: str, folder: Path, root: Path | None = None) -> Path:

@@ -1,6 +1,7 @@
 """MRC files: particle stacks that are read slice by slice, and maps."""
 
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -127,6 +128,9 @@ def write_stack(path: Path, batches: Iterable[Tensor], count: int, box: int, pix
 
     Only a batch at a time is in memory. pixel_size: Å.
     """
+    needed, free = 4 * count * box**2, shutil.disk_usage(Path(path).parent).free
+    if needed > free:  # writing through a memory map would end the process without a word
+        raise ValueError(f"{path}: expected {needed / 1e9:.2f} GB of free disk, found {free / 1e9:.2f} GB")
     with (
         replacing(path) as temporary,
         mrcfile.new_mmap(temporary, shape=(count, box, box), mrc_mode=2) as mrc,
