@@ -39,10 +39,7 @@ class RotationPolynomials:
 
     def monomials(self, quaternions: Tensor) -> Tensor:
         """Monomials (…, size) weighted by √multinomial, which makes them span evenly."""
-        powers = [torch.ones_like(quaternions)]
-        for _ in range(2 * self.degree):
-            powers.append(powers[-1] * quaternions)
-        table = torch.stack(powers, dim=-1)  # (…, 4, 2L + 1)
+        table = self._powers(quaternions)
         product = table[..., 0, :][..., self.exponents[:, 0]]
         for axis in range(1, 4):
             product = product * table[..., axis, :][..., self.exponents[:, axis]]
@@ -73,15 +70,43 @@ class RotationPolynomials:
 
     def _tangent_derivatives(self, coefficients: Tensor, mode: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (n, 3) and negative Hessian (n, 3, 3) along the sphere, in `tangent_basis(mode)`."""
+        gradient, hessian = self._derivatives(coefficients, mode)
+        basis = tangent_basis(mode)
+        # The sphere bends away from its tangent, so the slope along q enters the curvature.
+        slope = (mode * gradient).sum(-1)[:, None, None] * torch.eye(3).to(mode)
+        along = (basis.mT @ gradient[..., None])[..., 0]
+        return along, slope - basis.mT @ hessian @ basis
 
-        def along(step: Tensor, basis: Tensor, centre: Tensor, weights: Tensor) -> Tensor:
-            point = torch.nn.functional.normalize(centre + basis @ step, dim=-1)
-            return self.monomials(point) @ weights
+    def _derivatives(self, coefficients: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient (n, 4) and Hessian (n, 4, 4) of Σ c · monomial in all four coordinates."""
+        powers = self._powers(points)
+        exponents = self.exponents
+        falling = (torch.ones_like(exponents), exponents, exponents * (exponents - 1))
+        factors = [  # of each monomial, along each axis, differentiated 0, 1 and 2 times
+            [
+                falling[order][:, axis] * powers[:, axis][:, (exponents[:, axis] - order).clamp_min(0)]
+                for axis in range(4)
+            ]
+            for order in range(3)
+        ]
+        weighted = coefficients * _multinomial_root(exponents).to(points)
 
-        arguments = (mode.new_zeros(len(mode), 3), tangent_basis(mode), mode, coefficients)
-        gradient = torch.func.vmap(torch.func.grad(along))(*arguments)
-        hessian = torch.func.vmap(torch.func.hessian(along))(*arguments)
-        return gradient, -hessian
+        def derivative(*axes: int) -> Tensor:
+            product = weighted
+            for axis in range(4):
+                product = product * factors[axes.count(axis)][axis]
+            return product.sum(-1)
+
+        gradient = torch.stack([derivative(axis) for axis in range(4)], dim=-1)
+        hessian = [torch.stack([derivative(i, j) for j in range(4)], dim=-1) for i in range(4)]
+        return gradient, torch.stack(hessian, dim=-2)
+
+    def _powers(self, quaternions: Tensor) -> Tensor:
+        """Powers 0 … 2L of every coordinate, (…, 4, 2L + 1)."""
+        powers = [torch.ones_like(quaternions)]
+        for _ in range(2 * self.degree):
+            powers.append(powers[-1] * quaternions)
+        return torch.stack(powers, dim=-1)
 
 
 @lru_cache(maxsize=8)
