@@ -83,5 +83,5 @@ def test_experimental_particles_go_through_every_step(shared_data: Path, tmp_pat
     run("predict", model, star, "--root", tmp_path, "--out", predicted)
     assert list(read_star(predicted).particles["rlnImageName"]) == list(particles.names)
     run("filter", predicted, "--keep", "0.5", "--out", tmp_path / "kept.star")
-    run("reconstruct", predicted, "--root", tmp_path, "--out", tmp_path / "map", "--one-model")
+    run("reconstruct", predicted, "--root", tmp_path, "--out", tmp_path / "map")
     assert (tmp_path / "map" / "fsc.csv").exists()

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +75,7 @@ def simulate(
 def train(
     particles: Star,
     out: Out,
-    preset: Annotated[str | None, typer.Option(help="tiny, small (default on a CPU) or paper.")] = None,
+    preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
     max_minutes: Annotated[float | None, typer.Option(help="Let the schedule span this time.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
     split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
@@ -85,15 +86,13 @@ def train(
 ) -> None:
     """Learn from particles with known poses; writes the model folder."""
     with failing_clearly():
-        from cryoforum.compute import best_device
         from cryoforum.config import preset as named_preset
         from cryoforum.config import read_config
         from cryoforum.workflow import train_to_folder
 
         if max_minutes is not None and not max_minutes > 0:
             raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
-        name = preset or ("paper" if best_device().type == "cuda" else "small")
-        settings = named_preset(name) if config is None else read_config(config, named_preset(name))
+        settings = named_preset(preset) if config is None else read_config(config, named_preset(preset))
         with progress_bars() as bar, training_bar() as on_step:
             model = train_to_folder(
                 particles,
@@ -108,7 +107,11 @@ def train(
                 bar=bar,
                 on_step=on_step,
             )
-        typer.echo(f"model in {out}; validation median {_angle(model.validation_median_rad)}")
+        used = Counter(model.parts.values())
+        typer.echo(
+            f"model in {out}: learned from {used['train']} particles, validated on {used['validation']}, "
+            f"kept {used['test']} for tests; validation median {_angle(model.validation_median_rad)}"
+        )
 
 
 @app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
@@ -131,6 +134,7 @@ def predict(
                 model, particles, root, out, part=part, overwrite=overwrite, bar=bar
             )
         typer.echo(f"{len(predictions)} orientations in {out}")
+        _hint_at_root(out)
 
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
@@ -139,7 +143,7 @@ def filter_(
     out: Out,
     keep: Annotated[float, typer.Option(help="Share of particles to keep.")] = 0.75,
     by: Annotated[str, typer.Option(help="trace (eq. 7 of the paper) or max (eq. 6).")] = "trace",
-    drop_out: Annotated[Path | None, typer.Option(help="Write the dropped particles here.")] = None,
+    drop_out: Annotated[Path | None, typer.Option(help="Write the others here.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Keep the particles whose orientation is most certain."""
@@ -148,15 +152,13 @@ def filter_(
 
         kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite)
         typer.echo(f"kept {kept} particles in {out}, dropped {dropped}")
+        _hint_at_root(out)
 
 
 @app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
 def reconstruct(
     particles: Star,
     out: Out,
-    one_model: Annotated[
-        bool, typer.Option("--one-model", help="One model posed both halves: say so beside the FSC.")
-    ] = False,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -165,14 +167,12 @@ def reconstruct(
         from cryoforum.workflow import reconstruct_to_folder
 
         with progress_bars() as bar:
-            resolution = reconstruct_to_folder(
-                particles, root, out, independent=not one_model, overwrite=overwrite, bar=bar
-            )
+            resolution = reconstruct_to_folder(particles, root, out, overwrite=overwrite, bar=bar)
         typer.echo(
             f"resolution at FSC 0.143: {resolution['unmasked']:.1f} Å unmasked, "
             f"{resolution['masked']:.1f} Å masked; maps in {out}"
         )
-        if one_model:
+        if not resolution["independent"]:
             typer.echo("one model posed both halves: the resolution is optimistic")
 
 
@@ -194,14 +194,18 @@ def compare(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder laid out as the demo's.")],
     out: Annotated[Path | None, typer.Option(help="HTML file; DIR/report.html if not given.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """One self-contained HTML page of pictures of a run."""
     with failing_clearly():
+        from cryoforum.io.files import refuse_to_overwrite
         from cryoforum.reporting import write_report
 
         if not folder.is_dir():
             raise ValueError(f"expected a folder of results at {folder}, found none")
         output = out or folder / "report.html"
+        if out is not None:
+            refuse_to_overwrite(out, overwrite)
         write_report(folder, output)
         typer.echo(f"report in {output}")
 
@@ -233,12 +237,12 @@ def failing_clearly() -> Iterator[None]:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         console.print("[bold red]Error:[/] ", end="")
         console.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        console.print("interrupted")
+        console.print("interrupted; a training goes on with --resume")
         raise typer.Exit(130) from None
 
 
@@ -305,6 +309,14 @@ def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
         yield on_step
     finally:
         progress.stop()
+
+
+def _hint_at_root(star: Path) -> None:
+    """Image names are kept as they were, so a STAR file in another folder may need --root."""
+    from cryoforum.workflow import finds_its_images
+
+    if not finds_its_images(star):
+        typer.echo("its image names are relative to another folder: give that to later steps with --root")
 
 
 def show_errors(summaries: "dict[str, ErrorSummary]") -> None:

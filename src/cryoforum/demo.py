@@ -40,7 +40,7 @@ class DemoResult:
     """What the demonstration found: errors of all and of the kept, resolutions by poses, the page."""
 
     errors: dict[str, ErrorSummary]
-    resolutions: dict[str, dict[str, float]]
+    resolutions: dict[str, dict[str, float | bool]]
     report: Path
 
 
@@ -95,7 +95,6 @@ def run_demo(
                 star,
                 None,
                 out / "reconstruction" / name,
-                independent=name == "true",
                 overwrite=False,
                 bar=bar,
             )

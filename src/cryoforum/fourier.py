@@ -42,9 +42,3 @@ def phase_shift(transforms: Tensor, shifts_pixel: Tensor) -> Tensor:
     ky, kx = frequency_grid(transforms.shape[-2])
     phase = kx * shifts_pixel[:, 0, None, None] + ky * shifts_pixel[:, 1, None, None]
     return transforms * torch.exp(-2j * torch.pi * phase)
-
-
-def shell_index(box: int) -> Tensor:
-    """Integer Fourier shell |k| · box, rounded, of every element of a half transform (2-D)."""
-    ky, kx = frequency_grid(box)
-    return torch.round(torch.sqrt(kx**2 + ky**2) * box).long()

@@ -80,7 +80,7 @@ class RotationPolynomials:
     def _derivatives(self, coefficients: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient (n, 4) and Hessian (n, 4, 4) of Σ c · monomial in all four coordinates."""
         powers = self._powers(points)
-        exponents = self.exponents
+        exponents = self.exponents.to(points.device)
         falling = (torch.ones_like(exponents), exponents, exponents * (exponents - 1))
         factors = [  # of each monomial, along each axis, differentiated 0, 1 and 2 times
             [

@@ -1,7 +1,7 @@
 """Make particle images of a known map: projection, CTF, shift, white noise."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def simulate(volume: Volume, config: SimulationConfig) -> Particles:
     Images are made when they are read, each from its own seed, so a set of any size needs the
     memory of one batch, and one row always gives one image.
     """
-    _check(config)
+    _check(volume, config)
     generator = torch.Generator().manual_seed(config.seed)
     poses = Poses(
         _orientations(config, generator),
@@ -86,7 +86,15 @@ class SimulatedImages:
         return torch.randn(box, box, generator=generator)
 
 
-def _check(config: SimulationConfig) -> None:
+def _check(volume: Volume, config: SimulationConfig) -> None:
+    if volume.voxels.shape[0] % 2 or volume.voxels.shape[0] < 8:
+        raise ValueError(f"expected an even box of 8 px or more, found {volume.voxels.shape[0]}")
+    numbers = {name: value for name, value in asdict(config).items() if isinstance(value, float)}
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise ValueError(f"expected a finite {name}, found {value}")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"expected a seed of 0 to 2³² - 1, found {config.seed}")
     if config.count < 1:
         raise ValueError(f"expected at least 1 particle, found --n {config.count}")
     if not config.snr > 0:

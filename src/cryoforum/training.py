@@ -1,5 +1,6 @@
 """Learn orientations from particles whose poses are known."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from cryoforum.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.so3grid import rotation_grid
 
 VALIDATIONS = 20  # times in a training that the validation error is taken
+VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
 STATE_INTERVAL_SECONDS = 30.0
 GRADIENT_NORM_LIMIT = 5.0
 WARM_UP_SHARE = 0.3  # of the one-cycle schedule
@@ -96,13 +98,21 @@ def train(
     network = OrientationNetwork(config.network, config.preprocessing.box).to(device)
     network = network.to(memory_format=torch.channels_last)
     optimizer = _optimizer(network, config)
-    kernels = [weight for weight in network.parameters() if weight.ndim in (2, 4)]
+    kernels = optimizer.param_groups[0]["params"]
     course = _Course()
-    made_with = {"config": as_plain_dict(config), "seed": seed, "count": len(particles)}
+    made_with = {
+        "config": as_plain_dict(config),
+        "seed": seed,
+        "max_minutes": max_minutes,
+        "particles": _fingerprint(particles, split),
+    }
     if resume:
         state = load_state(_needed(state_path))
-        if state["made_with"] != made_with:
-            raise ValueError("expected the settings, seed and particles of the training to be resumed")
+        if state.get("made_with") != made_with:
+            raise ValueError(
+                "expected the settings, seed and particles of the training to be resumed, found others; "
+                "give the same STAR file, --preset, --config, --split, --seed and --max-minutes"
+            )
         course = _restored(state, network, optimizer, generator)
     start = time.monotonic() - course.seconds
     saved = time.monotonic()
@@ -116,6 +126,7 @@ def train(
         done = fraction >= 1
         if done or fraction >= course.validations / VALIDATIONS and course.step > 0:
             median, mean = _validation_error(network, images, truth, split.validation, config, device)
+            course.validations = int(fraction * VALIDATIONS) + 1
             course.validated(median, mean, network)
             on_step(Progress(min(fraction, 1), course.images, course.mean_loss, course.best_median))
         if done:
@@ -201,7 +212,6 @@ class _Course:
             self._record(learning_rate=rate, momentum=momentum, train_loss=self.mean_loss)
 
     def validated(self, median: float, mean: float, network: nn.Module) -> None:
-        self.validations += 1
         self._record(validation_median_rad=median, validation_mean_rad=mean)
         if math.isfinite(median) and (self.best_median is None or median < self.best_median):
             self.best_median = median
@@ -228,14 +238,8 @@ def _restored(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
 ) -> _Course:
-    try:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            "expected the state of a training with the same settings to resume from, found that of another "
-            "network; give the same --preset and --config"
-        ) from error
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
     generator.set_state(state["generator"])
     torch.set_rng_state(state["dropout_generator"])
     course = _Course()
@@ -294,14 +298,28 @@ def _validation_error(
     device: torch.device,
 ) -> tuple[float, float]:
     """Median and mean orientation error in radians."""
+    rows = rows[:VALIDATION_LIMIT]
     network.eval()
-    with torch.no_grad(), mixed_precision(device):
-        numbers = torch.cat([network(images[part].to(device)).float().cpu() for part in rows.split(256)])
+    modes = []
+    for part in rows.split(256):
+        with torch.no_grad(), mixed_precision(device):
+            numbers = network(images[part].to(device)).float().cpu()
+        if not torch.isfinite(numbers).all():
+            network.train()
+            return math.nan, math.nan
+        modes.append(beliefs(numbers, config.network).mode)
     network.train()
-    if not torch.isfinite(numbers).all():
-        return math.nan, math.nan
-    errors = geodesic_distance(beliefs(numbers, config.network).mode, truth[rows])
+    errors = geodesic_distance(torch.cat(modes), truth[rows])
     return errors.median().item(), errors.mean().item()
+
+
+def _fingerprint(particles: Particles, split: Split) -> str:
+    """Tells one training set from another: names, orientations and what each particle is used for."""
+    digest = hashlib.sha256("\n".join(particles.names).encode())
+    poses = particles.poses.quaternions if particles.poses is not None else torch.empty(0)
+    for values in (poses, split.train, split.validation, split.test):
+        digest.update(values.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _parts(particles: Particles, split: Split) -> dict[str, str]:

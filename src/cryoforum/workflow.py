@@ -12,10 +12,12 @@ from torch import Tensor
 from cryoforum.checkpoint import TrainedModel, load_model, read_split, save_model
 from cryoforum.config import Config, SimulationConfig
 from cryoforum.inference import predict
-from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing
+from cryoforum.io.files import find_file, is_leftover, refuse_to_overwrite, replacing
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
+    CTF_COLUMNS,
     ParticleStar,
+    missing_columns,
     number_column,
     particles_from_star,
     poses_from_star,
@@ -51,11 +53,11 @@ def simulate_to_folder(
     overwrite: bool,
 ) -> Path:
     """Write particles.star and particles.mrcs into ``out``; the path of the STAR file."""
-    particles = simulate(load_structure(structure, box, pixel_size), config)
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     for name in ("particles.star", "particles.mrcs"):
         refuse_to_overwrite(out / name, overwrite)
+    particles = simulate(load_structure(structure, box, pixel_size), config)
+    out.mkdir(parents=True, exist_ok=True)
     advance = bar("simulating", len(particles))
 
     def batches() -> Iterator[Tensor]:
@@ -83,7 +85,7 @@ def train_to_folder(
     on_step: Callable[[Progress], None],
 ) -> TrainedModel:
     """Train on the particles of a STAR file and write the model folder."""
-    particles = particles_from_star(read_star(star_path), root)
+    particles = _particles(read_star(star_path), root)
     if particles.poses is None:
         raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to learn from")
     split = _split(particles, split_choice, seed)
@@ -135,7 +137,7 @@ def predict_to_star(
     star = read_star(star_path)
     if part is not None:
         star = select_rows(star, _rows_of_part(model, star, part))
-    particles = particles_from_star(star, root)
+    particles = _particles(star, root)
     predictions = predict(model, particles, progress=bar("predicting", len(particles)))
     write_star(with_predictions(star, predictions), out)
     return predictions
@@ -144,6 +146,8 @@ def predict_to_star(
 def with_predictions(star: ParticleStar, predictions: Predictions) -> ParticleStar:
     """The table with predicted angles, both statistics, the ten numbers of A and a figure of merit.
 
+    The figure is the mean of cos²(error / 2) that the belief predicts, and cryoforumExpectedErrorDeg
+    the error that it means.
     Shifts are not predicted: those of the file stay.
     """
     belief = predictions.belief
@@ -154,7 +158,9 @@ def with_predictions(star: ParticleStar, predictions: Predictions) -> ParticleSt
     for row in range(4):
         for column in range(row, 4):
             columns[f"cryoforumA{row + 1}{column + 1}"] = belief.concentration[:, row, column].numpy()
-    columns["rlnParticleFigureOfMerit"] = predictions.figure_of_merit.numpy()
+    merit = predictions.figure_of_merit
+    columns["cryoforumExpectedErrorDeg"] = torch.rad2deg(2 * torch.acos(merit.sqrt())).numpy()
+    columns["rlnParticleFigureOfMerit"] = merit.numpy()
     return with_columns(with_orientations(star, belief.mode), columns)
 
 
@@ -182,15 +188,20 @@ def filter_star(
 
 
 def reconstruct_to_folder(
-    star_path: Path, root: Path | None, out: Path, *, independent: bool, overwrite: bool, bar: Bar
-) -> dict[str, float]:
-    """Write half maps, map and FSC; the resolution in Å, unmasked and masked."""
-    particles = particles_from_star(read_star(star_path), root)
+    star_path: Path, root: Path | None, out: Path, *, overwrite: bool, bar: Bar
+) -> dict[str, float | bool]:
+    """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the halves.
+
+    They are not independent where the STAR file holds predictions: one model posed both.
+    """
+    star = read_star(star_path)
+    particles = _particles(star, root)
+    independent = STATISTICS["trace"] not in star.particles.columns
     if particles.poses is None:
         raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv")]
+    paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
     for path in paths:
         refuse_to_overwrite(path, overwrite)
     maps = reconstruct(particles, independent=independent, progress=bar("reconstructing", len(particles)))
@@ -199,7 +210,14 @@ def reconstruct_to_folder(
     curve = fsc_curve(maps)
     with replacing(paths[3]) as temporary:
         curve.table().to_csv(temporary, index=False)
-    return {"unmasked": curve.unmasked_resolution_angstrom, "masked": curve.masked_resolution_angstrom}
+    result = {
+        "unmasked": curve.unmasked_resolution_angstrom,
+        "masked": curve.masked_resolution_angstrom,
+        "independent": maps.independent,
+    }
+    with replacing(paths[4]) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    return result
 
 
 def compare_stars(
@@ -231,6 +249,24 @@ def matched_errors(predicted: ParticleStar, truth: ParticleStar) -> Tensor:
             raise ValueError(f"{truth.path}: expected image {name} of {predicted.path}, found none")
         rows.append(row_of_name[name])
     return orientation_errors(poses[0], poses[1][torch.tensor(rows)])
+
+
+def finds_its_images(star_path: Path) -> bool:
+    """Whether the first image name of a STAR file leads to a stack without --root."""
+    name = read_star(star_path).particles["rlnImageName"].iloc[0].rpartition("@")[2]
+    try:
+        find_file(name, Path(star_path).absolute().parent)
+    except ValueError:
+        return False
+    return True
+
+
+def _particles(star: ParticleStar, root: Path | None) -> Particles:
+    """The particles of a file that has all of the CTF or none of it: half of it is an oversight."""
+    missing = missing_columns(star, CTF_COLUMNS)
+    if missing and not missing_columns(star, ["rlnDefocusU"]):
+        raise ValueError(f"{star.path}: expected {missing[0]} for the CTF, found none; add the column")
+    return particles_from_star(star, root)
 
 
 def _split(particles: Particles, choice: str | None, seed: int) -> Split:

@@ -27,7 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
-    """ValueError where ``path`` exists and ``overwrite`` is false."""
+    """ValueError where ``path`` exists and ``overwrite`` is false, or is a folder; asked before any work."""
+    if Path(path).is_dir():
+        raise ValueError(f"expected a file name, found the folder {path}; add a file name")
     if Path(path).exists() and not overwrite:
         raise ValueError(f"{path} already exists; choose another name or allow it with --overwrite")
 

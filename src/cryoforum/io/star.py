@@ -92,12 +92,34 @@ def optics_from_star(star: ParticleStar) -> Optics | None:
             f"{star.path}: images were multiplied by their CTF (rlnCtfDataAreCtfPremultiplied); "
             "extract them again without"
         )
+    flipped = number_column(star, "rlnCtfDataArePhaseFlipped")
+    if flipped is not None and flipped.any():
+        raise ValueError(
+            f"{star.path}: images were phase flipped already (rlnCtfDataArePhaseFlipped); "
+            "extract them again without"
+        )
     if missing_columns(star, CTF_COLUMNS):
         return None
     values = [number_column(star, column) for column in CTF_COLUMNS]
     phase_shift = number_column(star, "rlnPhaseShift")
     values.append(np.zeros(len(star)) if phase_shift is None else phase_shift)
+    _check_range(star, "rlnVoltage", values[3], 10, 1000, "kV")
+    _check_range(star, "rlnAmplitudeContrast", values[5], 0, 1, "as a fraction")
     return Optics(*(torch.from_numpy(column).float() for column in values))
+
+
+def _check_range(
+    star: ParticleStar, column: str, values: np.ndarray | None, low: float, high: float, unit: str
+) -> None:
+    if values is None:
+        return
+    wrong = ~((values >= low) & (values <= high))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{place_of_row(star, row)}: expected {column} from {low:g} to {high:g} {unit}, "
+            f"found {values[row]:g}"
+        )
 
 
 def subsets_from_star(star: ParticleStar) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Convolutional backbones: the paper's, and a small residual one that a CPU can train."""
 
+import torch
 from torch import Tensor, nn
 
 # Filters, kernel width, max-pooling after: the ten blocks of Cryo-forum, Supplementary Table 1.
@@ -22,7 +23,7 @@ class PerElementPReLU(nn.Module):
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
-        self.slope = nn.Parameter(nn.init.zeros_(nn.Linear(1, 1).weight.new_empty(channels, side, side)))
+        self.slope = nn.Parameter(torch.zeros(channels, side, side))
 
     def forward(self, features: Tensor) -> Tensor:
         return features.clamp_min(0) + self.slope * features.clamp_max(0)

@@ -1,0 +1,135 @@
+"""The exponential family: orthonormal on rotations, a Bingham at degree 1, normalised, read out at its mode."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from cryoforum import harmonics
+from cryoforum.bingham import OrientationBelief, log_density
+from cryoforum.harmonics import mean_log_likelihood, rotation_polynomials
+from cryoforum.rotations import compose, geodesic_distance, random_unitquat
+from cryoforum.so3grid import rotation_grid
+
+
+def random_rotations(count: int, seed: int = 0) -> Tensor:
+    return random_unitquat(count, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_orthonormal_over_all_rotations(degree: int) -> None:
+    features = rotation_polynomials(degree).features(random_rotations(200_000))
+    gram = features.T @ features / len(features)
+    torch.testing.assert_close(gram, torch.eye(len(gram)), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 6])
+def test_size_and_length_of_the_features(degree: int) -> None:
+    polynomials = rotation_polynomials(degree)
+    assert polynomials.size == math.comb(2 * degree + 3, 3)
+    features = polynomials.features(random_rotations(50))
+    # The addition theorem: an orthonormal basis of whole bands has the same length at every rotation.
+    torch.testing.assert_close(
+        features.square().sum(-1), torch.full((50,), float(polynomials.size)), rtol=1e-3, atol=0
+    )
+
+
+def test_both_quaternions_of_a_rotation_have_the_same_features() -> None:
+    q = random_rotations(20)
+    features = rotation_polynomials(3).features
+    torch.testing.assert_close(features(-q), features(q))
+
+
+def test_features_turn_rotations_into_a_kernel_of_their_distance() -> None:
+    polynomials = rotation_polynomials(2)
+    a, b, turn = random_rotations(3)
+    moved = [compose(turn, q) for q in (a, b)]
+    kernel = polynomials.features(a) @ polynomials.features(b)
+    moved_kernel = polynomials.features(moved[0]) @ polynomials.features(moved[1])
+    torch.testing.assert_close(moved_kernel, kernel, rtol=1e-3, atol=1e-3)
+
+
+def test_degree_1_is_a_bingham() -> None:
+    generator = torch.Generator().manual_seed(1)
+    polynomials = rotation_polynomials(1)
+    coefficients = torch.randn(10, generator=generator).double()
+    # A fit of qᵀ A q to the log density at a few rotations ...
+    q = random_rotations(40, seed=2).double()
+    row, column = torch.triu_indices(4, 4)
+    products = q[:, row] * q[:, column]
+    energy = -(polynomials.features(q) @ coefficients)
+    upper = torch.linalg.lstsq(products, energy[:, None]).solution[:, 0]
+    matrix = torch.zeros(4, 4, dtype=torch.float64)
+    matrix[row, column] = upper
+    matrix = (matrix + matrix.T) / 2
+    # ... holds everywhere, so that density differences are those of that Bingham.
+    new = random_rotations(100, seed=3).double()
+    found = polynomials.features(new) @ coefficients
+    expected = log_density(OrientationBelief(matrix.expand(100, 4, 4)), new)
+    torch.testing.assert_close(found - found[0], expected - expected[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("degree", [1, 3])
+def test_the_belief_has_its_mode_where_the_density_has(degree: int) -> None:
+    polynomials = rotation_polynomials(degree)
+    q = random_rotations(30, seed=4)
+    grid = rotation_grid(4)
+    belief = polynomials.mode_belief(polynomials.features(q), grid, polynomials.features(grid))
+    assert float(geodesic_distance(belief.mode, q).max()) < 1e-3
+
+
+def test_more_evidence_makes_a_surer_belief() -> None:
+    polynomials = rotation_polynomials(3)
+    q = random_rotations(1, seed=5)
+    grid = rotation_grid(4)
+    coefficients = polynomials.features(q) * torch.tensor([[0.1], [1.0], [10.0]])
+    trace = polynomials.mode_belief(coefficients, grid, polynomials.features(grid)).trace
+    torch.testing.assert_close(trace / trace[0], torch.tensor([1.0, 10.0, 100.0]), rtol=1e-2, atol=0)
+
+
+def test_the_curvature_of_a_bingham_is_the_bingham() -> None:
+    polynomials = rotation_polynomials(1)
+    coefficients = torch.randn(5, 10, generator=torch.Generator().manual_seed(6)) * 5
+    grid = rotation_grid(4)
+    belief = polynomials.mode_belief(coefficients, grid, polynomials.features(grid))
+    q = random_rotations(50, seed=7)
+    log_densities = coefficients @ polynomials.features(q).T
+    energies = torch.einsum("gi,nij,gj->ng", q, belief.concentration, q)
+    constant = log_densities + energies
+    torch.testing.assert_close(constant, constant[:, :1].expand_as(constant), atol=5e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("strength", [0.02, 0.1])
+def test_the_likelihood_is_normalised_over_rotations(strength: float) -> None:
+    polynomials = rotation_polynomials(3)
+    coefficients = polynomials.features(random_rotations(4, seed=8)) * strength
+    truth = polynomials.features(random_rotations(4, seed=9))
+    found = mean_log_likelihood(coefficients, truth, polynomials.features(rotation_grid(6)))
+    everywhere = polynomials.features(random_rotations(100_000, seed=10))
+    partition = torch.logsumexp(coefficients @ everywhere.T, dim=-1) - math.log(len(everywhere))
+    expected = ((coefficients * truth).sum(-1) - partition).mean()
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
+def test_knowing_nothing_is_a_likelihood_of_zero() -> None:
+    features = rotation_polynomials(2).features(rotation_grid(2))
+    assert float(mean_log_likelihood(torch.zeros(5, 35), features[:5], features)) == pytest.approx(
+        0, abs=1e-5
+    )
+
+
+def test_the_basis_does_not_hang_on_the_rounding_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models store coefficients in this basis; eigenvectors of equal eigenvalues differ between machines."""
+    polynomials = rotation_polynomials(3)
+    exact_eigh = torch.linalg.eigh
+    noise = torch.randn(84, 84, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda a: exact_eigh(a * (1 + 1e-15 * (noise + noise.T))))
+    elsewhere = harmonics.rotation_polynomials.__wrapped__(3)
+    scale = float(polynomials.mixing.abs().max())
+    torch.testing.assert_close(elsewhere.mixing, polynomials.mixing, atol=1e-5 * scale, rtol=0)
+
+
+def test_a_degree_below_1_is_refused() -> None:
+    with pytest.raises(ValueError, match="degree of 1 or more, found 0"):
+        rotation_polynomials(0)

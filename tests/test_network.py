@@ -1,0 +1,171 @@
+"""The paper's network, layer by layer, and the heads that read beliefs from numbers."""
+
+import pytest
+import torch
+from torch import nn
+
+from cryoforum.config import NetworkConfig, preset
+from cryoforum.network import OrientationNetwork
+from cryoforum.network.backbone import PerElementPReLU, VggBackbone
+from cryoforum.network.blur import LowPassBlur
+from cryoforum.network.heads import beliefs, head_size
+from cryoforum.network.pooling import GeneralisedMeanPooling
+
+
+@pytest.fixture(scope="module")
+def paper_network() -> OrientationNetwork:
+    torch.manual_seed(0)
+    return OrientationNetwork(preset("paper").network, 128)
+
+
+def test_blur_cutoffs_are_those_of_the_authors() -> None:
+    assert LowPassBlur(128).cutoffs == (63, 57, 47, 33, 10)
+
+
+def test_each_blur_passes_its_square_of_frequencies_and_nothing_else() -> None:
+    blur = LowPassBlur(128)
+    impulse = torch.zeros(1, 1, 128, 128)
+    impulse[0, 0, 64, 64] = 1
+    blurred = blur(impulse)
+    assert blurred.shape == (1, 6, 128, 128)
+    transfer = torch.fft.fft2(blurred[0]).abs()
+    frequency = (torch.fft.fftfreq(128) * 128).abs()
+    for channel, cutoff in enumerate((63, 57, 47, 33, 10)):
+        inside = (frequency[:, None] <= cutoff) & (frequency[None, :] <= cutoff)
+        torch.testing.assert_close(transfer[channel], inside.float(), atol=1e-4, rtol=0)
+    assert torch.equal(blurred[:, 5:], impulse)
+
+
+@pytest.mark.parametrize("box", [8, 16, 32, 64])
+def test_blur_at_other_boxes_is_finer_from_filter_to_filter(box: int) -> None:
+    cutoffs = LowPassBlur(box).cutoffs
+    assert list(cutoffs) == sorted(cutoffs, reverse=True)
+    images = torch.randn(2, 1, box, box)
+    power = LowPassBlur(box)(images).square().mean((0, 2, 3))
+    assert bool((power[:4] >= power[1:5] - 1e-5).all())
+
+
+def test_pooling_goes_from_mean_to_maximum() -> None:
+    features = torch.randn(3, 4, 5, 5) * 10
+    pooled = {p: GeneralisedMeanPooling(4, exponent=p)(features) for p in (1.0, 6.0, 300.0)}
+    torch.testing.assert_close(pooled[1.0], features.mean((2, 3)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(pooled[300.0], features.amax((2, 3)), atol=0.3, rtol=0.03)
+    assert bool((pooled[1.0] <= pooled[6.0]).all() and (pooled[6.0] <= pooled[300.0]).all())
+
+
+def test_pooling_moves_with_its_input_and_keeps_a_constant() -> None:
+    pooling = GeneralisedMeanPooling(2)
+    features = torch.randn(3, 2, 4, 4)
+    torch.testing.assert_close(pooling(features - 7), pooling(features) - 7, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(pooling(torch.full((1, 2, 4, 4), -3.0)), torch.full((1, 2), -3.0))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])
+def test_pooling_has_finite_gradients_for_any_sign_and_size(scale: float) -> None:
+    pooling = GeneralisedMeanPooling(2)
+    features = (scale * torch.randn(3, 2, 2, 2)).requires_grad_()
+    pooling(features).sum().backward()
+    assert features.grad is not None and pooling.exponent.grad is not None
+    assert bool(torch.isfinite(features.grad).all() and torch.isfinite(pooling.exponent.grad).all())
+
+
+def test_paper_layers_are_those_of_its_table(paper_network: OrientationNetwork) -> None:
+    layers = list(paper_network.backbone.layers)
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.kernel_size[0]) for c in convolutions] == [
+        (6, 32, 7),
+        (32, 64, 5),
+        (64, 128, 3),
+        (128, 128, 3),
+        (128, 256, 3),
+        (256, 256, 3),
+        (256, 512, 3),
+        (512, 512, 3),
+        (512, 1024, 3),
+        (1024, 1024, 3),
+    ]
+    assert all(c.bias is None for c in convolutions)
+    slopes = [tuple(layer.slope.shape) for layer in layers if isinstance(layer, PerElementPReLU)]
+    assert [side for _, side, _ in slopes] == [128, 64, 32, 32, 16, 16, 8, 8, 4, 4]
+    assert sum(isinstance(layer, nn.MaxPool2d) for layer in layers) == 6
+    assert [layer.p for layer in layers if isinstance(layer, nn.Dropout)] == [0.3] * 10
+    assert paper_network.backbone.output_shape(128) == (1024, 2)
+    assert (paper_network.dense.in_features, paper_network.dense.out_features) == (1024, 10)
+
+
+def test_paper_network_has_as_many_parameters_as_the_authors(paper_network: OrientationNetwork) -> None:
+    """Their Keras model has 20,181,578: ours, the blur's buffer and moving statistics, but no exponents."""
+    exponents = paper_network.pooling.exponent.numel()
+    trainable = sum(parameter.numel() for parameter in paper_network.parameters())
+    moving = sum(
+        buffer.numel()
+        for name, buffer in paper_network.named_buffers()
+        if name.split(".")[-1][:7] == "running"
+    )
+    assert exponents == 1024 and moving == 7_872
+    assert trainable == 20_157_322 + 1_024
+    assert trainable - exponents + moving + 128 * 128 == 20_181_578
+
+
+def test_paper_network_starts_as_keras_does(paper_network: OrientationNetwork) -> None:
+    for convolution in (layer for layer in paper_network.backbone.layers if isinstance(layer, nn.Conv2d)):
+        fan_in = convolution.in_channels * convolution.kernel_size[0] ** 2
+        assert float(convolution.weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
+    assert float(paper_network.dense.weight.detach().std()) == pytest.approx((2 / 1024) ** 0.5, rel=0.05)
+    assert not paper_network.dense.bias.any()
+    assert set(paper_network.pooling.exponent.tolist()) == {6.0}
+
+
+def test_slopes_act_below_zero_only() -> None:
+    layer = PerElementPReLU(1, 2)
+    features = torch.tensor([[[[-2.0, 2.0], [-1.0, 1.0]]]])
+    torch.testing.assert_close(layer(features), features.relu())
+    nn.init.constant_(layer.slope, 0.5)
+    torch.testing.assert_close(layer(features), torch.tensor([[[[-1.0, 2.0], [-0.5, 1.0]]]]))
+
+
+@pytest.mark.parametrize("box", [32, 40, 64])
+def test_the_paper_backbone_is_as_large_as_it_says(box: int) -> None:
+    backbone = VggBackbone(1, box, 0.0).eval()
+    with torch.no_grad():
+        features = backbone(torch.zeros(1, 1, box, box))
+    assert tuple(features.shape[1:3]) == backbone.output_shape(box)
+
+
+@pytest.mark.parametrize("head", ["qcqp", "exponential_family"])
+@pytest.mark.parametrize("pooling", ["flatten", "generalised_mean"])
+@pytest.mark.parametrize("blur", ["none", "low_pass"])
+def test_parts_can_be_combined_and_have_finite_gradients(head: str, pooling: str, blur: str) -> None:
+    config = NetworkConfig(blur=blur, widths=(4, 8), pooling=pooling, head=head, degree=2)
+    network = OrientationNetwork(config, 16)
+    numbers = network(torch.randn(3, 16, 16))
+    assert numbers.shape == (3, head_size(config)) == (3, 10 if head == "qcqp" else 35)
+    numbers.square().sum().backward()
+    gradients = [parameter.grad for parameter in network.parameters()]
+    assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients)
+
+
+def test_the_paper_head_is_positive_semidefinite_and_its_mode_differentiable() -> None:
+    numbers = torch.randn(50, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    belief = beliefs(numbers, NetworkConfig(head="qcqp"))
+    eigenvalues = torch.linalg.eigvalsh(belief.concentration)
+    assert float(eigenvalues.detach().min()) > -1e-5
+    belief.mode.sum().backward()
+    assert numbers.grad is not None and bool(torch.isfinite(numbers.grad).all())
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_equal_eigenvalues_give_finite_gradients(start: float) -> None:
+    numbers = torch.zeros(2, 10)
+    numbers[:, [0, 2, 5, 9]] = start  # A is a multiple of the identity: every rotation is a mode
+    numbers.requires_grad_()
+    beliefs(numbers, NetworkConfig(head="qcqp")).mode[:, 0].sum().backward()
+    assert numbers.grad is not None and bool(torch.isfinite(numbers.grad).all())
+
+
+def test_the_family_head_knows_nothing_at_first() -> None:
+    config = NetworkConfig(widths=(4, 8), degree=2)
+    numbers = OrientationNetwork(config, 16)(torch.randn(4, 16, 16)).detach()
+    assert not numbers.any()
+    belief = beliefs(numbers, config)
+    assert bool(torch.isfinite(belief.concentration).all()) and float(belief.trace.abs().max()) < 0.1
