@@ -55,6 +55,7 @@ def run_demo(
     on_step: Callable[[Progress], None],
 ) -> DemoResult:
     """Simulate, train, predict the test part, filter, reconstruct three ways, report."""
+    settings = preset(preset_name)
     out = new_folder(out, overwrite, RESULTS)
     particles, model = out / "particles.star", out / "model"
     predicted, kept, truth = (out / f"{name}.star" for name in ("predictions", "kept", "truth"))
@@ -67,7 +68,7 @@ def run_demo(
             particles,
             None,
             model,
-            preset(preset_name),
+            settings,
             split_choice=None,
             seed=seed,
             max_minutes=max_minutes,

@@ -89,16 +89,16 @@ class SimulatedImages:
 def _check(volume: Volume, config: SimulationConfig) -> None:
     if volume.voxels.shape[0] % 2 or volume.voxels.shape[0] < 8:
         raise ValueError(f"expected an even box of 8 px or more, found {volume.voxels.shape[0]}")
-    numbers = {name: value for name, value in asdict(config).items() if isinstance(value, float)}
-    for name, value in numbers.items():
-        if not math.isfinite(value):
-            raise ValueError(f"expected a finite {name}, found {value}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"expected a seed of 0 to 2³² - 1, found {config.seed}")
     if config.count < 1:
         raise ValueError(f"expected at least 1 particle, found --n {config.count}")
-    if not config.snr > 0:
+    if not 0 < config.snr < math.inf:
         raise ValueError(f"expected a signal-to-noise ratio above 0, found --snr {config.snr}")
+    numbers = {name: value for name, value in asdict(config).items() if isinstance(value, float)}
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise ValueError(f"expected a finite {name}, found {value}")
     if not 0 <= config.min_defocus_angstrom <= config.max_defocus_angstrom:
         raise ValueError(
             "expected 0 <= smallest defocus <= largest defocus, found "

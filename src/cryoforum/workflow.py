@@ -92,8 +92,10 @@ def train_to_folder(
     out = Path(out)
     if not resume:
         # What is there stays until the new model replaces it; only a stale state must not be resumed.
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            refuse_to_overwrite(out, overwrite and out.is_dir())
+        if out.is_file():
+            raise ValueError(f"expected a folder at --out {out}, found a file; choose another")
+        if out.exists() and any(out.iterdir()) and not overwrite:
+            raise ValueError(f"{out} exists and is not empty; choose another --out or add --overwrite")
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)
     elif not (out / STATE).exists():
