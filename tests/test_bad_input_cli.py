@@ -174,13 +174,13 @@ def test_overwriting_replaces_only_what_is_named(folder: Path) -> None:
         (("--n", -5), ("--n -5",)),
         (("--snr", 0), ("--snr 0",)),
         (("--snr", -1), ("--snr -1",)),
-        (("--snr", "nan"), ("--snr nan",)),
+        (("--snr", "nan"), ("snr", "found", "nan")),
         (("--structure", "9xyz"), ("9xyz", "4v5d")),
         (("--structure", "none.pdb"), ("none.pdb",)),
         (("--orientations", "even"), ("random or grid, found 'even'",)),
         (("--defocus", 30000, 10000), ("30000",)),
         (("--box", 8), ("does not fit",)),
-        (("--box", 33), ("even box",)),
+        (("--box", 33), ("even box", "found 33")),
         (("--pixel-size", 0), ("pixel size above 0",)),
     ],
 )
@@ -295,6 +295,8 @@ def test_a_demo_that_cannot_be_run_changes_nothing(folder: Path) -> None:
     out = ("--out", folder / "model", "--overwrite")
     refused(folder, "demo", *out, words=("not ours",))
     refused(folder, "demo", "--out", folder / "demo", "--preset", "huge", words=("huge",))
+    refused(folder, "demo", "--out", folder / "demo", "--max-minutes", 0, words=("--max-minutes above 0",))
+    refused(folder, "demo", "--out", folder / "demo", "--n", 2, words=("more particles",))
 
 
 WRITERS: dict[str, tuple[object, ...]] = {

@@ -163,7 +163,7 @@ def test_the_ten_numbers_are_the_belief(done: Run) -> None:
     ):
         found = number_column(star, name)
         assert found is not None
-        scale = float(np.abs(matrix).max())
+        scale = float(matrix.abs().max())
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 * max(scale, 1), rtol=1e-3)
     poses = poses_from_star(star)
     assert poses is not None and merit is not None and 0.25 <= merit.min() <= merit.max() <= 1

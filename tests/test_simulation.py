@@ -120,7 +120,9 @@ def test_optics_lie_in_the_asked_range(molecule: Volume) -> None:
         ({"count": 0}, "--n 0"),
         ({"snr": 0.0}, "--snr 0"),
         ({"snr": -1.0}, "--snr -1"),
-        ({"snr": float("nan")}, "--snr nan"),
+        ({"snr": float("nan")}, "snr nan"),
+        ({"max_shift_pixel": float("inf")}, "finite max_shift_pixel"),
+        ({"seed": -1}, "seed of 0"),
         ({"min_defocus_angstrom": 2e4, "max_defocus_angstrom": 1e4}, "defocus"),
     ],
 )
@@ -129,6 +131,8 @@ def test_settings_that_make_no_sense_are_refused(molecule: Volume, changes: dict
         simulate(molecule, replace(SimulationConfig(), **changes))
 
 
-def test_an_empty_map_is_refused() -> None:
+def test_empty_and_odd_maps_are_refused() -> None:
+    with pytest.raises(ValueError, match="even box of 8 px or more, found 17"):
+        simulate(Volume(torch.zeros(17, 17, 17), 5.0), SimulationConfig(count=3))
     with pytest.raises(ValueError, match="contrast"):
         simulate(Volume(torch.zeros(16, 16, 16), 5.0), SimulationConfig(count=3))

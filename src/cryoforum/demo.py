@@ -16,7 +16,7 @@ from cryoforum.io.files import new_folder, replacing
 from cryoforum.io.star import read_star, select_rows, write_star
 from cryoforum.metrics import ErrorSummary
 from cryoforum.reporting import write_report
-from cryoforum.training import Progress
+from cryoforum.training import Progress, split_rows
 from cryoforum.workflow import (
     Bar,
     compare_stars,
@@ -56,6 +56,9 @@ def run_demo(
 ) -> DemoResult:
     """Simulate, train, predict the test part, filter, reconstruct three ways, report."""
     settings = preset(preset_name)
+    if not max_minutes > 0:
+        raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
+    split_rows(count)  # too few particles are refused before anything is made or replaced
     out = new_folder(out, overwrite, RESULTS)
     particles, model = out / "particles.star", out / "model"
     predicted, kept, truth = (out / f"{name}.star" for name in ("predictions", "kept", "truth"))
