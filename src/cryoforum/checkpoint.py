@@ -51,6 +51,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
         tensors = {name: t.contiguous() for name, t in model.network.state_dict().items()}
         try:
             save_file(tensors, temporary)
+            temporary.chmod(0o644)  # the library makes it private, but a model is shared in a lab
         except SafetensorError as error:  # its way to say that the disk is full
             raise OSError(f"cannot write {folder / WEIGHTS}: {error}") from error
     description = {

@@ -1,5 +1,6 @@
 """The command line: a thin coat over `workflow`, and the only place that prints or sets exit codes."""
 
+import os
 import signal
 import sys
 import time
@@ -18,6 +19,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     from cryoforum.metrics import ErrorSummary
     from cryoforum.training import Progress as TrainingProgress
+
+# Threads of torch's OpenMP that wait by spinning for long starve each other where another program runs.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 app = typer.Typer(
     help="Orientations of cryo-EM particles, each with how sure it is.",
@@ -44,7 +48,9 @@ def simulate(
     snr: Annotated[float, typer.Option(help="var(signal) / var(noise) over the whole image.")] = 0.1,
     orientations: Annotated[str, typer.Option(help="random, or grid: HEALPix-based, uniform.")] = "random",
     max_shift: Annotated[float, typer.Option(help="Largest shift along x and y, pixels.")] = 3.0,
-    defocus: Annotated[tuple[float, float], typer.Option(help="Range of defocus, Å.")] = (10_000, 30_000),
+    defocus: Annotated[
+        tuple[float, float], typer.Option(help="Smallest and largest defocus, Å: two numbers.")
+    ] = (10_000, 30_000),
     astigmatism: Annotated[float, typer.Option(help="Largest defocus U - V, Å.")] = 500.0,
     seed: int = 0,
     overwrite: Overwrite = False,
@@ -134,7 +140,7 @@ def predict(
                 model, particles, root, out, part=part, overwrite=overwrite, bar=bar
             )
         typer.echo(f"{len(predictions)} orientations in {out}")
-        _hint_at_root(out)
+        _hint_at_root(out, root or particles.parent)
 
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
@@ -152,7 +158,7 @@ def filter_(
 
         kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite)
         typer.echo(f"kept {kept} particles in {out}, dropped {dropped}")
-        _hint_at_root(out)
+        _hint_at_root(out, predictions.parent)
 
 
 @app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
@@ -311,12 +317,12 @@ def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
         progress.stop()
 
 
-def _hint_at_root(star: Path) -> None:
+def _hint_at_root(star: Path, root: Path) -> None:
     """Image names are kept as they were, so a STAR file in another folder may need --root."""
     from cryoforum.workflow import finds_its_images
 
     if not finds_its_images(star):
-        typer.echo("its image names are relative to another folder: give that to later steps with --root")
+        typer.echo(f"its images are not found from there: later steps may need --root {root}")
 
 
 def show_errors(summaries: "dict[str, ErrorSummary]") -> None:

@@ -99,7 +99,9 @@ def train_to_folder(
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)
     elif not (out / STATE).exists():
-        raise ValueError(f"expected {out / STATE} to resume from, found none; train without --resume")
+        raise ValueError(
+            f"expected {out / STATE} to resume from, found none: the training is finished or never began"
+        )
     try:
         model = train(
             particles,
