@@ -100,7 +100,8 @@ def train_to_folder(
         (out / STATE).unlink(missing_ok=True)
     elif not (out / STATE).exists():
         raise ValueError(
-            f"expected {out / STATE} to resume from, found none: the training is finished or never began"
+            f"expected {out / STATE} to resume from, found none: the training is finished or never "
+            "began; train without --resume"
         )
     try:
         model = train(
