@@ -116,7 +116,7 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 def load_state(path: Path) -> dict[str, Any]:
     """Read a training state; ValueError where there is none. Tensors and plain values only."""
     try:
-        return torch.load(path, weights_only=True)
+        return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ValueError(f"expected a training state to resume at {path}: {error}") from error
 
