@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cryoforum.config import PRESETS, Config, as_plain_dict, preset, read_config, updated
+from cryoforum.config import PRESETS, Config, as_plain_dict, preset, read_config, updated, with_symmetry
 
 
 def written(folder: Path, text: str) -> Path:
@@ -62,6 +62,9 @@ def test_toml_changes_what_it_names(tmp_path: Path) -> None:
         ("[network]\nwidths = [8, 8, 8, 8, 8, 8, 8]\n", "a box divisible by 128 for 7 widths, found 64"),
         ("[network]\ndegree = 0\n", "degree of 1 or more, found 0"),
         ("[network]\ndropout = 1.0\n", "below 1, found 1.0"),
+        ("symmetry = 'D2h'\n", "expected a point group out of C1 to C99, D1 to D99, T, O, I, I1, I2, I3, I4"),
+        ("symmetry = 'D8'\n", "degree of 8 or more for symmetry D8, found 6"),
+        ("symmetry = 2\n", "symmetry: expected a str such as 'C1', found 2"),
         ("[preprocessing]\nbox = 63\n", "an even box of 8 or more, found 63"),
         ("[preprocessing]\nmask_inner = 1.0\n", "mask_inner < mask_outer"),
         ("[training\n", "expected a TOML file"),
@@ -80,3 +83,20 @@ def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="expected a TOML file"):
         read_config(tmp_path / "binary.toml", Config())
+
+
+def test_symmetry_is_set_with_a_degree_that_can_tell_it() -> None:
+    assert Config().symmetry == "C1"
+    assert with_symmetry(preset("tiny"), "D2").network == preset("tiny").network
+    octahedral = with_symmetry(preset("tiny"), "O")
+    assert octahedral.symmetry == "O" and octahedral.network.degree == 4
+    assert updated(Config(), as_plain_dict(octahedral), where="model.json") == octahedral
+    assert with_symmetry(preset("paper"), "I1").symmetry == "I1"
+    with pytest.raises(ValueError, match="found 'D2h'"):
+        with_symmetry(Config(), "D2h")
+
+
+def test_models_made_before_there_was_symmetry_have_none() -> None:
+    values = as_plain_dict(Config())
+    del values["symmetry"]
+    assert updated(Config(), values, where="model.json").symmetry == "C1"

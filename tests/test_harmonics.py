@@ -8,9 +8,10 @@ from torch import Tensor
 
 from cryoforum import harmonics
 from cryoforum.bingham import OrientationBelief, log_density
-from cryoforum.harmonics import mean_log_likelihood, rotation_polynomials
+from cryoforum.harmonics import least_degree, mean_log_likelihood, rotation_polynomials
 from cryoforum.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.so3grid import rotation_grid
+from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 
 def random_rotations(count: int, seed: int = 0) -> Tensor:
@@ -133,3 +134,64 @@ def test_the_basis_does_not_hang_on_the_rounding_of_a_machine(monkeypatch: pytes
 def test_a_degree_below_1_is_refused() -> None:
     with pytest.raises(ValueError, match="degree of 1 or more, found 0"):
         rotation_polynomials(0)
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "degree"), [("C4", 4), ("D2", 3), ("D7", 7), ("T", 4), ("O", 6), ("I1", 6)]
+)
+def test_symmetric_features_are_orthonormal_and_alike_at_equivalent_rotations(
+    symmetry: str, degree: int
+) -> None:
+    polynomials = rotation_polynomials(degree, symmetry)
+    group = symmetry_group(symmetry, torch.float64)
+    q = random_rotations(20, seed=11).double()
+    features = polynomials.features(q)
+    torch.testing.assert_close(
+        polynomials.features(compose(group[:, None], q)),
+        features.expand(len(group), -1, -1),
+        atol=1e-4,
+        rtol=0,
+    )
+    many = polynomials.features(random_rotations(100_000))
+    gram = many.T @ many / len(many)
+    torch.testing.assert_close(gram, torch.eye(polynomials.size), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(("symmetry", "degree"), [("C2", 2), ("D3", 5), ("T", 6), ("O", 4), ("I3", 6)])
+def test_nothing_invariant_is_left_out(symmetry: str, degree: int) -> None:
+    """The kernel of the symmetric basis is the mean over the group of the kernel of all polynomials."""
+    a, b = random_rotations(40, seed=12).view(2, 20, 4).double()
+    group = symmetry_group(symmetry, torch.float64)
+    everything, invariant = rotation_polynomials(degree), rotation_polynomials(degree, symmetry)
+    mean = everything.features(compose(group[:, None], b)).mean(0)
+    expected = everything.features(a) @ mean.T
+    torch.testing.assert_close(invariant.features(a) @ invariant.features(b).T, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("symmetry", ["C3", "D1", "D2", "D5", "T", "O", "I2"])
+def test_from_the_least_degree_on_features_tell_apart_what_is_not_equivalent(symmetry: str) -> None:
+    least, group = least_degree(symmetry), symmetry_group(symmetry)
+    q, others = random_rotations(1, seed=13), random_rotations(3000, seed=14)
+    # Among the others are turns about every axis of the group by less than it allows.
+    axes = torch.nn.functional.normalize(group[1:, :3], dim=-1)
+    partial = torch.cat([0.15 * axes, torch.full((len(axes), 1), (1 - 0.15**2) ** 0.5)], dim=-1)
+    others = torch.cat([others, compose(partial, q)])
+    apart = symmetric_distance(q, others, group)
+    features = rotation_polynomials(least, symmetry).features
+    difference = (features(others) - features(q)).norm(dim=-1)
+    assert float(apart.max()) > 0.3
+    assert float((difference / apart)[apart > 0.1].min()) > 0.1
+    with pytest.raises(
+        ValueError, match=f"degree of {least} or more for symmetry {symmetry}, found {least - 1}"
+    ):
+        rotation_polynomials(least - 1, symmetry)
+
+
+@pytest.mark.parametrize("symmetry", ["D2", "O", "I"])
+def test_the_belief_of_a_symmetric_density_is_at_one_of_its_equivalent_modes(symmetry: str) -> None:
+    polynomials, group = rotation_polynomials(6, symmetry), symmetry_group(symmetry)
+    q = random_rotations(20, seed=15)
+    grid = rotation_grid(6)
+    belief = polynomials.mode_belief(polynomials.features(q), grid, polynomials.features(grid))
+    assert float(symmetric_distance(belief.mode, q, group).max()) < 1e-3
+    assert float(belief.trace.max()) < -1

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from cryoforum.losses import l2_penalty, pair_loss
 from cryoforum.rotations import compose, geodesic_distance, random_unitquat
+from cryoforum.symmetry import symmetry_group
 
 
 @pytest.fixture
@@ -61,3 +62,17 @@ def test_gradients_are_finite_even_at_the_truth(pair: tuple[Tensor, Tensor]) -> 
 
 def test_l2_is_the_sum_of_squares() -> None:
     assert float(l2_penalty([torch.full((2, 3), 2.0), torch.tensor([3.0])])) == 33.0
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_under_symmetry_any_equivalent_of_any_image_is_as_good(
+    pair: tuple[Tensor, Tensor], progress: float
+) -> None:
+    predicted, true = pair
+    group = symmetry_group("T")
+    swapped = compose(group[[0, 3, 5, 7, 11, 2, 4, 1]], predicted)
+    loss = pair_loss(predicted, true, progress, symmetry="T")
+    torch.testing.assert_close(pair_loss(swapped, true, progress, symmetry="T"), loss)
+    equivalent = compose(group[[1, 2, 3, 4, 5, 6, 7, 8]], true)
+    assert float(pair_loss(equivalent, true, progress, symmetry="T")) == pytest.approx(0, abs=1e-5)
+    assert float(pair_loss(equivalent, true, progress)) > 0.1

@@ -19,6 +19,7 @@ from cryoforum.metrics import (
 )
 from cryoforum.particles import HalfMaps, Volume
 from cryoforum.rotations import compose, random_unitquat, rotation_about_view_axis
+from cryoforum.symmetry import symmetry_group
 
 
 def noise(box: int, seed: int) -> torch.Tensor:
@@ -149,3 +150,14 @@ def test_summary_of_errors() -> None:
     assert written["share_above_0_3_rad"] == summary.share_above_0_3_rad
     with pytest.raises(ValueError, match="at least one"):
         summarise_errors(torch.zeros(0))
+
+
+def test_equivalent_orientations_are_no_error() -> None:
+    truth = random_unitquat(6, generator=torch.Generator().manual_seed(0))
+    turned = compose(truth, rotation_about_view_axis(torch.full((6,), 0.1)))
+    equivalent = compose(symmetry_group("D3"), turned)
+    errors = orientation_errors(equivalent, truth, "D3")
+    torch.testing.assert_close(errors, torch.full((6,), 0.1), atol=1e-5, rtol=0)
+    assert float(orientation_errors(equivalent, truth)[1:].min()) > 1
+    with pytest.raises(ValueError, match="point group"):
+        orientation_errors(truth, truth, "E8")

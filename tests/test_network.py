@@ -5,11 +5,15 @@ import torch
 from torch import nn
 
 from cryoforum.config import NetworkConfig, preset
+from cryoforum.harmonics import rotation_polynomials
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.backbone import PerElementPReLU, VggBackbone
 from cryoforum.network.blur import LowPassBlur
 from cryoforum.network.heads import beliefs, head_size
 from cryoforum.network.pooling import GeneralisedMeanPooling
+from cryoforum.rotations import compose
+from cryoforum.so3grid import rotation_grid
+from cryoforum.symmetry import symmetry_group
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +173,20 @@ def test_the_family_head_knows_nothing_at_first() -> None:
     assert not numbers.any()
     belief = beliefs(numbers, config)
     assert bool(torch.isfinite(belief.concentration).all()) and float(belief.trace.abs().max()) < 0.1
+
+
+def test_the_density_of_a_symmetric_network_does_not_change_under_its_group() -> None:
+    config = NetworkConfig(widths=(4, 8), degree=4)
+    network = OrientationNetwork(config, 16, "O")
+    nn.init.normal_(network.dense.weight)
+    numbers = network(torch.randn(3, 16, 16)).detach()
+    polynomials, group = rotation_polynomials(4, "O"), symmetry_group("O")
+    assert numbers.shape == (3, polynomials.size) == (3, head_size(config, "O"))
+    mode = beliefs(numbers, config, "O").mode
+    values = numbers @ polynomials.features(mode).T
+    for element in group:
+        turned = numbers @ polynomials.features(compose(element, mode)).T
+        torch.testing.assert_close(turned, values, atol=1e-3 * float(values.abs().max()), rtol=0)
+    # and each image's own mode is its best of many
+    best = (numbers @ polynomials.features(rotation_grid(4)).T).amax(-1)
+    assert bool((values.diagonal() >= best - 1e-3 * best.abs()).all())

@@ -19,6 +19,7 @@ from cryoforum.projection import padded_transform, project
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct
 from cryoforum.rotations import compose, random_unitquat
 from cryoforum.structures import load_structure
+from cryoforum.symmetry import symmetry_group
 
 BOX = 32
 PIXEL_SIZE = 9.0
@@ -182,3 +183,56 @@ def test_the_map_agrees_with_relion_reconstruct(molecule: Volume, tmp_path: Path
     assert reached >= 6
     assert float(fsc[1 : reached + 1].min()) >= 0.95
     assert scale == pytest.approx(1, abs=0.05)
+
+
+def turned_copies(volume: Volume, group: torch.Tensor) -> Volume:
+    """A symmetric map: the projections of another, reconstructed at all equivalent poses."""
+    particles = simulated(volume, 300)
+    assert particles.poses is not None
+    quaternions = compose(group[:, None], particles.poses.quaternions).view(-1, 4)
+    poses = Poses(quaternions, torch.zeros(len(quaternions), 2))
+    images = particles.images[torch.arange(300)].repeat(len(group), 1, 1)
+    names = tuple(str(row) for row in range(len(images)))
+    subsets = torch.arange(len(images)) % 2 + 1
+    return reconstruct(Particles(images, PIXEL_SIZE, names, poses, None, subsets)).full
+
+
+@pytest.mark.parametrize("symmetry", ["C4", "D3", "T"])
+def test_symmetry_is_as_good_as_inserting_every_image_at_all_equivalent_poses(symmetry: str) -> None:
+    asymmetric = load_structure("4v5d", BOX, 11.2)
+    truth = turned_copies(Volume(asymmetric.voxels, PIXEL_SIZE), symmetry_group(symmetry))
+    particles = simulated(truth, 60, shift_pixel=2, with_ctf=True, noise=2.0)
+    alone = agreement(truth, reconstruct(particles).full)[0]
+    maps = reconstruct(particles, ReconstructionConfig(symmetry=symmetry))
+    together, scale = agreement(truth, maps.full)
+    shells = slice(2, 12)
+    assert float(together[shells].mean()) > float(alone[shells].mean()) + 0.1
+    assert scale == pytest.approx(1, abs=0.05)
+    group = symmetry_group(symmetry)
+    assert particles.poses is not None
+    copies = replace(
+        particles,
+        images=particles.images[torch.arange(60)].repeat(len(group), 1, 1),
+        names=particles.names * len(group),
+        poses=Poses(
+            compose(group[:, None], particles.poses.quaternions).view(-1, 4),
+            particles.poses.shifts_angstrom.repeat(len(group), 1),
+        ),
+        optics=particles.optics[torch.arange(60).repeat(len(group))] if particles.optics else None,
+        subsets=(torch.arange(60) % 2 + 1).repeat(len(group)),
+    )
+    inserted = agreement(truth, reconstruct(copies).full)[0]
+    assert float((together - inserted)[shells].min()) > -0.03
+
+
+def test_a_symmetric_reconstruction_has_the_symmetry(molecule: Volume) -> None:
+    particles = simulated(molecule, 20, noise=1.0)
+    maps = reconstruct(particles, ReconstructionConfig(symmetry="C4"))
+    turned = maps.half1.voxels.transpose(1, 2).flip(2)[1:, 1:, :-1]
+    straight = maps.half1.voxels[1:, 1:, 1:]
+    assert float((turned - straight).norm() / straight.norm()) < 1e-3
+    plain = reconstruct(particles).half1.voxels
+    quarter = plain.transpose(1, 2).flip(2)[1:, 1:, :-1]
+    assert float((quarter - plain[1:, 1:, 1:]).norm() / plain.norm()) > 0.1
+    with pytest.raises(ValueError, match="point group"):
+        ReconstructionConfig(symmetry="Q")

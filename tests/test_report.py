@@ -14,7 +14,9 @@ from run_folder import write_run
 
 from cryoforum.reporting import write_report
 from cryoforum.reporting.figures import sky_density
-from cryoforum.rotations import random_unitquat, unitquat_to_rotmat
+from cryoforum.reporting.inputs import PredictedPoses
+from cryoforum.rotations import compose, random_unitquat, unitquat_to_rotmat
+from cryoforum.symmetry import symmetry_group
 
 SECTIONS = {"accuracy", "reconstructions", "directions", "particles", "training", "run"}
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -231,3 +233,12 @@ def test_browser_shows_it_without_complaint(page_path: Path, tmp_path: Path, wid
     match = re.search(r"<title>(\d+) (\d+)</title>", dumped.stdout)
     assert match is not None
     assert match.group(1) == match.group(2) == str(width), "the page scrolls sideways"
+
+
+def test_errors_are_taken_under_the_symmetry_of_the_model() -> None:
+    truth = random_unitquat(8, generator=torch.Generator().manual_seed(0))
+    equivalent = compose(symmetry_group("D4"), truth)
+    poses = PredictedPoses(equivalent, truth, None, None, None, 0.75, symmetry="D4")
+    assert poses.errors_rad is not None and float(poses.errors_rad.max()) < 1e-5
+    plain = PredictedPoses(equivalent, truth, None, None, None, 0.75)
+    assert plain.errors_rad is not None and float(plain.errors_rad[1:].min()) > 1

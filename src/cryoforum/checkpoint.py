@@ -77,7 +77,7 @@ def load_model(folder: Path) -> TrainedModel:
         if description.get("format") != FORMAT:
             raise ValueError(f"its format is {description.get('format')!r}, not {FORMAT!r}")
         config = updated(Config(), description["config"], where=DESCRIPTION)
-        network = OrientationNetwork(config.network, config.preprocessing.box)
+        network = OrientationNetwork(config.network, config.preprocessing.box, config.symmetry)
         network.load_state_dict(load_file(folder / WEIGHTS))
         log = [{k: float(v) for k, v in row.items() if v} for row in _read_csv(folder / LOG)]
         return TrainedModel(

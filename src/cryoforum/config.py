@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from cryoforum.harmonics import least_degree
+
 
 @dataclass(frozen=True)
 class SimulationConfig:
@@ -80,16 +82,21 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that makes a model."""
+    """Everything that makes a model. ``symmetry`` is the molecule's point group, as RELION names it."""
 
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    symmetry: str = "C1"
 
     def __post_init__(self) -> None:
         box, halvings = self.preprocessing.box, len(self.network.widths)
         if self.network.backbone == "residual":
             _require(box % 2**halvings == 0, f"a box divisible by {2**halvings} for {halvings} widths", box)
+        least = least_degree(self.symmetry)
+        if self.network.head == "exponential_family":
+            expected = f"degree of {least} or more for symmetry {self.symmetry}"
+            _require(self.network.degree >= least, expected, self.network.degree)
 
 
 def _require(is_met: bool, expected: str, found: object) -> None:
@@ -124,6 +131,12 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise ValueError(f"expected a preset out of {', '.join(PRESETS)}, found '{name}'")
     return PRESETS[name]
+
+
+def with_symmetry(config: Config, symmetry: str) -> Config:
+    """``config`` for molecules of a point group; its degree rises where it is too low to tell them."""
+    degree = max(config.network.degree, least_degree(symmetry))
+    return replace(config, network=replace(config.network, degree=degree), symmetry=symmetry)
 
 
 def read_config(path: Path, base: Config) -> Config:

@@ -1,27 +1,32 @@
 """The exponential family of rotations of which the Bingham distribution is the first member.
 
 log p(q) = Σ c_k φ_k(q) - log Z with φ_k all homogeneous polynomials of degree 2L in the unit quaternion,
-C(2L + 3, 3) of them: every Wigner band l ≤ L. L = 1 gives the 10 numbers of a Bingham.
+C(2L + 3, 3) of them: every Wigner band l ≤ L. L = 1 gives the 10 numbers of a Bingham. Of a symmetric
+molecule only the polynomials that are alike at all equivalent rotations are kept, about one in g.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from cryoforum.bingham import OrientationBelief, belief_from_curvature, tangent_basis
+from cryoforum.rotations import compose
+from cryoforum.symmetry import finest_axis, symmetry_group
 
 ASCENT_STEPS = 6
 
 
 @dataclass(frozen=True)
 class RotationPolynomials:
-    """Orthonormal polynomials of degree 2L on unit quaternions.
+    """Orthonormal polynomials of degree 2L on unit quaternions, invariant under a point group.
 
-    exponents: (size, 4) int, of the monomials; mixing: (size, size), from monomials to the basis.
+    exponents: (monomials, 4) int; mixing: (monomials, size), from monomials to the basis.
     """
 
     degree: int
@@ -30,15 +35,18 @@ class RotationPolynomials:
 
     @property
     def size(self) -> int:
-        """Number of coefficients, C(2L + 3, 3)."""
-        return len(self.exponents)
+        """Number of coefficients; C(2L + 3, 3), all there are, without symmetry."""
+        return self.mixing.shape[1]
 
     def features(self, quaternions: Tensor) -> Tensor:
-        """φ (…, size) at unit quaternions (…, 4); mean of φ φᵀ over all rotations is the identity."""
+        """φ (…, size) at unit quaternions (…, 4); mean of φ φᵀ over all rotations is the identity.
+
+        φ(S·q) = φ(q) for every S of the point group.
+        """
         return self.monomials(quaternions) @ self.mixing.to(quaternions)
 
     def monomials(self, quaternions: Tensor) -> Tensor:
-        """Monomials (…, size) weighted by √multinomial, which makes them span evenly."""
+        """Monomials (…, monomials) weighted by √multinomial, which makes them span evenly."""
         table = self._powers(quaternions)
         product = table[..., 0, :][..., self.exponents[:, 0]]
         for axis in range(1, 4):
@@ -65,7 +73,7 @@ class RotationPolynomials:
             step = directions @ ((directions.mT @ gradient[..., None]) / scale[..., None])
             step = step * (0.1 / torch.linalg.vector_norm(step, dim=1, keepdim=True)).clamp_max(1.0)
             moved = mode + (tangent_basis(mode) @ step)[..., 0]
-            mode = torch.nn.functional.normalize(moved, dim=-1)
+            mode = normalize(moved, dim=-1)
         return mode, self._tangent_derivatives(coefficients, mode)[1]
 
     def _tangent_derivatives(self, coefficients: Tensor, mode: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,28 +118,88 @@ class RotationPolynomials:
 
 
 @lru_cache(maxsize=8)
-def rotation_polynomials(degree: int) -> RotationPolynomials:
+def rotation_polynomials(degree: int, symmetry: str = "C1") -> RotationPolynomials:
     """The basis for band limit ``degree`` = L: orthonormal, each function in one Wigner band, L first.
+
+    ValueError where ``degree`` is below `least_degree` of the symmetry.
+    """
+    least = least_degree(symmetry)
+    if degree < least:
+        reason = "" if least == 1 else f" for symmetry {symmetry}"
+        raise ValueError(f"expected degree of {least} or more{reason}, found {degree}")
+    polynomials = _all_polynomials(degree)
+    group = symmetry_group(symmetry, torch.float64)
+    if len(group) > 1:
+        polynomials = _invariant_polynomials(polynomials, group)
+    return replace(polynomials, mixing=polynomials.mixing.float())
+
+
+def least_degree(symmetry: str) -> int:
+    """Smallest L whose invariant polynomials tell apart all rotations that are not equivalent.
+
+    Below, an n-fold axis and one of infinite order look alike. The first invariants of T, O and I
+    other than the constant are in bands 3, 4 and 6.
+    """
+    if len(symmetry_group(symmetry)) == 1:
+        return 1
+    return {"T": 3, "O": 4, "I": 6}.get(symmetry.strip().upper()[0], finest_axis(symmetry))
+
+
+def _all_polynomials(degree: int) -> RotationPolynomials:
+    """The basis without symmetry, its mixing float64.
 
     Models store coefficients in this basis, so it must come out alike on every machine. Eigenvectors
     of one band are not unique, the projection onto the band is: the basis is that of fixed vectors,
     projected and orthonormalised.
     """
-    if degree < 1:
-        raise ValueError(f"expected degree of 1 or more, found {degree}")
     choices = combinations_with_replacement(range(4), 2 * degree)
     exponents = torch.tensor([[choice.count(axis) for axis in range(4)] for choice in choices])
     eigenvalues, eigenvectors = torch.linalg.eigh(_monomial_covariance(exponents))
-    size = len(exponents)
-    fixed = torch.sin(torch.arange(1, size**2 + 1, dtype=torch.float64) ** 2).view(size, size)
-    bands, start = [], 0
-    for band in range(degree, -1, -1):  # one eigenvalue a band, the larger the lower the band
-        rows = slice(start, start + (2 * band + 1) ** 2)
+    fixed = _fixed_numbers(len(exponents), len(exponents))
+    bands = []
+    for _, rows in _bands(degree):  # one eigenvalue a band, the larger the lower the band
         vectors = eigenvectors[:, rows]
-        basis, triangle = torch.linalg.qr(vectors @ (vectors.T @ fixed[:, rows]))
-        bands.append(basis * triangle.diagonal().sign() / eigenvalues[rows].mean().sqrt())
-        start = rows.stop
-    return RotationPolynomials(degree, exponents, torch.cat(bands, dim=1).float())
+        basis = _orthonormalised(vectors @ (vectors.T @ fixed[:, rows]))
+        bands.append(basis / eigenvalues[rows].mean().sqrt())
+    return RotationPolynomials(degree, exponents, torch.cat(bands, dim=1))
+
+
+def _invariant_polynomials(polynomials: RotationPolynomials, group: Tensor) -> RotationPolynomials:
+    """Those that no element of ``group`` (g, 4) changes.
+
+    The kernel φ(q)·φ(r) depends on the distance of q and r alone, so its mean over all equivalents S·r
+    is invariant in q: the mean of φ(S·r) over the group holds its coefficients. Fixed r give a basis.
+    """
+    bands = []
+    for band, rows in _bands(polynomials.degree):
+        # Mean character: how often the trivial representation is in this band.
+        character = torch.special.chebyshev_polynomial_u(group[:, 3], 2 * band)
+        count = (2 * band + 1) * round(character.mean().item())
+        somewhere = normalize(_fixed_numbers(count, 4), dim=-1)
+        equivalents = polynomials.features(compose(group[:, None], somewhere))
+        basis = _orthonormalised(equivalents.mean(0)[:, rows].T)
+        bands.append(polynomials.mixing[:, rows] @ basis)
+    return replace(polynomials, mixing=torch.cat(bands, dim=1))
+
+
+def _bands(degree: int) -> Iterator[tuple[int, slice]]:
+    """Bands L … 0 and where their functions stand, (2l + 1)² of each."""
+    start = 0
+    for band in range(degree, -1, -1):
+        yield band, slice(start, start + (2 * band + 1) ** 2)
+        start += (2 * band + 1) ** 2
+
+
+def _fixed_numbers(rows: int, columns: int) -> Tensor:
+    """Numbers in [-1, 1] in no order, the same on every machine; (rows, columns) float64."""
+    count = torch.arange(1, rows * columns + 1, dtype=torch.float64)
+    return torch.sin(count**2).view(rows, columns)
+
+
+def _orthonormalised(columns: Tensor) -> Tensor:
+    """The Gram-Schmidt basis of ``columns``; unlike that of a plain QR its signs are unique."""
+    basis, triangle = torch.linalg.qr(columns)
+    return basis * triangle.diagonal().sign()
 
 
 def _monomial_covariance(exponents: Tensor) -> Tensor:

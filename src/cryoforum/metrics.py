@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from cryoforum.particles import HalfMaps, Volume
-from cryoforum.rotations import geodesic_distance
+from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 # Rosenthal & Henderson (2003): half-map FSC where the full map correlates 0.5 with a perfect one.
 FSC_THRESHOLD = 0.143
@@ -53,14 +53,19 @@ class ErrorSummary:
         return {**asdict(self), **{name: getattr(self, name) for name in names}}
 
 
-def orientation_errors(predicted_quaternions: Tensor, true_quaternions: Tensor) -> Tensor:
-    """Geodesic angle in radians (n,) between predicted and true orientations (n, 4)."""
+def orientation_errors(
+    predicted_quaternions: Tensor, true_quaternions: Tensor, symmetry: str = "C1"
+) -> Tensor:
+    """Geodesic angle in radians (n,) between predicted and true orientations (n, 4).
+
+    The smallest over all equivalents in the point group ``symmetry``.
+    """
     if predicted_quaternions.shape != true_quaternions.shape:
         raise ValueError(
             f"expected as many predicted as true orientations, found shapes "
             f"{tuple(predicted_quaternions.shape)} and {tuple(true_quaternions.shape)}; match the rows first"
         )
-    return geodesic_distance(predicted_quaternions, true_quaternions)
+    return symmetric_distance(predicted_quaternions, true_quaternions, symmetry_group(symmetry))
 
 
 def summarise_errors(errors: Tensor) -> ErrorSummary:
@@ -160,6 +165,14 @@ def fourier_shell_correlation(first: Volume, second: Volume) -> Tensor:
     )
     norm = (power_a * power_b).sqrt()
     return torch.where(norm > 0, cross / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0.0)
+
+
+def filter_shells(voxels: Tensor, weight: Tensor) -> Tensor:
+    """A map (n, n, n) whose Fourier shells are multiplied by ``weight`` (n // 2 + 1,); 0 in the corners."""
+    box = voxels.shape[0]
+    shell = _shell_index(box)
+    factor = torch.where(shell < len(weight), weight.to(voxels)[shell.clamp_max(len(weight) - 1)], 0.0)
+    return torch.fft.irfftn(torch.fft.rfftn(voxels) * factor, s=(box,) * 3)
 
 
 def resolution_angstrom(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
 from cryoforum.fourier import frequency_grid
-from cryoforum.rotations import unitquat_to_rotmat
+from cryoforum.rotations import inverse, unitquat_to_rotmat
 
 PADDING = 2
 # Points inserted in one go: their indices and weights then stay in the processor's cache.
@@ -36,6 +36,31 @@ def padded_transform(voxels: Tensor) -> Tensor:
     padded = pad(voxels / gridding_correction(box).to(voxels), (before, margin - before) * 3)
     transform = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded)))
     return torch.view_as_real(transform).movedim(-1, 0).contiguous()
+
+
+def cropped_transform(voxels: Tensor, radius: int) -> Tensor:
+    """The half kx ≥ 0 of `padded_transform` up to ``radius`` cycles per box, (2w + 1, 2w + 1, w + 1, 2).
+
+    w = 2 radius + 2. Zero frequency sits at (w, w, 0) and real and imaginary part lie side by side, so
+    that the eight neighbours of a point are few cache lines; the rest of the map is not kept at all.
+    """
+    box = voxels.shape[-1]
+    width = PADDING * radius + 2
+    size = PADDING * box
+    corrected = torch.fft.ifftshift(voxels / gridding_correction(box).to(voxels))
+    # Voxel n // 2 is now at index 0; zeros go between the positive and the negative half.
+    padded = voxels.new_zeros((size,) * 3)
+    half = torch.arange(box)
+    place = torch.where(half < (box + 1) // 2, half, half + size - box)
+    padded[place[:, None, None], place[:, None], place] = corrected
+    transform = torch.fft.rfftn(padded)
+    rows = torch.arange(-width, width + 1) % size
+    return torch.view_as_real(transform[rows[:, None], rows, : width + 1]).contiguous()
+
+
+def radius_of_cropped(transform: Tensor) -> int:
+    """Cycles per box up to which a `cropped_transform` can be read."""
+    return (transform.shape[2] - 3) // PADDING
 
 
 def slice_frequencies(quaternions: Tensor, box: int) -> Tensor:
@@ -141,3 +166,36 @@ def hermitian_sum(grid: Tensor, box: int) -> Tensor:
     plane = grid.view(size, size, box + 1)[1:, 1:, 0]
     result[1:, 1:, 0] += plane.flip(0, 1).conj()
     return result
+
+
+def symmetrised(data: Tensor, weight: Tensor, group: Tensor, box: int) -> tuple[Tensor, Tensor]:
+    """Flat half grids, complex and real, as if every slice had been inserted at S·R for all S as well.
+
+    Each is the sum over ``group`` (g, 4) of itself turned by S, read with trilinear weights: the cost
+    does not grow with the number of slices. The rim that slices touch with a neighbour's weight is 0.
+    """
+    size = PADDING * box
+    summed = hermitian_sum(data, box)
+    values = torch.stack([summed.real, summed.imag, hermitian_sum(weight, box)])
+    turns = unitquat_to_rotmat(inverse(group))
+    axis = torch.arange(size, dtype=torch.float32) - box
+    y, x = torch.meshgrid(axis, torch.arange(box + 1, dtype=torch.float32), indexing="ij")
+    origin = torch.tensor([0.0, box, box])
+    half_extent = torch.tensor([box, size - 1, size - 1]) / 2
+    result = torch.zeros_like(values)
+    for plane, z in enumerate(axis.tolist()):
+        inside = x**2 + y**2 + z**2 <= (box - 1) ** 2
+        if not inside.any():
+            continue
+        k = torch.stack([x, y, torch.full_like(x, z)], dim=-1)[inside] @ turns.mT
+        mirrored = k[..., 0] < 0
+        index = torch.where(mirrored[..., None], -k, k) + origin
+        found = grid_sample(
+            values.expand(len(group), *values.shape),
+            (index / half_extent - 1)[:, None, None],
+            align_corners=True,
+        )[:, :, 0, 0]
+        found[:, 1] = torch.where(mirrored, -found[:, 1], found[:, 1])
+        result[:, plane, inside] = found.sum(0)
+    result[..., 0] /= 2  # mates meet at kx = 0, where `hermitian_sum` adds them
+    return torch.complex(result[0], result[1]).flatten(), result[2].flatten()

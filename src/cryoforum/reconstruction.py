@@ -1,7 +1,8 @@
 """Particles with poses to half maps: direct Fourier inversion.
 
 Every image is moved back to the centre, multiplied by its CTF and laid into the padded transform as
-a central slice; CTF² is laid beside it. Their ratio is the map's transform.
+a central slice; CTF² is laid beside it. Their ratio is the map's transform. Of a symmetric molecule
+both are first summed over all turns of the point group.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from cryoforum.projection import (
     gridding_correction,
     hermitian_sum,
     insert_slices,
+    symmetrised,
 )
+from cryoforum.symmetry import symmetry_group
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,19 @@ class ReconstructionConfig:
     weight_floor: weights below this share of their shell's mean are raised to it. It keeps directions
         that few images saw from dividing noise by almost nothing, and unlike a constant added to every
         weight it leaves the scale of well-seen frequencies untouched. RELION uses the same 1e-3.
+    symmetry: point group of the molecule, axes as in RELION.
     """
 
     batch_size: int = 256
     weight_floor: float = 1e-3
+    symmetry: str = "C1"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"expected a batch_size of 1 or more, found {self.batch_size}")
         if not 0 < self.weight_floor <= 1:
             raise ValueError(f"expected a weight_floor in (0, 1], found {self.weight_floor}")
+        symmetry_group(self.symmetry)
 
 
 DEFAULT_CONFIG = ReconstructionConfig()
@@ -72,6 +78,10 @@ def reconstruct(
             quaternions = poses.quaternions[rows][chosen]
             insert_slices([data[half], weight[half]], [slices[chosen], power[chosen]], quaternions)
         progress(len(rows))
+    group = symmetry_group(config.symmetry)
+    if len(group) > 1:
+        for half in range(2):
+            data[half], weight[half] = symmetrised(data[half], weight[half], group, box)
 
     def volume(data: Tensor, weight: Tensor) -> Volume:
         return Volume(_invert(data, weight, box, config.weight_floor), particles.pixel_size_angstrom)
@@ -134,12 +144,16 @@ def _checked_poses(particles: Particles) -> Poses:
     return poses
 
 
+def drawn_subsets(count: int, seed: int = 0) -> Tensor:
+    """Half, 1 or 2, of each of ``count`` particles: a random even split."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % 2 + 1
+
+
 def _checked_subsets(particles: Particles, seed: int) -> Tensor:
     """Half, 1 or 2, of each particle (n,): the particles' own, else a seeded even split."""
     subsets = particles.subsets
     if subsets is None:
-        order = torch.randperm(len(particles), generator=torch.Generator().manual_seed(seed))
-        subsets = order % 2 + 1
+        subsets = drawn_subsets(len(particles), seed)
     bad = ((subsets != 1) & (subsets != 2)).nonzero().flatten()
     if len(bad):
         row = int(bad[0])

@@ -21,8 +21,9 @@ from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import beliefs
 from cryoforum.particles import Particles
 from cryoforum.preprocessing import augment, prepare_all
-from cryoforum.rotations import compose, geodesic_distance, random_unitquat
+from cryoforum.rotations import compose, random_unitquat
 from cryoforum.so3grid import rotation_grid
+from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 VALIDATIONS = 20  # times in a training that the validation error is taken
 VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
@@ -95,7 +96,7 @@ def train(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     loss_of = _loss_function(config, generator, device)
-    network = OrientationNetwork(config.network, config.preprocessing.box).to(device)
+    network = OrientationNetwork(config.network, config.preprocessing.box, config.symmetry).to(device)
     network = network.to(memory_format=torch.channels_last)
     optimizer = _optimizer(network, config)
     kernels = optimizer.param_groups[0]["params"]
@@ -272,11 +273,11 @@ def _loss_function(
 
         def paper_loss(numbers: Tensor, truth: Tensor, fraction: float, step: int) -> Tensor:
             predicted = smallest_eigenvector(psd_from_lower_triangle(numbers))
-            return pair_loss(predicted, truth, fraction, settings.curriculum_exponent)
+            return pair_loss(predicted, truth, fraction, settings.curriculum_exponent, config.symmetry)
 
         return paper_loss
 
-    polynomials = rotation_polynomials(config.network.degree)
+    polynomials = rotation_polynomials(config.network.degree, config.symmetry)
     base = rotation_grid(settings.grid_nside)
     # Turned copies in turn: a density that hides its mass between the points of one is caught by the next.
     turns = random_unitquat(settings.grid_count, generator=generator)
@@ -297,7 +298,7 @@ def _validation_error(
     config: Config,
     device: torch.device,
 ) -> tuple[float, float]:
-    """Median and mean orientation error in radians."""
+    """Median and mean orientation error in radians, to the nearest equivalent."""
     rows = rows[:VALIDATION_LIMIT]
     network.eval()
     modes = []
@@ -307,9 +308,9 @@ def _validation_error(
         if not torch.isfinite(numbers).all():
             network.train()
             return math.nan, math.nan
-        modes.append(beliefs(numbers, config.network).mode)
+        modes.append(beliefs(numbers, config.network, config.symmetry).mode)
     network.train()
-    errors = geodesic_distance(torch.cat(modes), truth[rows])
+    errors = symmetric_distance(torch.cat(modes), truth[rows], symmetry_group(config.symmetry))
     return errors.median().item(), errors.mean().item()
 
 

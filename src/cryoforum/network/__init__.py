@@ -12,7 +12,7 @@ from cryoforum.network.pooling import GeneralisedMeanPooling
 class OrientationNetwork(nn.Module):
     """Images (b, m, m) to the numbers (b, k) that a head reads."""
 
-    def __init__(self, config: NetworkConfig, box: int) -> None:
+    def __init__(self, config: NetworkConfig, box: int, symmetry: str = "C1") -> None:
         super().__init__()
         self.blur = LowPassBlur(box) if config.blur == "low_pass" else nn.Identity()
         channels = LowPassBlur.CHANNELS if config.blur == "low_pass" else 1
@@ -26,7 +26,7 @@ class OrientationNetwork(nn.Module):
             self.pooling: nn.Module = GeneralisedMeanPooling(features)
         else:
             self.pooling, features = nn.Flatten(), features * side**2
-        self.dense = nn.Linear(features, head_size(config))
+        self.dense = nn.Linear(features, head_size(config, symmetry))
         if config.head == "qcqp":
             nn.init.kaiming_normal_(self.dense.weight)
         else:

@@ -32,13 +32,14 @@ class PredictedPoses:
     trace: np.ndarray | None
     kept: np.ndarray | None
     kept_share: float
+    symmetry: str = "C1"
 
     @property
     def errors_rad(self) -> np.ndarray | None:
-        """(n,) geodesic distance to the truth."""
+        """(n,) geodesic distance to the truth, or to the nearest equivalent of it."""
         if self.true_quaternions is None:
             return None
-        return orientation_errors(self.quaternions, self.true_quaternions).numpy()
+        return orientation_errors(self.quaternions, self.true_quaternions, self.symmetry).numpy()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
     return None if table.empty else table
 
 
-def read_predictions(folder: Path, summary: dict[str, Any]) -> PredictedPoses | None:
-    """The predicted poses of a run; None where there are none."""
+def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any]) -> PredictedPoses | None:
+    """The predicted poses of a run; None where there are none. ``model`` is its model.json."""
     path = folder / "predictions.star"
     if not path.is_file():
         return None
@@ -86,6 +87,7 @@ def read_predictions(folder: Path, summary: dict[str, Any]) -> PredictedPoses | 
         trace=trace,
         kept=kept,
         kept_share=DEFAULT_KEPT_SHARE if kept is None else float(kept.mean()),
+        symmetry=model.get("config", {}).get("symmetry", "C1"),
     )
 
 

@@ -33,7 +33,7 @@ def write_report(folder: Path, output: Path) -> None:
     """
     folder = Path(folder)
     summary, model = read_json(folder / "summary.json"), read_json(folder / "model" / "model.json")
-    predictions = read_predictions(folder, summary)
+    predictions = read_predictions(folder, summary, model)
     candidates = (
         accuracy_section(predictions),
         reconstruction_section(folder),

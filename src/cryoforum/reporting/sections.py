@@ -19,7 +19,8 @@ from cryoforum.reporting import figures
 from cryoforum.reporting.canvas import picture
 from cryoforum.reporting.inputs import PredictedPoses, read_csv
 from cryoforum.reporting.layout import Exhibit, Panel, Section, Table, flattened
-from cryoforum.rotations import geodesic_distance, unitquat_to_rotmat
+from cryoforum.rotations import unitquat_to_rotmat
+from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 RECONSTRUCTIONS = {"true": "True poses", "predicted": "Predicted poses", "filtered": "Predicted, filtered"}
 _SHOWN_PARTICLES = 4
@@ -100,7 +101,7 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
         return None
     exhibits = []
     true, predicted = (
-        _pair_distances(quaternions)
+        _pair_distances(quaternions, predictions.symmetry)
         for quaternions in (predictions.true_quaternions, predictions.quaternions)
     )
     if len(true) > 1:
@@ -219,14 +220,14 @@ def _small(images: torch.Tensor) -> torch.Tensor:
     return to_real(crop_or_pad(to_fourier(images), box, _MAX_TILE_PIXEL), _MAX_TILE_PIXEL)
 
 
-def _pair_distances(quaternions: torch.Tensor) -> np.ndarray:
+def _pair_distances(quaternions: torch.Tensor, symmetry: str) -> np.ndarray:
     """Distances in radians of random pairs, the same pairs for the same number of particles."""
     count = len(quaternions)
     pairs = min(_MAX_PAIRS, count * (count - 1) // 2)
     generator = torch.Generator().manual_seed(0)
     first = torch.randint(count, (pairs,), generator=generator)
     second = (first + torch.randint(1, max(count, 2), (pairs,), generator=generator)) % count
-    return geodesic_distance(quaternions[first], quaternions[second]).numpy()
+    return symmetric_distance(quaternions[first], quaternions[second], symmetry_group(symmetry)).numpy()
 
 
 def _certainty_exhibits(predictions: PredictedPoses, errors: np.ndarray) -> list[Exhibit]:

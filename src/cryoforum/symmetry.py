@@ -1,0 +1,102 @@
+"""Point groups: which orientations show the same view of a symmetric molecule, with RELION's axes.
+
+A symmetry S acts on the volume, from the left: a molecule that S leaves as it is looks alike at R and
+at S·R. Cn turns about z and Dn about x as well; T has a 3-fold axis along z, O its 4-fold axes along
+x, y and z; I1 to I4 are four settings of the icosahedron, of which I is I2.
+"""
+
+import math
+import re
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from cryoforum.rotations import QUATERNION_DTYPE, compose, geodesic_distance, inverse
+
+NAMES = "C1 to C99, D1 to D99, T, O, I, I1, I2, I3, I4"
+GOLDEN = (1 + math.sqrt(5)) / 2
+Z = (0.0, 0.0, 1.0)
+
+# Order and axis of two rotations that generate each group.
+_GENERATORS = {
+    "T": ((3, Z), (2, (0.0, math.sqrt(2), 1.0))),
+    "O": ((4, Z), (3, (1.0, 1.0, 1.0))),
+    "I1": ((5, (GOLDEN, 0.0, 1.0)), (3, (1.0, 1.0, 1.0))),
+    "I2": ((5, (GOLDEN, 1.0, 0.0)), (3, (1.0, 1.0, 1.0))),
+    "I3": ((5, Z), (2, (1.0, 0.0, -GOLDEN))),
+    "I4": ((5, Z), (2, (1.0, 0.0, GOLDEN))),
+}
+_GENERATORS["I"] = _GENERATORS["I2"]
+
+
+@lru_cache(maxsize=32)
+def symmetry_group(name: str, dtype: torch.dtype = QUATERNION_DTYPE) -> Tensor:
+    """Unit quaternions (g, 4) of the point group ``name``, the identity first; not to be changed.
+
+    Names are RELION's, in capitals or not; ValueError lists them.
+    """
+    elements = [torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)]
+    generators = [_turn(order, axis) for order, axis in _generators(name)]
+    for element in elements:  # grows while it is walked through, until nothing new comes
+        for generator in generators:
+            product = compose(generator, element)
+            if (torch.stack(elements) @ product).abs().max() < 1 - 1e-6:
+                elements.append(product)
+    return torch.stack(elements).to(dtype)
+
+
+def finest_axis(name: str) -> int:
+    """Largest n of the n-fold axes of the point group ``name``; 1 for C1."""
+    return max(order for order, _ in _generators(name))
+
+
+def nearest_equivalent(quaternions: Tensor, reference: Tensor, group: Tensor) -> Tensor:
+    """Of all S·q the one nearest to ``reference``; unit quaternions (..., 4), broadcasting.
+
+    ``group`` (g, 4) comes from `symmetry_group`.
+    """
+    if len(group) == 1:
+        return quaternions
+    # ⟨reference, S q⟩ = ⟨reference q⁻¹, S⟩: one product compares with the whole group.
+    group = group.to(quaternions)
+    between = compose(reference, inverse(quaternions))
+    best = (between.detach() @ group.T).abs().argmax(-1)
+    return compose(group[best], quaternions)
+
+
+def symmetric_distance(first: Tensor, second: Tensor, group: Tensor) -> Tensor:
+    """Smallest geodesic angle in radians between ``first`` and any S·``second``, (..., 4), broadcasting."""
+    return geodesic_distance(first, nearest_equivalent(second, first, group))
+
+
+def asymmetric_unit(grid: Tensor, group: Tensor) -> Tensor:
+    """The rows of a rotation grid (n, 4) that have no equivalent nearer to the identity; about n / g.
+
+    Every rotation has an equivalent among those nearest to the identity (its Dirichlet domain), so
+    what is kept stands for all.
+    """
+    # A hair off the identity: no two equivalent rotations of a regular grid are then equally near.
+    centre = normalize(torch.tensor([1.1e-4, 1.7e-4, 2.3e-4, 1.0], dtype=torch.float64), dim=-1)
+    between = compose(centre, inverse(grid.double()))
+    overlaps = (between @ group.double().T).abs()
+    return grid[overlaps.argmax(-1) == 0]
+
+
+def _generators(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]:
+    known = name.strip().upper()
+    if known in _GENERATORS:
+        return _GENERATORS[known]
+    match = re.fullmatch(r"([CD])([1-9][0-9]?)", known)
+    if match is None:
+        raise ValueError(f"expected a point group out of {NAMES}, found '{name}'")
+    turns = ((int(match[2]), Z),)
+    return turns if match[1] == "C" else (*turns, (2, (1.0, 0.0, 0.0)))
+
+
+def _turn(order: int, axis: tuple[float, float, float]) -> Tensor:
+    """Quaternion of the turn by 2π / order about ``axis``."""
+    half = math.pi / order
+    direction = normalize(torch.tensor(axis, dtype=torch.float64), dim=-1)
+    return torch.cat([math.sin(half) * direction, torch.tensor([math.cos(half)], dtype=torch.float64)])
