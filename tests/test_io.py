@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from cryoforum.ctf import Optics
 from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
 from cryoforum.io.mrc import LazyImages, read_volume, write_stack, write_volume
 from cryoforum.io.star import (
+    ParticleStar,
     particles_from_star,
     poses_from_star,
     read_star,
@@ -309,3 +311,16 @@ def test_relion_30_says_the_same_as_31(star_path: Path) -> None:
     for name, values in vars(new.optics).items():
         assert torch.equal(getattr(old.optics, name), values), name
     assert torch.equal(old.images[rows(0, 1)], new.images[rows(0, 1)])
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5])
+def test_tables_longer_than_a_chunk_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr("cryoforum.io.startables._CHUNK_ROWS", 2)
+    names = [f"{row + 1}@a.mrcs" for row in range(count)]
+    labels = ["two words", "", "#7", "_x", "data_x"][:count]
+    table = pd.DataFrame({"rlnImageName": names, "label": labels}, dtype=str)
+    write_star(ParticleStar(tmp_path, None, table), tmp_path / "long.star")
+    found = read_star(tmp_path / "long.star").particles
+    assert found.to_dict("list") == {"rlnImageName": names, "label": labels}

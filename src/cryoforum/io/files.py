@@ -1,5 +1,6 @@
 """Finding input files, and writing output so that a file is either complete or not there."""
 
+import glob
 import os
 import secrets
 import shutil
@@ -15,8 +16,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The suffix is that of ``path``, as some writers choose their format by it.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    require_folder_of(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield temporary
@@ -24,6 +24,12 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:  # Ctrl-C must not leave a torn file either
         temporary.unlink(missing_ok=True)
         raise
+
+
+def require_folder_of(path: Path) -> None:
+    """ValueError where the folder of ``path`` does not exist; asked before any work."""
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"cannot write {path}: there is no folder {Path(path).parent}; create it first")
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
@@ -59,8 +65,23 @@ def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether ``path`` is a temporary file of `replacing` that a kill left behind."""
-    return path.name.startswith(".") and ".partial" in path.name
+    """Whether ``path`` is a temporary file of `replacing` or of `progress_path` that a kill left behind."""
+    return path.name.startswith(".") and (".partial" in path.name or ".progress-" in path.name)
+
+
+def progress_path(path: Path, process: int, process_count: int) -> Path:
+    """Where one of several processes, counted from 0, keeps what it has done towards ``path``."""
+    path = Path(path)
+    return path.with_name(f".{path.stem}.progress-{process + 1}-of-{process_count}")
+
+
+def remove_leftovers_of(path: Path) -> None:
+    """Remove the temporary files that were on the way to ``path``, now that it is complete."""
+    path = Path(path)
+    stem = glob.escape(path.stem)
+    for pattern in (f".{stem}.progress-*-of-*", f".{stem}.????????.partial{glob.escape(path.suffix)}"):
+        for leftover in path.parent.glob(pattern):
+            leftover.unlink(missing_ok=True)
 
 
 def find_file(name: str, folder: Path, root: Path | None = None) -> Path:

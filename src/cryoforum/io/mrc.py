@@ -73,6 +73,11 @@ class LazyImages:
         """(n, box, box)."""
         return (len(self), self._box, self._box)
 
+    @property
+    def identity(self) -> str:
+        """Text that changes when one of the stacks is replaced or changed."""
+        return str([(layout.modified, layout.shape) for layout in self._layouts])
+
     def __getitem__(self, rows: Tensor, /) -> Tensor:
         """Images (len(rows), box, box), float32, in the order asked for."""
         rows_array = rows.cpu().numpy()

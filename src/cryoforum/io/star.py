@@ -70,7 +70,15 @@ def particles_from_star(star: ParticleStar, root: Path | None = None) -> Particl
             f"{star.path}: rlnImageSize says {expected_box.max():.0f} px, the images have "
             f"{images.shape[-1]} px; correct rlnImageSize and rlnImagePixelSize"
         )
-    return Particles(images, pixel_size, tuple(names), poses, optics, subsets_from_star(star))
+    return Particles(
+        images,
+        pixel_size,
+        tuple(names),
+        poses,
+        optics,
+        subsets=subsets_from_star(star),
+        optics_groups=optics_groups_from_star(star),
+    )
 
 
 def poses_from_star(star: ParticleStar) -> Poses | None:
@@ -134,6 +142,12 @@ def subsets_from_star(star: ParticleStar) -> Tensor | None:
             f"{place_of_row(star, row)}: expected rlnRandomSubset 1 or 2, found {subsets[row]:g}"
         )
     return torch.from_numpy(subsets).long()
+
+
+def optics_groups_from_star(star: ParticleStar) -> Tensor | None:
+    """rlnOpticsGroup of each particle, (n,) int64; None where there is no column."""
+    groups = number_column(star, "rlnOpticsGroup") if "rlnOpticsGroup" in star.particles else None
+    return None if groups is None else torch.from_numpy(groups).long()
 
 
 def pixel_size_from_star(star: ParticleStar) -> float:

@@ -5,7 +5,7 @@ and pads short rows; a pass through this project must change nothing but what it
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +15,7 @@ import pandas as pd
 _TOKEN = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""")
 _NEEDS_QUOTES = re.compile(r"""^$|\s|^[#"']""")
 _ODD_BYTES = "surrogateescape"  # in file names of other encodings they come back unchanged
+_CHUNK_ROWS = 20_000  # rows that are lists of Python strings at a time: a table takes a fraction of that
 
 
 @dataclass
@@ -23,6 +24,26 @@ class _Table:
     is_loop: bool
     columns: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
+    finished: list[pd.DataFrame] = field(default_factory=list)
+
+    def append(self, values: list[str]) -> None:
+        self.rows.append(values)
+        if len(self.rows) == _CHUNK_ROWS:
+            self._finish_rows()
+
+    def dataframe(self) -> pd.DataFrame:
+        """All rows as a table of str."""
+        if self.rows or not self.finished:
+            self._finish_rows()
+        return self.finished[0] if len(self.finished) == 1 else pd.concat(self.finished, ignore_index=True)
+
+    def _finish_rows(self) -> None:
+        self.finished.append(pd.DataFrame(self.rows, columns=self.columns, dtype=str))
+        self.rows = []
+
+    @property
+    def has_rows(self) -> bool:
+        return bool(self.rows or self.finished)
 
     def takes_as_row(self, values: list[str]) -> bool:
         """Whether a line belongs to this loop; even where it starts with data_ as a file name may."""
@@ -30,7 +51,7 @@ class _Table:
             return False
         if not values[0].startswith(("data_", "loop_", "_")):
             return True
-        is_header = values[0].startswith("_") and not self.rows
+        is_header = values[0].startswith("_") and not self.has_rows
         return len(values) == len(self.columns) > 1 and not is_header
 
 
@@ -50,14 +71,14 @@ def read_tables(path: Path) -> list[tuple[str, pd.DataFrame]]:
                     f"{path}, line {number}: expected {len(current.columns)} values, one for each column of "
                     f"data_{current.block}, found {len(values)}; the file may be cut off or badly edited"
                 )
-            current.rows.append(values)
+            current.append(values)
         elif first.startswith("data_"):
             block, current = first.removeprefix("data_"), None
         elif block is not None and first == "loop_":
             current = _Table(block, is_loop=True)
             tables.append(current)
         elif block is not None and first.startswith("_"):
-            if current is None or current.rows and current.is_loop:
+            if current is None or current.has_rows and current.is_loop:
                 current = _Table(block, is_loop=False, rows=[[]])
                 tables.append(current)
             current.columns.append(first[1:])
@@ -75,8 +96,10 @@ def write_tables(file: TextIO, tables: Iterable[tuple[str, pd.DataFrame]], versi
     for block, table in tables:
         file.write(f"\n{version_line}\n\ndata_{block}\n\nloop_\n")
         file.writelines(f"_{column} #{number}\n" for number, column in enumerate(table.columns, 1))
-        columns = [[_quoted(value) for value in table[column]] for column in table.columns]
-        file.writelines(" ".join(row) + "\n" for row in zip(*columns, strict=True))
+        for start in range(0, len(table), _CHUNK_ROWS):
+            chunk = table.iloc[start : start + _CHUNK_ROWS]
+            columns = [chunk[column].tolist() for column in chunk.columns]
+            file.writelines(_line(row) for row in zip(*columns, strict=True))
         file.write("\n")
 
 
@@ -99,7 +122,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _values(line: str) -> list[str]:
-    if not any(mark in line for mark in "#\"'"):
+    if not _has_marks(line):
         return line.split()
     values = []
     for match in _TOKEN.finditer(line):
@@ -108,6 +131,17 @@ def _values(line: str) -> list[str]:
             break
         values.append(next(value for value in (double, single, plain) if value is not None))
     return values
+
+
+def _line(values: Sequence[str]) -> str:
+    line = " ".join(values)
+    if _has_marks(line) or line.split() != list(values):  # rare, and dear to ask of every value
+        line = " ".join(map(_quoted, values))
+    return line + "\n"
+
+
+def _has_marks(text: str) -> bool:
+    return "#" in text or '"' in text or "'" in text
 
 
 def _quoted(value: str) -> str:
@@ -123,4 +157,4 @@ def _dataframe(path: Path, table: _Table) -> pd.DataFrame:
     repeated = [column for column in table.columns if table.columns.count(column) > 1]
     if repeated:
         raise ValueError(f"{path}: column {repeated[0]} occurs twice in data_{table.block}")
-    return pd.DataFrame(table.rows, columns=table.columns, dtype=str)
+    return table.dataframe()
