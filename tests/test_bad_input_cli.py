@@ -34,7 +34,9 @@ def invoke(*arguments: object) -> Result:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files but the finished batches of an unfinished prediction, which are kept to go on from."""
+    files = [path for path in folder.rglob("*") if path.is_file() and ".progress-" not in path.name]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def refused(folder: Path, *arguments: object, words: tuple[str, ...] = (), code: int = 1) -> str:
@@ -378,3 +380,11 @@ def test_a_kill_between_two_files_of_a_model_is_noticed(
     monkeypatch.undo()
     particles = folder / "particles.star"
     refused(folder, "predict", folder / "new", particles, "--out", folder / "o.star", words=("model.json",))
+
+
+def test_symmetries_that_do_not_exist(folder: Path) -> None:
+    particles, out, wrong = folder / "particles.star", folder / "out", ("--symmetry", "D2h")
+    words = ("expected a point group out of C1 to C99", "found 'D2h'")
+    refused(folder, "train", particles, "--out", out, *wrong, words=words)
+    refused(folder, "reconstruct", particles, "--out", out, *wrong, words=words)
+    refused(folder, "compare", folder / "predictions.star", particles, *wrong, words=words)

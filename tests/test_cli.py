@@ -127,6 +127,10 @@ def test_the_model_folder_holds_the_split_and_no_state(done: Run) -> None:
     assert sorted(path.name for path in (done / "model").iterdir()) == [
         "log.csv",
         "model.json",
+        "reference.json",
+        "reference.mrc",
+        "reference_half1.mrc",
+        "reference_half2.mrc",
         "split.csv",
         "weights.safetensors",
     ]
@@ -137,7 +141,7 @@ def test_predict_keeps_every_row_and_column_in_order(done: Run) -> None:
     columns = list(before.particles.columns)
     assert list(after.particles.columns)[: len(columns)] == columns
     for column in columns:
-        if column not in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"):
+        if not column.startswith(("rlnAngle", "rlnOrigin")):
             assert after.particles[column].tolist() == before.particles[column].tolist()
     assert before.optics is not None and after.optics is not None
     assert after.optics.equals(before.optics)
@@ -228,11 +232,13 @@ def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
 
 def test_predict_of_one_part_of_the_split(done: Run, tmp_path: Path) -> None:
     out = tmp_path / "test.star"
-    run("predict", done / "model", done / "particles.star", "--part", "test", "--out", out)
+    alone = ("predict", done / "model", "--no-polish")
+    run(*alone, done / "particles.star", "--part", "test", "--out", out)
+    run(*alone, done / "particles.star", "--out", tmp_path / "whole.star")
     parts = load_model(done / "model").parts
     names = read_star(out).particles["rlnImageName"]
     assert len(names) == 20 and {parts[name] for name in names} == {"test"}
-    whole = read_star(done / "predictions.star").particles.set_index("rlnImageName")
+    whole = read_star(tmp_path / "whole.star").particles.set_index("rlnImageName")
     expected = whole.loc[names, "cryoforumTrace"].astype(float)
     found = read_star(out).particles["cryoforumTrace"].astype(float)
     np.testing.assert_allclose(found, expected, rtol=1e-2)
@@ -302,3 +308,23 @@ def test_an_interrupted_training_is_resumed(
     assert not (out / "state.pt").exists()
     for name, tensor in undisturbed.network.state_dict().items():
         torch.testing.assert_close(resumed.network.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_symmetry_goes_from_training_into_errors_and_maps(done: Run, tmp_path: Path) -> None:
+    model, predicted = tmp_path / "model", tmp_path / "predicted.star"
+    settings = ("--preset", "tiny", "--config", done / "config.toml", "--symmetry", "O")
+    run("train", done / "particles.star", "--out", model, *settings)
+    trained = load_model(model)
+    assert trained.config.symmetry == "O" and trained.config.network.degree == 4
+    run("predict", model, done / "particles.star", "--out", predicted)
+    medians = {}
+    for symmetry in ("C1", "O"):
+        path = tmp_path / f"{symmetry}.json"
+        run("compare", predicted, done / "particles.star", "--symmetry", symmetry, "--json", path)
+        medians[symmetry] = json.loads(path.read_text())["median_rad"]
+    # No two rotations are further apart than 62.8° under the group of the cube.
+    assert medians["O"] < np.deg2rad(62.9) < medians["C1"]
+    run("reconstruct", done / "particles.star", "--out", tmp_path / "map", "--symmetry", "O")
+    voxels = read_volume(tmp_path / "map" / "map.mrc").voxels
+    turned = voxels.transpose(1, 2).flip(2)[1:, 1:, :-1]
+    assert float((turned - voxels[1:, 1:, 1:]).norm() / voxels.norm()) < 1e-3

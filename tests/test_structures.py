@@ -215,7 +215,7 @@ def test_map_file_is_resampled_with_a_notice_only_when_needed(
     same = load_structure(str(path), 48, 3.0)
     torch.testing.assert_close(same.voxels, smooth_volume(48, 3.0).voxels, atol=1e-5, rtol=0)
     assert not [warning for warning in recwarn if "resampled" in str(warning.message)]
-    with pytest.warns(UserWarning, match="resampled from 3 to 4 Å/pixel"):
+    with pytest.warns(UserWarning, match="resampled from 48 voxels of 3 Å to 36 of 4 Å"):
         coarse = load_structure(str(path), 36, 4.0)
     torch.testing.assert_close(coarse.voxels, smooth_volume(36, 4.0).voxels, atol=2e-3, rtol=0)
 

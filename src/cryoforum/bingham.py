@@ -153,3 +153,15 @@ def belief_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationBelief:
     bounded = directions * eigenvalues.clamp_min(1e-2)[:, None, :] @ directions.mT
     basis = tangent_basis(mode.double())
     return OrientationBelief((basis @ bounded @ basis.mT / 2).to(mode.dtype))
+
+
+def belief_from_moment(moment: Tensor) -> OrientationBelief:
+    """The Bingham whose E q qᵀ is about ``moment`` (n, 4, 4), symmetric positive definite of trace 1.
+
+    With eigenvalues m₀ ≥ mᵢ it takes λᵢ = (1/mᵢ - 1/m₀) / 2: exact where nothing is known (all equal)
+    and to first order where the density is narrow, the same eigenvectors always.
+    """
+    eigenvalues, directions = torch.linalg.eigh(moment.double())
+    inverse = 1 / eigenvalues.clamp_min(1e-12)
+    exponents = (inverse - inverse[:, -1:]) / 2
+    return OrientationBelief((directions * exponents[:, None, :] @ directions.mT).to(moment.dtype))

@@ -31,11 +31,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 console = Console(stderr=True)
+LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them
 
 Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Shard = Annotated[str | None, typer.Option(help="Only one of n parts of the rows: 1/4 … 4/4.")]
+BatchSize = Annotated[int, typer.Option(help="Images at a time.")]
+Resolution = Annotated[float | None, typer.Option(help="Å up to which the given map is used.")]
+MaxShift = Annotated[float, typer.Option(help="Largest shift along x and y that is looked for, pixels.")]
 Star = Annotated[Path, typer.Argument(metavar="PARTICLES.star")]
+Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]
 
 
 @app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
@@ -84,6 +90,9 @@ def train(
     preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
     max_minutes: Annotated[float | None, typer.Option(help="Let the schedule span this time.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
+    symmetry: Annotated[
+        str | None, typer.Option(help="Point group as in RELION: C4, D2, T, O, I1 ...; default: C1.")
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
     seed: int = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
@@ -93,12 +102,14 @@ def train(
     """Learn from particles with known poses; writes the model folder."""
     with failing_clearly():
         from cryoforum.config import preset as named_preset
-        from cryoforum.config import read_config
+        from cryoforum.config import read_config, with_symmetry
         from cryoforum.workflow import train_to_folder
 
         if max_minutes is not None and not max_minutes > 0:
             raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
         settings = named_preset(preset) if config is None else read_config(config, named_preset(preset))
+        if symmetry is not None:
+            settings = with_symmetry(settings, symmetry)
         with progress_bars() as bar, training_bar() as on_step:
             model = train_to_folder(
                 particles,
@@ -112,6 +123,7 @@ def train(
                 overwrite=overwrite,
                 bar=bar,
                 on_step=on_step,
+                tell=_tell,
             )
         used = Counter(model.parts.values())
         typer.echo(
@@ -125,22 +137,86 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
     particles: Star,
     out: Out,
+    polish: Annotated[
+        bool | None,
+        typer.Option(
+            "--polish/--no-polish",
+            help="Compare images with the reference, or take the network's orientations as they are. "
+            "Default: polish where the model has a reference.",
+        ),
+    ] = None,
+    candidates: Annotated[
+        str, typer.Option(help="Where polishing starts: network, search or both.")
+    ] = "network",
+    reference: Annotated[
+        str | None, typer.Option(help="Map to compare with instead of the model's own.")
+    ] = None,
+    resolution: Resolution = None,
+    max_shift: MaxShift = 3.0,
+    halves: Annotated[
+        bool | None,
+        typer.Option(
+            "--halves/--no-halves",
+            help="Compare each half set with the map of its own half of the training particles. "
+            "Default: where the file has rlnRandomSubset.",
+        ),
+    ] = None,
     part: Annotated[
         str | None, typer.Option(help="Only this part of the model's split: train, validation, test.")
     ] = None,
+    shard: Shard = None,
+    batch_size: BatchSize = 256,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Predict orientations with their uncertainty; every other column of the file is kept."""
-    with failing_clearly():
-        from cryoforum.workflow import predict_to_star
+    """Predict poses with their uncertainty; every other column of the file is kept.
 
+    After a kill, the same command goes on. Under torchrun the processes share the work.
+    """
+    with failing_clearly():
+        from cryoforum.posing import PosingConfig
+        from cryoforum.predicting import Output, PredictionOptions, predict_to_star
+
+        options = PredictionOptions(
+            polish=polish,
+            reference=reference,
+            resolution_angstrom=resolution,
+            halves=halves,
+            posing=PosingConfig(source=candidates, max_shift_pixel=max_shift),  # type: ignore[arg-type]
+        )
         with progress_bars() as bar:
-            predictions = predict_to_star(
-                model, particles, root, out, part=part, overwrite=overwrite, bar=bar
-            )
-        typer.echo(f"{len(predictions)} orientations in {out}")
-        _hint_at_root(out, root or particles.parent)
+            output = Output(out, bar, part, shard, batch_size, overwrite, tell=_tell)
+            count = predict_to_star(model, particles, root, options, output)
+        _say_what_was_written(count, out, root or particles.parent)
+
+
+@app.command(epilog="Example: cryoforum match map.mrc new.star --out matched.star")
+def match(
+    reference: Annotated[str, typer.Argument(metavar="MAP.mrc", help="Map or structure to compare with.")],
+    particles: Star,
+    out: Out,
+    symmetry: Symmetry = "C1",
+    resolution: Resolution = None,
+    max_shift: MaxShift = 3.0,
+    shard: Shard = None,
+    batch_size: BatchSize = 256,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find poses without a model: search all orientations of a map, then polish."""
+    with failing_clearly():
+        from cryoforum.posing import PosingConfig
+        from cryoforum.predicting import Output, PredictionOptions, match_to_star
+
+        options = PredictionOptions(
+            reference=reference,
+            resolution_angstrom=resolution,
+            posing=PosingConfig(source="search", max_shift_pixel=max_shift),
+        )
+        with progress_bars() as bar:
+            output = Output(out, bar, None, shard, batch_size, overwrite, tell=_tell)
+            count = match_to_star(particles, root, symmetry, options, output)
+        _say_what_was_written(count, out, root or particles.parent)
 
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
@@ -165,6 +241,7 @@ def filter_(
 def reconstruct(
     particles: Star,
     out: Out,
+    symmetry: Symmetry = "C1",
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -173,7 +250,9 @@ def reconstruct(
         from cryoforum.workflow import reconstruct_to_folder
 
         with progress_bars() as bar:
-            resolution = reconstruct_to_folder(particles, root, out, overwrite=overwrite, bar=bar)
+            resolution = reconstruct_to_folder(
+                particles, root, out, symmetry=symmetry, overwrite=overwrite, bar=bar
+            )
         typer.echo(
             f"resolution at FSC 0.143: {resolution['unmasked']:.1f} Å unmasked, "
             f"{resolution['masked']:.1f} Å masked; maps in {out}"
@@ -186,6 +265,7 @@ def reconstruct(
 def compare(
     predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH.star")],
+    symmetry: Symmetry = "C1",
     json: Annotated[Path | None, typer.Option(help="Write the numbers here, too.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -193,7 +273,7 @@ def compare(
     with failing_clearly():
         from cryoforum.workflow import compare_stars
 
-        show_errors({str(predictions): compare_stars(predictions, truth, json, overwrite)})
+        show_errors({str(predictions): compare_stars(predictions, truth, json, overwrite, symmetry)})
 
 
 @app.command(epilog="Example: cryoforum report demo")
@@ -248,7 +328,7 @@ def failing_clearly() -> Iterator[None]:
         console.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        console.print("interrupted; a training goes on with --resume")
+        console.print("interrupted; a training goes on with --resume, a prediction when run again")
         raise typer.Exit(130) from None
 
 
@@ -270,10 +350,16 @@ def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
         progress.start()
         task = progress.add_task(description, total=total)
 
+        shown = time.monotonic()
+
         def advance(count: int) -> None:
+            nonlocal shown
             progress.advance(task, count)
             if progress.finished:
                 progress.stop()
+            elif not console.is_terminal and time.monotonic() - shown > LOG_SECONDS:
+                console.print(progress.get_renderable())
+                shown = time.monotonic()
 
         running.append(progress)
         return advance
@@ -315,6 +401,18 @@ def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
         yield on_step
     finally:
         progress.stop()
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _say_what_was_written(count: int, out: Path, root: Path) -> None:
+    from cryoforum.compute import process_rank_and_count
+
+    if process_rank_and_count()[0] == 0:
+        typer.echo(f"{count} poses in {out}")
+        _hint_at_root(out, root)
 
 
 def _hint_at_root(star: Path, root: Path) -> None:

@@ -42,11 +42,16 @@ def ctf(optics: Optics, box: int, pixel_size_angstrom: float) -> Tensor:
     bright where RELION, too, makes them bright. χ follows Mindell & Grigorieff (2003), eq. 3-5.
     """
     ky, kx = frequency_grid(box, pixel_size_angstrom)
+    return ctf_at(optics, kx, ky)
+
+
+def ctf_at(optics: Optics, kx: Tensor, ky: Tensor) -> Tensor:
+    """CTF at the frequencies ``kx``, ``ky`` in cycles per Å that broadcast to (...): (n, ...)."""
     k2 = kx**2 + ky**2
     azimuth = torch.atan2(ky, kx)
 
     def column(values: Tensor) -> Tensor:
-        return values[:, None, None].to(k2.dtype)
+        return values.view(-1, *[1] * k2.ndim).to(k2.dtype)
 
     mean = column((optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2)
     half_difference = column((optics.defocus_u_angstrom - optics.defocus_v_angstrom) / 2)

@@ -15,13 +15,13 @@ from cryoforum.config import SimulationConfig, preset
 from cryoforum.io.files import new_folder, replacing
 from cryoforum.io.star import read_star, select_rows, write_star
 from cryoforum.metrics import ErrorSummary
+from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 from cryoforum.reporting import write_report
 from cryoforum.training import Progress, split_rows
 from cryoforum.workflow import (
     Bar,
     compare_stars,
     filter_star,
-    predict_to_star,
     reconstruct_to_folder,
     simulate_to_folder,
     train_to_folder,
@@ -84,7 +84,7 @@ def run_demo(
     timings[-1]["images_per_second"] = shown / float(timings[-1]["seconds"])
     test_count = sum(part == "test" for part in trained.parts.values())
     with _timed("predict", test_count, timings):
-        predict_to_star(model, particles, None, predicted, part="test", overwrite=False, bar=bar)
+        predict_to_star(model, particles, None, PredictionOptions(), Output(predicted, bar, part="test"))
     filter_star(predicted, KEPT_SHARE, "trace", kept, None, overwrite=False)
     _write_truth(particles, predicted, truth)
     errors = {

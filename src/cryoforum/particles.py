@@ -1,6 +1,8 @@
 """The nouns that the steps pass to each other. Frozen, unit in the name, nothing computed here."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import torch
@@ -52,6 +54,7 @@ class Particles:
     names: n unique image names, in the order of the images.
     poses, optics: None where unknown.
     subsets: (n,) int, RELION's random half 1 or 2; None where not assigned.
+    optics_groups: (n,) int, rlnOpticsGroup; None where there is none.
     """
 
     images: Images
@@ -60,6 +63,7 @@ class Particles:
     poses: Poses | None = None
     optics: Optics | None = None
     subsets: Tensor | None = None
+    optics_groups: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -78,6 +82,7 @@ class Particles:
             poses=None if self.poses is None else self.poses[rows],
             optics=None if self.optics is None else self.optics[rows],
             subsets=None if self.subsets is None else self.subsets[rows],
+            optics_groups=None if self.optics_groups is None else self.optics_groups[rows],
         )
 
     def with_poses(self, poses: Poses) -> "Particles":
@@ -109,17 +114,75 @@ class SelectedImages:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What a model believes of each particle.
+class ImageEvidence:
+    """What the comparison with a reference says of each particle, besides its pose.
 
-    belief: (n,) orientation beliefs. figure_of_merit: (n,) in (0, 1], 1 = certain.
+    bound_rad: (n,) Cramér-Rao bound: the root mean square orientation error of the best unbiased estimate,
+        from reference, CTF and noise, the origin being unknown, too.
+    origin_covariance_angstrom2: (n, 2, 2). log_likelihood_gain: (n,) over noise alone.
+    signal_scale: (n,) how strong the particle is in its image; about 1, and near 0 for junk.
+    mode_probability: (n,) that of the pose's mode among all modes that were tried.
+    reference_half: (n,) int, the half (1 or 2) whose reference it was; 0 for that of all particles.
+    """
+
+    bound_rad: Tensor
+    origin_covariance_angstrom2: Tensor
+    log_likelihood_gain: Tensor
+    signal_scale: Tensor
+    mode_probability: Tensor
+    reference_half: Tensor
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What is believed of each particle.
+
+    belief: (n,) orientation beliefs; their modes are the orientations.
+    expected_error_rad: (n,) root mean square orientation error that the belief means.
+    shifts_angstrom: (n, 2) as in `Poses`; None where there was no reference to find them by.
+    evidence: None for the network alone.
     """
 
     belief: OrientationBelief
-    figure_of_merit: Tensor
+    expected_error_rad: Tensor
+    shifts_angstrom: Tensor | None = None
+    evidence: ImageEvidence | None = None
 
     def __len__(self) -> int:
         return len(self.belief)
+
+    @property
+    def poses(self) -> Poses:
+        """Most probable poses; ValueError where shifts are not known."""
+        if self.shifts_angstrom is None:
+            raise ValueError("expected predictions with shifts, found none; predict them with a reference")
+        return Poses(self.belief.mode, self.shifts_angstrom)
+
+    @property
+    def figure_of_merit(self) -> Tensor:
+        """cos² of half the expected error, (n,): 1 where certain."""
+        return torch.cos(self.expected_error_rad / 2).square()
+
+
+def joined_predictions(batches: Sequence[Predictions]) -> Predictions:
+    """The predictions of consecutive batches in one; all have the same fields."""
+    shifts = [batch.shifts_angstrom for batch in batches if batch.shifts_angstrom is not None]
+    evidence = [batch.evidence for batch in batches if batch.evidence is not None]
+    return Predictions(
+        belief=OrientationBelief(torch.cat([batch.belief.concentration for batch in batches])),
+        expected_error_rad=torch.cat([batch.expected_error_rad for batch in batches]),
+        shifts_angstrom=torch.cat(shifts) if shifts else None,
+        evidence=_joined_evidence(evidence) if evidence else None,
+    )
+
+
+def _joined_evidence(parts: Sequence[ImageEvidence]) -> ImageEvidence:
+    return ImageEvidence(
+        **{
+            entry.name: torch.cat([getattr(part, entry.name) for part in parts])
+            for entry in fields(ImageEvidence)
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -148,6 +211,21 @@ class HalfMaps:
     half2: Volume
     full: Volume
     independent: bool
+
+
+def loaded_batches(particles: Particles, batch_size: int) -> Iterator[Particles]:
+    """Consecutive particles with their images in memory; the next ones are read while the caller works."""
+
+    def load(rows: Tensor) -> Particles:
+        return replace(particles.select(rows), images=particles.images[rows])
+
+    first, *others = all_rows(len(particles), batch_size)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(load, first)
+        for rows in others:
+            batch, coming = coming.result(), reader.submit(load, rows)
+            yield batch
+        yield coming.result()
 
 
 def all_rows(count: int, batch_size: int) -> tuple[Tensor, ...]:

@@ -70,9 +70,12 @@ def load_structure(spec: str, box: int, pixel_size_angstrom: float) -> Volume:
     if spec.lower().endswith(ATOM_SUFFIXES):
         return atoms_to_volume(read_atoms(Path(spec)), box, pixel_size_angstrom)
     volume = read_volume(Path(spec))
-    if not math.isclose(volume.pixel_size_angstrom, pixel_size_angstrom, rel_tol=_PIXEL_SIZE_TOLERANCE):
+    old_box = len(volume.voxels)
+    same_pixels = math.isclose(volume.pixel_size_angstrom, pixel_size_angstrom, rel_tol=_PIXEL_SIZE_TOLERANCE)
+    if not same_pixels or old_box != box:
         warnings.warn(
-            f"{spec}: resampled from {volume.pixel_size_angstrom:.4g} to {pixel_size_angstrom:.4g} Å/pixel",
+            f"{spec}: resampled from {old_box} voxels of {volume.pixel_size_angstrom:.4g} Å "
+            f"to {box} of {pixel_size_angstrom:.4g} Å",
             stacklevel=2,
         )
     return resample_volume(volume, box, pixel_size_angstrom)

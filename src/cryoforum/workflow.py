@@ -3,15 +3,14 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel, load_model, read_split, save_model
+from cryoforum.checkpoint import TrainedModel, read_split, save_model
 from cryoforum.config import Config, SimulationConfig
-from cryoforum.inference import predict
 from cryoforum.io.files import find_file, is_leftover, refuse_to_overwrite, replacing
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
@@ -24,13 +23,19 @@ from cryoforum.io.star import (
     read_star,
     select_rows,
     star_from_particles,
-    with_columns,
-    with_orientations,
     write_star,
 )
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
-from cryoforum.particles import Particles, Predictions, all_rows
-from cryoforum.reconstruction import reconstruct
+from cryoforum.particles import Particles, all_rows
+from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.reference import (
+    Reference,
+    forget_reference,
+    noise_of_halves,
+    reference_from_half_maps,
+    save_reference,
+    with_noise,
+)
 from cryoforum.selection import select
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure
@@ -39,7 +44,9 @@ from cryoforum.training import Progress, Split, split_rows, train
 # Shows a long step: bar(description, total) gives a function that is told how many more are done.
 Bar = Callable[[str, int], Callable[[int], None]]
 STATE = "state.pt"
+NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
 STATISTICS = {"trace": "cryoforumTrace", "max": "cryoforumLambdaMax"}
+REFERENCE_HALF = "cryoforumReferenceHalf"
 PARTS = ("train", "validation", "test")
 
 
@@ -83,9 +90,13 @@ def train_to_folder(
     overwrite: bool,
     bar: Bar,
     on_step: Callable[[Progress], None],
+    tell: Callable[[str], None] = lambda line: None,
 ) -> TrainedModel:
-    """Train on the particles of a STAR file and write the model folder."""
-    particles = _particles(read_star(star_path), root)
+    """Train on the particles of a STAR file and write the model folder with its reference.
+
+    ``tell`` is told, in one line, where no reference could be made.
+    """
+    particles = checked_particles(read_star(star_path), root)
     if particles.poses is None:
         raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to learn from")
     split = _split(particles, split_choice, seed)
@@ -120,53 +131,27 @@ def train_to_folder(
             out.rmdir()  # only where it is still empty: there is nothing to resume from
         raise
     save_model(model, out)
+    forget_reference(out)  # one of an earlier model must not outlive it
+    try:
+        reference = _trained_reference(particles.select(split.train), config.symmetry, bar)
+        save_reference(reference, out)
+    except ValueError as error:
+        tell(f"no reference to polish poses against: {error}")
     (out / STATE).unlink(missing_ok=True)
     for leftover in filter(is_leftover, out.iterdir()):
         leftover.unlink()
     return model
 
 
-def predict_to_star(
-    model_folder: Path,
-    star_path: Path,
-    root: Path | None,
-    out: Path,
-    *,
-    part: str | None,
-    overwrite: bool,
-    bar: Bar,
-) -> Predictions:
-    """Write the STAR file with predicted poses and beliefs; every row and column else is kept."""
-    refuse_to_overwrite(out, overwrite)
-    model = load_model(model_folder)
-    star = read_star(star_path)
-    if part is not None:
-        star = select_rows(star, _rows_of_part(model, star, part))
-    particles = _particles(star, root)
-    predictions = predict(model, particles, progress=bar("predicting", len(particles)))
-    write_star(with_predictions(star, predictions), out)
-    return predictions
-
-
-def with_predictions(star: ParticleStar, predictions: Predictions) -> ParticleStar:
-    """The table with predicted angles, both statistics, the ten numbers of A and a figure of merit.
-
-    The figure is the mean of cos²(error / 2) that the belief predicts, and cryoforumExpectedErrorDeg
-    the error that it means.
-    Shifts are not predicted: those of the file stay.
-    """
-    belief = predictions.belief
-    columns: dict[str, np.ndarray] = {
-        "cryoforumLambdaMax": belief.lambda_max.numpy(),
-        "cryoforumTrace": belief.trace.numpy(),
-    }
-    for row in range(4):
-        for column in range(row, 4):
-            columns[f"cryoforumA{row + 1}{column + 1}"] = belief.concentration[:, row, column].numpy()
-    merit = predictions.figure_of_merit
-    columns["cryoforumExpectedErrorDeg"] = torch.rad2deg(2 * torch.acos(merit.sqrt())).numpy()
-    columns["rlnParticleFigureOfMerit"] = merit.numpy()
-    return with_columns(with_orientations(star, belief.mode), columns)
+def _trained_reference(particles: Particles, symmetry: str, bar: Bar) -> Reference:
+    """The map of the training particles, of each half of them, and their noise."""
+    subsets = drawn_subsets(len(particles)) if particles.subsets is None else particles.subsets
+    config = ReconstructionConfig(symmetry=symmetry)
+    advance = bar("reference", len(particles))
+    maps = reconstruct(replace(particles, subsets=subsets), config, progress=advance)
+    reference = reference_from_half_maps(maps, symmetry)
+    rows = torch.linspace(0, len(particles) - 1, min(NOISE_SAMPLE, len(particles))).round().long()
+    return with_noise(reference, noise_of_halves(reference, particles, rows, subsets[rows]))
 
 
 def filter_star(
@@ -193,15 +178,16 @@ def filter_star(
 
 
 def reconstruct_to_folder(
-    star_path: Path, root: Path | None, out: Path, *, overwrite: bool, bar: Bar
+    star_path: Path, root: Path | None, out: Path, *, symmetry: str = "C1", overwrite: bool, bar: Bar
 ) -> dict[str, float | bool]:
     """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the halves.
 
-    They are not independent where the STAR file holds predictions: one model posed both.
+    They are not independent where one reference or one network posed both halves.
     """
+    config = ReconstructionConfig(symmetry=symmetry)
     star = read_star(star_path)
-    particles = _particles(star, root)
-    independent = STATISTICS["trace"] not in star.particles.columns
+    particles = checked_particles(star, root)
+    independent = _halves_are_independent(star)
     if particles.poses is None:
         raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to reconstruct")
     out = Path(out)
@@ -209,7 +195,8 @@ def reconstruct_to_folder(
     paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
     for path in paths:
         refuse_to_overwrite(path, overwrite)
-    maps = reconstruct(particles, independent=independent, progress=bar("reconstructing", len(particles)))
+    progress = bar("reconstructing", len(particles))
+    maps = reconstruct(particles, config, independent=independent, progress=progress)
     for volume, path in zip((maps.half1, maps.half2, maps.full), paths, strict=False):
         write_volume(volume, path)
     curve = fsc_curve(maps)
@@ -225,12 +212,24 @@ def reconstruct_to_folder(
     return result
 
 
+def _halves_are_independent(star: ParticleStar) -> bool:
+    """Whether no prediction posed the particles, or each half set was posed by its own half's reference."""
+    if STATISTICS["trace"] not in star.particles.columns:
+        return True
+    used, subsets = number_column(star, REFERENCE_HALF), number_column(star, "rlnRandomSubset")
+    return used is not None and subsets is not None and bool((used == subsets).all())
+
+
 def compare_stars(
-    predicted_path: Path, truth_path: Path, json_path: Path | None, overwrite: bool
+    predicted_path: Path,
+    truth_path: Path,
+    json_path: Path | None,
+    overwrite: bool,
+    symmetry: str = "C1",
 ) -> ErrorSummary:
     """Orientation errors of the particles of the first file, matched by image name."""
     predicted, truth = read_star(predicted_path), read_star(truth_path)
-    errors = matched_errors(predicted, truth)
+    errors = matched_errors(predicted, truth, symmetry)
     summary = summarise_errors(errors)
     if json_path is not None:
         refuse_to_overwrite(json_path, overwrite)
@@ -239,7 +238,7 @@ def compare_stars(
     return summary
 
 
-def matched_errors(predicted: ParticleStar, truth: ParticleStar) -> Tensor:
+def matched_errors(predicted: ParticleStar, truth: ParticleStar, symmetry: str = "C1") -> Tensor:
     """Geodesic errors in radians, in the order of ``predicted``; every particle must be in ``truth``."""
     poses = []
     for star in (predicted, truth):
@@ -253,7 +252,7 @@ def matched_errors(predicted: ParticleStar, truth: ParticleStar) -> Tensor:
         if name not in row_of_name:
             raise ValueError(f"{truth.path}: expected image {name} of {predicted.path}, found none")
         rows.append(row_of_name[name])
-    return orientation_errors(poses[0], poses[1][torch.tensor(rows)])
+    return orientation_errors(poses[0], poses[1][torch.tensor(rows)], symmetry)
 
 
 def finds_its_images(star_path: Path) -> bool:
@@ -266,7 +265,7 @@ def finds_its_images(star_path: Path) -> bool:
     return True
 
 
-def _particles(star: ParticleStar, root: Path | None) -> Particles:
+def checked_particles(star: ParticleStar, root: Path | None) -> Particles:
     """The particles of a file that has all of the CTF or none of it: half of it is an oversight."""
     missing = missing_columns(star, CTF_COLUMNS)
     if missing and not missing_columns(star, ["rlnDefocusU"]):
@@ -293,13 +292,3 @@ def _split(particles: Particles, choice: str | None, seed: int) -> Split:
             f"expected --split with three shares such as 50,17,33 or a split.csv, found '{choice}'"
         ) from None
     return split_rows(len(particles), validation_share, test_share, seed=seed)
-
-
-def _rows_of_part(model: TrainedModel, star: ParticleStar, part: str) -> Tensor:
-    if part not in PARTS:
-        raise ValueError(f"expected --part {', '.join(PARTS)}, found '{part}'")
-    names = star.particles["rlnImageName"]
-    rows = [row for row, name in enumerate(names) if model.parts.get(name) == part]
-    if not rows:
-        raise ValueError(f"{star.path}: none of its particles is in the {part} part of the model's split")
-    return torch.tensor(rows)

@@ -1,0 +1,196 @@
+"""Poses without a start: every image against templates of the reference all over SO(3) × origins.
+
+Low frequencies suffice to say roughly where, so that the whole search is one product of two matrices,
+(images · origins × frequencies) · (frequencies × templates), with CTF and noise in the first of them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryoforum.bingham import OrientationBelief, belief_from_moment
+from cryoforum.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at
+from cryoforum.rotations import compose
+from cryoforum.so3grid import rotation_grid
+from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetry_group
+
+_SCORES_AT_ONCE = 2**21  # so that a batch of scores stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """nside: of the grid of rotations (4 gives 15° between neighbours, 4608 of them).
+    highest_frequency: cycles per box up to which images and templates are compared.
+    max_shift_pixel: largest origin that is looked for along x and y.
+    candidates: modes that are handed on, at least ``separation_deg`` apart.
+    plausible_margin, plausible_share: a mode is worth a try where its log density is less than the margin
+        below the best, or less than this share of the best's height over the median. (Templates are never
+        quite at an image's orientation, and what that costs grows with the height.)
+    """
+
+    nside: int = 4
+    highest_frequency: int = 10
+    max_shift_pixel: float = 3.0
+    candidates: int = 16
+    separation_deg: float = 16.0
+    plausible_margin: float = 20.0
+    plausible_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.nside, self.highest_frequency, self.candidates) < 1:
+            raise ValueError("expected nside, highest_frequency and candidates of 1 or more")
+        if not self.max_shift_pixel >= 0:
+            raise ValueError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Slices of a reference on a grid of rotations, ready to be compared with images.
+
+    rotations: (g, 4), one of each set that symmetry makes equal. slices: (2 p, g) real and imaginary
+    parts in turn. power: (p, g). origins_pixel: (s, 2). phases: (p, s) exp(-2πi k·o).
+    """
+
+    config: SearchConfig
+    symmetry: str
+    points: FrequencyPoints
+    rotations: Tensor
+    slices: Tensor
+    power: Tensor
+    origins_pixel: Tensor
+    phases: Tensor
+
+
+def make_templates(transform: Tensor, box: int, config: SearchConfig, symmetry: str = "C1") -> Templates:
+    """Templates of a `projection.cropped_transform` whose images have ``box`` pixels."""
+    points = frequency_points(box, config.highest_frequency)
+    rotations = asymmetric_unit(rotation_grid(config.nside), symmetry_group(symmetry))
+    slices = torch.cat([slices_at(transform, part, points) for part in rotations.split(2048)])
+    origins = _origin_grid(config.max_shift_pixel, box / (8 * config.highest_frequency))
+    angle = -2 * torch.pi / box * (points.kx[:, None] * origins[:, 0] + points.ky[:, None] * origins[:, 1])
+    return Templates(
+        config=config,
+        symmetry=symmetry,
+        points=points,
+        rotations=rotations,
+        slices=torch.view_as_real(slices).flatten(1).T.contiguous(),
+        power=slices.abs().square().T.contiguous(),
+        origins_pixel=origins,
+        phases=torch.polar(torch.ones_like(angle), angle),
+    )
+
+
+def log_likelihood_on_grid(templates: Templates, images: WhitenedImages) -> Tensor:
+    """Log-likelihood of every template, (n, g): the mean over all origins, relative to noise alone."""
+    images = images.within(float(templates.points.radius[-1]))
+    weighted = images.transfer * images.values
+    rows_at_once = max(1, _SCORES_AT_ONCE // (len(templates.rotations) * len(templates.origins_pixel)))
+    parts = []
+    for rows in torch.arange(len(images)).split(rows_at_once):
+        # Moved back by every origin, then all against all: the real part of a complex product.
+        moved = weighted[rows, None, :] * templates.phases.T
+        cross = torch.view_as_real(moved).flatten(2) @ (2 * templates.slices)
+        power = images.transfer[rows].square() @ templates.power
+        parts.append(torch.logsumexp(cross, dim=1) - power)
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The most probable orientations of each particle, the first first.
+
+    quaternions: (n, m, 4). origins_pixel: (n, m, 2), the best of the grid of origins for each.
+    plausible: (n, m) bool, those worth a try.
+    """
+
+    quaternions: Tensor
+    origins_pixel: Tensor
+    plausible: Tensor
+
+
+def candidates(templates: Templates, images: WhitenedImages, log_density: Tensor) -> Candidates:
+    """Modes of a log density (n, g) on the templates' rotations, each with the origin that fits best."""
+    rows = _separated_peaks(templates, log_density)
+    height = log_density.gather(1, rows)
+    relief = height[:, 0] - log_density.median(dim=1).values
+    margin = (templates.config.plausible_share * relief).clamp_min(templates.config.plausible_margin)
+    return Candidates(
+        templates.rotations[rows],
+        _best_origins(templates, images, rows),
+        plausible=height >= (height[:, 0] - margin)[:, None],
+    )
+
+
+def best_origins(
+    transform: Tensor, images: WhitenedImages, quaternions: Tensor, config: SearchConfig
+) -> Tensor:
+    """Origin (n, 2) in pixels, to half a pixel, at which the slice along ``quaternions`` (n, 4) fits best."""
+    images = images.within(config.highest_frequency)
+    points = images.points
+    origins = _origin_grid(config.max_shift_pixel, 0.5)
+    angle = (
+        -2 * torch.pi / points.box * (points.kx[:, None] * origins[:, 0] + points.ky[:, None] * origins[:, 1])
+    )
+    product = images.transfer * images.values * slices_at(transform, quaternions, points).conj()
+    phases = torch.polar(torch.ones_like(angle), angle)
+    return origins[(torch.view_as_real(product).flatten(1) @ _real_part_of_product(phases)).argmax(1)]
+
+
+def grid_belief(templates: Templates, log_density: Tensor) -> OrientationBelief:
+    """The Bingham distributions with the moments of log densities (n, g) on the templates' rotations.
+
+    No distribution comes out narrower than the grid is wide. Under symmetry the moments are those of
+    the equivalents next to each density's highest rotation.
+    """
+    group = symmetry_group(templates.symmetry)
+    probability = log_density.softmax(dim=1)
+    highest = templates.rotations[log_density.argmax(1)]
+    moment = torch.zeros(len(highest), 4, 4)
+    for part in torch.arange(len(highest)).split(64):
+        near = templates.rotations.expand(len(part), -1, -1)
+        if len(group) > 1:
+            near = nearest_equivalent(near, highest[part, None], group)
+        moment[part] = torch.einsum("ng,ngi,ngj->nij", probability[part], near, near)
+    spacing = torch.pi / (3 * templates.config.nside)
+    # Second moment of half an angle that is uniform within one cell of the grid, along each axis.
+    within_cell = (spacing / 2) ** 2 / 12
+    blurred = (1 - 4 * within_cell) * moment + within_cell * torch.eye(4)
+    return belief_from_moment(blurred)
+
+
+def _separated_peaks(templates: Templates, log_density: Tensor) -> Tensor:
+    """Grid rows (n, m) of the highest rotation, of the highest one far enough from it, and so on."""
+    group = symmetry_group(templates.symmetry)
+    threshold = torch.cos(torch.deg2rad(torch.tensor(templates.config.separation_deg)) / 2)
+    remaining = log_density.clone()
+    found = []
+    for _ in range(min(templates.config.candidates, log_density.shape[1])):
+        best = remaining.argmax(1)
+        found.append(best)
+        for element in group:
+            turned = compose(element, templates.rotations[best])
+            remaining.masked_fill_((turned @ templates.rotations.T).abs() > threshold, -torch.inf)
+    return torch.stack(found, dim=1)
+
+
+def _best_origins(templates: Templates, images: WhitenedImages, rows: Tensor) -> Tensor:
+    """Origin (n, m, 2) of the grid at which each template (n, m) fits its image best."""
+    images = images.within(float(templates.points.radius[-1]))
+    slices = torch.view_as_complex(templates.slices.T.contiguous().view(len(templates.rotations), -1, 2))
+    product = (images.transfer * images.values)[:, None] * slices[rows].conj()
+    cross = torch.view_as_real(product).flatten(2) @ _real_part_of_product(templates.phases)
+    return templates.origins_pixel[cross.argmax(-1)]
+
+
+def _real_part_of_product(phases: Tensor) -> Tensor:
+    """(2 p, s) by which real and imaginary parts in turn give the real part of a product with (p, s)."""
+    return torch.stack([phases.real, -phases.imag], dim=1).flatten(0, 1)
+
+
+def _origin_grid(largest: float, step: float) -> Tensor:
+    """Origins (s, 2) on a square grid about 0 that reaches ``largest`` pixels, ``step`` or less apart."""
+    count = int(torch.ceil(torch.tensor(largest / step - 1e-6)).clamp_min(0))
+    axis = torch.linspace(-largest, largest, 2 * count + 1) if count else torch.zeros(1)
+    x, y = torch.meshgrid(axis, axis, indexing="xy")
+    return torch.stack([x.flatten(), y.flatten()], dim=1)

@@ -1,0 +1,168 @@
+"""How strong noise and signal are in the images: by shell, and by optics group."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryoforum.fourier import to_fourier
+from cryoforum.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at, whiten
+from cryoforum.particles import Particles, Poses, all_rows
+from cryoforum.preprocessing import circular_mask
+from cryoforum.rotations import random_unitquat
+
+FEWEST_OF_A_GROUP = 50  # particles from which a group's own spectrum is better than that of all
+BACKGROUND_INNER, BACKGROUND_OUTER = 0.8, 0.95  # of half the box: from here on an image is taken for noise
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """Noise power and signal scale of each optics group; the first row is for all groups together.
+
+    groups: labels (rlnOpticsGroup) of rows 1, 2, …. power: (1 + groups, shells) mean |noise|² of an
+    image's transform (unnormalised). signal: (1 + groups, shells), the same of what the reference explains.
+    scale: (1 + groups, shells), by which projections of the reference are multiplied in the images.
+    Shells are 0 … box // 2.
+    """
+
+    groups: tuple[int, ...]
+    power: Tensor
+    signal: Tensor
+    scale: Tensor
+
+    def rows_of(self, particles: Particles) -> Tensor:
+        """The row of each particle, (n,); that of all where its group is not known."""
+        result = torch.zeros(len(particles), dtype=torch.long)
+        if particles.optics_groups is not None:
+            for row, group in enumerate(self.groups):
+                result[particles.optics_groups == group] = row + 1
+        return result
+
+    def whiten(self, particles: Particles, rows: Tensor, points: FrequencyPoints) -> WhitenedImages:
+        """The images of the given rows, divided by the deviation of their noise."""
+        chosen = particles.select(rows)
+        groups = self.rows_of(chosen)
+        return whiten(
+            chosen.images[torch.arange(len(rows))],
+            chosen.optics,
+            particles.pixel_size_angstrom,
+            points,
+            self.power[groups][:, points.shell],
+            self.scale[groups][:, points.shell],
+        )
+
+
+def background_noise(
+    particles: Particles, rows: Tensor, transform: Tensor, highest_frequency: int
+) -> NoiseModel:
+    """A first guess without poses: noise from around the particles, scale from the power above it.
+
+    One scale for all shells, from those up to ``highest_frequency``; one row, for all groups.
+    """
+    box = particles.box
+    points = frequency_points(box, box // 2 - 1)
+    around = 1 - circular_mask(box, BACKGROUND_INNER, BACKGROUND_OUTER)
+    images = particles.images[rows]
+    level = (images * around).sum((1, 2), keepdim=True) / around.sum()
+    background = _shell_means(_values((images - level) * around, points), points) / around.square().mean()
+    low = points.within(highest_frequency)
+    random = random_unitquat(len(rows), generator=torch.Generator().manual_seed(0))
+    flat = torch.ones(len(rows), len(low.kx))
+    bare = whiten(images, particles.select(rows).optics, particles.pixel_size_angstrom, low, flat, flat)
+    found = bare.values.abs().square().mean(0)
+    signal = (bare.transfer * slices_at(transform, random, low)).abs().square().mean(0)
+    above = (found - background[low.shell]).sum().clamp_min(0.01 * found.sum())
+    scale = (above / signal.sum().clamp_min(torch.finfo(torch.float32).tiny)).sqrt()
+    power = _shell_means(_values(images, points), points)
+    excess = (power - background).clamp_min(0)
+    return NoiseModel((), background[None], excess[None], torch.full_like(background, scale.item())[None])
+
+
+def measured_noise(
+    particles: Particles,
+    rows: Tensor,
+    poses: Poses,
+    transforms: Sequence[Tensor],
+    which: Tensor,
+    highest_frequency: int,
+) -> NoiseModel:
+    """Noise and scale from what projections at known poses leave of the images.
+
+    Per shell the scale is the regression of the images on the projections: it falls to 0 where the
+    reference no longer shows what is in the images, whatever its own filtering. Above
+    ``highest_frequency`` everything counts as noise.
+
+    Parameters
+    ----------
+    rows : (m,) particles to use. poses : of these m.
+    transforms, which : `projection.cropped_transform` of one or two references, and the one (m,) of each.
+    """
+    box, shells = particles.box, particles.box // 2 + 1
+    points = frequency_points(box, box // 2 - 1)
+    low = points.within(highest_frequency)
+    labels = torch.zeros(len(rows), dtype=torch.long)
+    if particles.optics_groups is not None:
+        labels = particles.optics_groups[rows]
+    sums = torch.zeros(3, len(rows), shells, dtype=torch.float64)
+    for batch in all_rows(len(rows), 128):
+        flat = torch.ones(len(batch), len(points.kx))
+        chosen = particles.select(rows[batch])
+        images = chosen.images[torch.arange(len(batch))]
+        bare = whiten(images, chosen.optics, particles.pixel_size_angstrom, points, flat, flat)
+        model = torch.zeros(len(batch), len(points.kx), dtype=torch.complex64)
+        for at, transform in enumerate(transforms):
+            own = which[batch] == at
+            model[own, : len(low.kx)] = slices_at(transform, poses.quaternions[batch][own], low)
+        origins = poses.shifts_angstrom[batch] / particles.pixel_size_angstrom
+        angle = 2 * torch.pi / box * (points.kx * origins[:, :1] + points.ky * origins[:, 1:])
+        model = bare.transfer * model * torch.polar(torch.ones_like(angle), angle)
+        products = ((bare.values * model.conj()).real, model.abs().square(), bare.values.abs().square())
+        for total, product in zip(sums, products, strict=True):
+            total[batch] = torch.zeros(len(batch), shells).index_add_(1, points.shell, product).double()
+    counts = torch.bincount(points.shell, minlength=shells)
+    found, members = labels.unique(return_counts=True)
+    groups = [int(g) for g, n in zip(found, members, strict=True) if n >= FEWEST_OF_A_GROUP]
+    chosen_rows = [torch.ones(len(rows), dtype=torch.bool), *(labels == group for group in groups)]
+    power, explained, scale = zip(
+        *(_regression(sums[:, own], counts * int(own.sum())) for own in chosen_rows), strict=True
+    )
+    return NoiseModel(tuple(groups), torch.stack(power), torch.stack(explained), torch.stack(scale))
+
+
+def explained_share(measured: NoiseModel, background: NoiseModel, highest_frequency: int) -> float:
+    """How much of the power above the background the reference explains, up to ``highest_frequency``.
+
+    About 1 for the right molecule at the right poses, whatever the noise.
+    """
+    shells = slice(1, highest_frequency + 1)
+    explained, left, noise = (
+        measured.signal[0, shells],
+        measured.power[0, shells],
+        background.power[0, shells],
+    )
+    return float(explained.sum() / (explained + left - noise).sum().clamp_min(1e-30))
+
+
+def _regression(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise power, explained power and scale per shell from sums (3, m, shells) of X·M, M² and X²."""
+    cross, model, image = sums.sum(1)
+    scale = (cross / model.clamp_min(1e-30)).clamp_min(0)
+    explained = scale * cross.clamp_min(0) / counts.clamp_min(1)
+    power = image / counts.clamp_min(1) - explained
+    # Shells without points (zero frequency, the corners) take part in nothing, but must not divide by 0.
+    return torch.where(power > 0, power, power.max()).float(), explained.float(), scale.float()
+
+
+def _values(images: Tensor, points: FrequencyPoints) -> Tensor:
+    return to_fourier(images)[:, points.ky.long() % points.box, points.kx.long()]
+
+
+def _shell_means(values: Tensor, points: FrequencyPoints) -> Tensor:
+    """Mean |value|² of each shell, (box // 2 + 1,), over images (n, p); of the nearest where it has none."""
+    shells = points.box // 2 + 1
+    total = torch.zeros(shells).index_add_(0, points.shell, values.abs().square().mean(0))
+    count = torch.bincount(points.shell, minlength=shells)
+    means = total / count.clamp_min(1)
+    means[0] = means[1]
+    return torch.where(count > 0, means, means[count > 0][-1])

@@ -1,0 +1,178 @@
+"""The map that images are compared with, as a model folder keeps it.
+
+reference.mrc         the map of all training particles: weighted, masked, cut at its resolution
+reference_half1.mrc   the same of either half of them, so that half sets can stay independent
+reference_half2.mrc
+reference.json        FSC, highest frequency, symmetry, noise power and signal scale
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cryoforum.io.files import replacing
+from cryoforum.io.mrc import read_volume, write_volume
+from cryoforum.metrics import FSC_THRESHOLD, filter_shells, fsc_curve, soft_mask
+from cryoforum.noise import NoiseModel, measured_noise
+from cryoforum.particles import HalfMaps, Particles, Volume
+from cryoforum.projection import cropped_transform
+
+REFERENCE = "reference.mrc"
+HALVES = ("reference_half1.mrc", "reference_half2.mrc")
+DESCRIPTION = "reference.json"
+FORMAT = "cryo-forum reference 1"
+# Of a map that comes without half maps nobody knows how far it is right. The scale measured shell by
+# shell against the images takes care of that up to here, in units of Nyquist.
+HIGHEST_OF_NYQUIST = 0.9
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A map to compare images with.
+
+    full: from all particles; halves: from each half of them, None for a map from elsewhere.
+    highest_frequency: cycles per box up to which it is used. fsc: (box // 2 + 1,) of the halves, masked.
+    noise: of the particles it was made from; None for a map from elsewhere.
+    """
+
+    full: Volume
+    halves: tuple[Volume, Volume] | None
+    highest_frequency: int
+    symmetry: str = "C1"
+    fsc: Tensor | None = None
+    noise: NoiseModel | None = None
+
+
+def reference_from_half_maps(maps: HalfMaps, symmetry: str = "C1") -> Reference:
+    """Masked maps, each weighted by what its FSC says is signal, up to where the FSC falls to 0.143.
+
+    The weight is the Wiener filter S / (S + N): FSC for a half, 2 FSC / (1 + FSC) for the whole
+    (Rosenthal & Henderson 2003).
+    """
+    mask = soft_mask(maps.full)
+    fsc = fsc_curve(maps, mask).masked
+    below = (fsc[1:] < FSC_THRESHOLD).nonzero()
+    shells = len(fsc) - 1
+    highest = min(int(below[0]) if len(below) else shells, shells - 1)
+    if highest < 2:
+        raise ValueError(
+            "expected half maps that agree, found an FSC below 0.143 from the start; "
+            "the poses are wrong or the particles too few"
+        )
+    usable = torch.where(torch.arange(len(fsc)) <= highest, fsc.clamp(0, 1), 0.0)
+
+    def weighted(volume: Volume, weight: Tensor) -> Volume:
+        return Volume(mask * filter_shells(volume.voxels, weight), volume.pixel_size_angstrom)
+
+    return Reference(
+        full=weighted(maps.full, 2 * usable / (1 + usable)),
+        halves=(weighted(maps.half1, usable), weighted(maps.half2, usable)),
+        highest_frequency=highest,
+        symmetry=symmetry,
+        fsc=fsc,
+    )
+
+
+def reference_from_map(
+    volume: Volume, symmetry: str = "C1", resolution_angstrom: float | None = None
+) -> Reference:
+    """A map from elsewhere, at the particles' box and pixel size; used up to ``resolution_angstrom``."""
+    extent = len(volume.voxels) * volume.pixel_size_angstrom
+    nyquist = len(volume.voxels) // 2
+    highest = int(HIGHEST_OF_NYQUIST * nyquist)
+    if resolution_angstrom is not None:
+        if not 0 < resolution_angstrom <= extent / 2:
+            raise ValueError(
+                f"expected a resolution above 0 and at most {extent / 2:.0f} Å, found {resolution_angstrom}"
+            )
+        highest = min(round(extent / resolution_angstrom), nyquist - 1)
+    return Reference(volume, None, highest, symmetry)
+
+
+def noise_of_halves(reference: Reference, particles: Particles, rows: Tensor, subsets: Tensor) -> NoiseModel:
+    """Noise and scale of particles with known poses, each compared with the map of the other half.
+
+    That map holds none of the particle's own noise, which would pass for signal. ``subsets`` (m,) are the
+    halves, 1 or 2, of ``rows`` (m,).
+    """
+    if reference.halves is None or particles.poses is None:
+        raise ValueError("expected half maps and particles with poses, found none")
+    first, second = (cropped_transform(half.voxels, reference.highest_frequency) for half in reference.halves)
+    poses = particles.poses[rows]
+    return measured_noise(particles, rows, poses, (second, first), subsets - 1, reference.highest_frequency)
+
+
+def with_noise(reference: Reference, noise: NoiseModel) -> Reference:
+    """The same reference with the noise of its particles."""
+    return replace(reference, noise=noise)
+
+
+def forget_reference(folder: Path) -> None:
+    """Remove the reference of a model folder, if there is one."""
+    for name in (DESCRIPTION, REFERENCE, *HALVES):
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def save_reference(reference: Reference, folder: Path) -> None:
+    """Write the files of a reference with halves and noise; each replaces an earlier one only when whole."""
+    folder = Path(folder)
+    if reference.halves is None or reference.noise is None or reference.fsc is None:
+        raise ValueError("expected a reference made from particles, found a map from elsewhere")
+    for volume, name in zip((reference.full, *reference.halves), (REFERENCE, *HALVES), strict=True):
+        write_volume(volume, folder / name)
+    noise = reference.noise
+    description = {
+        "format": FORMAT,
+        "symmetry": reference.symmetry,
+        "highest_frequency": reference.highest_frequency,
+        "resolution_angstrom": len(reference.full.voxels)
+        * reference.full.pixel_size_angstrom
+        / reference.highest_frequency,
+        "fsc": _rounded(reference.fsc),
+        "optics_groups": list(noise.groups),
+        "noise_power": _rounded(noise.power),
+        "signal_power": _rounded(noise.signal),
+        "signal_scale": _rounded(noise.scale),
+    }
+    with replacing(folder / DESCRIPTION) as temporary:
+        temporary.write_text(json.dumps(description) + "\n")
+
+
+def load_reference(folder: Path) -> Reference | None:
+    """The reference of a model folder; None where it was trained without. ValueError where it is damaged."""
+    folder = Path(folder)
+    if not (folder / DESCRIPTION).exists():
+        return None
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text())
+        if description["format"] != FORMAT:
+            raise ValueError(f"its format is {description['format']!r}, not {FORMAT!r}")
+        full, half1, half2 = (read_volume(folder / name) for name in (REFERENCE, *HALVES))
+        return Reference(
+            full=full,
+            halves=(half1, half2),
+            highest_frequency=int(description["highest_frequency"]),
+            symmetry=str(description["symmetry"]),
+            fsc=torch.tensor(description["fsc"]),
+            noise=NoiseModel(
+                tuple(description["optics_groups"]),
+                torch.tensor(description["noise_power"]),
+                torch.tensor(description["signal_power"]),
+                torch.tensor(description["signal_scale"]),
+            ),
+        )
+    except KeyError as error:
+        reason = f"{DESCRIPTION} lacks {error}"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+    raise ValueError(f"expected the reference written by 'cryoforum train' in {folder}: {reason}")
+
+
+def _rounded(values: Tensor) -> list[float] | list[list[float]]:
+    """Six digits of each number: as many as float32 has, and a file that can be read."""
+    if values.ndim == 1:
+        return [float(f"{value:.6g}") for value in values.tolist()]
+    return [[float(f"{value:.6g}") for value in row] for row in values.tolist()]
