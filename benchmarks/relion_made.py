@@ -21,6 +21,7 @@ from cryoforum.config import SimulationConfig, preset
 from cryoforum.inference import predict
 from cryoforum.io.mrc import read_volume, write_volume
 from cryoforum.io.star import (
+    ParticleStar,
     particles_from_star,
     read_star,
     select_rows,
@@ -54,7 +55,7 @@ def main() -> None:
     folder = arguments.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     volume = read_volume(arguments.map) if arguments.map else load_structure("4v5d", 128, 2.8)
-    star = relion_particles(volume, folder)
+    star = relion_particles(volume, folder, TRAINING_COUNT + TEST_COUNT, SNR)
     everything = particles_from_star(star)
     learning = everything.select(torch.arange(TRAINING_COUNT))
     model = train(
@@ -88,9 +89,9 @@ def main() -> None:
     print(f"| three runs of relion_reconstruct for the same | {relion_seconds:.1f} s |")
 
 
-def relion_particles(volume: Volume, folder: Path):
-    """The STAR file of RELION's noisy projections, made in ``folder``."""
-    config = SimulationConfig(count=TRAINING_COUNT + TEST_COUNT)
+def relion_particles(volume: Volume, folder: Path, count: int, snr: float) -> ParticleStar:
+    """RELION's noisy projections of ``volume``: noisy.star in ``folder``, with map.mrc beside it."""
+    config = SimulationConfig(count=count)
     plan = simulate(volume, config)
     write_volume(volume, folder / "map.mrc")
     write_star(star_from_particles(plan, plan.names), folder / "plan.star")
@@ -99,7 +100,7 @@ def relion_particles(volume: Volume, folder: Path):
     write_star(star_from_particles(few_plan, few_plan.names), folder / "few.star")
     project = ["relion_project", "--i", "map.mrc", "--ctf", "--angpix", str(volume.pixel_size_angstrom)]
     run([*project, "--ang", "few.star", "--o", "clean"], folder)
-    deviation = (mrcfile.read(folder / "clean.mrcs").var(axis=(1, 2)).mean() / SNR) ** 0.5
+    deviation = (mrcfile.read(folder / "clean.mrcs").var(axis=(1, 2)).mean() / snr) ** 0.5
     noise = ["--add_noise", "--white_noise", f"{deviation:.6g}"]
     run([*project, "--ang", "plan.star", "--o", "noisy", *noise], folder)
     return read_star(folder / "noisy.star")

@@ -37,10 +37,13 @@ def blob() -> torch.Tensor:
     )
 
 
-def write_particles(folder: Path, generator: torch.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+def write_particles(
+    folder: Path, generator: torch.Generator, count: int, polished: bool
+) -> dict[str, dict[str, object]]:
     """particles.star with its stack, truth.star, and predictions.star and kept.star of the second half.
 
-    Returns the errors in radians of all predicted and of the kept particles.
+    Polished, network.star is there, too, and predictions have the columns of a comparison with a reference.
+    Returns what summary.json says of the poses.
     """
     true = random_unitquat(count, generator=generator)
     volume = blob()
@@ -56,11 +59,10 @@ def write_particles(folder: Path, generator: torch.Generator, count: int) -> tup
     test_rows = torch.arange(count // 2, count)
     write_star(star, folder / "truth.star")
     width = 0.02 + 0.1 * torch.rand(len(test_rows), 1, generator=generator)
-    small = torch.randn(len(test_rows), 3, generator=generator) * width / 2
-    turn = torch.nn.functional.normalize(torch.cat([small, torch.ones(len(small), 1)], dim=-1), dim=-1)
-    predicted = compose(true[test_rows], turn)
+    predicted = turned(true[test_rows], width, generator)
+    shifts = (width if polished else 0) * torch.randn(len(test_rows), 2, generator=generator)
     certainty = (1 / width[:, 0].square()) * torch.exp(0.2 * torch.randn(len(width), generator=generator))
-    test_star = with_poses(select_rows(star, test_rows), Poses(predicted, torch.zeros(len(predicted), 2)))
+    test_star = with_poses(select_rows(star, test_rows), Poses(predicted, shifts))
     # rows in another order: truth and prediction meet by image name
     shuffled = torch.randperm(len(test_rows), generator=generator)
     columns = {
@@ -68,12 +70,52 @@ def write_particles(folder: Path, generator: torch.Generator, count: int) -> tup
         "cryoforumTrace": -3.7 * certainty,
         "rlnParticleFigureOfMerit": 1 - 1 / (1 + certainty),
     }
+    kept = select(columns["cryoforumTrace"], 0.75)
+    errors = {"all": geodesic_distance(predicted, true[test_rows])}
+    errors["kept"] = errors["all"][kept]
+    numbers: dict[str, dict[str, object]] = {}
+    if polished:
+        columns |= evidence(width[:, 0])
+        coarse = turned(true[test_rows], 5 * width, generator)
+        far = 5 * width * torch.randn(len(test_rows), 2, generator=generator)
+        network = with_poses(test_star, Poses(coarse, far))
+        write_star(select_rows(network, shuffled.flip(0)), folder / "network.star")
+        errors = {"network": geodesic_distance(coarse, true[test_rows])} | errors
+        lengths = {"network": far.norm(dim=1), "all": shifts.norm(dim=1), "kept": shifts[kept].norm(dim=1)}
+        numbers["shift_errors"] = {
+            group: {"median_angstrom": float(np.median(values))} for group, values in lengths.items()
+        }
+        bound_deg = columns["cryoforumBoundDeg"].numpy()
+        ratio = np.rad2deg(errors["all"].numpy()) / bound_deg
+        numbers["bound"] = {
+            "median_deg": float(np.median(bound_deg)),
+            "median_error_over_bound": float(np.median(ratio)),
+        }
     predictions = with_columns(test_star, columns)
     write_star(select_rows(predictions, shuffled), folder / "predictions.star")
-    kept = select(columns["cryoforumTrace"], 0.75)
     write_star(select_rows(predictions, kept), folder / "kept.star")
-    errors = geodesic_distance(predicted, true[test_rows]).numpy()
-    return errors, errors[kept.numpy()]
+    return numbers | {"errors": {group: error_summary(values.numpy()) for group, values in errors.items()}}
+
+
+def turned(quaternions: torch.Tensor, width_rad: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Turned by normal angles about three axes, of standard deviations ``width_rad`` (n, 1)."""
+    small = torch.randn(len(quaternions), 3, generator=generator) * width_rad / 2
+    turn = torch.nn.functional.normalize(torch.cat([small, torch.ones(len(small), 1)], dim=-1), dim=-1)
+    return compose(quaternions, turn)
+
+
+def evidence(width_rad: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The columns that a comparison with a reference adds; one particle is junk."""
+    scale = torch.ones(len(width_rad))
+    scale[0] = 0.02
+    bound_deg = torch.rad2deg(3**0.5 * width_rad)
+    return {
+        "cryoforumExpectedErrorDeg": bound_deg / scale.clamp_min(0.05),
+        "cryoforumBoundDeg": bound_deg,
+        "cryoforumOriginErrorAngst": 2**0.5 * width_rad,
+        "cryoforumLogLikelihoodGain": 400 * scale,
+        "cryoforumSignalScale": scale,
+    }
 
 
 def write_training(folder: Path, rng: np.random.Generator) -> None:
@@ -106,11 +148,14 @@ def write_training(folder: Path, rng: np.random.Generator) -> None:
     (folder / "model" / "model.json").write_text(json.dumps(model))
 
 
-def write_reconstructions(folder: Path, generator: torch.Generator) -> None:
-    """Three maps with FSC tables."""
+def write_reconstructions(folder: Path, generator: torch.Generator, polished: bool) -> None:
+    """Maps with FSC tables, and whether their halves are independent."""
     shells = np.arange(1, BOX // 2)
     frequency = shells / (BOX * PIXEL_SIZE)
-    for kind, cutoff in (("true", 12.5), ("predicted", 9.0), ("filtered", 9.6)):
+    cutoffs = {"true": 12.5, "network": 8.2, "predicted": 9.0, "filtered": 9.6}
+    if not polished:
+        del cutoffs["network"]
+    for kind, cutoff in cutoffs.items():
         place = folder / "reconstruction" / kind
         place.mkdir(parents=True)
         noise = 0.05 * torch.randn(BOX, BOX, BOX, generator=generator)
@@ -126,20 +171,20 @@ def write_reconstructions(folder: Path, generator: torch.Generator) -> None:
             }
         )
         table.to_csv(place / "fsc.csv", index=False)
+        (place / "resolution.json").write_text(json.dumps({"independent": kind == "true"}))
 
 
-def write_run(folder: Path, count: int = COUNT) -> Path:
-    """A run with every file that the report looks for."""
+def write_run(folder: Path, count: int = COUNT, polished: bool = True) -> Path:
+    """A run with every file that the report looks for; not ``polished``: of a model without a reference."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(7)
-    errors, kept_errors = write_particles(folder, generator, count)
+    numbers = write_particles(folder, generator, count, polished)
     write_training(folder, np.random.default_rng(7))
-    write_reconstructions(folder, generator)
-    summary = {
-        "errors": {"all": error_summary(errors), "kept": error_summary(kept_errors)},
+    write_reconstructions(folder, generator, polished)
+    summary = numbers | {
         "resolutions": {
-            "true": {"unmasked": 18.2, "masked": 16.0},
-            "predicted": {"unmasked": 25.1, "masked": 22.4},
+            "true": {"unmasked": 18.2, "masked": 16.0, "independent": True},
+            "predicted": {"unmasked": 25.1, "masked": 22.4, "independent": False},
             "filtered": {"unmasked": 23.9, "masked": None},
         },
         "timings": [

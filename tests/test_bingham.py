@@ -10,6 +10,7 @@ from scipy import integrate, special
 from cryoforum.bingham import (
     OrientationBelief,
     belief_from_curvature,
+    belief_from_moment,
     log_density,
     log_normaliser,
     psd_from_lower_triangle,
@@ -193,6 +194,69 @@ def test_directions_without_information_stay_open() -> None:
     belief = belief_from_curvature(mode, torch.diag(torch.tensor([-3.0, 0.0, 100.0]))[None])
     assert (belief.dispersion <= 0).all()
     assert float(belief.lambda_max) == pytest.approx(-0.005, abs=1e-3)
+
+
+def moments_of(belief: OrientationBelief) -> torch.Tensor:
+    """E q qᵀ of each belief, (n, 4, 4) float64, by the derivatives of the normaliser."""
+    eigenvalues, directions = torch.linalg.eigh(-belief.concentration.double())
+    leaf = eigenvalues.detach().requires_grad_()
+    (squares,) = torch.autograd.grad(log_normaliser(leaf).sum(), leaf)
+    return directions * squares[:, None, :] @ directions.mT
+
+
+def test_nothing_known_is_a_flat_belief() -> None:
+    belief = belief_from_moment(torch.eye(4)[None] / 4)
+    torch.testing.assert_close(belief.concentration, torch.zeros(1, 4, 4), atol=1e-6, rtol=0)
+    assert float(belief.mode_moment) == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_narrow_belief_is_found_again_from_its_moment() -> None:
+    mode = random_unitquat(6, generator=torch.Generator().manual_seed(0))
+    curvature = torch.diag(torch.tensor([400.0, 900.0, 4000.0])).expand(6, 3, 3)
+    belief = belief_from_curvature(mode, curvature)
+    found = belief_from_moment(moments_of(belief))
+    assert float(geodesic_distance(found.mode.float(), mode).max()) < 1e-3
+    torch.testing.assert_close(found.dispersion, belief.dispersion.double(), rtol=0.02, atol=0)
+    torch.testing.assert_close(found.mode_moment, belief.mode_moment.double(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("concentration", [0.1, 1.0, 5.0, 30.0, 300.0])
+def test_a_belief_from_its_own_moment_has_about_that_moment(concentration: float) -> None:
+    """Exact at both ends, where nothing and where all is known, and never far off between them."""
+    mode = random_unitquat(3, generator=torch.Generator().manual_seed(1))
+    belief = sharp_belief(mode, concentration)
+    moment = moments_of(belief)
+    found = moments_of(belief_from_moment(moment))
+    torch.testing.assert_close(found, moment, atol=0.12, rtol=0)
+    assert float(geodesic_distance(belief_from_moment(moment).mode.float(), mode).max()) < 0.01
+
+
+def test_turning_a_moment_turns_the_belief() -> None:
+    moment = moments_of(random_belief(5))
+    turn = torch.linalg.qr(
+        torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    ).Q
+    straight, turned = belief_from_moment(moment), belief_from_moment(turn @ moment @ turn.T)
+    expected = turn @ straight.concentration @ turn.T
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(turned.concentration, expected, atol=1e-6 * scale, rtol=1e-6)
+
+
+def test_a_wider_moment_is_a_less_certain_belief() -> None:
+    sharp = moments_of(sharp_belief(random_unitquat(1, generator=torch.Generator().manual_seed(0)), 50.0))
+    flat = torch.eye(4, dtype=torch.float64) / 4
+    merits = [
+        float(belief_from_moment((1 - share) * sharp + share * flat).mode_moment)
+        for share in (0.0, 0.05, 0.2, 0.5, 0.9, 1.0)
+    ]
+    assert merits == sorted(merits, reverse=True) and merits[0] > merits[-1] + 0.5
+
+
+def test_a_moment_of_one_point_gives_a_finite_belief() -> None:
+    mode = random_unitquat(2, generator=torch.Generator().manual_seed(0))
+    belief = belief_from_moment(mode[:, :, None] * mode[:, None, :])
+    assert bool(belief.concentration.isfinite().all())
+    assert float(geodesic_distance(belief.mode, mode).max()) < 1e-2
 
 
 def test_rows_are_chosen_and_counted() -> None:

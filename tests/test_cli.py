@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+import cryoforum.demo as demonstration
 from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
@@ -21,10 +22,14 @@ from cryoforum.io.star import (
     particles_from_star,
     poses_from_star,
     read_star,
+    select_rows,
     with_columns,
+    with_poses,
     write_star,
 )
+from cryoforum.particles import Poses
 from cryoforum.rotations import geodesic_distance
+from cryoforum.workflow import matched_errors, matched_shift_errors_angstrom
 
 COMMANDS = ("simulate", "train", "predict", "filter", "reconstruct", "compare", "report", "demo")
 TOML = """
@@ -308,6 +313,49 @@ def test_an_interrupted_training_is_resumed(
     assert not (out / "state.pt").exists()
     for name, tensor in undisturbed.network.state_dict().items():
         torch.testing.assert_close(resumed.network.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_the_demonstration_shows_poses_before_and_after_polishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demonstration, "BOX", 32)
+    monkeypatch.setattr(demonstration, "PIXEL_SIZE_ANGSTROM", 11.2)
+    out = tmp_path / "demo"
+    output = run("demo", "--out", out, "--n", 200, "--preset", "tiny", "--max-minutes", 0.02).output
+    assert {path.name for path in out.iterdir()} == demonstration.RESULTS
+    summary = json.loads((out / "summary.json").read_text())
+    truth = read_star(out / "truth.star")
+    stars = {name: read_star(out / f"{name}.star") for name in ("network", "predictions", "kept")}
+    assert [len(star) for star in (truth, *stars.values())] == [66, 66, 66, 50]
+    for group, star in zip(("network", "all", "kept"), stars.values(), strict=True):
+        errors = matched_errors(star, truth)
+        assert summary["errors"][group]["median_rad"] == pytest.approx(float(errors.quantile(0.5)), rel=1e-5)
+        pixels = matched_shift_errors_angstrom(star, truth).quantile(0.5) / 11.2
+        assert summary["shift_errors"][group]["median_pixel"] == pytest.approx(float(pixels), rel=1e-5)
+    bound = number_column(stars["predictions"], "cryoforumBoundDeg")
+    assert bound is not None and summary["bound"]["median_deg"] == pytest.approx(np.median(bound), rel=1e-4)
+    assert number_column(stars["network"], "cryoforumBoundDeg") is None
+    independent = {kind: values["independent"] for kind, values in summary["resolutions"].items()}
+    assert independent == {"true": True, "network": False, "predicted": False, "filtered": False}
+    steps = [entry["step"] for entry in summary["timings"]]
+    assert steps.index("predict, network alone") < steps.index("predict and polish")
+    for words in ("polished", "Cramér-Rao bound", "median shift error: network alone", "optimistic"):
+        assert words in output
+    page = (out / "report.html").read_text()
+    assert "Poses at the limit of the noise" in page and "before polishing" in page
+    run("demo", "--out", out, code=1)
+
+
+def test_shift_errors_are_matched_by_name(done: Run) -> None:
+    truth = read_star(done / "particles.star")
+    poses = poses_from_star(truth)
+    assert poses is not None
+    length = torch.arange(60.0)
+    moved = torch.stack([0.6 * length, -0.8 * length], dim=-1)
+    star = with_poses(truth, Poses(poses.quaternions, poses.shifts_angstrom + moved))
+    order = torch.arange(60).flip(0)
+    found = matched_shift_errors_angstrom(select_rows(star, order), truth)
+    torch.testing.assert_close(found, length[order], atol=1e-3, rtol=1e-4)
 
 
 def test_symmetry_goes_from_training_into_errors_and_maps(done: Run, tmp_path: Path) -> None:

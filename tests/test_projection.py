@@ -13,12 +13,14 @@ from cryoforum.io.star import particles_from_star
 from cryoforum.projection import (
     PADDING,
     backproject,
+    cropped_transform,
     empty_half_grid,
     gridding_correction,
     hermitian_sum,
     insert_slices,
     padded_transform,
     project,
+    radius_of_cropped,
 )
 from cryoforum.rotations import random_unitquat, unitquat_to_rotmat
 
@@ -141,3 +143,38 @@ def test_projections_agree_with_relion_images(shared_data: Path, tmp_path: Path,
 def test_to_real_inverts_to_fourier() -> None:
     images = torch.randn(3, 10, 10, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(to_real(to_fourier(images), 10), images)
+
+
+@pytest.mark.parametrize(("box", "radius"), [(16, 1), (16, 5), (16, 7), (17, 6), (9, 3)])
+def test_a_cropped_transform_is_the_middle_of_the_padded_one(box: int, radius: int) -> None:
+    voxels = torch.randn(box, box, box, generator=torch.Generator().manual_seed(0))
+    whole = padded_transform(voxels).movedim(0, -1)
+    found = cropped_transform(voxels, radius)
+    width, centre = PADDING * radius + 2, PADDING * box // 2
+    assert found.shape == (2 * width + 1, 2 * width + 1, width + 1, 2) and found.is_contiguous()
+    assert radius_of_cropped(found) == radius
+    # Where the crop reaches around Nyquist, rows of the transform repeat as they do in the whole.
+    rows = (torch.arange(-width, width + 1) + centre) % (PADDING * box)
+    columns = (torch.arange(width + 1) + centre) % (PADDING * box)
+    expected = whole[rows[:, None, None], rows[:, None], columns]
+    torch.testing.assert_close(found, expected, atol=1e-4 * float(whole.abs().max()), rtol=0)
+
+
+def test_the_plane_where_a_cropped_transform_meets_its_mates_is_hermitian() -> None:
+    found = torch.view_as_complex(cropped_transform(smooth_map(16), 5))
+    plane = found[:, :, 0]
+    torch.testing.assert_close(
+        plane, plane.flip(0, 1).conj(), atol=1e-5 * float(plane.abs().max()), rtol=0
+    )
+    centre = found.shape[0] // 2
+    total = (smooth_map(16) / gridding_correction(16)).sum()
+    assert float(found[centre, centre, 0].real) == pytest.approx(float(total), rel=1e-5)
+
+
+def test_cropping_leaves_the_map_as_it_was_and_is_linear_in_it() -> None:
+    voxels, other = smooth_map(12), smooth_map(12, seed=1)
+    before = voxels.clone()
+    first, second = cropped_transform(voxels, 4), cropped_transform(other, 4)
+    assert torch.equal(voxels, before)
+    both = cropped_transform(2 * voxels - 3 * other, 4)
+    torch.testing.assert_close(both, 2 * first - 3 * second, atol=1e-4 * float(both.abs().max()), rtol=0)

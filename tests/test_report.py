@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,13 +13,17 @@ import pytest
 import torch
 from run_folder import write_run
 
+from cryoforum.io.star import number_column, read_star
+from cryoforum.particles import Poses
 from cryoforum.reporting import write_report
+from cryoforum.reporting.canvas import label_logarithmic, panel, plain
 from cryoforum.reporting.figures import sky_density
-from cryoforum.reporting.inputs import PredictedPoses
+from cryoforum.reporting.inputs import PredictedPoses, accuracy_numbers, read_predictions
+from cryoforum.reporting.limit import MEDIAN_OF_THE_BEST, ratio_distribution, shift_distribution
 from cryoforum.rotations import compose, random_unitquat, unitquat_to_rotmat
 from cryoforum.symmetry import symmetry_group
 
-SECTIONS = {"accuracy", "reconstructions", "directions", "particles", "training", "run"}
+SECTIONS = {"accuracy", "limit", "reconstructions", "directions", "particles", "training", "run"}
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 CHROMIUM_FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
     --disable-background-networking --disable-component-update --disable-sync --hide-scrollbars
@@ -73,6 +78,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def unpolished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run of a model that has no reference."""
+    return write_run(tmp_path_factory.mktemp("unpolished") / "ribosome", polished=False)
+
+
+@pytest.fixture(scope="module")
 def page_path(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("page") / "report.html"
     write_report(run, output)
@@ -89,22 +100,121 @@ def read_page(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
+def read_page_of(folder: Path) -> Page:
+    write_report(folder, folder / "report.html")
+    return read_page(folder / "report.html")
+
+
+def words_of(path: Path) -> str:
+    return " ".join(" ".join(read_page(path).text).split())
+
+
+def in_degrees(angle_rad: float) -> str:
+    return f"{np.rad2deg(angle_rad):.1f}°"
+
+
+def words_of_section(folder: Path, anchor: str) -> str:
+    write_report(folder, folder / "report.html")
+    markup = (folder / "report.html").read_text(encoding="utf-8")
+    return " ".join(Page(re.findall(rf'<section id="{anchor}">.*?</section>', markup, re.DOTALL)[0]).text)
+
+
 def test_every_section_is_there(page_path: Path) -> None:
     page = read_page(page_path)
     assert page.sections == SECTIONS
-    # 1 pairs, 3 certainty, 3 maps, 3 FSC, 2 directions, 4 particle stages, 3 training
-    assert len(page.pictures) == 19
+    # 2 pairs, 3 certainty, 3 limit, 3 evidence, 4 maps, 2 FSC, 2 directions, 4 particle stages, 3 training
+    assert len(page.pictures) == 26
     assert all(page.pictures)
     assert len(page.ids) == len(set(page.ids))
 
 
 def test_headline_and_tables_say_the_numbers(run: Path, page_path: Path) -> None:
-    errors = json.loads((run / "summary.json").read_text())["errors"]
-    text = " ".join(read_page(page_path).text)
-    whole, kept = (f"{np.rad2deg(errors[group]['median_rad']):.1f}°" for group in ("all", "kept"))
-    assert f"Median error {whole} on 30 test particles; dropping the 27\u202f% least certain: {kept}" in text
+    summary = json.loads((run / "summary.json").read_text())
+    text = words_of(page_path)
+    medians = {group: in_degrees(values["median_rad"]) for group, values in summary["errors"].items()}
+    headline = f"Median error {medians['all']} on 30 test particles; before polishing: {medians['network']}"
+    assert headline in text
+    for group, name in (("network", "Network alone"), ("all", "Polished"), ("kept", "Polished, kept")):
+        assert f"{name} {summary['errors'][group]['count']} {medians[group]}" in text
+        assert f"{summary['shift_errors'][group]['median_angstrom']:.3g} Å" in text
+    assert f"{summary['bound']['median_error_over_bound']:.2f}" in text
     for words in ("22.4 Å", "config.network.widths", "16, 32, 64", "simulate", "optimistic", "–"):
         assert words in text
+
+
+def test_a_run_without_reference_is_not_called_polished(unpolished: Path, tmp_path: Path) -> None:
+    write_report(unpolished, tmp_path / "report.html")
+    page, text = read_page(tmp_path / "report.html"), words_of(tmp_path / "report.html")
+    assert page.sections == SECTIONS - {"limit"}
+    # 1 pairs, 3 certainty, 3 maps, 2 FSC, 2 directions, 4 particle stages, 3 training
+    assert len(page.pictures) == 18
+    errors = json.loads((unpolished / "summary.json").read_text())["errors"]
+    whole, kept = (in_degrees(errors[group]["median_rad"]) for group in ("all", "kept"))
+    assert f"Median error {whole} on 30 test particles; dropping the 27 % least certain: {kept}" in text
+    assert "olished" not in text and "Network alone" not in text and "Shift" not in text
+
+
+def test_the_limit_needs_no_truth(part: Path) -> None:
+    (part / "truth.star").unlink()
+    (part / "summary.json").unlink()
+    write_report(part, part / "report.html")
+    page = read_page(part / "report.html")
+    assert page.sections == SECTIONS - {"accuracy"}
+    limit = [alt for alt in page.pictures if alt and ("bound" in alt or "Signal scale" in alt)]
+    assert len(limit) == 3 and not any("network" in alt for alt in limit)
+    expected_deg = number_column(read_star(part / "predictions.star"), "cryoforumExpectedErrorDeg")
+    assert expected_deg is not None
+    headline = f"Poses of 30 particles; median expected error {np.median(expected_deg):.1f}°"
+    assert headline in words_of(part / "report.html")
+
+
+def test_the_limit_is_shown_without_the_network_alone(part: Path) -> None:
+    with_network = len(read_page_of(part).pictures)
+    (part / "network.star").unlink()
+    page = read_page_of(part)
+    assert page.sections == SECTIONS
+    assert len(page.pictures) == with_network - 1  # its pairwise distances
+    assert not any("network alone: median" in text for text in page.text)
+
+
+def test_errors_of_a_perfect_estimator_follow_the_dashed_curves() -> None:
+    rng = np.random.default_rng(3)
+    edges = np.geomspace(0.1, 3, 12)
+    lengths = np.linalg.norm(rng.normal(scale=3**-0.5, size=(100_000, 3)), axis=1)
+    assert np.sqrt(np.mean(lengths**2)) == pytest.approx(1, rel=0.01)
+    counted = (lengths[:, None] < edges).mean(0)
+    np.testing.assert_allclose(ratio_distribution(edges), counted, atol=0.01)
+    assert np.median(lengths) == pytest.approx(MEDIAN_OF_THE_BEST, abs=0.01)
+    rms = rng.uniform(0.2, 2, 100_000)
+    shifts = np.linalg.norm(rng.normal(size=(100_000, 2)) * rms[:, None] / 2**0.5, axis=1)
+    counted = (shifts[:, None] < edges).mean(0)
+    np.testing.assert_allclose(shift_distribution(edges, rms_angstrom=rms), counted, atol=0.01)
+
+
+def test_halves_that_are_not_independent_are_named(part: Path) -> None:
+    text = words_of_section(part, "reconstructions")
+    named = "not independent in “Network alone”, “Predicted and polished” and “Polished, filtered”"
+    assert named in text and "optimistic" in text
+    assert "The halves are independent in “True poses”" in text
+    for kind in ("network", "predicted", "filtered"):
+        (part / "reconstruction" / kind / "resolution.json").write_text('{"independent": true}')
+    text = words_of_section(part, "reconstructions")
+    assert "not independent" not in text and "optimistic" not in text
+    for path in (part / "reconstruction").glob("*/resolution.json"):
+        path.unlink()
+    assert "where one model posed both halves" in words_of_section(part, "reconstructions")
+
+
+@pytest.mark.parametrize("limits", [(0.27, 0.36), (1.1e5, 2.6e5), (0.4, 90.0), (0.005, 700.0), (2.0, 2.1)])
+def test_logarithmic_axes_have_a_few_numbers(limits: tuple[float, float]) -> None:
+    with panel() as figure:
+        axes = figure.add_subplot()
+        axes.plot(limits, limits)
+        label_logarithmic(axes, x=True)
+        low, high = axes.get_xlim()
+        shown = [label for at in axes.get_xticks() if low <= at <= high and (label := plain(at))]
+    assert 2 <= len(shown) <= 8 and len(set(shown)) == len(shown)
+    assert not any("e" in label for label in shown)
 
 
 def test_page_asks_for_nothing_outside(page_path: Path) -> None:
@@ -124,7 +234,7 @@ def test_inner_links_have_targets(page_path: Path) -> None:
     ("missing", "dropped"),
     [
         (["truth.star"], {"accuracy"}),
-        (["predictions.star"], {"accuracy", "directions"}),
+        (["predictions.star"], {"accuracy", "limit", "directions"}),
         (["particles.star"], {"particles"}),
         (["model/log.csv"], {"training"}),
         (["reconstruction"], {"reconstructions"}),
@@ -139,12 +249,21 @@ def test_missing_files_drop_their_sections(part: Path, missing: list[str], dropp
     assert read_page(part / "report.html").sections == SECTIONS - dropped
 
 
-def test_errors_are_measured_where_no_summary_gives_them(run: Path, part: Path) -> None:
+def test_poses_are_measured_where_no_summary_gives_their_errors(run: Path, part: Path) -> None:
     (part / "summary.json").unlink()
-    write_report(part, part / "report.html")
-    errors = json.loads((run / "summary.json").read_text())["errors"]["all"]
-    expected = f"Median error {np.rad2deg(errors['median_rad']):.1f}° on 30 test particles"
-    assert expected in " ".join(read_page(part / "report.html").text)
+    summary = json.loads((run / "summary.json").read_text())
+    read = read_predictions(part, {}, {})
+    measured = accuracy_numbers({}, read)
+    assert list(measured["errors"]) == list(summary["errors"])
+    for group, expected in summary["errors"].items():
+        for name, value in expected.items():
+            assert measured["errors"][group][name] == pytest.approx(value, rel=1e-3, abs=1e-4)
+        shift = measured["shift_errors"][group]["median_angstrom"]
+        assert shift == pytest.approx(summary["shift_errors"][group]["median_angstrom"], rel=1e-3)
+    assert measured["bound"] == pytest.approx(summary["bound"], rel=1e-3)
+    assert f"Median error {in_degrees(summary['errors']['all']['median_rad'])} on 30" in " ".join(
+        read_page_of(part).text
+    )
 
 
 @pytest.mark.parametrize("with_kept_star", [True, False])
@@ -155,6 +274,14 @@ def test_histogram_shows_the_particles_that_the_summary_calls_kept(part: Path, w
     kept = json.loads((part / "summary.json").read_text())["errors"]["kept"]
     expected = f"kept: median {np.rad2deg(kept['median_rad']):.1f}°"
     assert expected in " ".join(read_page(part / "report.html").text)
+
+
+def test_a_training_too_short_to_log_its_loss_is_shown(part: Path) -> None:
+    columns = "step,images,seconds,validation_median_rad,validation_mean_rad"
+    (part / "model" / "log.csv").write_text(f"{columns}\n3,48,1.2,1.9,2.0\n")
+    page = read_page_of(part)
+    assert page.sections == SECTIONS
+    assert any(alt and "Validation error" in alt for alt in page.pictures)
 
 
 def test_names_are_escaped(part: Path) -> None:
@@ -185,10 +312,11 @@ def test_broken_files_are_named(part: Path, name: str, content: str, message: st
     assert not (part / "report.html").exists()
 
 
-def test_truth_of_other_particles_is_refused(part: Path) -> None:
-    truth = part / "truth.star"
-    truth.write_text(truth.read_text().replace("@particles.mrcs", "@other.mrcs"))
-    with pytest.raises(ValueError, match=r"truth\.star: expected the image .*@particles\.mrcs of row 1"):
+@pytest.mark.parametrize("name", ["truth.star", "network.star"])
+def test_poses_of_other_particles_are_refused(part: Path, name: str) -> None:
+    path = part / name
+    path.write_text(path.read_text().replace("@particles.mrcs", "@other.mrcs"))
+    with pytest.raises(ValueError, match=rf"{name}: expected the image .*@particles\.mrcs of row 1"):
         write_report(part, part / "report.html")
 
 
@@ -237,8 +365,10 @@ def test_browser_shows_it_without_complaint(page_path: Path, tmp_path: Path, wid
 
 def test_errors_are_taken_under_the_symmetry_of_the_model() -> None:
     truth = random_unitquat(8, generator=torch.Generator().manual_seed(0))
-    equivalent = compose(symmetry_group("D4"), truth)
-    poses = PredictedPoses(equivalent, truth, None, None, None, 0.75, symmetry="D4")
-    assert poses.errors_rad is not None and float(poses.errors_rad.max()) < 1e-5
-    plain = PredictedPoses(equivalent, truth, None, None, None, 0.75)
-    assert plain.errors_rad is not None and float(plain.errors_rad[1:].min()) > 1
+    origins = torch.zeros(8, 2)
+    equivalent = Poses(compose(symmetry_group("D4"), truth), origins)
+    poses = PredictedPoses(equivalent, Poses(truth, origins), equivalent, {}, None, 0.75, symmetry="D4")
+    for errors in (poses.errors_rad, poses.network_errors_rad):
+        assert errors is not None and float(errors.max()) < 1e-5
+    alone = replace(poses, symmetry="C1")
+    assert alone.errors_rad is not None and float(alone.errors_rad[1:].min()) > 1

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from cryoforum.demo import DemoResult
     from cryoforum.metrics import ErrorSummary
     from cryoforum.training import Progress as TrainingProgress
 
@@ -305,15 +306,16 @@ def demo(
     seed: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """All steps in a row on the package's 70S ribosome, ending with report.html."""
+    """All steps in a row on the package's 70S ribosome, ending with report.html.
+
+    The test particles are posed twice: by the network alone, and polished against the reference.
+    """
     with failing_clearly():
         from cryoforum.demo import run_demo
 
         with progress_bars() as bar, training_bar() as on_step:
-            result = run_demo(out, n, preset, max_minutes, seed, overwrite, bar, on_step)
-        show_errors(result.errors)
-        for name, resolution in result.resolutions.items():
-            typer.echo(f"map from {name} poses: {resolution['masked']:.1f} Å (masked FSC 0.143)")
+            result = run_demo(out, n, preset, max_minutes, seed, overwrite, bar, on_step, _tell)
+        show_demo(result)
         typer.echo(f"report: {result.report}")
 
 
@@ -439,5 +441,24 @@ def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
     Console().print(table)
 
 
+def show_demo(result: "DemoResult") -> None:
+    """Errors, bound and resolutions that the demonstration found."""
+    names = {"network": "network alone", "all": "predicted", "kept": "kept"}
+    if result.bound is not None:
+        names |= {"all": "polished", "kept": "polished, kept"}
+    show_errors({names[group]: errors for group, errors in result.errors.items()})
+    if result.bound is not None:
+        typer.echo(
+            f"Cramér-Rao bound: median {result.bound.median_deg:.2f}°; median error / bound "
+            f"{result.bound.median_error_over_bound:.2f} (a perfect estimator: 0.89)"
+        )
+        shifts = (f"{names[group]} {median:.3f} px" for group, median in result.shift_medians_pixel.items())
+        typer.echo(f"median shift error: {'; '.join(shifts)}")
+    for name, resolution in result.resolutions.items():
+        note = "" if resolution["independent"] else "; halves not independent, optimistic"
+        typer.echo(f"map from {name} poses: {resolution['masked']:.1f} Å (masked FSC 0.143{note})")
+
+
 def _angle(radians: float) -> str:
-    return f"{radians:.4f} rad ({radians * 57.29577951:.1f}°)"
+    degrees = radians * 57.29577951
+    return f"{radians:.4f} rad ({degrees:.{1 if degrees >= 1 else 2}f}°)"

@@ -6,14 +6,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.io.files import new_folder, replacing
-from cryoforum.io.star import read_star, select_rows, write_star
+from cryoforum.io.star import number_column, pixel_size_from_star, read_star, select_rows, write_star
 from cryoforum.metrics import ErrorSummary
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 from cryoforum.reporting import write_report
@@ -22,6 +23,8 @@ from cryoforum.workflow import (
     Bar,
     compare_stars,
     filter_star,
+    matched_errors,
+    matched_shift_errors_angstrom,
     reconstruct_to_folder,
     simulate_to_folder,
     train_to_folder,
@@ -30,16 +33,40 @@ from cryoforum.workflow import (
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8
 KEPT_SHARE = 0.75
 RESULTS = {
-    *("particles.star", "particles.mrcs", "model", "predictions.star", "kept.star", "truth.star"),
-    *("reconstruction", "summary.json", "report.html"),
+    *("particles.star", "particles.mrcs", "model", "network.star", "predictions.star", "kept.star"),
+    *("truth.star", "reconstruction", "summary.json", "report.html"),
 }
+# Whose errors are measured and whose poses make maps, by the names that summary.json gives them.
+COMPARED = {"network": "network.star", "all": "predictions.star", "kept": "kept.star"}
+RECONSTRUCTED = {
+    "true": "truth.star",
+    "network": "network.star",
+    "predicted": "predictions.star",
+    "filtered": "kept.star",
+}
+Timings = list[dict[str, float | str]]
+
+
+@dataclass(frozen=True)
+class BoundSummary:
+    """Medians over the polished particles: the Cramér-Rao bound (rms, degrees), and error / bound."""
+
+    median_deg: float
+    median_error_over_bound: float
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration found: errors of all and of the kept, resolutions by poses, the page."""
+    """What the demonstration found.
+
+    errors: of the network alone, of all polished particles and of those kept. shift_medians_pixel: median
+    distance to the true origin of the same. bound: None, like no shifts, where there was no reference.
+    resolutions: in Å by poses.
+    """
 
     errors: dict[str, ErrorSummary]
+    shift_medians_pixel: dict[str, float]
+    bound: BoundSummary | None
     resolutions: dict[str, dict[str, float | bool]]
     report: Path
 
@@ -53,77 +80,130 @@ def run_demo(
     overwrite: bool,
     bar: Bar,
     on_step: Callable[[Progress], None],
+    tell: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Simulate, train, predict the test part, filter, reconstruct three ways, report."""
-    settings = preset(preset_name)
+    """Simulate, train, predict the test part with and without polishing, filter, make four maps, report.
+
+    ``tell`` is told, in one line each, what the user should know.
+    """
+    preset(preset_name)
     if not max_minutes > 0:
         raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
     split_rows(count)  # too few particles are refused before anything is made or replaced
     out = new_folder(out, overwrite, RESULTS)
-    particles, model = out / "particles.star", out / "model"
-    predicted, kept, truth = (out / f"{name}.star" for name in ("predictions", "kept", "truth"))
-    timings: list[dict[str, float | str]] = []
+    timings: Timings = []
     with _timed("simulate", count, timings):
         config = SimulationConfig(count=count, seed=seed)
         simulate_to_folder(STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM, config, out, bar, overwrite=False)
     with _timed("train", 0, timings):
-        trained = train_to_folder(
-            particles,
-            None,
-            model,
-            settings,
-            split_choice=None,
-            seed=seed,
-            max_minutes=max_minutes,
-            resume=False,
-            overwrite=False,
-            bar=bar,
-            on_step=on_step,
-        )
-        shown = trained.log[-1]["images"]
-    timings[-1]["images_per_second"] = shown / float(timings[-1]["seconds"])
+        trained = _train(out, preset_name, max_minutes, seed, bar, on_step, tell)
+    shown = trained.log[-1]["images"]
+    timings[-1]["images_per_second"] = round(shown / float(timings[-1]["seconds"]), 1)
     test_count = sum(part == "test" for part in trained.parts.values())
-    with _timed("predict", test_count, timings):
-        predict_to_star(model, particles, None, PredictionOptions(), Output(predicted, bar, part="test"))
-    filter_star(predicted, KEPT_SHARE, "trace", kept, None, overwrite=False)
-    _write_truth(particles, predicted, truth)
-    errors = {
-        "all": compare_stars(predicted, truth, None, overwrite=False),
-        "kept": compare_stars(kept, truth, None, overwrite=False),
-    }
+    for step, name, polish in (
+        ("predict, network alone", "network.star", False),
+        ("predict and polish", "predictions.star", None),
+    ):
+        with _timed(step, test_count, timings):
+            _predict(out, name, polish, bar, tell)
+    filter_star(out / "predictions.star", KEPT_SHARE, "trace", out / "kept.star", None, overwrite=False)
+    _write_truth(out)
+    resolutions = _reconstruct(out, bar, timings)
+    result = _measured(out, resolutions)
+    _write_summary(result, timings, shown, out / "summary.json")
+    write_report(out, result.report)
+    return result
+
+
+def _train(
+    out: Path,
+    preset_name: str,
+    max_minutes: float,
+    seed: int,
+    bar: Bar,
+    on_step: Callable[[Progress], None],
+    tell: Callable[[str], None],
+) -> TrainedModel:
+    return train_to_folder(
+        out / "particles.star",
+        None,
+        out / "model",
+        preset(preset_name),
+        split_choice=None,
+        seed=seed,
+        max_minutes=max_minutes,
+        resume=False,
+        overwrite=False,
+        bar=bar,
+        on_step=on_step,
+        tell=tell,
+    )
+
+
+def _predict(out: Path, name: str, polish: bool | None, bar: Bar, tell: Callable[[str], None]) -> None:
+    output = Output(out / name, bar, part="test", tell=tell)
+    predict_to_star(out / "model", out / "particles.star", None, PredictionOptions(polish=polish), output)
+
+
+def _write_truth(out: Path) -> None:
+    """The true poses of the particles that were predicted, in the same order."""
+    star = read_star(out / "particles.star")
+    row_of_name = {name: row for row, name in enumerate(star.particles["rlnImageName"])}
+    names = read_star(out / "predictions.star").particles["rlnImageName"]
+    rows = torch.tensor([row_of_name[name] for name in names])
+    write_star(select_rows(star, rows), out / "truth.star")
+
+
+def _reconstruct(out: Path, bar: Bar, timings: Timings) -> dict[str, dict[str, float | bool]]:
+    """A map from each kind of poses; their resolutions."""
     resolutions = {}
     (out / "reconstruction").mkdir()
-    for name, star in {"true": truth, "predicted": predicted, "filtered": kept}.items():
-        with _timed(f"reconstruct ({name})", len(read_star(star)), timings):
-            resolutions[name] = reconstruct_to_folder(
-                star,
-                None,
-                out / "reconstruction" / name,
-                overwrite=False,
-                bar=bar,
+    for kind, name in RECONSTRUCTED.items():
+        with _timed(f"reconstruct ({kind})", len(read_star(out / name)), timings):
+            resolutions[kind] = reconstruct_to_folder(
+                out / name, None, out / "reconstruction" / kind, overwrite=False, bar=bar
             )
+    return resolutions
+
+
+def _measured(out: Path, resolutions: dict[str, dict[str, float | bool]]) -> DemoResult:
+    """How far the poses are from the truth, and from the bound of their images."""
+    truth, predicted = read_star(out / "truth.star"), read_star(out / "predictions.star")
+    shifts: dict[str, float] = {}
+    bound = None
+    bound_deg = number_column(predicted, "cryoforumBoundDeg")
+    if bound_deg is not None:  # without a reference the origins are still the true ones of the file
+        for group, name in COMPARED.items():
+            errors_angstrom = matched_shift_errors_angstrom(read_star(out / name), truth)
+            shifts[group] = float(errors_angstrom.quantile(0.5)) / pixel_size_from_star(truth)
+        limit = torch.from_numpy(bound_deg)
+        ratio = torch.rad2deg(matched_errors(predicted, truth)) / limit
+        bound = BoundSummary(float(limit.quantile(0.5)), float(ratio.quantile(0.5)))
+    errors = {
+        group: compare_stars(out / name, out / "truth.star", None, overwrite=False)
+        for group, name in COMPARED.items()
+    }
+    return DemoResult(errors, shifts, bound, resolutions, out / "report.html")
+
+
+def _write_summary(result: DemoResult, timings: Timings, shown: float, path: Path) -> None:
     summary = {
-        "errors": {name: errors[name].to_dict() for name in errors},
-        "resolutions": resolutions,
+        "errors": {group: errors.to_dict() for group, errors in result.errors.items()},
+        "shift_errors": {
+            group: {"median_pixel": median, "median_angstrom": median * PIXEL_SIZE_ANGSTROM}
+            for group, median in result.shift_medians_pixel.items()
+        },
+        "bound": None if result.bound is None else asdict(result.bound),
+        "resolutions": result.resolutions,
         "timings": timings,
         "training_images_shown": shown,
     }
-    with replacing(out / "summary.json") as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n")
-    write_report(out, out / "report.html")
-    return DemoResult(errors, resolutions, out / "report.html")
-
-
-def _write_truth(particles: Path, predicted: Path, truth: Path) -> None:
-    """The true poses of the particles that were predicted, in the same order."""
-    star = read_star(particles)
-    row_of_name = {name: row for row, name in enumerate(star.particles["rlnImageName"])}
-    names = read_star(predicted).particles["rlnImageName"]
-    write_star(select_rows(star, torch.tensor([row_of_name[name] for name in names])), truth)
 
 
 @contextmanager
-def _timed(step: str, images: int, timings: list[dict[str, float | str]]) -> Iterator[None]:
+def _timed(step: str, images: int, timings: Timings) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds = time.perf_counter() - start

@@ -26,7 +26,7 @@ from cryoforum.io.star import (
     write_star,
 )
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
-from cryoforum.particles import Particles, all_rows
+from cryoforum.particles import Particles, Poses, all_rows
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.reference import (
     Reference,
@@ -240,19 +240,31 @@ def compare_stars(
 
 def matched_errors(predicted: ParticleStar, truth: ParticleStar, symmetry: str = "C1") -> Tensor:
     """Geodesic errors in radians, in the order of ``predicted``; every particle must be in ``truth``."""
+    found, true = _matched_poses(predicted, truth)
+    return orientation_errors(found.quaternions, true.quaternions, symmetry)
+
+
+def matched_shift_errors_angstrom(predicted: ParticleStar, truth: ParticleStar) -> Tensor:
+    """Distances in Å between origins, in the order of ``predicted``; every particle must be in ``truth``."""
+    found, true = _matched_poses(predicted, truth)
+    return torch.linalg.vector_norm(found.shifts_angstrom - true.shifts_angstrom, dim=1)
+
+
+def _matched_poses(predicted: ParticleStar, truth: ParticleStar) -> tuple[Poses, Poses]:
+    """Poses of ``predicted`` and those of the same image names in ``truth``."""
     poses = []
     for star in (predicted, truth):
         found = poses_from_star(star)
         if found is None:
             raise ValueError(f"{star.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to compare")
-        poses.append(found.quaternions)
+        poses.append(found)
     row_of_name = {name: row for row, name in enumerate(truth.particles["rlnImageName"])}
     rows = []
     for name in predicted.particles["rlnImageName"]:
         if name not in row_of_name:
             raise ValueError(f"{truth.path}: expected image {name} of {predicted.path}, found none")
         rows.append(row_of_name[name])
-    return orientation_errors(poses[0], poses[1][torch.tensor(rows)], symmetry)
+    return poses[0], poses[1][torch.tensor(rows)]
 
 
 def finds_its_images(star_path: Path) -> bool:

@@ -8,7 +8,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import matplotlib
@@ -16,8 +16,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
+
+from cryoforum.fourier import crop_or_pad, to_fourier, to_real
 
 # The first three are replaced by the page's own colours. The others are of Okabe & Ito's palette, which
 # colour-blind readers can tell apart; they stand on a light and on a dark page.
@@ -52,6 +54,7 @@ _STYLE = {
     "savefig.dpi": 200,
 }
 _PANEL_INCHES = (3.6, 2.7)
+_MAX_TILE_PIXEL = 192  # a larger picture is sharper than the screen and slow to load
 
 
 @contextmanager
@@ -79,10 +82,13 @@ def svg(figure: Figure, alt: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
 
 
-def picture(images: Sequence[np.ndarray] | Tensor, alt: str) -> str:
+def picture(images: Tensor, alt: str) -> str:
     """Grey images (k, n, n) side by side, each stretched from its 1st to its 99th percentile."""
+    box = images.shape[-1]
+    if box > _MAX_TILE_PIXEL:
+        images = to_real(crop_or_pad(to_fourier(images), box, _MAX_TILE_PIXEL), _MAX_TILE_PIXEL)
     tiles = []
-    for image in np.asarray(images):
+    for image in images.numpy():
         low, high = np.percentile(image, (1, 99))
         buffer = io.BytesIO()
         imsave(buffer, image, vmin=low, vmax=max(high, low + 1e-12), cmap="gray", format="png")
@@ -92,10 +98,21 @@ def picture(images: Sequence[np.ndarray] | Tensor, alt: str) -> str:
 
 
 def label_logarithmic(axes: Axes, *, x: bool = False, y: bool = False) -> None:
-    """Logarithmic axes with plain numbers at 1, 2 and 5 times the powers of ten."""
+    """Logarithmic axes with plain numbers, few enough for the span of what was drawn."""
     for wanted, axis, scale in ((x, axes.xaxis, axes.set_xscale), (y, axes.yaxis, axes.set_yscale)):
         if wanted:
             scale("log")
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+            low, high = axis.get_view_interval()
+            if high / low < 4:
+                axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            else:
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,), numticks=12))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
             axis.set_minor_formatter(NullFormatter())
+
+
+def plain(value: float) -> str:
+    """Three digits that matter, without an exponent; thin spaces between groups of three."""
+    rounded = float(f"{value:.3g}")
+    text = f"{rounded:,.0f}".replace(",", "\u2009") if abs(rounded) >= 1000 else f"{rounded:g}"
+    return text.replace("-", "−")

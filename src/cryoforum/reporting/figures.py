@@ -1,18 +1,28 @@
 """What the report draws; every function takes arrays and returns SVG text. Angles come in radians."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cryoforum.metrics import FSC_THRESHOLD
-from cryoforum.reporting.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, svg
+from cryoforum.reporting.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, plain, svg
+from cryoforum.reporting.wording import degrees
 
 _MAX_POINTS = 4000  # more in a scatter plot only cover each other
 _MIN_ERROR_DEG = 0.01
 _MAX_DENSITY_BINS = 90
 _MAX_SKY_ROWS = 18
 _TICK_RESOLUTIONS_ANGSTROM = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.5, 2.2, 2, 1.8, 1.5)
+_CURVE_STYLES: dict[str, dict[str, Any]] = {
+    "true": {"color": MUTED, "linewidth": 4.5, "alpha": 0.5},  # seen beside a curve that covers it
+    "network": {"color": ORANGE},
+    "predicted": {"color": BLUE},
+    "filtered": {"color": GREEN, "linestyle": (0, (4, 2))},
+}
 
 
 def training_loss(steps: np.ndarray, losses: np.ndarray) -> str:
@@ -96,17 +106,16 @@ def certainty_scatter(statistic: np.ndarray, errors_rad: np.ndarray, name: str, 
     certainty = np.maximum(-statistic, 1e-3)
     threshold = float(np.quantile(certainty, 1 - kept_share))
     errors = np.maximum(np.rad2deg(errors_rad), _MIN_ERROR_DEG)
-    point_area = 5 if len(errors) > 1000 else 14
     some = np.random.default_rng(0).permutation(len(errors))[:_MAX_POINTS]
     with panel() as figure:
         axes = figure.add_subplot()
         for wanted, colour in ((certainty >= threshold, BLUE), (certainty < threshold, ORANGE)):
             rows = some[wanted[some]]
-            style = {"s": point_area, "alpha": 0.45, "linewidths": 0, "rasterized": True}
+            style = {"s": _point_area(len(errors)), "alpha": 0.45, "linewidths": 0, "rasterized": True}
             axes.scatter(certainty[rows], errors[rows], color=colour, **style)
         label_logarithmic(axes, x=True, y=True)
         axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-        note = f"{1 - kept_share:.0%} quantile: {threshold:.3g}".replace("%", " %")
+        note = f"{1 - kept_share:.0%} quantile: {plain(threshold)}".replace("%", " %")
         axes.text(threshold, 1.02, note, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
         _finish(axes, f"−{name} (more certain →)", "error (°)")
         alt = f"Orientation error against minus {name}; the {note} is marked"
@@ -125,13 +134,89 @@ def error_histogram(kept_rad: np.ndarray, dropped_rad: np.ndarray) -> str:
                 weights = np.full(len(values), 100 / len(values))
                 style = {"weights": weights, "color": colour}
                 axes.hist(values, bins, alpha=0.3, **style)
-                label = f"{name}: median {np.median(values):.1f}°"
+                label = f"{name}: median {degrees(np.deg2rad(np.median(values)))}"
                 axes.hist(values, bins, histtype="step", linewidth=1.4, label=label, **style)
         label_logarithmic(axes, x=True)
         axes.margins(y=0.22)
         axes.legend(loc="upper left")
         _finish(axes, "error (°)", "share of the group (%)")
         return svg(figure, "Histograms of the orientation errors of kept and of dropped particles")
+
+
+def error_against_bound(
+    bound_rad: np.ndarray, errors_rad: np.ndarray, network_errors_rad: np.ndarray | None
+) -> str:
+    """Error of each particle against its own Cramér-Rao bound, with the line where they are equal."""
+    bound = np.maximum(np.rad2deg(bound_rad), _MIN_ERROR_DEG)
+    groups = [("network alone", network_errors_rad, ORANGE), ("polished", errors_rad, BLUE)]
+    some = np.random.default_rng(0).permutation(len(bound))[:_MAX_POINTS]
+    with panel() as figure:
+        axes = figure.add_subplot()
+        for name, values, colour in groups:
+            if values is not None:
+                errors = np.maximum(np.rad2deg(values[some]), _MIN_ERROR_DEG)
+                style = {"s": _point_area(len(bound)), "alpha": 0.45, "linewidths": 0, "rasterized": True}
+                axes.scatter(bound[some], errors, color=colour, label=name, **style)
+        ends = np.array([bound.min(), bound.max()])
+        axes.plot(ends, ends, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label="error = bound")
+        label_logarithmic(axes, x=True, y=True)
+        _legend_above(axes)
+        _finish(axes, "Cramér-Rao bound (°)", "error (°)")
+        above = np.mean(errors_rad > bound_rad)
+        return svg(figure, f"Error against Cramér-Rao bound; {above:.0%} of the polished lie above it")
+
+
+def against_the_best(
+    groups: dict[str, np.ndarray | None],
+    best: Callable[[np.ndarray], np.ndarray] | None,
+    quantity: str,
+    unit: str = "",
+) -> str:
+    """Histograms of positive values on a logarithmic axis, in per cent of each named group (n,).
+
+    best: cumulative distribution that a perfect estimator would have, drawn beside them; None without one.
+    """
+    shown = {name: np.maximum(values, 1e-6) for name, values in groups.items() if values is not None}
+    both = np.concatenate(list(shown.values()))
+    bins = np.geomspace(np.quantile(both, 0.001) * 0.9, both.max() * 1.05, 50)
+    medians = {name: plain(float(f"{np.median(values):.2g}")) + unit for name, values in shown.items()}
+    with panel() as figure:
+        axes = figure.add_subplot()
+        colours = (BLUE,) if len(shown) == 1 else (ORANGE, BLUE)
+        for (name, values), colour in zip(shown.items(), colours, strict=True):
+            style = {"weights": np.full(len(values), 100 / len(values)), "color": colour}
+            axes.hist(values, bins, histtype="stepfilled", alpha=0.3, linewidth=0, **style)
+            label = f"{name}: median {medians[name]}"
+            axes.hist(values, bins, histtype="step", linewidth=1.4, label=label, **style)
+        if best is not None:
+            middle = np.sqrt(bins[1:] * bins[:-1])
+            line = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 3))}
+            axes.plot(middle, 100 * np.diff(best(bins)), label="perfect estimator", **line)
+        label_logarithmic(axes, x=True)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _legend_above(axes)
+        _finish(axes, f"{quantity} ({unit.strip()})" if unit else quantity, "share of the particles (%)")
+        told = ", ".join(f"{name} {median}" for name, median in medians.items())
+        return svg(figure, f"Histograms of {quantity}; medians: {told}")
+
+
+def signal_against_gain(signal_scale: np.ndarray, log_likelihood_gain: np.ndarray) -> str:
+    """How strong each particle is in its image against how much better than noise it fits."""
+    some = np.random.default_rng(0).permutation(len(signal_scale))[:_MAX_POINTS]
+    with panel() as figure:
+        axes = figure.add_subplot()
+        style = {"s": _point_area(len(signal_scale)), "alpha": 0.45, "linewidths": 0, "rasterized": True}
+        axes.scatter(signal_scale[some], log_likelihood_gain[some], color=BLUE, **style)
+        axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.set_xlim(left=min(0.0, 1.1 * float(signal_scale.min())))
+        axes.set_ylim(bottom=min(0.0, 1.1 * float(log_likelihood_gain.min())))
+        _finish(axes, "signal scale", "gain in log-likelihood")
+        median = np.median(signal_scale)
+        return svg(figure, f"Signal scale against log-likelihood gain; the median scale is {median:.2f}")
+
+
+def _point_area(count: int) -> int:
+    return 5 if count > 1000 else 14
 
 
 def sky_density(directions: np.ndarray, rows: int) -> np.ndarray:
@@ -172,23 +257,28 @@ def _sky_map(density: np.ndarray, highest: float, name: str) -> str:
         )
 
 
-def fsc_curve(frequency: np.ndarray, unmasked: np.ndarray, masked: np.ndarray | None, name: str) -> str:
-    """Fourier shell correlation against resolution, with the 0.143 line (Fig. 4d-f)."""
+def fsc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], names: dict[str, str], masking: str) -> str:
+    """Fourier shell correlations, as (frequency in 1/Å, FSC), with the 0.143 line (Fig. 4d-f).
+
+    Their keys are those of ``names``, which the page shows; ``masking`` is for those who cannot see it.
+    """
+    highest = max(float(frequency.max()) for frequency, _ in curves.values())
+    lowest = min(float(fsc.min()) for _, fsc in curves.values())
     with panel() as figure:
         axes = figure.add_subplot()
-        axes.plot(frequency, unmasked, color=ORANGE, label="unmasked", linestyle=(0, (5, 2)))
-        if masked is not None:
-            axes.plot(frequency, masked, color=BLUE, label="masked")
+        for kind, (frequency, fsc) in curves.items():
+            axes.plot(frequency, fsc, label=names[kind], **_CURVE_STYLES[kind])
         axes.axhline(FSC_THRESHOLD, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-        end, aside = (float(frequency.max()), FSC_THRESHOLD), (-2, 3)
+        end, aside = (highest, FSC_THRESHOLD), (-2, 3)
         style = {"textcoords": "offset points", "fontsize": 8, "ha": "right"}
         axes.annotate(f"{FSC_THRESHOLD}", end, aside, **style)
-        ticks = _resolution_ticks(float(frequency.max()))
+        ticks = _resolution_ticks(highest)
         axes.set_xticks([1 / tick for tick in ticks], [f"{tick:g}" for tick in ticks])
-        axes.set(ylim=(min(-0.05, float(unmasked.min())), 1.03), xlim=(0, frequency.max()))
-        axes.legend(loc="upper right")
+        axes.set(ylim=(min(-0.05, lowest), 1.03), xlim=(0, highest))
+        _legend_above(axes, columns=2)
         _finish(axes, "resolution (Å)", "FSC")
-        return svg(figure, f"Fourier shell correlation of the half maps of the {name} reconstruction")
+        listed = ", ".join(names[kind].lower() for kind in curves)
+        return svg(figure, f"{masking} Fourier shell correlation of half maps: {listed}")
 
 
 def _resolution_ticks(max_frequency: float) -> list[float]:
@@ -199,6 +289,12 @@ def _resolution_ticks(max_frequency: float) -> list[float]:
         if previous + 0.13 * max_frequency <= 1 / resolution <= max_frequency:
             ticks.append(resolution)
     return ticks
+
+
+def _legend_above(axes: Axes, columns: int = 1) -> None:
+    """A legend over the axes, where it hides nothing."""
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axes.legend(ncols=columns, markerscale=2, **place)
 
 
 def _finish(axes: Axes, x_label: str, y_label: str, *, grid: bool = True) -> None:

@@ -8,38 +8,73 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from cryoforum.io.star import ParticleStar, number_column, poses_from_star, read_star
-from cryoforum.metrics import orientation_errors
+from cryoforum.metrics import orientation_errors, summarise_errors
+from cryoforum.particles import Poses
 from cryoforum.selection import select
 
 DEFAULT_KEPT_SHARE = 0.75
+BOUND, ORIGIN_BOUND = "cryoforumBoundDeg", "cryoforumOriginErrorAngst"
+STATISTICS = (
+    *("cryoforumLambdaMax", "cryoforumTrace", BOUND, "cryoforumExpectedErrorDeg"),
+    *(ORIGIN_BOUND, "cryoforumSignalScale", "cryoforumLogLikelihoodGain"),
+)
 
 
 @dataclass(frozen=True)
 class PredictedPoses:
-    """predictions.star beside truth.star: n particles in the order of the predictions.
+    """predictions.star beside truth.star and network.star: n particles in the order of the predictions.
 
-    quaternions, true_quaternions: (n, 4). The statistics are (n,), None without their column;
-    true_quaternions is None without truth.star. kept: (n,) bool, those of kept.star or, without that
-    file, the share of the summary with the most negative tr Λ.
+    true_poses, network_poses: None without their file; the latter are the poses before polishing.
+    columns: (n,) numbers by the name of their column, those of `STATISTICS` that the file has. kept: (n,)
+    bool, those of kept.star or, without that file, the share of the summary with the most negative tr Λ.
     """
 
-    quaternions: Tensor
-    true_quaternions: Tensor | None
-    lambda_max: np.ndarray | None
-    trace: np.ndarray | None
+    poses: Poses
+    true_poses: Poses | None
+    network_poses: Poses | None
+    columns: dict[str, np.ndarray]
     kept: np.ndarray | None
     kept_share: float
     symmetry: str = "C1"
 
     @property
+    def bound_rad(self) -> np.ndarray | None:
+        """(n,) Cramér-Rao bound, root mean square; None where no image was compared with a reference."""
+        bound_deg = self.columns.get(BOUND)
+        return None if bound_deg is None else np.deg2rad(bound_deg)
+
+    @property
     def errors_rad(self) -> np.ndarray | None:
         """(n,) geodesic distance to the truth, or to the nearest equivalent of it."""
-        if self.true_quaternions is None:
+        return self._errors_rad(self.poses)
+
+    @property
+    def network_errors_rad(self) -> np.ndarray | None:
+        """The same of the poses before polishing."""
+        return self._errors_rad(self.network_poses)
+
+    @property
+    def shift_errors_angstrom(self) -> np.ndarray | None:
+        """(n,) distance of the origins from the true ones; None where no origins were looked for."""
+        return self._shift_errors_angstrom(self.poses)
+
+    @property
+    def network_shift_errors_angstrom(self) -> np.ndarray | None:
+        """The same before polishing."""
+        return self._shift_errors_angstrom(self.network_poses)
+
+    def _errors_rad(self, poses: Poses | None) -> np.ndarray | None:
+        if poses is None or self.true_poses is None:
             return None
-        return orientation_errors(self.quaternions, self.true_quaternions, self.symmetry).numpy()
+        true = self.true_poses.quaternions
+        return orientation_errors(poses.quaternions, true, self.symmetry).numpy()
+
+    def _shift_errors_angstrom(self, poses: Poses | None) -> np.ndarray | None:
+        if poses is None or self.true_poses is None or self.bound_rad is None:
+            return None
+        return np.linalg.norm(poses.shifts_angstrom - self.true_poses.shifts_angstrom, axis=1)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -78,21 +113,49 @@ def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any
     poses = poses_from_star(star)
     if poses is None:
         raise ValueError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
-    trace = number_column(star, "cryoforumTrace")
-    kept = _kept(folder / "kept.star", star, trace, summary)
+    found = {name: number_column(star, name) for name in STATISTICS}
+    columns = {name: values for name, values in found.items() if values is not None}
+    kept = _kept(folder / "kept.star", star, columns.get("cryoforumTrace"), summary)
     return PredictedPoses(
-        quaternions=poses.quaternions,
-        true_quaternions=_true_quaternions(folder / "truth.star", star),
-        lambda_max=number_column(star, "cryoforumLambdaMax"),
-        trace=trace,
+        poses=poses,
+        true_poses=_poses_of(folder / "truth.star", star),
+        network_poses=_poses_of(folder / "network.star", star),
+        columns=columns,
         kept=kept,
         kept_share=DEFAULT_KEPT_SHARE if kept is None else float(kept.mean()),
         symmetry=model.get("config", {}).get("symmetry", "C1"),
     )
 
 
-def _true_quaternions(path: Path, predictions: ParticleStar) -> Tensor | None:
-    """True orientations (n, 4) in the order of the predictions, matched by image name."""
+def accuracy_numbers(summary: dict[str, Any], predictions: PredictedPoses | None) -> dict[str, Any]:
+    """Errors, shift errors and bound as the summary gives them, or else as the poses beside the truth do."""
+    if "errors" in summary:
+        return {name: summary.get(name) or {} for name in ("errors", "shift_errors", "bound")}
+    result: dict[str, Any] = {"errors": {}, "shift_errors": {}, "bound": {}}
+    if predictions is None or predictions.errors_rad is None:
+        return result
+    errors, shifts = predictions.errors_rad, predictions.shift_errors_angstrom
+    groups = {
+        "network": (predictions.network_errors_rad, predictions.network_shift_errors_angstrom),
+        "all": (errors, shifts),
+    }
+    if predictions.kept is not None:
+        groups["kept"] = (errors[predictions.kept], None if shifts is None else shifts[predictions.kept])
+    for group, (errors_rad, errors_angstrom) in groups.items():
+        if errors_rad is not None:
+            result["errors"][group] = summarise_errors(torch.from_numpy(errors_rad)).to_dict()
+        if errors_angstrom is not None:
+            result["shift_errors"][group] = {"median_angstrom": float(np.median(errors_angstrom))}
+    if predictions.bound_rad is not None:
+        result["bound"] = {
+            "median_deg": float(np.rad2deg(np.median(predictions.bound_rad))),
+            "median_error_over_bound": float(np.median(errors / predictions.bound_rad)),
+        }
+    return result
+
+
+def _poses_of(path: Path, predictions: ParticleStar) -> Poses | None:
+    """Poses of a file in the order of the predictions, matched by image name; None without the file."""
     if not path.is_file():
         return None
     star = read_star(path)
@@ -108,9 +171,9 @@ def _true_quaternions(path: Path, predictions: ParticleStar) -> Tensor | None:
         missing = int((rows < 0).argmax())
         raise ValueError(
             f"{path}: expected the image {wanted.iloc[missing]} of row {missing + 1} in {predictions.path}, "
-            "found no row of that name; give the truth of these particles"
+            f"found no row of that name; give {path.name} of these particles, or remove it"
         )
-    return poses.quaternions[torch.from_numpy(rows)]
+    return poses[torch.from_numpy(rows)]
 
 
 def _kept(

@@ -7,36 +7,42 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cryoforum.io.files import replacing
-from cryoforum.reporting.inputs import PredictedPoses, read_json, read_predictions
+from cryoforum.reporting.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
 from cryoforum.reporting.layout import Table
+from cryoforum.reporting.limit import MEDIAN_OF_THE_BEST, limit_section
+from cryoforum.reporting.maps import POLISHED_RECONSTRUCTIONS, RECONSTRUCTIONS, reconstruction_section
 from cryoforum.reporting.sections import (
-    RECONSTRUCTIONS,
     accuracy_section,
     directions_section,
     particle_section,
-    percent,
-    reconstruction_section,
     run_section,
-    thousands,
     training_section,
 )
+from cryoforum.reporting.wording import degrees, percent, quantity, radians, thousands
 
-_GROUPS = {"all": "All", "kept": "Kept"}
+_GROUPS = {"network": "Network alone", "all": "All", "kept": "Kept"}
+_POLISHED_GROUPS = {"network": "Network alone", "all": "Polished", "kept": "Polished, kept"}
 
 
 def write_report(folder: Path, output: Path) -> None:
     """Write one self-contained page about the run in ``folder`` to ``output``, atomically.
 
     Files looked for: summary.json, particles.star, model/log.csv, model/model.json, predictions.star,
-    truth.star, kept.star, reconstruction/{true,predicted,filtered}/{map.mrc,fsc.csv}. What is missing is left
-    out; ValueError where ``folder`` holds none of them.
+    network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
+    reconstruction/{true,network,predicted,filtered}. What is missing is left out; ValueError where ``folder``
+    holds none of them.
     """
     folder = Path(folder)
     summary, model = read_json(folder / "summary.json"), read_json(folder / "model" / "model.json")
     predictions = read_predictions(folder, summary, model)
+    numbers = accuracy_numbers(summary, predictions)
+    polished = bool(numbers["bound"]) or (predictions is not None and predictions.bound_rad is not None)
+    maps = POLISHED_RECONSTRUCTIONS if polished else RECONSTRUCTIONS
+    resolutions = summary.get("resolutions", {})
     candidates = (
         accuracy_section(predictions),
-        reconstruction_section(folder),
+        limit_section(predictions),
+        reconstruction_section(folder, maps),
         directions_section(predictions),
         particle_section(folder, model),
         training_section(folder),
@@ -57,95 +63,114 @@ def write_report(folder: Path, output: Path) -> None:
     )
     page = environment.get_template("report.html.jinja").render(
         name=folder.resolve().name,
-        headline=headline(summary, predictions),
-        facts=facts(summary),
-        tables=[table for table in (error_table(summary), resolution_table(summary)) if table],
+        headline=headline(numbers, predictions),
+        facts=error_facts(numbers) + resolution_facts(resolutions, maps),
+        tables=[table for table in (error_table(numbers), resolution_table(resolutions, maps)) if table],
         sections=sections,
     )
     with replacing(Path(output)) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def headline(summary: dict[str, Any], predictions: PredictedPoses | None) -> str:
-    """The result in one sentence."""
-    errors = summary.get("errors", {})
+def headline(numbers: dict[str, Any], predictions: PredictedPoses | None) -> str:
+    """The result in one sentence; ``numbers`` as of `accuracy_numbers`."""
+    errors = numbers["errors"]
     if "all" in errors:
-        whole = errors["all"]
+        whole, kept = errors["all"], errors.get("kept")
         text = f"Median error {degrees(whole['median_rad'])} on {thousands(whole['count'])} test particles"
-        kept = errors.get("kept")
-        if kept and 0 < kept["count"] < whole["count"]:
+        if numbers["bound"] and "network" in errors:
+            text += f"; before polishing: {degrees(errors['network']['median_rad'])}"
+        elif kept and 0 < kept["count"] < whole["count"]:
             dropped = percent(1 - kept["count"] / whole["count"])
             text += f"; dropping the {dropped} least certain: {degrees(kept['median_rad'])}"
         return text
     if predictions is None:
         return "What this run gave"
-    count = thousands(len(predictions.quaternions))
-    if predictions.errors_rad is None:
+    count = thousands(len(predictions.poses))
+    expected_deg = predictions.columns.get("cryoforumExpectedErrorDeg")
+    if predictions.bound_rad is None or expected_deg is None:
         return f"Orientations of {count} particles"
-    return f"Median error {degrees(float(np.median(predictions.errors_rad)))} on {count} test particles"
+    expected = degrees(float(np.deg2rad(np.median(expected_deg))))
+    return f"Poses of {count} particles; median expected error {expected}"
 
 
-def facts(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(number, what it is, what it means) of the most important numbers."""
-    result = []
-    for group, values in summary.get("errors", {}).items():
-        name = {"all": "all particles", "kept": "kept particles"}.get(group, group)
-        result.append((degrees(values["median_rad"]), f"median error, {name}", radians(values["median_rad"])))
-    whole = summary.get("errors", {}).get("all")
-    if whole:
-        share = f"{100 * whole['share_above_0_3_rad']:.1f}\u202f%"
+def error_facts(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(number, what it is, what it means) of the most important errors."""
+    errors, bound = numbers["errors"], numbers["bound"]
+    names = {"all": "all particles", "kept": "kept particles"}
+    if bound:
+        names = {"all": "polished", "network": "network alone"}
+    result = [
+        (
+            degrees(errors[group]["median_rad"]),
+            f"median error, {name}",
+            radians(errors[group]["median_rad"]),
+        )
+        for group, name in names.items()
+        if group in errors
+    ]
+    if bound:
+        result.append(
+            (
+                f"{bound['median_error_over_bound']:.2f}",
+                "median of error ÷ bound, polished",
+                f"bound: Cramér-Rao, rms; a perfect estimator has {MEDIAN_OF_THE_BEST}",
+            )
+        )
+    if "all" in errors:
+        share = f"{100 * errors['all']['share_above_0_3_rad']:.1f}\u202f%"
         result.append((share, "of all particles above 17.2°", "0.3 rad: too far off to be refined locally"))
-    for kind in ("filtered", "predicted"):
-        masked = summary.get("resolutions", {}).get(kind, {}).get("masked")
-        if masked:
-            name = RECONSTRUCTIONS[kind].lower()
-            result.append((f"{masked:.1f} Å", f"resolution, {name}", "masked, FSC = 0.143; optimistic"))
-            break
     return result
 
 
-def error_table(summary: dict[str, Any]) -> Table | None:
-    """Errors of all and of kept particles."""
-    errors = summary.get("errors")
+def resolution_facts(resolutions: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str, str]]:
+    """(number, what it is, what it means) of the map from predicted poses; ``names`` as `RECONSTRUCTIONS`."""
+    for kind in ("predicted", "filtered"):
+        values = resolutions.get(kind, {})
+        if values.get("masked"):
+            note = "masked, FSC = 0.143" + ("" if values.get("independent") else "; optimistic")
+            best = resolutions.get("true", {}).get("masked")
+            if best:
+                note += f"; from true poses {best:.1f} Å"
+            return [(f"{values['masked']:.1f} Å", f"resolution, {names[kind].lower()}", note)]
+    return []
+
+
+def error_table(numbers: dict[str, Any]) -> Table | None:
+    """Errors of the network alone, of all and of kept particles; ``numbers`` as of `accuracy_numbers`."""
+    errors, shifts = numbers["errors"], numbers["shift_errors"]
     if not errors:
         return None
-    header = ("Particles", "Number", "Median", "Mean", "Middle half", "Above 0.3 rad")
+    names = _POLISHED_GROUPS if numbers["bound"] else _GROUPS
+    header = ["Particles", "Number", "Median", "Mean", "Middle half", "Above 0.3 rad"]
+    if shifts:
+        header.append("Shift, median")
     rows = []
     for group, values in errors.items():
-        quartiles = f"{degrees(values['lower_quartile_rad'])} – {degrees(values['upper_quartile_rad'])}"
-        rows.append(
-            (
-                _GROUPS.get(group, group),
-                thousands(values["count"]),
-                *(f"{degrees(values[key])} ({radians(values[key])})" for key in ("median_rad", "mean_rad")),
-                quartiles,
-                f"{100 * values['share_above_0_3_rad']:.1f}\u202f%",
-            )
-        )
-    return Table("Orientation errors", header, tuple(rows))
+        row = [
+            names.get(group, group),
+            thousands(values["count"]),
+            *(f"{degrees(values[key])} ({radians(values[key])})" for key in ("median_rad", "mean_rad")),
+            f"{degrees(values['lower_quartile_rad'])} – {degrees(values['upper_quartile_rad'])}",
+            f"{100 * values['share_above_0_3_rad']:.1f}\u202f%",
+        ]
+        if shifts:
+            row.append(f"{quantity(shifts.get(group, {}).get('median_angstrom'))} Å")
+        rows.append(tuple(row))
+    return Table("Pose errors" if shifts else "Orientation errors", tuple(header), tuple(rows))
 
 
-def resolution_table(summary: dict[str, Any]) -> Table | None:
-    """Resolution of each reconstruction."""
-    resolutions = summary.get("resolutions")
+def resolution_table(resolutions: dict[str, Any], names: dict[str, str]) -> Table | None:
+    """Resolution of each reconstruction, and whether its halves are independent."""
     if not resolutions:
         return None
+    said = {True: "independent", False: "not independent", None: "–"}
     rows = tuple(
         (
-            RECONSTRUCTIONS.get(kind, kind),
+            names.get(kind, kind),
             *(f"{values[key]:.1f} Å" if values.get(key) else "–" for key in ("unmasked", "masked")),
+            said[values.get("independent")],
         )
         for kind, values in resolutions.items()
     )
-    return Table("Resolution (FSC = 0.143)", ("Reconstruction", "Unmasked", "Masked"), rows)
-
-
-def degrees(angle_rad: float) -> str:
-    """An angle with one decimal, two where it is small."""
-    angle = float(np.rad2deg(angle_rad))
-    return f"{angle:.1f}°" if angle >= 1 else f"{angle:.2f}°"
-
-
-def radians(angle_rad: float) -> str:
-    """The same angle in the unit of the paper."""
-    return f"{angle_rad:.3f} rad"
+    return Table("Resolution (FSC = 0.143)", ("Reconstruction", "Unmasked", "Masked", "Halves"), rows)

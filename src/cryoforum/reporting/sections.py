@@ -1,30 +1,24 @@
 """The sections of the report; each is None where the files it needs are missing."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from cryoforum.config import PreprocessingConfig, updated
-from cryoforum.fourier import crop_or_pad, to_fourier, to_real
-from cryoforum.io.mrc import read_volume
 from cryoforum.io.star import particles_from_star, read_star
-from cryoforum.metrics import FSC_THRESHOLD
 from cryoforum.network.blur import LowPassBlur
 from cryoforum.preprocessing import prepare
 from cryoforum.reporting import figures
 from cryoforum.reporting.canvas import picture
 from cryoforum.reporting.inputs import PredictedPoses, read_csv
 from cryoforum.reporting.layout import Exhibit, Panel, Section, Table, flattened
+from cryoforum.reporting.wording import percent, quantity, thousands
 from cryoforum.rotations import unitquat_to_rotmat
 from cryoforum.symmetry import symmetric_distance, symmetry_group
 
-RECONSTRUCTIONS = {"true": "True poses", "predicted": "Predicted poses", "filtered": "Predicted, filtered"}
 _SHOWN_PARTICLES = 4
-_MAX_TILE_PIXEL = 192  # a larger picture is sharper than the screen and slow to load
 _MAX_PAIRS = 200_000
 
 
@@ -42,7 +36,7 @@ def particle_section(folder: Path, model: dict[str, Any]) -> Section | None:
     blur = LowPassBlur(config.box)
     blurred = blur(prepared[:, None])
     width_angstrom = particles.box * particles.pixel_size_angstrom
-    stages = [(f"Recorded, {particles.box} px of {particles.pixel_size_angstrom:.3g} Å", _small(recorded))]
+    stages = [(f"Recorded, {particles.box} px of {particles.pixel_size_angstrom:.3g} Å", recorded)]
     stages.append((f"Prepared, {config.box} px of {width_angstrom / config.box:.3g} Å", prepared))
     for channel in (len(blur.cutoffs) - 2, len(blur.cutoffs) - 1):
         resolution = width_angstrom / blur.cutoffs[channel]
@@ -64,10 +58,11 @@ def particle_section(folder: Path, model: dict[str, Any]) -> Section | None:
 def training_section(folder: Path) -> Section | None:
     """Learning curves and the learning-rate schedule."""
     path = folder / "model" / "log.csv"
-    log = read_csv(path, ("step", "images", "seconds", "learning_rate", "train_loss"))
+    log = read_csv(path, ("step", "images", "seconds"))
     if log is None:
         return None
-    trained = log[log["train_loss"].notna()]  # a row of validation alone has no loss
+    # a row of validation alone has no loss, and of a very short training there are no others
+    trained = log[log["train_loss"].notna()] if {"train_loss", "learning_rate"} <= set(log) else log[:0]
     steps = trained["step"].to_numpy()
     panels = []
     if len(trained):
@@ -97,26 +92,34 @@ def training_section(folder: Path) -> Section | None:
 def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
     """True against predicted distances, certainty against error, kept against dropped (Fig. 3, 4a-c)."""
     errors = None if predictions is None else predictions.errors_rad
-    if predictions is None or predictions.true_quaternions is None or errors is None:
+    if predictions is None or predictions.true_poses is None or errors is None:
         return None
     exhibits = []
-    true, predicted = (
-        _pair_distances(quaternions, predictions.symmetry)
-        for quaternions in (predictions.true_quaternions, predictions.quaternions)
-    )
-    if len(true) > 1:
-        panels = (Panel("Distances between pairs", figures.pairwise_density(true, predicted)),)
+    if len(predictions.poses) > 1:
+        named = {"Network alone": predictions.network_poses, "Polished": predictions.poses}
+        if predictions.bound_rad is None:
+            named = {"Distances between pairs": predictions.poses}
+        true = _pair_distances(predictions.true_poses.quaternions, predictions.symmetry)
+        panels = tuple(
+            Panel(
+                name, figures.pairwise_density(true, _pair_distances(poses.quaternions, predictions.symmetry))
+            )
+            for name, poses in named.items()
+            if poses is not None
+        )
         caption = (
             "Random pairs of particles: by how much their orientations differ in truth, and by how "
             "much according to the prediction. Perfect orientations lie on the dashed line, whatever the "
             "overall rotation of the map."
         )
-        exhibits.append(Exhibit(panels, caption, columns=1))
+        exhibits.append(Exhibit(panels, caption, columns=len(panels)))
     exhibits += _certainty_exhibits(predictions, errors)
     text = (
         "Errors are geodesic angles between predicted and true orientation: the one rotation that would "
         "turn one into the other."
     )
+    if predictions.bound_rad is not None:
+        text += " Predicted orientations are the polished ones, and so are the beliefs about them."
     return Section("accuracy", "Orientations against the truth", text, tuple(exhibits))
 
 
@@ -124,8 +127,8 @@ def directions_section(predictions: PredictedPoses | None) -> Section | None:
     """From where the particles are seen, as predicted and in truth."""
     if predictions is None:
         return None
-    named = [("predicted", predictions.quaternions), ("true", predictions.true_quaternions)]
-    directions = {name: _view_directions(values) for name, values in named if values is not None}
+    named = [("predicted", predictions.poses), ("true", predictions.true_poses)]
+    directions = {name: _view_directions(poses.quaternions) for name, poses in named if poses is not None}
     maps = figures.view_directions(directions)
     panels = tuple(Panel(name.capitalize(), markup) for name, markup in maps.items())
     caption = (
@@ -134,42 +137,6 @@ def directions_section(predictions: PredictedPoses | None) -> Section | None:
         "in the prediction alone are places where the network puts particles it cannot tell apart."
     )
     return Section("directions", "View directions", "", (Exhibit(panels, caption),))
-
-
-def reconstruction_section(folder: Path) -> Section | None:
-    """Central sections and FSC curves of the maps (Fig. 4d-f)."""
-    sections, curves = [], []
-    for kind, name in RECONSTRUCTIONS.items():
-        place = folder / "reconstruction" / kind
-        table = read_csv(place / "fsc.csv", ("frequency_per_angstrom", "fsc_unmasked"))
-        if (place / "map.mrc").is_file():
-            sections.append(Panel(name, _central_sections(place / "map.mrc", name, table)))
-        if table is not None:
-            masked = table["fsc_masked"].to_numpy() if "fsc_masked" in table else None
-            frequency, unmasked = (table[c].to_numpy() for c in ("frequency_per_angstrom", "fsc_unmasked"))
-            curves.append(Panel(name, figures.fsc_curve(frequency, unmasked, masked, name.lower())))
-    exhibits = []
-    if sections:
-        caption = (
-            "Central sections of the maps, normal to z, y and x; density is bright. Where the FSC is known, "
-            "a map is low-pass filtered to its unmasked resolution, so that noise beyond does not hide it."
-        )
-        exhibits.append(Exhibit(tuple(sections), caption, columns=len(sections)))
-    if curves:
-        caption = (
-            "Fourier shell correlation of two half maps. The resolution is where the curve falls below "
-            "0.143 (dotted line)."
-        )
-        exhibits.append(Exhibit(tuple(curves), caption, columns=len(curves)))
-    if not exhibits:
-        return None
-    text = (
-        "Maps from the same images under different poses; filtered means that the least certain particles "
-        "were left out. Read the FSC of predicted poses with care: where one model posed both halves, the "
-        "halves share its mistakes, and the resolution is optimistic. The true poses show what these images "
-        "can give at best."
-    )
-    return Section("reconstructions", "Reconstructions", text, tuple(exhibits))
 
 
 def run_section(summary: dict[str, Any], model: dict[str, Any]) -> Section | None:
@@ -190,34 +157,10 @@ def run_section(summary: dict[str, Any], model: dict[str, Any]) -> Section | Non
     return Section("run", "How it was run", "", tables=tuple(tables)) if tables else None
 
 
-def thousands(value: float) -> str:
-    """A whole number with thin spaces between groups of three digits."""
-    return f"{value:,.0f}".replace(",", "\u202f")
-
-
-def quantity(value: float | None) -> str:
-    """A number as a table shows it: three digits that matter; a dash where there is none."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    return thousands(value) if abs(value) >= 100 else f"{value:.3g}"
-
-
-def percent(share: float) -> str:
-    """A share of 1 as whole per cent."""
-    return f"{100 * share:.0f}\u202f%"
-
-
 def _preprocessing_config(model: dict[str, Any]) -> PreprocessingConfig:
     """The one the model was trained with, or the default."""
     settings = model.get("preprocessing") or model.get("config", {}).get("preprocessing", {})
     return updated(PreprocessingConfig(), settings, "model.json, preprocessing")
-
-
-def _small(images: torch.Tensor) -> torch.Tensor:
-    box = images.shape[-1]
-    if box <= _MAX_TILE_PIXEL:
-        return images
-    return to_real(crop_or_pad(to_fourier(images), box, _MAX_TILE_PIXEL), _MAX_TILE_PIXEL)
 
 
 def _pair_distances(quaternions: torch.Tensor, symmetry: str) -> np.ndarray:
@@ -232,12 +175,12 @@ def _pair_distances(quaternions: torch.Tensor, symmetry: str) -> np.ndarray:
 
 def _certainty_exhibits(predictions: PredictedPoses, errors: np.ndarray) -> list[Exhibit]:
     share = predictions.kept_share
-    named = (("Λmax", predictions.lambda_max), ("tr Λ", predictions.trace))
-    panels = [
-        Panel(f"Error against {name}", figures.certainty_scatter(values, errors, name, share))
-        for name, values in named
-        if values is not None
-    ]
+    named = (("Λmax", "cryoforumLambdaMax"), ("tr Λ", "cryoforumTrace"))
+    panels = []
+    for name, column in named:
+        if column in predictions.columns:
+            drawn = figures.certainty_scatter(predictions.columns[column], errors, name, share)
+            panels.append(Panel(f"Error against {name}", drawn))
     if predictions.kept is not None:
         histogram = figures.error_histogram(errors[predictions.kept], errors[~predictions.kept])
         panels.append(Panel("Kept and dropped", histogram))
@@ -247,30 +190,13 @@ def _certainty_exhibits(predictions: PredictedPoses, errors: np.ndarray) -> list
         f"(orange). Last panel: errors of the {percent(share)} that were kept and of the rest. "
         "A belief is useful where the orange particles are the wrong ones."
     )
+    if predictions.bound_rad is not None:
+        caption += (
+            " Where no particle is wrong, there is little to tell apart, and dropping some costs signal."
+        )
     return [Exhibit(tuple(panels), caption, columns=len(panels))] if panels else []
 
 
 def _view_directions(quaternions: torch.Tensor) -> np.ndarray:
     """Where the viewer is, (n, 3): R z."""
     return unitquat_to_rotmat(quaternions)[:, :, 2].numpy()
-
-
-def _central_sections(path: Path, name: str, fsc: pd.DataFrame | None) -> str:
-    volume = read_volume(path)
-    voxels = volume.voxels
-    if fsc is not None:
-        below = fsc["fsc_unmasked"].to_numpy() < FSC_THRESHOLD
-        if below.any():
-            cutoff = float(fsc["frequency_per_angstrom"].iloc[below.argmax()])
-            voxels = _low_passed(voxels, cutoff * volume.pixel_size_angstrom)
-    middle = len(voxels) // 2
-    sections = torch.stack([voxels[middle], voxels[:, middle], voxels[:, :, middle]])
-    return picture(_small(sections), f"Central z, y and x sections of the map from {name.lower()}")
-
-
-def _low_passed(voxels: torch.Tensor, cutoff: float) -> torch.Tensor:
-    """A map (n, n, n) without what is finer than ``cutoff`` cycles per voxel; a Gaussian, 1/2 there."""
-    axes = [torch.fft.fftfreq(len(voxels)), torch.fft.fftfreq(len(voxels)), torch.fft.rfftfreq(len(voxels))]
-    z, y, x = torch.meshgrid(*axes, indexing="ij")
-    decay = (z**2 + y**2 + x**2) / max(cutoff, 1 / len(voxels)) ** 2
-    return torch.fft.irfftn(torch.fft.rfftn(voxels) * torch.exp(-math.log(2) * decay), s=voxels.shape)

@@ -1,0 +1,256 @@
+"""How near poses come to the Cramér-Rao bound, from network and search, with own reference and true map.
+
+    python benchmarks/limit.py --out DIR [--snr 0.1] [--minutes 6] [--model MODEL]
+    python benchmarks/limit.py --out DIR --map MAP.mrc [--symmetry D2]        # images made by relion_project
+
+Prints Markdown. Without --map: 5000 particles of the package's 70S ribosome, 128 px, as in the demonstration.
+With it, `relion_project --ctf --add_noise --white_noise` makes the particles of that map. Half of them train
+a network and make the reference, a third is posed in every way. Noise and scale are measured on these images,
+as for any user; the bound alone is computed with the truth.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from relion_made import relion_particles
+from torch import Tensor
+
+from cryoforum.checkpoint import load_model
+from cryoforum.config import SimulationConfig, preset, with_symmetry
+from cryoforum.io.mrc import read_volume, write_volume
+from cryoforum.io.star import particles_from_star, poses_from_star, read_star, select_rows, write_star
+from cryoforum.likelihood import evaluate, frequency_points, slices_at, whiten
+from cryoforum.metrics import orientation_errors
+from cryoforum.particles import Particles, Volume
+from cryoforum.polishing import orientation_covariance, origin_covariance_pixel2
+from cryoforum.posing import PosingConfig
+from cryoforum.predicting import Output, PredictionOptions, predict_to_star
+from cryoforum.projection import cropped_transform
+from cryoforum.reference import HIGHEST_OF_NYQUIST, load_reference
+from cryoforum.structures import load_structure
+from cryoforum.workflow import reconstruct_to_folder, simulate_to_folder, train_to_folder
+
+COUNT, BOX, PIXEL_SIZE_ANGSTROM = 5000, 128, 2.8
+SOURCES = ("network", "search", "both")
+WAYS = (("network", "nothing"), *((s, c) for c in ("own reference", "true map") for s in SOURCES))
+HEADER = ("candidates", "compared with", "median, rad", "× bound", "> 0.1 rad", "> 0.3 rad")
+HEADER += ("shift, px", "× bound", "images/s")
+DRAWS = 100  # of each particle's error, for the median error of an estimator at the bound
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What the best unbiased estimator reaches: medians over the particles, and where it was computed."""
+
+    orientation_rad: float
+    origin_pixel: float
+    highest_frequency: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--snr", type=float, default=0.1)
+    parser.add_argument("--minutes", type=float, default=6.0, help="of training")
+    parser.add_argument(
+        "--model", type=Path, help="use this model, trained on such a set, instead of training"
+    )
+    parser.add_argument("--map", type=Path, help="MRC map whose images RELION makes")
+    parser.add_argument("--symmetry", default="C1")
+    arguments = parser.parse_args()
+    folder = arguments.out.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    star_path = made_by_relion(folder, arguments) if arguments.map else simulated(folder, arguments.snr)
+    model = arguments.model or trained(folder, star_path, arguments)
+    report(folder, star_path, model, arguments.symmetry)
+
+
+def simulated(folder: Path, snr: float) -> Path:
+    """Particles of the demonstration at another signal-to-noise ratio."""
+    volume = load_structure("4v5d", BOX, PIXEL_SIZE_ANGSTROM)
+    write_volume(volume, folder / "map.mrc")
+    if not (folder / "particles.star").exists():
+        config = SimulationConfig(count=COUNT, snr=snr)
+        simulate_to_folder("4v5d", BOX, PIXEL_SIZE_ANGSTROM, config, folder, silent, overwrite=True)
+    return folder / "particles.star"
+
+
+def made_by_relion(folder: Path, arguments: argparse.Namespace) -> Path:
+    """Particles of a map that `relion_project` made."""
+    relion_particles(read_volume(arguments.map), folder, COUNT, arguments.snr)
+    return folder / "noisy.star"
+
+
+def trained(folder: Path, star_path: Path, arguments: argparse.Namespace) -> Path:
+    """A model and its reference."""
+    train_to_folder(
+        star_path,
+        None,
+        folder / "model",
+        with_symmetry(preset("small"), arguments.symmetry),
+        split_choice=None,
+        seed=0,
+        max_minutes=arguments.minutes,
+        resume=False,
+        overwrite=True,
+        bar=silent,
+        on_step=lambda progress: None,
+    )
+    return folder / "model"
+
+
+def report(folder: Path, star_path: Path, model: Path, symmetry: str) -> None:
+    """Pose the test part in every way and print the tables."""
+    star = read_star(star_path)
+    parts = load_model(model).parts
+    names = star.particles["rlnImageName"].tolist()
+    star = select_rows(star, torch.tensor([row for row, name in enumerate(names) if parts[name] == "test"]))
+    truth_path = folder / "truth.star"
+    write_star(star, truth_path)
+    test = particles_from_star(star)
+    volume = read_volume(folder / "map.mrc")
+    reference = load_reference(model)
+    own_bound = bound(test, volume, reference.highest_frequency)
+    true_bound = bound(test, volume, int(HIGHEST_OF_NYQUIST * (test.box // 2)))
+    extent = test.box * test.pixel_size_angstrom
+    print(f"\n{len(test)} test particles, {test.box} px of {test.pixel_size_angstrom:.3g} Å, {symmetry}.")
+    for name, found in (("the reference's", own_bound), ("the true map's", true_bound)):
+        print(
+            f"Bound with {name} frequencies (up to {found.highest_frequency} per box, "
+            f"{extent / found.highest_frequency:.1f} Å): {found.orientation_rad:.5f} rad, "
+            f"{found.origin_pixel:.3f} px."
+        )
+    print(f"\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
+    for source, compared in WAYS:
+        options = PredictionOptions(
+            polish=compared != "nothing",
+            reference=str(folder / "map.mrc") if compared == "true map" else None,
+            posing=PosingConfig(source=source),
+        )
+        out = folder / f"{source}-{compared.replace(' ', '-')}.star"
+        limit = true_bound if compared == "true map" else own_bound
+        print(row(test, truth_path, model, options, out, limit, symmetry, (source, compared)), flush=True)
+    resolutions(folder, truth_path, symmetry)
+
+
+def row(
+    test: Particles,
+    truth_path: Path,
+    model: Path,
+    options: PredictionOptions,
+    out: Path,
+    limit: Bound,
+    symmetry: str,
+    labels: tuple[str, ...],
+) -> str:
+    """Errors of one way beside the bound, as a row of the table; read, pose and write are timed together."""
+    told: list[str] = []
+    start = time.perf_counter()
+    output = Output(out, silent, overwrite=True, tell=told.append)
+    predict_to_star(model, truth_path, None, options, output)
+    speed = len(test) / (time.perf_counter() - start)
+    poses = poses_from_star(read_star(out))
+    errors = orientation_errors(poses.quaternions, test.poses.quaternions, symmetry)
+    shifts = (poses.shifts_angstrom - test.poses.shifts_angstrom).norm(dim=1) / test.pixel_size_angstrom
+    values = (
+        f"{errors.median():.4f}",
+        f"{errors.median() / limit.orientation_rad:.3f}",
+        f"{100 * (errors > 0.1).float().mean():.2f} %",
+        f"{100 * (errors > 0.3).float().mean():.2f} %",
+        f"{shifts.median():.3f}",
+        f"{shifts.median() / limit.origin_pixel:.3f}",
+        f"{speed:.0f}",
+    )
+    notes = "".join(f" ({line.split(':')[0]})" for line in told if "rlnOrigin" not in line)
+    return f"| {' | '.join((*labels[:-1], labels[-1] + notes, *values))} |"
+
+
+def resolutions(folder: Path, truth_path: Path, symmetry: str) -> None:
+    """Maps from the same images under true and under found poses."""
+    print("\n| poses | resolution, masked | unmasked |\n|---|---|---|")
+    for name in ("truth", "network-nothing", "network-own-reference", "both-own-reference"):
+        found = reconstruct_to_folder(
+            folder / f"{name}.star",
+            None,
+            folder / f"map-{name}",
+            symmetry=symmetry,
+            overwrite=True,
+            bar=silent,
+        )
+        print(f"| {name} | {found['masked']:.2f} Å | {found['unmasked']:.2f} Å |", flush=True)
+
+
+def bound(particles: Particles, volume: Volume, highest_frequency: int) -> Bound:
+    """Median errors of an estimator at the Cramér-Rao bound: true map, poses, noise and scale.
+
+    The noise is white, so its power is what the highest frequencies hold; the scale is the regression of all
+    images on their true projections.
+    """
+    transform = cropped_transform(volume.voxels, particles.box // 2 - 1)
+    everywhere = frequency_points(particles.box, particles.box // 2 - 1)
+    cross = power = noise = 0.0
+    batches = torch.arange(len(particles)).split(128)
+    for rows in batches:
+        bare = whitened(particles, rows, everywhere, 1.0, 1.0)
+        model = (
+            moved(particles, rows, everywhere)
+            * bare.transfer
+            * slices_at(transform, particles.poses.quaternions[rows], everywhere)
+        )
+        cross += float((bare.values * model.conj()).real.sum())
+        power += float(model.abs().square().sum())
+        noise += float(bare.values.abs().square().sum())
+    scale = cross / power
+    noise = (noise - scale * cross) / (len(particles) * len(everywhere.kx))
+    points = frequency_points(particles.box, highest_frequency)
+    information = torch.cat(
+        [
+            evaluate(
+                transform,
+                whitened(particles, rows, points, noise, scale),
+                torch.arange(len(rows)),
+                particles.poses.quaternions[rows],
+                particles.poses.shifts_angstrom[rows] / particles.pixel_size_angstrom,
+            ).information
+            for rows in batches
+        ]
+    )
+    return Bound(
+        median_length(orientation_covariance(information)),
+        median_length(origin_covariance_pixel2(information)),
+        highest_frequency,
+    )
+
+
+def whitened(particles: Particles, rows: Tensor, points, noise: float, scale: float):
+    flat = torch.ones(len(rows), len(points.kx))
+    chosen = particles.select(rows)
+    images = chosen.images[torch.arange(len(rows))]
+    return whiten(images, chosen.optics, particles.pixel_size_angstrom, points, noise * flat, scale * flat)
+
+
+def moved(particles: Particles, rows: Tensor, points) -> Tensor:
+    """Phases (b, p) of the true origins."""
+    origins = particles.poses.shifts_angstrom[rows] / particles.pixel_size_angstrom
+    angle = 2 * torch.pi / points.box * (points.kx * origins[:, :1] + points.ky * origins[:, 1:])
+    return torch.polar(torch.ones_like(angle), angle)
+
+
+def median_length(covariance: Tensor) -> float:
+    """Median length of errors drawn from normal distributions with ``covariance`` (n, d, d)."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.linalg.cholesky(covariance.double())
+    normal = torch.randn(DRAWS, *covariance.shape[:2], 1, generator=generator, dtype=torch.float64)
+    return float((root @ normal)[..., 0].norm(dim=-1).median())
+
+
+def silent(description: str, total: int) -> Callable[[int], None]:
+    return lambda count: None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""How fast poses are found: each step and its floor on this machine, boxes, set sizes, RELION beside it.
+
+    python benchmarks/posing_speed.py --model MODEL --particles TRUE.star --map MAP.mrc [--part PART ...]
+
+Prints Markdown. MODEL, the STAR file of particles with true poses and the map are those that
+benchmarks/limit.py leaves in its folder (model, truth.star, map.mrc). Parts: steps, relion, boxes, sizes;
+all where none is named. Medians of three; compare the ratios, not the seconds.
+"""
+
+import argparse
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from cryoforum.checkpoint import load_model
+from cryoforum.config import SimulationConfig
+from cryoforum.inference import network_numbers
+from cryoforum.io.star import (
+    ParticleStar,
+    particles_from_star,
+    poses_from_star,
+    read_star,
+    select_rows,
+    with_columns,
+    write_star,
+)
+from cryoforum.likelihood import evaluate
+from cryoforum.matching import SearchConfig, candidates, log_likelihood_on_grid, make_templates
+from cryoforum.metrics import orientation_errors
+from cryoforum.network.heads import log_density
+from cryoforum.particles import Particles, loaded_batches
+from cryoforum.polishing import polish
+from cryoforum.posing import Poser, PosingConfig, make_poser, pose_batch
+from cryoforum.reference import load_reference, reference_from_map
+from cryoforum.simulation import simulate
+from cryoforum.structures import load_structure
+
+REPEATS, COUNT = 3, 512
+# Of one point in `kernels.accumulate`, counted in its source: eight neighbours, the image and its CTF.
+BYTES, OPERATIONS = 8 * 8 + 8 + 4, 200
+EXHAUSTIVE = ("--healpix_order", "3", "--oversampling", "0")
+ADAPTIVE = ("--healpix_order", "2", "--oversampling", "1")
+COMMAND = Path(sys.executable).parent / "cryoforum"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--particles", type=Path, required=True)
+    parser.add_argument("--map", type=Path, required=True)
+    parser.add_argument("--part", action="append", choices=PARTS)
+    arguments = parser.parse_args()
+    for part in arguments.part or PARTS:
+        print(f"\n## {part}\n")
+        PARTS[part](arguments)
+
+
+def steps(arguments: argparse.Namespace) -> None:
+    """Every step on one batch after the other, beside what the processor could do at best."""
+    star = read_star(arguments.particles)
+    particles = particles_from_star(select_rows(star, torch.arange(COUNT)))
+    model, reference = load_model(arguments.model), load_reference(arguments.model)
+    poser = make_poser(model, reference, particles, PosingConfig())
+    batch = next(loaded_batches(particles, COUNT))
+    everything = torch.arange(COUNT)
+    images = poser.noise.whiten(batch, everything, poser.points)
+    templates, transform = poser.templates[0], poser.transforms[0]
+    numbers = network_numbers(model, batch)
+    density = log_density(numbers, model.config.network, model.config.symmetry, templates.rotations)
+    starts = candidates(templates, images, density)
+
+    def polished() -> object:
+        poses = starts.quaternions, starts.origins_pixel
+        return polish(transform, images, *poses, poser.config.polishing, starts.plausible)
+
+    gemm, reading = products_per_second(), bytes_per_second()
+    points, shifts = len(templates.points.kx), len(templates.origins_pixel)
+    products = 4 * points * shifts * len(templates.rotations)
+    evaluations = evaluations_of(polished) / COUNT
+    reach = int(templates.points.radius[-1])
+    print(f"{len(templates.rotations)} rotations × {shifts} origins up to frequency {reach};")
+    print(f"reference up to frequency {int(poser.points.radius[-1])} of {particles.box // 2}.")
+    print(f"Measured rates of this machine: {gemm / 2e9:.0f} G multiply-adds/s in matrix products,")
+    print(f"{reading / 1e9:.0f} GB/s read from the second-level cache.\n")
+    print_header("step", "images/s", "floor, images/s", "what the floor counts", "share of the floor")
+    search = COUNT / median_seconds(lambda: log_likelihood_on_grid(templates, images))
+    found = gemm / products
+    counted = f"{products / 2e6:.0f} M multiply-adds"
+    print(f"| search | {search:.0f} | {found:.0f} | {counted} | {search / found:.2f} |")
+    speed = COUNT / median_seconds(polished)
+    found = evaluations * max(BYTES / reading, OPERATIONS / gemm)
+    counted = f"{evaluations / 1e3:.0f} k points of {BYTES} bytes and {OPERATIONS} operations"
+    print(f"| polish | {speed:.0f} | {1 / found:.0f} | {counted} | {speed * found:.2f} |")
+    rest: list[tuple[str, Callable[[], object]]] = [
+        ("read", lambda: particles.images[everything]),
+        ("whiten", lambda: poser.noise.whiten(batch, everything, poser.points)),
+        ("network", lambda: network_numbers(model, batch)),
+        ("candidates", lambda: candidates(templates, images, density)),
+        ("all of these but the search", lambda: pose_batch(poser, batch)),
+    ]
+    for name, action in rest:
+        print(f"| {name} | {COUNT / median_seconds(action):.0f} | | | |", flush=True)
+
+
+def relion(arguments: argparse.Namespace) -> None:
+    """One global iteration of relion_refine, same images, same reference; whole processes on either side."""
+    if shutil.which("relion_refine") is None:
+        print("relion_refine is not installed")
+        return
+    star = read_star(arguments.particles)
+    pixel_size = particles_from_star(star).pixel_size_angstrom
+    print_header("program", "images", "images/s", "median error, rad")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        link_stacks(arguments.particles, folder)
+        (folder / "refined").mkdir()
+        write_star(star, folder / "particles.star")
+        shutil.copy(arguments.model / "reference.mrc", folder / "map.mrc")
+        diameter = str(round(0.85 * pixel_size * particles_from_star(star).box))
+        refine = ["relion_refine", "--ref", "map.mrc", "--iter", "1", "--ctf", "--firstiter_cc", "--K", "1"]
+        refine += ["--ini_high", "20", "--offset_range", "3", "--offset_step", "2", "--pad", "2", "--j", "2"]
+        refine += ["--particle_diameter", diameter, "--tau2_fudge", "4", "--norm", "--scale"]
+        refine += ["--flatten_solvent", "--zero_mask", "--dont_check_norm", "--o", "refined/run"]
+        ours = [COMMAND, "predict", arguments.model.absolute(), "particles.star", "--out", "ours.star"]
+        result = "refined/run_it001_data.star"
+        runs = (
+            ("relion_refine, 7.5° throughout", 256, [*refine, *EXHAUSTIVE, "--i", "few.star"], result),
+            (
+                "relion_refine, 15°, then 7.5°",
+                len(star),
+                [*refine, *ADAPTIVE, "--i", "particles.star"],
+                result,
+            ),
+            ("cryoforum predict", len(star), ours, "ours.star"),
+        )
+        write_star(select_rows(star, torch.arange(256)), folder / "few.star")
+        for label, count, command, result in runs:
+            speed = count / run(command, folder)
+            error = median_error(star, read_star(folder / result))
+            print(f"| {label} | {count} | {speed:.1f} | {error:.4f} |", flush=True)
+
+
+def median_error(truth: ParticleStar, found: ParticleStar) -> float:
+    """Median orientation error in radians, particles matched by name."""
+    row_of_name = {name: row for row, name in enumerate(truth.particles["rlnImageName"])}
+    rows = torch.tensor([row_of_name[name] for name in found.particles["rlnImageName"]])
+    true = poses_from_star(truth).quaternions[rows]
+    return float(orientation_errors(poses_from_star(found).quaternions, true).median())
+
+
+def boxes(arguments: argparse.Namespace) -> None:
+    """Search and polish of images of growing box at one field of view."""
+    print_header("box", "highest frequency", "search, images/s", "polish, images/s")
+    for box in (64, 128, 192, 256):
+        volume = load_structure("4v5d", box, 128 * 2.8 / box)
+        particles = simulate(volume, SimulationConfig(count=128, snr=0.1))
+        for label, resolution in (("to 10 Å", 10.0), ("to 0.9 of Nyquist", None)):
+            if resolution and resolution < 2.2 * volume.pixel_size_angstrom:
+                continue
+            reference = reference_from_map(volume, resolution_angstrom=resolution)
+            poser = make_poser(None, reference, particles, PosingConfig(source="search"))
+            print_row(f"{box}, {label}", poser, particles)
+    print()
+    print_header("rotations × origins, up to frequency", "search, images/s")
+    volume = load_structure("4v5d", 128, 2.8)
+    particles = simulate(volume, SimulationConfig(count=128, snr=0.1))
+    poser = make_poser(None, reference_from_map(volume), particles, PosingConfig(source="search"))
+    images = poser.noise.whiten(particles, torch.arange(128), poser.points)
+    for nside, highest in ((3, 10), (4, 10), (5, 10), (5, 14), (6, 14)):
+        config = SearchConfig(nside=nside, highest_frequency=highest)
+        templates = make_templates(poser.transforms[0], 128, config)
+        speed = 128 / median_seconds(lambda templates=templates: log_likelihood_on_grid(templates, images))
+        size = f"{len(templates.rotations)} × {len(templates.origins_pixel)}, {highest}"
+        print(f"| {size} | {speed:.0f} |", flush=True)
+
+
+def print_row(label: str, poser: Poser, particles: Particles) -> None:
+    images = poser.noise.whiten(particles, torch.arange(len(particles)), poser.points)
+    templates, transform = poser.templates[0], poser.transforms[0]
+    density = log_likelihood_on_grid(templates, images)
+    starts = candidates(templates, images, density)
+    search = len(particles) / median_seconds(lambda: log_likelihood_on_grid(templates, images))
+    poses = starts.quaternions, starts.origins_pixel
+    speed = len(particles) / median_seconds(
+        lambda: polish(transform, images, *poses, poser.config.polishing, starts.plausible)
+    )
+    print(f"| {label} | {int(poser.points.radius[-1])} | {search:.0f} | {speed:.0f} |", flush=True)
+
+
+def sizes(arguments: argparse.Namespace) -> None:
+    """Tables of growing length over copies of one stack, 10⁴ particles of each predicted; peak memory."""
+    star = read_star(arguments.particles)
+    print_header("rows of the file", "predicted", "seconds", "images/s", "peak memory, GB")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for rows in (10_000, 100_000, 1_000_000):
+            write_star(repeated(star, rows, folder), folder / "many.star")
+            command = [COMMAND, "predict", arguments.model.absolute(), "many.star", "--overwrite"]
+            command += ["--out", "out.star", "--shard", f"1/{rows // 10_000}"]
+            seconds = run(command, folder)
+            memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+            done = len(read_star(folder / "out.star"))
+            print(f"| {rows} | {done} | {seconds:.1f} | {done / seconds:.0f} | {memory:.2f} |", flush=True)
+
+
+def repeated(star: ParticleStar, rows: int, folder: Path) -> ParticleStar:
+    """The particles again and again, every time from a further link to their stacks."""
+    table = select_rows(star, torch.arange(rows) % len(star))
+    names = []
+    for row, found in enumerate(table.particles["rlnImageName"]):
+        index, stack = found.split("@")
+        link = folder / f"copy{row // len(star)}_{Path(stack).name}"
+        if not link.is_symlink():
+            link.symlink_to(star.path.absolute().parent / stack)
+        names.append(f"{index}@{link.name}")
+    return with_columns(table, {"rlnImageName": names})
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "steps": steps,
+    "relion": relion,
+    "boxes": boxes,
+    "sizes": sizes,
+}
+
+
+def link_stacks(star_path: Path, folder: Path) -> None:
+    """The stacks of a STAR file beside the copies of it in ``folder``."""
+    for stack in star_path.absolute().parent.glob("*.mrcs"):
+        (folder / stack.name).symlink_to(stack)
+
+
+def print_header(*labels: str) -> None:
+    print(f"| {' | '.join(labels)} |\n|{'---|' * len(labels)}", flush=True)
+
+
+def run(command: Sequence[object], folder: Path) -> float:
+    """Seconds of a whole process."""
+    start = time.perf_counter()
+    subprocess.run([str(word) for word in command], cwd=folder, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def products_per_second() -> float:
+    """Multiplications and additions a second of large float32 matrix products."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    return 2 * 2048**3 / median_seconds(lambda: a @ b)
+
+
+def bytes_per_second() -> float:
+    """Bytes a second that are read from the processor's second-level cache."""
+    values = torch.randn(2**18)  # 1 MB
+    return 4 * len(values) * 1000 / median_seconds(lambda: [values.sum() for _ in range(1000)])
+
+
+def evaluations_of(action: Callable[[], object]) -> int:
+    """Points at which the likelihood is evaluated in ``action``."""
+    import cryoforum.polishing as module
+
+    count = 0
+    original = evaluate
+
+    def counted(transform, images, rows, *pose):
+        nonlocal count
+        count += len(rows) * len(images.points.kx)
+        return original(transform, images, rows, *pose)
+
+    module.evaluate = counted
+    try:
+        action()
+    finally:
+        module.evaluate = original
+    return count
+
+
+def median_seconds(action: Callable[[], object]) -> float:
+    action()
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Maps of the run: central sections, Fourier shell correlation, and whose halves can be trusted."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cryoforum.io.mrc import read_volume
+from cryoforum.metrics import FSC_THRESHOLD
+from cryoforum.reporting import figures
+from cryoforum.reporting.canvas import picture
+from cryoforum.reporting.inputs import read_csv, read_json
+from cryoforum.reporting.layout import Exhibit, Panel, Section
+from cryoforum.reporting.wording import listed
+
+RECONSTRUCTIONS = {
+    "true": "True poses",
+    "network": "Network alone",
+    "predicted": "Predicted poses",
+    "filtered": "Predicted, filtered",
+}
+POLISHED_RECONSTRUCTIONS = RECONSTRUCTIONS | {
+    "predicted": "Predicted and polished",
+    "filtered": "Polished, filtered",
+}
+
+
+def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | None:
+    """Central sections and FSC curves of the maps (Fig. 4d-f); ``names`` as `RECONSTRUCTIONS`."""
+    sections = []
+    curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {"masked": {}, "unmasked": {}}
+    halves: dict[str, bool | None] = {}
+    for kind, name in names.items():
+        place = folder / "reconstruction" / kind
+        table = read_csv(place / "fsc.csv", ("frequency_per_angstrom", "fsc_unmasked"))
+        if (place / "map.mrc").is_file():
+            sections.append(Panel(name, _central_sections(place / "map.mrc", name, table)))
+        if table is not None:
+            halves[kind] = read_json(place / "resolution.json").get("independent")
+            for masking, found in curves.items():
+                if f"fsc_{masking}" in table:
+                    columns = ("frequency_per_angstrom", f"fsc_{masking}")
+                    frequency, fsc = (table[column].to_numpy() for column in columns)
+                    found[kind] = frequency, fsc
+    exhibits = []
+    if sections:
+        caption = (
+            "Central sections of the maps, normal to z, y and x; density is bright. Where the FSC is known, "
+            "a map is low-pass filtered to its unmasked resolution, so that noise beyond does not hide it. "
+            "Blurred rims with a sharp middle mean orientations that are off; a map that is blurred "
+            "everywhere alike, origins that are off."
+        )
+        exhibits.append(Exhibit(tuple(sections), caption))
+    panels = tuple(
+        Panel(f"{masking.capitalize()} half maps", figures.fsc_curves(found, names, masking.capitalize()))
+        for masking, found in curves.items()
+        if found
+    )
+    if panels:
+        caption = (
+            "Fourier shell correlation of two half maps, inside a soft mask around the molecule and in the "
+            "whole box. The resolution is where a curve falls below 0.143 (dotted line). Poses are as good "
+            "as these images need where their curve lies on that of the true poses; one that lies above it "
+            "shows what the halves share besides the molecule."
+        )
+        exhibits.append(Exhibit(panels, caption))
+    if not exhibits:
+        return None
+    text = (
+        "Maps from the same images under different poses; filtered means that the least certain particles "
+        "were left out. The true poses, where they are known, show what these images can give at best. "
+    )
+    return Section("reconstructions", "Reconstructions", text + _about_halves(halves, names), tuple(exhibits))
+
+
+def _about_halves(halves: dict[str, bool | None], names: dict[str, str]) -> str:
+    """Whose half maps can be trusted to know nothing of each other."""
+    shared = [f"“{names[kind]}”" for kind, independent in halves.items() if independent is False]
+    apart = [f"“{names[kind]}”" for kind, independent in halves.items() if independent]
+    text = ""
+    if shared:
+        text += (
+            f"The halves are not independent in {listed(shared)}: one model or one reference posed both, "
+            "they share its mistakes, and the resolution is optimistic. "
+        )
+    if apart:
+        text += f"The halves are independent in {listed(apart)}."
+    if not shared and not apart:
+        text = (
+            "Read the FSC of predicted poses with care: where one model posed both halves, the halves share "
+            "its mistakes, and the resolution is optimistic."
+        )
+    return text
+
+
+def _central_sections(path: Path, name: str, fsc: pd.DataFrame | None) -> str:
+    volume = read_volume(path)
+    voxels = volume.voxels
+    if fsc is not None:
+        below = fsc["fsc_unmasked"].to_numpy() < FSC_THRESHOLD
+        if below.any():
+            cutoff = float(fsc["frequency_per_angstrom"].iloc[below.argmax()])
+            voxels = _low_passed(voxels, cutoff * volume.pixel_size_angstrom)
+    middle = len(voxels) // 2
+    sections = torch.stack([voxels[middle], voxels[:, middle], voxels[:, :, middle]])
+    return picture(sections, f"Central z, y and x sections of the map from {name.lower()}")
+
+
+def _low_passed(voxels: torch.Tensor, cutoff: float) -> torch.Tensor:
+    """A map (n, n, n) without what is finer than ``cutoff`` cycles per voxel; a Gaussian, 1/2 there."""
+    axes = [torch.fft.fftfreq(len(voxels)), torch.fft.fftfreq(len(voxels)), torch.fft.rfftfreq(len(voxels))]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    decay = (z**2 + y**2 + x**2) / max(cutoff, 1 / len(voxels)) ** 2
+    return torch.fft.irfftn(torch.fft.rfftn(voxels) * torch.exp(-math.log(2) * decay), s=voxels.shape)
