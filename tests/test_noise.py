@@ -209,7 +209,7 @@ def test_the_right_map_explains_the_signal_and_another_molecule_does_not() -> No
     assert share == pytest.approx(1, abs=0.15)
     wrong = particles(torch.ones(COUNT), noise, voxels=blobs(BOX, seed=5))
     background = background_noise(wrong, rows, transform, HIGHEST)
-    assert abs(explained_share(measured(wrong), background, HIGHEST)) < 0.4  # both are compact and centred
+    assert abs(explained_share(measured(wrong), background, HIGHEST)) < 0.25
     inverted = particles(torch.full((COUNT,), -1.0), noise)
     assert explained_share(measured(inverted), background, HIGHEST) == pytest.approx(0, abs=0.01)
     # The right map at orientations out of the hat explains as little as another.
@@ -217,7 +217,7 @@ def test_the_right_map_explains_the_signal_and_another_molecule_does_not() -> No
     lost = right.with_poses(
         Poses(random_unitquat(COUNT, generator=seeded(8)), right.poses.shifts_angstrom)
     )
-    assert abs(explained_share(measured(lost), background, HIGHEST)) < 0.4
+    assert abs(explained_share(measured(lost), background, HIGHEST)) < 0.25
 
 
 def test_images_without_ctf_or_signal_are_no_trouble() -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from cryoforum import inference, posing
 from cryoforum.bingham import OrientationBelief
-from cryoforum.checkpoint import TrainedModel
+from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
 from cryoforum.harmonics import rotation_polynomials
 from cryoforum.io.mrc import read_volume, write_stack, write_volume
@@ -32,13 +32,15 @@ from cryoforum.io.star import (
     write_star,
 )
 from cryoforum.metrics import orientation_errors
-from cryoforum.particles import ImageEvidence, Particles, Predictions, Volume
-from cryoforum.rotations import geodesic_distance
+from cryoforum.particles import Particles, Predictions, Volume
+from cryoforum.rotations import compose, geodesic_distance
+from cryoforum.reference import load_reference
 from cryoforum.structures import load_structure
 from cryoforum.workflow import matched_errors
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 160
 SMALL = ("--box", BOX, "--pixel-size", PIXEL_SIZE, "--snr", 5, "--max-shift", 2)
+MAP = "the lab's map"
 TOML = """
 [training]
 image_passes = 64
@@ -73,7 +75,8 @@ def refused(*arguments: object) -> str:
 
 @dataclass(frozen=True)
 class Lab:
-    """Folder of particles.star (with half sets), few.star (the first 80), and a model with its reference."""
+    """Folder of map.mrc, particles.star (with half sets) and few.star (the first 80), and of a model with
+    its reference."""
 
     folder: Path
     true_orientation: dict[str, Tensor]
@@ -93,7 +96,8 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("lab")
     star_path = folder / "particles.star"
-    run("simulate", "--out", folder, "--n", COUNT, *SMALL, "--seed", 7)
+    write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), folder / "map.mrc")
+    run("simulate", "--structure", folder / "map.mrc", "--out", folder, "--n", COUNT, *SMALL, "--seed", 7)
     star = read_star(star_path)
     labels = {"rlnRandomSubset": torch.arange(COUNT) % 2 + 1, "myLabel": [f"# {row}" for row in range(COUNT)]}
     write_star(with_columns(star, labels), star_path)
@@ -161,7 +165,7 @@ def without_poses(source: Path, out: Path) -> Path:
 
 def test_match_finds_orientations_and_shifts_without_a_model(lab: Lab, tmp_path: Path) -> None:
     blind, out = without_poses(lab / "few.star", tmp_path / "blind.star"), tmp_path / "matched.star"
-    result = run("match", "4v5d", blind, "--out", out, "--max-shift", 2.5, "--root", lab.folder)
+    result = run("match", lab / "map.mrc", blind, "--out", out, "--max-shift", 2.5, "--root", lab.folder)
     assert "80 poses in" in result.output and "explains only" not in result.stderr
     assert median_error_deg(out, lab / "few.star") < 3
     shifts = shift_errors_pixel(out, lab / "few.star")
@@ -190,7 +194,7 @@ def test_a_symmetric_molecule_is_matched_up_to_its_symmetry(tmp_path: Path) -> N
 def test_few_particles_are_posed_without_measuring_their_noise(lab: Lab, tmp_path: Path) -> None:
     star = lab.folder / "ten.star"
     write_star(select_rows(read_star(lab / "particles.star"), range(10)), star)
-    for arguments in (("match", "4v5d"), ("predict", lab / "model")):
+    for arguments in (("match", lab / "map.mrc"), ("predict", lab / "model")):
         out = tmp_path / f"{arguments[0]}.star"
         run(*arguments, star, "--out", out, "--root", lab.folder)
         assert median_error_deg(out, star) < 4
@@ -319,13 +323,13 @@ def test_without_a_reference_poses_are_the_networks_and_shifts_stay(lab: Lab, tm
     run(*common)
     assert float(shift_errors_pixel(out, lab / "few.star").max()) < 1e-3
     assert not {"cryoforumBoundDeg", "cryoforumReferenceHalf"} & set(read_star(out).particles)
-    run(*common, "--reference", "4v5d", "--overwrite")
+    run(*common, "--reference", lab / "map.mrc", "--overwrite")
     assert median_error_deg(out, lab / "few.star") < 3
 
 
 def test_a_map_of_other_voxels_is_resampled_and_that_is_said(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "out.star"
-    for box, pixel_size in ((44, 8.2), (28, PIXEL_SIZE)):
+    for box, pixel_size in ((44, 8.2), (36, PIXEL_SIZE)):
         path = tmp_path / f"map{box}.mrc"
         write_volume(load_structure("4v5d", box, pixel_size), path)
         options = ("--reference", path, "--out", out, "--root", lab.folder, "--overwrite")
@@ -334,15 +338,13 @@ def test_a_map_of_other_voxels_is_resampled_and_that_is_said(lab: Lab, tmp_path:
         assert notice in result.stderr
         assert "explains only" not in result.stderr
         assert median_error_deg(out, lab / "few.star") < 3
-    right = tmp_path / "right.mrc"
-    write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), right)
-    options = ("--reference", right, "--out", out, "--root", lab.folder, "--overwrite")
+    options = ("--reference", lab / "map.mrc", "--out", out, "--root", lab.folder, "--overwrite")
     assert "resampled" not in run("predict", lab / "model", lab / "few.star", *options).stderr
 
 
 @pytest.mark.parametrize("axis", [0, 2])
 def test_a_mirrored_reference_is_told(lab: Lab, tmp_path: Path, axis: int) -> None:
-    volume = load_structure("4v5d", BOX, PIXEL_SIZE)
+    volume = read_volume(lab / "map.mrc")
     mirrored, out = tmp_path / "mirrored.mrc", tmp_path / "out.star"
     write_volume(Volume(volume.voxels.flip(axis).roll(1, axis), PIXEL_SIZE), mirrored)
     options = ("--reference", mirrored, "--out", out, "--root", lab.folder)
@@ -370,7 +372,7 @@ def test_another_molecule_is_told(lab: Lab, tmp_path: Path) -> None:
 
 def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Path) -> None:
     """The model's orientations are of another frame: its candidates lead nowhere, a search does."""
-    voxels = load_structure("4v5d", BOX, PIXEL_SIZE).voxels
+    voxels = read_volume(lab / "map.mrc").voxels
     quarter = voxels.transpose(1, 2).flip(2).roll(1, 2)  # about z: (x, y) goes to (-y, x)
     path, out = tmp_path / "turned.mrc", tmp_path / "out.star"
     write_volume(Volume(quarter, PIXEL_SIZE), path)
@@ -381,8 +383,6 @@ def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Pa
     assert "explains only" not in result.stderr
     found, truth = poses_from_star(read_star(out)), poses_from_star(read_star(lab / "few.star"))
     assert found is not None and truth is not None
-    from cryoforum.rotations import compose
-
     turned = compose(torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5]), truth.quaternions)
     assert float(torch.rad2deg(orientation_errors(found.quaternions, turned).median())) < 3
 
@@ -392,11 +392,11 @@ def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Pa
     [
         (("--candidates", "guesses"), "expected --candidates network, search, both, found 'guesses'"),
         (("--candidates", ""), "found ''"),
-        (("--reference", "4v5d", "--resolution", 0), "expected a resolution above 0 and at most 179 Å"),
-        (("--reference", "4v5d", "--resolution", -4), "found -4"),
-        (("--reference", "4v5d", "--resolution", 1000), "found 1000"),
-        (("--reference", "4v5d", "--resolution", "nan"), "found nan"),
-        (("--reference", "4v5d", "--halves"), "a reference with half maps for --halves"),
+        (("--reference", MAP, "--resolution", 0), "expected a resolution above 0 and at most 179 Å"),
+        (("--reference", MAP, "--resolution", -4), "found -4"),
+        (("--reference", MAP, "--resolution", 1000), "found 1000"),
+        (("--reference", MAP, "--resolution", "nan"), "found nan"),
+        (("--reference", MAP, "--halves"), "a reference with half maps for --halves"),
         (("--reference", "none.mrc"), "none.mrc"),
         (("--reference", "1abc"), "expected a shipped molecule"),
         (("--max-shift", -1), "largest shift of 0 or more pixels, found -1"),
@@ -408,16 +408,17 @@ def test_bad_options_of_predict(
     lab: Lab, tmp_path: Path, options: tuple[object, ...], words: str
 ) -> None:
     common = ("--out", tmp_path / "out.star", "--root", lab.folder)
-    assert words in refused("predict", lab / "model", lab / "few.star", *common, *options)
+    named = [lab / "map.mrc" if option == MAP else option for option in options]
+    assert words in refused("predict", lab / "model", lab / "few.star", *common, *named)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("reference", "options", "words"),
     [
-        ("4v5d", ("--resolution", 0), "expected a resolution above 0"),
-        ("4v5d", ("--symmetry", "Q"), "expected a point group"),
-        ("4v5d", ("--max-shift", -1), "largest shift"),
+        (MAP, ("--resolution", 0), "expected a resolution above 0"),
+        (MAP, ("--symmetry", "Q"), "expected a point group"),
+        (MAP, ("--max-shift", -1), "largest shift"),
         ("none.mrc", (), "none.mrc"),
     ],
 )
@@ -425,7 +426,8 @@ def test_bad_options_of_match(
     lab: Lab, tmp_path: Path, reference: str, options: tuple[object, ...], words: str
 ) -> None:
     common = ("--out", tmp_path / "out.star", "--root", lab.folder)
-    assert words in refused("match", reference, lab / "few.star", *common, *options)
+    named = lab / "map.mrc" if reference == MAP else reference
+    assert words in refused("match", named, lab / "few.star", *common, *options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -441,7 +443,7 @@ def test_a_low_resolution_limits_what_is_compared(lab: Lab, tmp_path: Path) -> N
     """At 60 Å, shell 6 of this box, poses are known less well than with all that the map shows."""
     out, bounds = tmp_path / "out.star", []
     for resolution in (60, 30):
-        options = ("--reference", "4v5d", "--resolution", resolution, "--overwrite")
+        options = ("--reference", lab / "map.mrc", "--resolution", resolution, "--overwrite")
         run("predict", lab / "model", lab / "few.star", "--out", out, "--root", lab.folder, *options)
         bounds.append(float(np.median(column(out, "cryoforumBoundDeg"))))
         assert median_error_deg(out, lab / "few.star") < 8
@@ -463,9 +465,6 @@ def test_particles_of_two_halves_come_back_in_their_order(lab: Lab) -> None:
     """Batches are sorted by half for the comparison and must be put back as they were."""
     star = read_star(lab / "particles.star")
     particles = particles_from_star(star)
-    from cryoforum.checkpoint import load_model
-    from cryoforum.reference import load_reference
-
     reference = load_reference(lab / "model")
     assert reference is not None
     poser = posing.make_poser(
@@ -488,4 +487,5 @@ def test_predictions_without_shifts_have_no_poses() -> None:
     belief = OrientationBelief(torch.eye(4)[None])
     with pytest.raises(ValueError, match="predictions with shifts"):
         _ = Predictions(belief, torch.ones(1)).poses
-    assert {field for field in ImageEvidence.__dataclass_fields__} >= {"bound_rad", "signal_scale"}
+    shifts = torch.tensor([[1.0, 2.0]])
+    assert torch.equal(Predictions(belief, torch.ones(1), shifts).poses.shifts_angstrom, shifts)

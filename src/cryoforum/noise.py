@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool1d
 
 from cryoforum.fourier import to_fourier
 from cryoforum.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at, whiten
@@ -13,6 +14,7 @@ from cryoforum.preprocessing import circular_mask
 from cryoforum.rotations import random_unitquat
 
 FEWEST_OF_A_GROUP = 50  # particles from which a group's own spectrum is better than that of all
+SCALE_WINDOW = 2  # shells; wider ones do not bring faint particles nearer to their bound
 BACKGROUND_INNER, BACKGROUND_OUTER = 0.8, 0.95  # of half the box: from here on an image is taken for noise
 
 
@@ -89,7 +91,7 @@ def measured_noise(
 ) -> NoiseModel:
     """Noise and scale from what projections at known poses leave of the images.
 
-    Per shell the scale is the regression of the images on the projections: it falls to 0 where the
+    Shell by shell the scale is the regression of the images on the projections: it falls to 0 where the
     reference no longer shows what is in the images, whatever its own filtering. Above
     ``highest_frequency`` everything counts as noise.
 
@@ -145,13 +147,23 @@ def explained_share(measured: NoiseModel, background: NoiseModel, highest_freque
 
 
 def _regression(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Noise power, explained power and scale per shell from sums (3, m, shells) of X·M, M² and X²."""
+    """Noise power, explained power and scale per shell from sums (3, m, shells) of X·M, M² and X².
+
+    The scale changes slowly from shell to shell: that of a shell is the regression over its neighbours, too.
+    """
     cross, model, image = sums.sum(1)
-    scale = (cross / model.clamp_min(1e-30)).clamp_min(0)
-    explained = scale * cross.clamp_min(0) / counts.clamp_min(1)
+    near_cross, near_model = (_windowed(values) for values in (cross, model))
+    scale = torch.where(model > 0, (near_cross / near_model.clamp_min(1e-30)).clamp_min(0), 0.0)
+    explained = (2 * scale * cross - scale.square() * model).clamp_min(0) / counts.clamp_min(1)
     power = image / counts.clamp_min(1) - explained
     # Shells without points (zero frequency, the corners) take part in nothing, but must not divide by 0.
     return torch.where(power > 0, power, power.max()).float(), explained.float(), scale.float()
+
+
+def _windowed(values: Tensor) -> Tensor:
+    """Sums over each shell (s,) and `SCALE_WINDOW` shells on either side."""
+    width = 2 * SCALE_WINDOW + 1
+    return width * avg_pool1d(values[None], width, stride=1, padding=SCALE_WINDOW)[0]
 
 
 def _values(images: Tensor, points: FrequencyPoints) -> Tensor:
