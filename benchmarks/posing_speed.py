@@ -22,6 +22,7 @@ import torch
 
 from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig
+from cryoforum.finding import make_poser
 from cryoforum.inference import network_numbers
 from cryoforum.io.star import (
     ParticleStar,
@@ -38,7 +39,7 @@ from cryoforum.metrics import orientation_errors
 from cryoforum.network.heads import log_density
 from cryoforum.particles import Particles, loaded_batches
 from cryoforum.polishing import polish
-from cryoforum.posing import Poser, PosingConfig, make_poser, pose_batch
+from cryoforum.posing import Poser, PosingConfig, pose_batch
 from cryoforum.reference import load_reference, reference_from_map
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from cryoforum import inference, posing
+from cryoforum import finding, inference, posing
 from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
@@ -467,7 +467,7 @@ def test_particles_of_two_halves_come_back_in_their_order(lab: Lab) -> None:
     particles = particles_from_star(star)
     reference = load_reference(lab / "model")
     assert reference is not None
-    poser = posing.make_poser(
+    poser = finding.make_poser(
         load_model(lab / "model"), reference, particles, posing.PosingConfig(), halves=True
     )
     rows = torch.tensor([3, 0, 8, 5, 2, 11])

@@ -40,7 +40,16 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Shard = Annotated[str | None, typer.Option(help="Only one of n parts of the rows: 1/4 … 4/4.")]
 BatchSize = Annotated[int, typer.Option(help="Images at a time.")]
 Resolution = Annotated[float | None, typer.Option(help="Å up to which the given map is used.")]
-MaxShift = Annotated[float, typer.Option(help="Largest shift along x and y that is looked for, pixels.")]
+Defocus = Annotated[
+    bool, typer.Option("--refine-defocus", help="Find each particle's own defocus (rlnDefocusU/V), too.")
+]
+MaxShift = Annotated[
+    float | None,
+    typer.Option(
+        help="Largest shift along x and y that is looked for, pixels; "
+        "default: that of the training particles, at least 3."
+    ),
+]
 Star = Annotated[Path, typer.Argument(metavar="PARTICLES.star")]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]
 
@@ -153,7 +162,8 @@ def predict(
         str | None, typer.Option(help="Map to compare with instead of the model's own.")
     ] = None,
     resolution: Resolution = None,
-    max_shift: MaxShift = 3.0,
+    max_shift: MaxShift = None,
+    refine_defocus: Defocus = False,
     halves: Annotated[
         bool | None,
         typer.Option(
@@ -183,7 +193,7 @@ def predict(
             reference=reference,
             resolution_angstrom=resolution,
             halves=halves,
-            posing=PosingConfig(source=candidates, max_shift_pixel=max_shift),  # type: ignore[arg-type]
+            posing=PosingConfig(candidates, max_shift, refine_defocus),  # type: ignore[arg-type]
         )
         with progress_bars() as bar:
             output = Output(out, bar, part, shard, batch_size, overwrite, tell=_tell)
@@ -198,7 +208,8 @@ def match(
     out: Out,
     symmetry: Symmetry = "C1",
     resolution: Resolution = None,
-    max_shift: MaxShift = 3.0,
+    max_shift: MaxShift = None,
+    refine_defocus: Defocus = False,
     shard: Shard = None,
     batch_size: BatchSize = 256,
     root: Root = None,
@@ -212,7 +223,7 @@ def match(
         options = PredictionOptions(
             reference=reference,
             resolution_angstrom=resolution,
-            posing=PosingConfig(source="search", max_shift_pixel=max_shift),
+            posing=PosingConfig("search", max_shift, refine_defocus),
         )
         with progress_bars() as bar:
             output = Output(out, bar, None, shard, batch_size, overwrite, tell=_tell)

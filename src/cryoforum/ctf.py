@@ -1,7 +1,7 @@
 """The contrast transfer function, in RELION's sign and units (lengths in Å, defocus underfocus > 0)."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,14 @@ class Optics:
     def __getitem__(self, rows: Tensor) -> "Optics":
         return Optics(*(getattr(self, field.name)[rows] for field in fields(self)))
 
+    def defocused_by(self, change_angstrom: Tensor) -> "Optics":
+        """The same with ``change_angstrom`` (n,) more underfocus."""
+        return replace(
+            self,
+            defocus_u_angstrom=self.defocus_u_angstrom + change_angstrom,
+            defocus_v_angstrom=self.defocus_v_angstrom + change_angstrom,
+        )
+
 
 def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
     """Relativistic wavelength of electrons accelerated by ``voltage_kv`` (CODATA 2018 constants)."""
@@ -47,19 +55,30 @@ def ctf(optics: Optics, box: int, pixel_size_angstrom: float) -> Tensor:
 
 def ctf_at(optics: Optics, kx: Tensor, ky: Tensor) -> Tensor:
     """CTF at the frequencies ``kx``, ``ky`` in cycles per Å that broadcast to (...): (n, ...)."""
+    return torch.sin(_phase_at(optics, kx, ky))
+
+
+def ctf_defocus_slope_at(optics: Optics, kx: Tensor, ky: Tensor) -> Tensor:
+    """Derivative of `ctf_at` by the mean defocus, (n, ...) per Å."""
+    wavelength = _column(electron_wavelength_angstrom(optics.voltage_kv), kx)
+    return torch.cos(_phase_at(optics, kx, ky)) * math.pi * wavelength * (kx**2 + ky**2)
+
+
+def _phase_at(optics: Optics, kx: Tensor, ky: Tensor) -> Tensor:
+    """χ, of which the CTF is the sine, (n, ...)."""
     k2 = kx**2 + ky**2
     azimuth = torch.atan2(ky, kx)
-
-    def column(values: Tensor) -> Tensor:
-        return values.view(-1, *[1] * k2.ndim).to(k2.dtype)
-
-    mean = column((optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2)
-    half_difference = column((optics.defocus_u_angstrom - optics.defocus_v_angstrom) / 2)
-    angle = column(torch.deg2rad(optics.defocus_angle_deg))
+    mean = _column((optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2, k2)
+    half_difference = _column((optics.defocus_u_angstrom - optics.defocus_v_angstrom) / 2, k2)
+    angle = _column(torch.deg2rad(optics.defocus_angle_deg), k2)
     defocus = mean + half_difference * torch.cos(2 * (azimuth - angle))
-    wavelength = column(electron_wavelength_angstrom(optics.voltage_kv))
-    spherical = column(optics.spherical_aberration_mm) * 1e7
-    contrast = column(optics.amplitude_contrast)
-    constant = torch.asin(contrast) + column(torch.deg2rad(optics.phase_shift_deg))
+    wavelength = _column(electron_wavelength_angstrom(optics.voltage_kv), k2)
+    spherical = _column(optics.spherical_aberration_mm, k2) * 1e7
+    constant = torch.asin(optics.amplitude_contrast) + torch.deg2rad(optics.phase_shift_deg)
     phase = math.pi * wavelength * k2 * (defocus - 0.5 * spherical * wavelength**2 * k2)
-    return torch.sin(phase + constant)
+    return phase + _column(constant, k2)
+
+
+def _column(values: Tensor, frequencies: Tensor) -> Tensor:
+    """One number a particle (n,), as (n, 1, …) that broadcasts against ``frequencies`` (...)."""
+    return values.view(-1, *[1] * frequencies.ndim).to(frequencies.dtype)

@@ -41,6 +41,11 @@ class NoiseModel:
                 result[particles.optics_groups == group] = row + 1
         return result
 
+    def weight(self, particles: Particles, points: FrequencyPoints) -> Tensor:
+        """How strong a projection is in each whitened image, the CTF apart, (n, p)."""
+        groups = self.rows_of(particles)
+        return (self.scale[groups] / self.power[groups].sqrt())[:, points.shell]
+
     def whiten(self, particles: Particles, rows: Tensor, points: FrequencyPoints) -> WhitenedImages:
         """The images of the given rows, divided by the deviation of their noise."""
         chosen = particles.select(rows)

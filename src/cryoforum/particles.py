@@ -123,6 +123,7 @@ class ImageEvidence:
     signal_scale: (n,) how strong the particle is in its image; about 1, and near 0 for junk.
     mode_probability: (n,) that of the pose's mode among all modes that were tried.
     reference_half: (n,) int, the half (1 or 2) whose reference it was; 0 for that of all particles.
+    defocus_change_angstrom: (n,) by which the underfocus differs from what was given; 0 if not looked for.
     """
 
     bound_rad: Tensor
@@ -131,6 +132,7 @@ class ImageEvidence:
     signal_scale: Tensor
     mode_probability: Tensor
     reference_half: Tensor
+    defocus_change_angstrom: Tensor
 
 
 @dataclass(frozen=True)

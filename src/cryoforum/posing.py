@@ -1,11 +1,10 @@
 """From particles to poses at the limit of their noise: candidates, then polishing, batch by batch.
 
 Candidates come from the network, from the search over all orientations, or from both, whose log
-densities add. Noise and signal scale are measured on a sample of the particles at hand before the rest
-is posed, so that other microscopes and other normalisations than those of the training are no matter.
+densities add.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -14,32 +13,13 @@ from torch import Tensor
 
 from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel
+from cryoforum.defocus import defocus_change
 from cryoforum.inference import network_numbers, predict_batch
-from cryoforum.likelihood import FrequencyPoints, WhitenedImages, frequency_points
-from cryoforum.matching import (
-    SearchConfig,
-    Templates,
-    best_origins,
-    candidates,
-    log_likelihood_on_grid,
-    make_templates,
-)
+from cryoforum.likelihood import FrequencyPoints, WhitenedImages
+from cryoforum.matching import SearchConfig, Templates, best_origins, candidates, log_likelihood_on_grid
 from cryoforum.network.heads import log_density
-from cryoforum.noise import (
-    FEWEST_OF_A_GROUP,
-    NoiseModel,
-    background_noise,
-    explained_share,
-    measured_noise,
-)
-from cryoforum.particles import (
-    ImageEvidence,
-    Particles,
-    Predictions,
-    Volume,
-    joined_predictions,
-    loaded_batches,
-)
+from cryoforum.noise import NoiseModel
+from cryoforum.particles import ImageEvidence, Particles, Predictions, joined_predictions, loaded_batches
 from cryoforum.polishing import (
     Polished,
     PolishingConfig,
@@ -49,27 +29,23 @@ from cryoforum.polishing import (
     polish,
     rms_error_rad,
 )
-from cryoforum.projection import cropped_transform
-from cryoforum.reference import Reference
 
 CandidateSource = Literal["network", "search", "both"]
-# Particles on which noise and scale are measured: an eighth of all, within these limits.
-SMALLEST_SAMPLE, LARGEST_SAMPLE = 128, 512
-# Median log-likelihood gain of a particle below which low frequencies do not single out its orientation:
-# the coarse search then loses several per cent of the particles, the fine one few (benchmarks/limit.md).
-FAINT_GAIN = 120.0
-LEAST_EXPLAINED = 0.5  # share of the signal in the images below which a reference is doubtful
-FINE_SEARCH = SearchConfig(nside=5, highest_frequency=14, candidates=32, separation_deg=14.0)
-FINE_POLISHING = PolishingConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
+DEFOCUS_ROUNDS = 2  # poses and defocus in turn: they hardly depend on each other
 BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
 class PosingConfig:
-    """source: where candidates come from; max_shift_pixel: how far origins may be off along x and y."""
+    """source: where candidates come from.
+    max_shift_pixel: how far origins are looked for along x and y; None: as far as those of the reference's
+        own particles were off, at least 3.
+    refine_defocus: look for each particle's own defocus, too.
+    """
 
     source: CandidateSource = "network"
-    max_shift_pixel: float = 3.0
+    max_shift_pixel: float | None = None
+    refine_defocus: bool = False
     search: SearchConfig = field(default_factory=SearchConfig)
     polishing: PolishingConfig = field(default_factory=PolishingConfig)
 
@@ -101,127 +77,6 @@ class Poser:
         return particles.subsets - 1
 
 
-def make_poser(
-    model: TrainedModel | None,
-    reference: Reference,
-    particles: Particles,
-    config: PosingConfig,
-    *,
-    halves: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Poser:
-    """Templates of the reference, noise and scale of the particles.
-
-    Parameters
-    ----------
-    model : None where candidates come from the search alone.
-    reference : at the particles' box and pixel size.
-    particles : all of them; the sample is spread evenly over them, so that every process finds the same.
-    halves : whether each half set is compared with its own half's reference.
-    tell : told, in one line each, what the user should know.
-    """
-    config = _within_reach(config, reference)
-    transforms = _transforms(reference, particles, halves)
-    rows = _sample(len(particles))
-    background = background_noise(particles, rows, transforms[0], config.search.highest_frequency)
-    poser = _unmeasured_poser(
-        model, reference, transforms, reference.noise or background, particles.box, config
-    )
-    if len(rows) < FEWEST_OF_A_GROUP:
-        return poser
-    poser, found = _measured(poser, particles, rows, rounds=1 if reference.noise else 2)
-    share = explained_share(poser.noise, background, config.search.highest_frequency)
-    if share < LEAST_EXPLAINED:
-        tell(_doubt(share, poser, reference, particles, rows, background))
-    elif config.source != "network" and _are_faint(found):
-        tell("the particles are faint: searching orientations on a finer grid, with more frequencies")
-        fine = _within_reach(replace(config, search=FINE_SEARCH, polishing=FINE_POLISHING), reference)
-        poser = _unmeasured_poser(model, reference, transforms, poser.noise, particles.box, fine)
-    return poser
-
-
-def _within_reach(config: PosingConfig, reference: Reference) -> PosingConfig:
-    """The same, but searching no further than the reference shows."""
-    highest = min(config.search.highest_frequency, reference.highest_frequency)
-    return replace(config, search=replace(config.search, highest_frequency=highest))
-
-
-def _transforms(reference: Reference, particles: Particles, halves: bool) -> tuple[Tensor, ...]:
-    volumes: tuple[Volume, ...] = (reference.full,)
-    if halves:
-        if reference.halves is None or particles.subsets is None:
-            raise ValueError("expected half sets and a reference of each half to keep them independent")
-        volumes = reference.halves
-    return tuple(cropped_transform(volume.voxels, reference.highest_frequency) for volume in volumes)
-
-
-def _unmeasured_poser(
-    model: TrainedModel | None,
-    reference: Reference,
-    transforms: tuple[Tensor, ...],
-    noise: NoiseModel,
-    box: int,
-    config: PosingConfig,
-) -> Poser:
-    search = replace(config.search, max_shift_pixel=config.max_shift_pixel)
-    templates = tuple(make_templates(transform, box, search, reference.symmetry) for transform in transforms)
-    points = frequency_points(box, reference.highest_frequency)
-    return Poser(model, config, noise, points, transforms, templates)
-
-
-def _measured(poser: Poser, particles: Particles, rows: Tensor, rounds: int) -> tuple[Poser, Predictions]:
-    """The poser with noise and scale as its own poses of a sample show them, and these poses."""
-    sample = particles.select(rows)
-    which = poser.reference_of(sample)
-    highest_frequency = int(poser.points.radius[-1])
-    for _ in range(rounds):
-        found = joined_predictions(list(pose_in_batches(poser, sample, BATCH_SIZE)))
-        noise = measured_noise(particles, rows, found.poses, poser.transforms, which, highest_frequency)
-        poser = replace(poser, noise=noise)
-    return poser, found
-
-
-def _doubt(
-    share: float,
-    poser: Poser,
-    reference: Reference,
-    particles: Particles,
-    rows: Tensor,
-    background: NoiseModel,
-) -> str:
-    """What may be wrong where the reference does not explain the images."""
-    found = f"the reference explains only {100 * max(share, 0):.0f} % of the signal in the images"
-    if poser.model is None or poser.config.source == "search" or reference.halves is not None:
-        return f"{found}: it may be another molecule, or the images' CTF or pixel size may be wrong"
-    for axis in range(3):  # which plane a map was mirrored at nobody knows
-        voxels = reference.full.voxels.flip(axis).roll(1, axis)  # voxel n // 2 stays
-        other_hand = replace(reference, full=replace(reference.full, voxels=voxels))
-        transforms = _transforms(other_hand, particles, halves=False)
-        mirrored = _unmeasured_poser(
-            poser.model, other_hand, transforms, background, particles.box, poser.config
-        )
-        mirrored, _ = _measured(mirrored, particles, rows, rounds=2)
-        if (
-            explained_share(mirrored.noise, background, poser.config.search.highest_frequency)
-            > LEAST_EXPLAINED
-        ):
-            return f"{found}, but its mirror image fits: it is of the other hand than the model; mirror it"
-    return (
-        f"{found} at the model's orientations: it may be turned, or another molecule; "
-        "leave out --reference, or search all orientations with --candidates search"
-    )
-
-
-def _sample(count: int) -> Tensor:
-    """Rows spread evenly over ``count`` particles."""
-    size = min(max(count // 8, SMALLEST_SAMPLE), LARGEST_SAMPLE, count)
-    return torch.linspace(0, count - 1, size, dtype=torch.float64).round().long()
-
-
-def _are_faint(found: Predictions) -> bool:
-    return found.evidence is not None and bool(found.evidence.log_likelihood_gain.median() < FAINT_GAIN)
-
-
 def pose_in_batches(poser: Poser, particles: Particles, batch_size: int) -> Iterator[Predictions]:
     """Polished predictions of consecutive particles; only two batches of images are in memory."""
     for batch in loaded_batches(particles, batch_size):
@@ -238,13 +93,41 @@ def pose_batch(poser: Poser, batch: Particles) -> Predictions:
     parts, order = [], []
     for half in range(len(poser.transforms)):
         rows = (which == half).nonzero()[:, 0]
-        if len(rows):
-            own_numbers = None if numbers is None else numbers[rows]
-            polished = _polished(poser, half, images[rows], own_numbers)
-            reference_half = half + 1 if len(poser.transforms) > 1 else 0
-            parts.append(_predictions(polished, batch.pixel_size_angstrom, reference_half))
-            order.append(rows)
+        if not len(rows):
+            continue
+        polished = _polished(poser, half, images[rows], None if numbers is None else numbers[rows])
+        change = torch.zeros(len(rows))
+        if poser.config.refine_defocus:
+            polished, change = _refocused(poser, half, batch.select(rows), images[rows], polished)
+        reference_half = half + 1 if len(poser.transforms) > 1 else 0
+        parts.append(_predictions(polished, batch.pixel_size_angstrom, reference_half, change))
+        order.append(rows)
     return _picked(joined_predictions(parts), torch.argsort(torch.cat(order)))
+
+
+def _refocused(
+    poser: Poser, half: int, batch: Particles, images: WhitenedImages, polished: Polished
+) -> tuple[Polished, Tensor]:
+    """Poses and defocus in turn: each particle polished once more at its own defocus, and the change (n,)."""
+    if batch.optics is None:
+        raise ValueError("expected particles with CTF parameters to refine their defocus, found none")
+    transform, rows = poser.transforms[half], torch.arange(len(batch))
+    weight, pixel_size = poser.noise.weight(batch, poser.points), batch.pixel_size_angstrom
+    change = torch.zeros(len(batch))
+    for _ in range(DEFOCUS_ROUNDS):
+        pose = polished.quaternions, polished.origins_pixel
+        change = defocus_change(transform, images, weight, batch.optics, pixel_size, *pose)
+        refocused = replace(batch, optics=batch.optics.defocused_by(change))
+        start = polished.quaternions[:, None], polished.origins_pixel[:, None]
+        better = polish(
+            transform, poser.noise.whiten(refocused, rows, poser.points), *start, poser.config.polishing
+        )
+        polished = replace(
+            better,
+            mode_probability=polished.mode_probability,
+            other_modes_moment=polished.other_modes_moment,
+        )
+    return polished, change
 
 
 def _polished(poser: Poser, half: int, images: WhitenedImages, numbers: Tensor | None) -> Polished:
@@ -267,7 +150,9 @@ def _polished(poser: Poser, half: int, images: WhitenedImages, numbers: Tensor |
     )
 
 
-def _predictions(polished: Polished, pixel_size_angstrom: float, reference_half: int) -> Predictions:
+def _predictions(
+    polished: Polished, pixel_size_angstrom: float, reference_half: int, defocus_change_angstrom: Tensor
+) -> Predictions:
     """The belief is that of the image alone; the network's has already chosen where to look.
 
     The expected error counts the mode itself, at the strength the particle has in its image, and the
@@ -292,6 +177,7 @@ def _predictions(polished: Polished, pixel_size_angstrom: float, reference_half:
             signal_scale=polished.signal_scale,
             mode_probability=probability,
             reference_half=torch.full((len(bound),), reference_half),
+            defocus_change_angstrom=defocus_change_angstrom,
         ),
     )
 

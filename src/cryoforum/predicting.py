@@ -18,12 +18,14 @@ from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.compute import process_rank_and_count, wait_for_all
+from cryoforum.finding import make_poser
 from cryoforum.inference import check_compatible, predict_batch
 from cryoforum.io.batchlog import BatchLog, read_batches
 from cryoforum.io.files import progress_path, refuse_to_overwrite, remove_leftovers_of, require_folder_of
 from cryoforum.io.mrc import LazyImages
 from cryoforum.io.star import (
     ParticleStar,
+    number_column,
     read_star,
     select_rows,
     with_columns,
@@ -32,13 +34,14 @@ from cryoforum.io.star import (
     write_star,
 )
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
-from cryoforum.posing import BATCH_SIZE, PosingConfig, make_poser, pose_batch, predict_with_shifts
+from cryoforum.posing import BATCH_SIZE, PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure
 from cryoforum.workflow import PARTS, REFERENCE_HALF, Bar, checked_particles
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
+DEFOCUS_CHANGE = "cryoforumDefocusChange"
 _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
 
 
@@ -219,18 +222,24 @@ def batch_columns(predictions: Predictions) -> dict[str, np.ndarray]:
         columns["cryoforumSignalScale"] = evidence.signal_scale
         columns["rlnMaxValueProbDistribution"] = evidence.mode_probability
         columns[REFERENCE_HALF] = evidence.reference_half
+        columns[DEFOCUS_CHANGE] = evidence.defocus_change_angstrom
     return {name: values.float().numpy() for name, values in columns.items()}
 
 
 def with_predictions(star: ParticleStar, table: Mapping[str, np.ndarray]) -> ParticleStar:
     """The file with the columns of all batches, their poses as RELION's angles and origins.
 
-    Where no shifts were found those of the file stay.
+    Where no shifts were found those of the file stay, and so does the defocus.
     """
     quaternions = torch.from_numpy(np.stack([table[name] for name in _QUATERNION], axis=-1))
     columns = {name: values for name, values in table.items() if name not in (*_QUATERNION, *_SHIFT)}
     if REFERENCE_HALF in columns:
         columns[REFERENCE_HALF] = columns[REFERENCE_HALF].astype(np.int64)
+    change = columns.pop(DEFOCUS_CHANGE, np.zeros(1))
+    if change.any():
+        columns[DEFOCUS_CHANGE] = change
+        for name in ("rlnDefocusU", "rlnDefocusV"):
+            columns[name] = number_column(star, name) + change
     if _SHIFT[0] in table:
         shifts = torch.from_numpy(np.stack([table[name] for name in _SHIFT], axis=-1))
         return with_columns(with_poses(star, Poses(quaternions, shifts)), columns)

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from cryoforum.io.files import replacing
 from cryoforum.io.mrc import read_volume, write_volume
 from cryoforum.metrics import FSC_THRESHOLD, filter_shells, fsc_curve, soft_mask
 from cryoforum.noise import NoiseModel, measured_noise
-from cryoforum.particles import HalfMaps, Particles, Volume
+from cryoforum.particles import HalfMaps, Particles, Poses, Volume
 from cryoforum.projection import cropped_transform
 
 REFERENCE = "reference.mrc"
@@ -35,7 +36,8 @@ class Reference:
 
     full: from all particles; halves: from each half of them, None for a map from elsewhere.
     highest_frequency: cycles per box up to which it is used. fsc: (box // 2 + 1,) of the halves, masked.
-    noise: of the particles it was made from; None for a map from elsewhere.
+    noise, origin_reach_angstrom: of the particles it was made from: their noise, and how far their origins
+        are off along x and y, but for one in a hundred; None for a map from elsewhere.
     """
 
     full: Volume
@@ -44,6 +46,7 @@ class Reference:
     symmetry: str = "C1"
     fsc: Tensor | None = None
     noise: NoiseModel | None = None
+    origin_reach_angstrom: float | None = None
 
 
 def reference_from_half_maps(maps: HalfMaps, symmetry: str = "C1") -> Reference:
@@ -105,6 +108,12 @@ def noise_of_halves(reference: Reference, particles: Particles, rows: Tensor, su
     return measured_noise(particles, rows, poses, (second, first), subsets - 1, reference.highest_frequency)
 
 
+def with_origin_reach(reference: Reference, poses: Poses) -> Reference:
+    """The same reference with how far the origins of its particles are off."""
+    reach = np.quantile(poses.shifts_angstrom.abs().amax(1).numpy(), 0.99)
+    return replace(reference, origin_reach_angstrom=float(reach))
+
+
 def with_noise(reference: Reference, noise: NoiseModel) -> Reference:
     """The same reference with the noise of its particles."""
     return replace(reference, noise=noise)
@@ -131,6 +140,7 @@ def save_reference(reference: Reference, folder: Path) -> None:
         "resolution_angstrom": len(reference.full.voxels)
         * reference.full.pixel_size_angstrom
         / reference.highest_frequency,
+        "origin_reach_angstrom": reference.origin_reach_angstrom,
         "fsc": _rounded(reference.fsc),
         "optics_groups": list(noise.groups),
         "noise_power": _rounded(noise.power),
@@ -163,6 +173,7 @@ def load_reference(folder: Path) -> Reference | None:
                 torch.tensor(description["signal_power"]),
                 torch.tensor(description["signal_scale"]),
             ),
+            origin_reach_angstrom=description["origin_reach_angstrom"],
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"

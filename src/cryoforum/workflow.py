@@ -35,6 +35,7 @@ from cryoforum.reference import (
     reference_from_half_maps,
     save_reference,
     with_noise,
+    with_origin_reach,
 )
 from cryoforum.selection import select
 from cryoforum.simulation import simulate
@@ -133,7 +134,8 @@ def train_to_folder(
     save_model(model, out)
     forget_reference(out)  # one of an earlier model must not outlive it
     try:
-        reference = _trained_reference(particles.select(split.train), config.symmetry, bar)
+        training = particles.select(split.train)
+        reference = _trained_reference(training, particles.poses[split.train], config.symmetry, bar)
         save_reference(reference, out)
     except ValueError as error:
         tell(f"no reference to polish poses against: {error}")
@@ -143,13 +145,13 @@ def train_to_folder(
     return model
 
 
-def _trained_reference(particles: Particles, symmetry: str, bar: Bar) -> Reference:
+def _trained_reference(particles: Particles, poses: Poses, symmetry: str, bar: Bar) -> Reference:
     """The map of the training particles, of each half of them, and their noise."""
     subsets = drawn_subsets(len(particles)) if particles.subsets is None else particles.subsets
     config = ReconstructionConfig(symmetry=symmetry)
     advance = bar("reference", len(particles))
     maps = reconstruct(replace(particles, subsets=subsets), config, progress=advance)
-    reference = reference_from_half_maps(maps, symmetry)
+    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), poses)
     rows = torch.linspace(0, len(particles) - 1, min(NOISE_SAMPLE, len(particles))).round().long()
     return with_noise(reference, noise_of_halves(reference, particles, rows, subsets[rows]))
 

@@ -1,0 +1,55 @@
+"""Defocus of single particles: those that lie higher or lower in the ice than their micrograph says."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cryoforum.ctf import Optics, ctf_at, ctf_defocus_slope_at
+from cryoforum.likelihood import WhitenedImages, slices_at
+
+PRIOR_ANGSTROM = 500.0  # standard deviation of what is looked for: ice is 200 to 1000 Å thick
+STEPS, LARGEST_STEP_ANGSTROM = 6, 200.0
+
+
+def defocus_change(
+    transform: Tensor,
+    images: WhitenedImages,
+    weight: Tensor,
+    optics: Optics,
+    pixel_size_angstrom: float,
+    quaternions: Tensor,
+    origins_pixel: Tensor,
+) -> Tensor:
+    """Most probable change of each particle's defocus at its pose, (n,) in Å of underfocus.
+
+    Gauss-Newton from no change, under a normal prior of `PRIOR_ANGSTROM`; never less probable than that.
+
+    Parameters
+    ----------
+    images : whitened, n of them. weight : (n, p), their transfer without the CTF.
+    quaternions, origins_pixel : (n, 4) and (n, 2), where each particle is.
+    """
+    points = images.points
+    extent = points.box * pixel_size_angstrom
+    kx, ky = points.kx / extent, points.ky / extent
+    angle = 2 * math.pi / points.box * (points.kx * origins_pixel[:, :1] + points.ky * origins_pixel[:, 1:])
+    projection = (
+        weight * slices_at(transform, quaternions, points) * torch.polar(torch.ones_like(angle), angle)
+    )
+    # Only these two depend on the defocus no more: Re⟨y, F⟩ and |F|² of every frequency.
+    cross, power = (images.values * projection.conj()).real, projection.abs().square()
+    change = best = torch.zeros(len(images))
+    highest = torch.full_like(change, -torch.inf)
+    for _ in range(STEPS + 1):
+        moved = optics.defocused_by(change)
+        transfer, slope = ctf_at(moved, kx, ky), ctf_defocus_slope_at(moved, kx, ky)
+        prior = (change / PRIOR_ANGSTROM).square() / 2
+        probability = (2 * transfer * cross - transfer.square() * power).sum(1) - prior
+        better = probability > highest
+        highest, best = torch.where(better, probability, highest), torch.where(better, change, best)
+        gradient = 2 * (slope * (cross - transfer * power)).sum(1) - change / PRIOR_ANGSTROM**2
+        information = 2 * (slope.square() * power).sum(1) + PRIOR_ANGSTROM**-2
+        step = (gradient / information).clamp(-LARGEST_STEP_ANGSTROM, LARGEST_STEP_ANGSTROM)
+        change = change + step
+    return best

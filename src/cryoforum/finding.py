@@ -1,0 +1,193 @@
+"""Finding the poses of any particles: a poser fitted to them, its doubts, and all of them posed.
+
+Noise and signal scale are measured on a sample of the particles at hand before the rest is posed, so that
+other microscopes and other normalisations than those of the training are no matter.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cryoforum.checkpoint import TrainedModel
+from cryoforum.likelihood import frequency_points
+from cryoforum.matching import SearchConfig, make_templates
+from cryoforum.noise import (
+    FEWEST_OF_A_GROUP,
+    NoiseModel,
+    background_noise,
+    explained_share,
+    measured_noise,
+)
+from cryoforum.particles import Particles, Predictions, Volume, joined_predictions
+from cryoforum.polishing import PolishingConfig
+from cryoforum.posing import BATCH_SIZE, Poser, PosingConfig, pose_in_batches
+from cryoforum.projection import cropped_transform
+from cryoforum.reference import Reference
+
+DEFAULT_CONFIG = PosingConfig()
+# Particles on which noise and scale are measured: an eighth of all, within these limits.
+SMALLEST_SAMPLE, LARGEST_SAMPLE = 128, 512
+# Median log-likelihood gain of a particle below which low frequencies do not single out its orientation:
+# the coarse search then loses several per cent of the particles, the fine one few (benchmarks/limit.md).
+FAINT_GAIN = 120.0
+FINE_SEARCH = SearchConfig(nside=5, highest_frequency=14, candidates=32, separation_deg=14.0)
+FINE_POLISHING = PolishingConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
+LEAST_EXPLAINED = 0.5  # share of the signal in the images below which a reference is doubtful
+LEAST_SHIFT_PIXEL = 3.0  # that origins are searched for, where nothing is known of them or they are small
+
+
+def find_poses(
+    reference: Reference,
+    particles: Particles,
+    model: TrainedModel | None = None,
+    config: PosingConfig = DEFAULT_CONFIG,
+    *,
+    halves: bool = False,
+    batch_size: int = BATCH_SIZE,
+    progress: Callable[[int], None] = lambda count: None,
+    tell: Callable[[str], None] = warnings.warn,
+) -> Predictions:
+    """Poses of all particles, in order, each polished from the network's candidates or the search's.
+
+    Parameters
+    ----------
+    reference : `reference.load_reference` of a model folder, or `reference.reference_from_map`.
+    model : None for the search alone.
+    halves : compare each half set with its own half's reference.
+    progress, tell : called with the number of images done; and with what the user should know.
+    """
+    if model is None:
+        config = replace(config, source="search")
+    poser = make_poser(model, reference, particles, config, halves=halves, tell=tell)
+    batches = []
+    for predictions in pose_in_batches(poser, particles, batch_size):
+        batches.append(predictions)
+        progress(len(predictions))
+    return joined_predictions(batches)
+
+
+def make_poser(
+    model: TrainedModel | None,
+    reference: Reference,
+    particles: Particles,
+    config: PosingConfig,
+    *,
+    halves: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Poser:
+    """Templates of the reference, noise and scale of the particles.
+
+    Parameters
+    ----------
+    model : None where candidates come from the search alone.
+    reference : at the particles' box and pixel size.
+    particles : all of them; the sample is spread evenly over them, so that every process finds the same.
+    halves : whether each half set is compared with its own half's reference.
+    tell : told, in one line each, what the user should know.
+    """
+    config = _fitted(config, reference)
+    transforms = _transforms(reference, particles, halves)
+    rows = _sample(len(particles))
+    background = background_noise(particles, rows, transforms[0], config.search.highest_frequency)
+    poser = _unmeasured_poser(
+        model, reference, transforms, reference.noise or background, particles.box, config
+    )
+    if len(rows) < FEWEST_OF_A_GROUP:
+        return poser
+    poser, found = _measured(poser, particles, rows, rounds=1 if reference.noise else 2)
+    share = explained_share(poser.noise, background, config.search.highest_frequency)
+    if share < LEAST_EXPLAINED:
+        tell(_doubt(share, poser, reference, particles, rows, background))
+    elif config.source != "network" and _are_faint(found):
+        tell("the particles are faint: searching orientations on a finer grid, with more frequencies")
+        fine = _fitted(replace(config, search=FINE_SEARCH, polishing=FINE_POLISHING), reference)
+        poser = _unmeasured_poser(model, reference, transforms, poser.noise, particles.box, fine)
+    return poser
+
+
+def _fitted(config: PosingConfig, reference: Reference) -> PosingConfig:
+    """The same, searching no further than the reference shows and as far as its particles were off."""
+    highest = min(config.search.highest_frequency, reference.highest_frequency)
+    reach = (reference.origin_reach_angstrom or 0.0) / reference.full.pixel_size_angstrom
+    largest = max(LEAST_SHIFT_PIXEL, reach) if config.max_shift_pixel is None else config.max_shift_pixel
+    return replace(config, search=replace(config.search, highest_frequency=highest, max_shift_pixel=largest))
+
+
+def _transforms(reference: Reference, particles: Particles, halves: bool) -> tuple[Tensor, ...]:
+    volumes: tuple[Volume, ...] = (reference.full,)
+    if halves:
+        if reference.halves is None or particles.subsets is None:
+            raise ValueError("expected half sets and a reference of each half to keep them independent")
+        volumes = reference.halves
+    return tuple(cropped_transform(volume.voxels, reference.highest_frequency) for volume in volumes)
+
+
+def _unmeasured_poser(
+    model: TrainedModel | None,
+    reference: Reference,
+    transforms: tuple[Tensor, ...],
+    noise: NoiseModel,
+    box: int,
+    config: PosingConfig,
+) -> Poser:
+    templates = tuple(
+        make_templates(transform, box, config.search, reference.symmetry) for transform in transforms
+    )
+    points = frequency_points(box, reference.highest_frequency)
+    return Poser(model, config, noise, points, transforms, templates)
+
+
+def _measured(poser: Poser, particles: Particles, rows: Tensor, rounds: int) -> tuple[Poser, Predictions]:
+    """The poser with noise and scale as its own poses of a sample show them, and these poses."""
+    sample = particles.select(rows)
+    which = poser.reference_of(sample)
+    highest_frequency = int(poser.points.radius[-1])
+    for _ in range(rounds):
+        found = joined_predictions(list(pose_in_batches(poser, sample, BATCH_SIZE)))
+        noise = measured_noise(particles, rows, found.poses, poser.transforms, which, highest_frequency)
+        poser = replace(poser, noise=noise)
+    return poser, found
+
+
+def _doubt(
+    share: float,
+    poser: Poser,
+    reference: Reference,
+    particles: Particles,
+    rows: Tensor,
+    background: NoiseModel,
+) -> str:
+    """What may be wrong where the reference does not explain the images."""
+    found = f"the reference explains only {100 * max(share, 0):.0f} % of the signal in the images"
+    if poser.model is None or poser.config.source == "search" or reference.halves is not None:
+        return f"{found}: it may be another molecule, or the images' CTF or pixel size may be wrong"
+    for axis in range(3):  # which plane a map was mirrored at nobody knows
+        voxels = reference.full.voxels.flip(axis).roll(1, axis)  # voxel n // 2 stays
+        other_hand = replace(reference, full=replace(reference.full, voxels=voxels))
+        transforms = _transforms(other_hand, particles, halves=False)
+        mirrored = _unmeasured_poser(
+            poser.model, other_hand, transforms, background, particles.box, poser.config
+        )
+        mirrored, _ = _measured(mirrored, particles, rows, rounds=2)
+        if (
+            explained_share(mirrored.noise, background, poser.config.search.highest_frequency)
+            > LEAST_EXPLAINED
+        ):
+            return f"{found}, but its mirror image fits: it is of the other hand than the model; mirror it"
+    return (
+        f"{found} at the model's orientations: it may be turned, or another molecule; "
+        "leave out --reference, or search all orientations with --candidates search"
+    )
+
+
+def _sample(count: int) -> Tensor:
+    """Rows spread evenly over ``count`` particles."""
+    size = min(max(count // 8, SMALLEST_SAMPLE), LARGEST_SAMPLE, count)
+    return torch.linspace(0, count - 1, size, dtype=torch.float64).round().long()
+
+
+def _are_faint(found: Predictions) -> bool:
+    return found.evidence is not None and bool(found.evidence.log_likelihood_gain.median() < FAINT_GAIN)
