@@ -36,7 +36,12 @@ from cryoforum.workflow import reconstruct_to_folder, simulate_to_folder, train_
 
 COUNT, BOX, PIXEL_SIZE_ANGSTROM = 5000, 128, 2.8
 SOURCES = ("network", "search", "both")
-WAYS = (("network", "nothing"), *((s, c) for c in ("own reference", "true map") for s in SOURCES))
+WAYS = (
+    ("network", "nothing"),
+    *((source, "own reference") for source in SOURCES),
+    ("both", "own halves"),
+    *((source, "true map") for source in SOURCES),
+)
 HEADER = ("candidates", "compared with", "median, rad", "× bound", "> 0.1 rad", "> 0.3 rad")
 HEADER += ("shift, px", "× bound", "images/s")
 DRAWS = 100  # of each particle's error, for the median error of an estimator at the bound
@@ -81,7 +86,8 @@ def simulated(folder: Path, snr: float) -> Path:
 
 def made_by_relion(folder: Path, arguments: argparse.Namespace) -> Path:
     """Particles of a map that `relion_project` made."""
-    relion_particles(read_volume(arguments.map), folder, COUNT, arguments.snr)
+    if not (folder / "noisy.star").exists():
+        relion_particles(read_volume(arguments.map), folder, COUNT, arguments.snr)
     return folder / "noisy.star"
 
 
@@ -129,6 +135,7 @@ def report(folder: Path, star_path: Path, model: Path, symmetry: str) -> None:
         options = PredictionOptions(
             polish=compared != "nothing",
             reference=str(folder / "map.mrc") if compared == "true map" else None,
+            halves=compared == "own halves",
             posing=PosingConfig(source=source),
         )
         out = folder / f"{source}-{compared.replace(' ', '-')}.star"
@@ -172,7 +179,13 @@ def row(
 def resolutions(folder: Path, truth_path: Path, symmetry: str) -> None:
     """Maps from the same images under true and under found poses."""
     print("\n| poses | resolution, masked | unmasked |\n|---|---|---|")
-    for name in ("truth", "network-nothing", "network-own-reference", "both-own-reference"):
+    for name in (
+        "truth",
+        "network-nothing",
+        "network-own-reference",
+        "both-own-reference",
+        "both-own-halves",
+    ):
         found = reconstruct_to_folder(
             folder / f"{name}.star",
             None,

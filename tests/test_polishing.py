@@ -102,7 +102,7 @@ def test_errors_of_a_thousand_copies_are_those_of_the_fisher_information(transfo
         whitening = torch.linalg.inv(torch.linalg.cholesky(covariance.double()))
         units = errors @ whitening.T
         eigenvalues = torch.linalg.eigvalsh(units.T @ units / count)
-        assert 0.85 < float(eigenvalues.min()) and float(eigenvalues.max()) < 1.15
+        assert float(eigenvalues.min()) > 0.85 and float(eigenvalues.max()) < 1.15
         mean_squared = count * units.mean(0).square().sum()
         assert float(mean_squared) < 16.3  # χ² of 3 degrees of freedom is above it once in a thousand
     together = torch.cat([turns, moves], dim=1)
@@ -168,7 +168,9 @@ def test_neither_batches_nor_the_order_of_particles_matter(transform: Tensor) ->
     ]
     back = torch.argsort(order)
     same(whole, Polished(**{f.name: getattr(shuffled, f.name)[back] for f in fields(Polished)}))
-    same(whole, Polished(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Polished)}))
+    same(
+        whole, Polished(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Polished)})
+    )
 
 
 def test_the_result_is_never_less_likely_than_the_first_start(transform: Tensor) -> None:
@@ -233,7 +235,7 @@ def test_equivalent_starts_give_equivalent_answers(symmetry: str) -> None:
     images, quaternions, origins = particles(voxels, 8, 0.3)
     poses, places = starts_near(quaternions, origins, 0.1, 1.0)
     first = polish(transform, images, poses, places, symmetry=symmetry)
-    for element in group[1:: max(1, len(group) // 5)]:
+    for element in group[1 :: max(1, len(group) // 5)]:
         found = polish(transform, images, compose(element, poses), places, symmetry=symmetry)
         apart = geodesic_distance(found.quaternions, compose(element, first.quaternions))
         deviation = rms_error_rad(orientation_covariance(first.information))
@@ -246,6 +248,8 @@ def test_equivalent_starts_give_equivalent_answers(symmetry: str) -> None:
     assert bool((symmetric_distance(found.quaternions, quaternions, group) < 4 * deviation).all())
     # With all equivalents as starts there is still one mode, unless nobody says that they are equivalent.
     torch.testing.assert_close(found.mode_probability, torch.ones(8), atol=0.01, rtol=0)
+    at_once = polish(transform, images, *everywhere, PolishingConfig((), ()), symmetry=symmetry)
+    torch.testing.assert_close(at_once.mode_probability, torch.ones(8), atol=0.01, rtol=0)
     unsaid = polish(transform, images, *everywhere, config)
     expected = torch.full((8,), 1 / len(group))
     torch.testing.assert_close(unsaid.mode_probability, expected, atol=0.02, rtol=0.1)

@@ -33,14 +33,15 @@ from cryoforum.io.star import (
 )
 from cryoforum.metrics import orientation_errors
 from cryoforum.particles import Particles, Predictions, Volume
-from cryoforum.rotations import compose, geodesic_distance
 from cryoforum.reference import load_reference
+from cryoforum.rotations import compose, geodesic_distance
 from cryoforum.structures import load_structure
 from cryoforum.workflow import matched_errors
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 160
 SMALL = ("--box", BOX, "--pixel-size", PIXEL_SIZE, "--snr", 5, "--max-shift", 2)
 MAP = "the lab's map"
+NETWORK = ("--candidates", "network")
 TOML = """
 [training]
 image_passes = 64
@@ -124,7 +125,9 @@ def predicted(lab: Lab) -> Path:
     """predicted.star, by the model's own reference, each half set by its own half's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(posing, "network_numbers", lab.oracle)
-        result = run("predict", lab / "model", lab / "particles.star", "--out", lab / "predicted.star")
+        result = run(
+            "predict", lab / "model", lab / "particles.star", "--out", lab / "predicted.star", *NETWORK
+        )
     assert "explains only" not in result.stderr and "faint" not in result.stderr
     return lab / "predicted.star"
 
@@ -196,7 +199,7 @@ def test_few_particles_are_posed_without_measuring_their_noise(lab: Lab, tmp_pat
     write_star(select_rows(read_star(lab / "particles.star"), range(10)), star)
     for arguments in (("match", lab / "map.mrc"), ("predict", lab / "model")):
         out = tmp_path / f"{arguments[0]}.star"
-        run(*arguments, star, "--out", out, "--root", lab.folder)
+        run(*arguments, star, "--out", out, "--root", lab.folder, "--max-shift", 2.2)
         assert median_error_deg(out, star) < 4
         assert float(shift_errors_pixel(out, star).median()) < 0.4
 
@@ -207,13 +210,13 @@ def test_predict_refines_what_the_network_says(lab: Lab, predicted: Path) -> Non
     assert read_star(predicted).particles["myLabel"].tolist() == [f"# {row}" for row in range(COUNT)]
 
 
-@pytest.mark.parametrize("candidates", ["search", "both"])
+@pytest.mark.parametrize("candidates", [("--candidates", "search"), ("--candidates", "both"), ()])
 def test_all_sources_of_candidates_lead_to_the_same_poses(
-    lab: Lab, predicted: Path, tmp_path: Path, candidates: str
+    lab: Lab, predicted: Path, tmp_path: Path, candidates: tuple[str, ...]
 ) -> None:
     out = tmp_path / "out.star"
-    options = ("--candidates", candidates, "--max-shift", 2.2, "--root", lab.folder)
-    run("predict", lab / "model", lab / "few.star", "--out", out, *options)
+    options = ("--max-shift", 2.2, "--root", lab.folder)
+    run("predict", lab / "model", lab / "few.star", "--out", out, *candidates, *options)
     ours, theirs = poses_from_star(read_star(out)), poses_from_star(read_star(predicted))
     assert ours is not None and theirs is not None
     apart = geodesic_distance(ours.quaternions, theirs.quaternions[:80])
@@ -223,7 +226,7 @@ def test_all_sources_of_candidates_lead_to_the_same_poses(
 
 def test_the_size_of_a_batch_hardly_matters(lab: Lab, predicted: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.star"
-    options = ("--batch-size", 37, "--root", lab.folder)
+    options = ("--batch-size", 37, "--root", lab.folder, *NETWORK)
     run("predict", lab / "model", lab / "particles.star", "--out", out, *options)
     one, other = (poses_from_star(read_star(path)) for path in (out, predicted))
     assert one is not None and other is not None
@@ -241,7 +244,7 @@ def test_images_of_another_normalisation_get_the_same_poses(
     write_stack(tmp_path / "particles.mrcs", [5 * images], COUNT, BOX, PIXEL_SIZE)
     shutil.copy(lab / "particles.star", tmp_path / "scaled.star")
     out = tmp_path / "out.star"
-    result = run("predict", lab / "model", tmp_path / "scaled.star", "--out", out)
+    result = run("predict", lab / "model", tmp_path / "scaled.star", "--out", out, *NETWORK)
     assert "explains only" not in result.stderr
     one, other = (poses_from_star(read_star(path)) for path in (out, predicted))
     assert one is not None and other is not None
@@ -256,7 +259,7 @@ def test_half_sets_stay_apart(lab: Lab, predicted: Path, tmp_path: Path) -> None
     )
     assert independent(predicted, tmp_path / "apart")
     together = lab / "together.star"
-    run("predict", lab / "model", lab / "particles.star", "--out", together, "--no-halves")
+    run("predict", lab / "model", lab / "particles.star", "--out", together, "--no-halves", *NETWORK)
     assert not column(together, "cryoforumReferenceHalf").any()
     assert not independent(together, tmp_path / "together")
 
@@ -266,10 +269,10 @@ def test_half_sets_are_drawn_where_they_are_wanted_and_not_there(lab: Lab, tmp_p
     bare, out = lab / "bare.star", lab / "drawn.star"
     whole = star.particles.drop(columns="rlnRandomSubset")
     write_star(type(star)(star.path, star.optics, whole), bare)
-    run("predict", lab / "model", bare, "--out", out)
+    run("predict", lab / "model", bare, "--out", out, *NETWORK)
     assert "rlnRandomSubset" not in read_star(out).particles
     assert not independent(out, tmp_path / "one")
-    run("predict", lab / "model", bare, "--out", out, "--halves", "--overwrite")
+    run("predict", lab / "model", bare, "--out", out, "--halves", "--overwrite", *NETWORK)
     subsets = column(out, "rlnRandomSubset")
     assert sorted(np.unique(subsets)) == [1, 2] and abs(subsets.mean() - 1.5) < 0.01
     np.testing.assert_array_equal(column(out, "cryoforumReferenceHalf"), subsets)
@@ -284,7 +287,7 @@ def test_a_half_set_is_posed_by_the_map_of_its_half(lab: Lab, predicted: Path, t
     spoiled = torch.randn(half.voxels.shape, generator=torch.Generator().manual_seed(0))
     scale = float(half.voxels.std())
     write_volume(Volume(scale * spoiled, half.pixel_size_angstrom), model / "reference_half2.mrc")
-    run("predict", model, lab / "particles.star", "--out", out)
+    run("predict", model, lab / "particles.star", "--out", out, *NETWORK)
     errors = torch.rad2deg(matched_errors(read_star(out), read_star(lab / "particles.star")))
     subsets = torch.from_numpy(column(out, "rlnRandomSubset"))
     assert float(errors[subsets == 1].median()) < 3 < 6 < float(errors[subsets == 2].median())
@@ -296,7 +299,7 @@ def test_poses_of_the_network_alone_are_never_called_independent(
     """Not even where the particles come with columns of an earlier prediction by half sets."""
     out = lab / "unpolished.star"
     for source in (lab / "particles.star", predicted):
-        run("predict", lab / "model", source, "--out", out, "--no-polish", "--overwrite")
+        run("predict", lab / "model", source, "--out", out, "--no-polish", "--overwrite", *NETWORK)
         assert not independent(out, tmp_path / source.stem)
 
 
@@ -305,7 +308,7 @@ def test_without_polishing_orientations_are_the_networks_and_shifts_are_found(
 ) -> None:
     out = tmp_path / "out.star"
     blind = without_poses(lab / "few.star", lab / "blind.star")
-    run("predict", lab / "model", blind, "--out", out, "--no-polish")
+    run("predict", lab / "model", blind, "--out", out, "--no-polish", *NETWORK)
     assert median_error_deg(out, lab / "few.star") < 0.5  # the model that knows
     shifts = shift_errors_pixel(out, lab / "few.star")
     assert float(shifts.median()) < 0.5 < float(shift_errors_pixel(blind, lab / "few.star").median())
@@ -323,7 +326,7 @@ def test_without_a_reference_poses_are_the_networks_and_shifts_stay(lab: Lab, tm
     run(*common)
     assert float(shift_errors_pixel(out, lab / "few.star").max()) < 1e-3
     assert not {"cryoforumBoundDeg", "cryoforumReferenceHalf"} & set(read_star(out).particles)
-    run(*common, "--reference", lab / "map.mrc", "--overwrite")
+    run(*common, "--reference", lab / "map.mrc", "--overwrite", *NETWORK)
     assert median_error_deg(out, lab / "few.star") < 3
 
 
@@ -332,22 +335,24 @@ def test_a_map_of_other_voxels_is_resampled_and_that_is_said(lab: Lab, tmp_path:
     for box, pixel_size in ((44, 8.2), (36, PIXEL_SIZE)):
         path = tmp_path / f"map{box}.mrc"
         write_volume(load_structure("4v5d", box, pixel_size), path)
-        options = ("--reference", path, "--out", out, "--root", lab.folder, "--overwrite")
+        options = ("--reference", path, "--out", out, "--root", lab.folder, "--overwrite", *NETWORK)
         result = run("predict", lab / "model", lab / "few.star", *options)
         notice = f"map{box}.mrc: resampled from {box} voxels of {pixel_size:.4g} Å to {BOX} of"
         assert notice in result.stderr
         assert "explains only" not in result.stderr
         assert median_error_deg(out, lab / "few.star") < 3
-    options = ("--reference", lab / "map.mrc", "--out", out, "--root", lab.folder, "--overwrite")
+    options = ("--reference", lab / "map.mrc", "--out", out, "--root", lab.folder, "--overwrite", *NETWORK)
     assert "resampled" not in run("predict", lab / "model", lab / "few.star", *options).stderr
 
 
-@pytest.mark.parametrize("axis", [0, 2])
-def test_a_mirrored_reference_is_told(lab: Lab, tmp_path: Path, axis: int) -> None:
+@pytest.mark.parametrize(("axis", "candidates"), [(0, ()), (2, NETWORK)])
+def test_a_mirrored_reference_is_told(
+    lab: Lab, tmp_path: Path, axis: int, candidates: tuple[str, ...]
+) -> None:
     volume = read_volume(lab / "map.mrc")
     mirrored, out = tmp_path / "mirrored.mrc", tmp_path / "out.star"
     write_volume(Volume(volume.voxels.flip(axis).roll(1, axis), PIXEL_SIZE), mirrored)
-    options = ("--reference", mirrored, "--out", out, "--root", lab.folder)
+    options = ("--reference", mirrored, "--out", out, "--root", lab.folder, "--max-shift", 1, *candidates)
     lines = run("predict", lab / "model", lab / "few.star", *options).stderr.splitlines()
     told = [line for line in lines if "explains only" in line]
     assert len(told) == 1
@@ -371,20 +376,28 @@ def test_another_molecule_is_told(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Path) -> None:
-    """The model's orientations are of another frame: its candidates lead nowhere, a search does."""
+    """The model's orientations are of another frame: its candidates lead nowhere, a search does. That it is
+    of another frame is told nonetheless, unless the search alone was asked for."""
     voxels = read_volume(lab / "map.mrc").voxels
     quarter = voxels.transpose(1, 2).flip(2).roll(1, 2)  # about z: (x, y) goes to (-y, x)
     path, out = tmp_path / "turned.mrc", tmp_path / "out.star"
     write_volume(Volume(quarter, PIXEL_SIZE), path)
     common = ("predict", lab / "model", lab / "few.star", "--reference", path, "--root", lab.folder)
-    assert "it may be turned" in run(*common, "--out", out).stderr
-    options = ("--candidates", "search", "--max-shift", 2.2, "--overwrite")
-    result = run(*common, "--out", out, *options)
-    assert "explains only" not in result.stderr
-    found, truth = poses_from_star(read_star(out)), poses_from_star(read_star(lab / "few.star"))
-    assert found is not None and truth is not None
+    truth = poses_from_star(read_star(lab / "few.star"))
+    assert truth is not None
     turned = compose(torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5]), truth.quaternions)
-    assert float(torch.rad2deg(orientation_errors(found.quaternions, turned).median())) < 3
+    for candidates, is_told, is_found in (
+        ("network", True, False),
+        ("both", True, True),
+        ("search", False, True),
+    ):
+        options = ("--candidates", candidates, "--max-shift", 2.2, "--overwrite")
+        result = run(*common, "--out", out, *options)
+        assert ("it may be turned" in result.stderr) == ("explains only" in result.stderr) == is_told
+        found = poses_from_star(read_star(out))
+        assert found is not None
+        error = orientation_errors(found.quaternions, turned).median()
+        assert (float(torch.rad2deg(error)) < 3) == is_found
 
 
 @pytest.mark.parametrize(
@@ -404,9 +417,7 @@ def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Pa
         (("--max-shift", "inf"), "found inf"),
     ],
 )
-def test_bad_options_of_predict(
-    lab: Lab, tmp_path: Path, options: tuple[object, ...], words: str
-) -> None:
+def test_bad_options_of_predict(lab: Lab, tmp_path: Path, options: tuple[object, ...], words: str) -> None:
     common = ("--out", tmp_path / "out.star", "--root", lab.folder)
     named = [lab / "map.mrc" if option == MAP else option for option in options]
     assert words in refused("predict", lab / "model", lab / "few.star", *common, *named)
@@ -443,7 +454,7 @@ def test_a_low_resolution_limits_what_is_compared(lab: Lab, tmp_path: Path) -> N
     """At 60 Å, shell 6 of this box, poses are known less well than with all that the map shows."""
     out, bounds = tmp_path / "out.star", []
     for resolution in (60, 30):
-        options = ("--reference", lab / "map.mrc", "--resolution", resolution, "--overwrite")
+        options = ("--reference", lab / "map.mrc", "--resolution", resolution, "--overwrite", *NETWORK)
         run("predict", lab / "model", lab / "few.star", "--out", out, "--root", lab.folder, *options)
         bounds.append(float(np.median(column(out, "cryoforumBoundDeg"))))
         assert median_error_deg(out, lab / "few.star") < 8
@@ -467,9 +478,8 @@ def test_particles_of_two_halves_come_back_in_their_order(lab: Lab) -> None:
     particles = particles_from_star(star)
     reference = load_reference(lab / "model")
     assert reference is not None
-    poser = finding.make_poser(
-        load_model(lab / "model"), reference, particles, posing.PosingConfig(), halves=True
-    )
+    config = posing.PosingConfig(source="network")
+    poser = finding.make_poser(load_model(lab / "model"), reference, particles, config, halves=True)
     rows = torch.tensor([3, 0, 8, 5, 2, 11])
     together = posing.pose_batch(poser, particles.select(rows))
     for at, row in enumerate(rows):

@@ -113,9 +113,7 @@ def test_a_kill_at_any_moment_loses_no_finished_batch(
     folder: Path, tmp_path: Path, batch_sizes: list[int]
 ) -> None:
     """One run after the other is killed from outside until one is through; together they do every row once."""
-    slow = (
-        "batch = predicting.predict_batch\npredicting.predict_batch = lambda *a: time.sleep(0.03) or batch(*a)"
-    )
+    slow = "batch = predicting.predict_batch\npredicting.predict_batch = lambda *a: time.sleep(0.03) or batch(*a)"
     script, out = child(tmp_path, slow), tmp_path / "out.star"
     log = tmp_path / ".out.progress-1-of-1"
     running = subprocess.Popen(

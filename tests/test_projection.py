@@ -163,9 +163,7 @@ def test_a_cropped_transform_is_the_middle_of_the_padded_one(box: int, radius: i
 def test_the_plane_where_a_cropped_transform_meets_its_mates_is_hermitian() -> None:
     found = torch.view_as_complex(cropped_transform(smooth_map(16), 5))
     plane = found[:, :, 0]
-    torch.testing.assert_close(
-        plane, plane.flip(0, 1).conj(), atol=1e-5 * float(plane.abs().max()), rtol=0
-    )
+    torch.testing.assert_close(plane, plane.flip(0, 1).conj(), atol=1e-5 * float(plane.abs().max()), rtol=0)
     centre = found.shape[0] // 2
     total = (smooth_map(16) / gridding_correction(16)).sum()
     assert float(found[centre, centre, 0].real) == pytest.approx(float(total), rel=1e-5)

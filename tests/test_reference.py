@@ -25,6 +25,7 @@ from cryoforum.reference import (
     reference_from_map,
     save_reference,
     with_noise,
+    with_origin_reach,
 )
 
 BOX, COUNT = 24, 120
@@ -68,7 +69,9 @@ def made() -> Reference:
     reference = reference_from_half_maps(reconstruct(found), "C1")
     rows = torch.arange(COUNT)
     assert found.subsets is not None
-    return with_noise(reference, noise_of_halves(reference, found, rows, found.subsets[rows]))
+    reference = with_noise(reference, noise_of_halves(reference, found, rows, found.subsets[rows]))
+    assert found.poses is not None
+    return with_origin_reach(reference, found.poses)
 
 
 def test_shells_are_weighted_by_what_their_fsc_says(without_mask: None) -> None:
@@ -208,6 +211,7 @@ def test_round_trip(made: Reference, tmp_path: Path) -> None:
             assert found.pixel_size_angstrom == pytest.approx(PIXEL_SIZE)
         assert loaded.highest_frequency == reference.highest_frequency
         assert loaded.symmetry == reference.symmetry
+        assert loaded.origin_reach_angstrom == pytest.approx(reference.origin_reach_angstrom)
         assert loaded.fsc is not None and reference.fsc is not None
         torch.testing.assert_close(loaded.fsc.double(), reference.fsc.double(), rtol=1e-5, atol=1e-6)
         equal(loaded.noise, reference.noise)
@@ -225,6 +229,18 @@ def test_a_folder_without_a_reference_has_none_and_forgetting_leaves_the_rest(
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
     forget_reference(tmp_path)
     assert load_reference(tmp_path) is None
+
+
+def test_the_reach_of_origins_leaves_out_one_in_a_hundred(made: Reference) -> None:
+    shifts = 10 * torch.rand(500, 2, generator=seeded(0)) - 5
+    far = shifts.clone()
+    far[::250, 1] = -90
+    for given, sign in ((shifts, 1), (far, 1), (shifts, -1)):
+        poses = Poses(torch.zeros(500, 4), sign * given)
+        reach = with_origin_reach(made, poses).origin_reach_angstrom
+        assert reach is not None and 4.5 < reach <= 5
+        within = (given.abs() <= reach).all(1)
+        assert 0.985 < float(within.double().mean()) <= 0.995
 
 
 def test_only_a_whole_reference_is_saved(made: Reference, tmp_path: Path) -> None:
@@ -282,9 +298,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damaged_folders_are_refused_in_one_line(made: Reference, tmp_path: Path, damage: str) -> None:
     save_reference(made, tmp_path)
     DAMAGES[damage](tmp_path)
-    with pytest.raises(
-        ValueError, match="expected the reference written by 'cryoforum train' in"
-    ) as refusal:
+    with pytest.raises(ValueError, match="expected the reference written by 'cryoforum train' in") as refusal:
         load_reference(tmp_path)
     message = str(refusal.value)
     assert str(tmp_path) in message and "\n" not in message and len(message) < 600

@@ -156,8 +156,8 @@ def predict(
         ),
     ] = None,
     candidates: Annotated[
-        str, typer.Option(help="Where polishing starts: network, search or both.")
-    ] = "network",
+        str | None, typer.Option(help="Where polishing starts: network, search or both (the default).")
+    ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Map to compare with instead of the model's own.")
     ] = None,
@@ -223,7 +223,7 @@ def match(
         options = PredictionOptions(
             reference=reference,
             resolution_angstrom=resolution,
-            posing=PosingConfig("search", max_shift, refine_defocus),
+            posing=PosingConfig(None, max_shift, refine_defocus),
         )
         with progress_bars() as bar:
             output = Output(out, bar, None, shard, batch_size, overwrite, tell=_tell)

@@ -23,7 +23,7 @@ from cryoforum.noise import (
 )
 from cryoforum.particles import Particles, Predictions, Volume, joined_predictions
 from cryoforum.polishing import PolishingConfig
-from cryoforum.posing import BATCH_SIZE, Poser, PosingConfig, pose_in_batches
+from cryoforum.posing import BATCH_SIZE, CandidateSource, Poser, PosingConfig, pose_in_batches
 from cryoforum.projection import cropped_transform
 from cryoforum.reference import Reference
 
@@ -59,8 +59,6 @@ def find_poses(
     halves : compare each half set with its own half's reference.
     progress, tell : called with the number of images done; and with what the user should know.
     """
-    if model is None:
-        config = replace(config, source="search")
     poser = make_poser(model, reference, particles, config, halves=halves, tell=tell)
     batches = []
     for predictions in pose_in_batches(poser, particles, batch_size):
@@ -88,7 +86,7 @@ def make_poser(
     halves : whether each half set is compared with its own half's reference.
     tell : told, in one line each, what the user should know.
     """
-    config = _fitted(config, reference)
+    config = _fitted(config, reference, model)
     transforms = _transforms(reference, particles, halves)
     rows = _sample(len(particles))
     background = background_noise(particles, rows, transforms[0], config.search.highest_frequency)
@@ -98,22 +96,36 @@ def make_poser(
     if len(rows) < FEWEST_OF_A_GROUP:
         return poser
     poser, found = _measured(poser, particles, rows, rounds=1 if reference.noise else 2)
-    share = explained_share(poser.noise, background, config.search.highest_frequency)
+    judge = poser
+    if config.source == "both" and reference.halves is None:
+        # A search fits a map of either hand, turned in any way: whether it is the model's, the network tells.
+        judge, _ = _measured(_with_source(poser, "network"), particles, rows, rounds=1)
+    highest = config.search.highest_frequency
+    share = explained_share(judge.noise, background, highest)
     if share < LEAST_EXPLAINED:
-        tell(_doubt(share, poser, reference, particles, rows, background))
-    elif config.source != "network" and _are_faint(found):
+        tell(_doubt(share, judge, reference, particles, rows, background))
+    fits = explained_share(poser.noise, background, highest) >= LEAST_EXPLAINED
+    if fits and config.source != "network" and _are_faint(found):
         tell("the particles are faint: searching orientations on a finer grid, with more frequencies")
-        fine = _fitted(replace(config, search=FINE_SEARCH, polishing=FINE_POLISHING), reference)
+        fine = _fitted(replace(config, search=FINE_SEARCH, polishing=FINE_POLISHING), reference, model)
         poser = _unmeasured_poser(model, reference, transforms, poser.noise, particles.box, fine)
     return poser
 
 
-def _fitted(config: PosingConfig, reference: Reference) -> PosingConfig:
-    """The same, searching no further than the reference shows and as far as its particles were off."""
+def _fitted(config: PosingConfig, reference: Reference, model: TrainedModel | None) -> PosingConfig:
+    """The same with what was left open, searching no further than the reference shows."""
     highest = min(config.search.highest_frequency, reference.highest_frequency)
     reach = (reference.origin_reach_angstrom or 0.0) / reference.full.pixel_size_angstrom
     largest = max(LEAST_SHIFT_PIXEL, reach) if config.max_shift_pixel is None else config.max_shift_pixel
-    return replace(config, search=replace(config.search, highest_frequency=highest, max_shift_pixel=largest))
+    return replace(
+        config,
+        source="search" if model is None else config.source or "both",
+        search=replace(config.search, highest_frequency=highest, max_shift_pixel=largest),
+    )
+
+
+def _with_source(poser: Poser, source: CandidateSource) -> Poser:
+    return replace(poser, config=replace(poser.config, source=source))
 
 
 def _transforms(reference: Reference, particles: Particles, halves: bool) -> tuple[Tensor, ...]:

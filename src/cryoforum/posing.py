@@ -37,20 +37,20 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True)
 class PosingConfig:
-    """source: where candidates come from.
+    """source: where candidates come from; None: network and search, the search alone where there is no model.
     max_shift_pixel: how far origins are looked for along x and y; None: as far as those of the reference's
         own particles were off, at least 3.
     refine_defocus: look for each particle's own defocus, too.
     """
 
-    source: CandidateSource = "network"
+    source: CandidateSource | None = None
     max_shift_pixel: float | None = None
     refine_defocus: bool = False
     search: SearchConfig = field(default_factory=SearchConfig)
     polishing: PolishingConfig = field(default_factory=PolishingConfig)
 
     def __post_init__(self) -> None:
-        if self.source not in get_args(CandidateSource):
+        if self.source is not None and self.source not in get_args(CandidateSource):
             known = ", ".join(get_args(CandidateSource))
             raise ValueError(f"expected --candidates {known}, found '{self.source}'")
 

@@ -96,7 +96,9 @@ def predict_to_star(
     reference = own
     if options.reference is not None:
         reference = _loaded_reference(options, particles, model.config.symmetry, output.tell)
-    if reference is None and (options.polish or options.halves or options.posing.source != "network"):
+    if reference is None and (
+        options.polish or options.halves or options.posing.source in ("search", "both")
+    ):
         raise ValueError(
             f"{model_folder} has no reference to compare images with; give a map with --reference"
         )
@@ -119,8 +121,7 @@ def match_to_star(
     star = read_star(star_path)
     particles = checked_particles(star, root)
     reference = _loaded_reference(options, particles, symmetry, output.tell)
-    posing = replace(options.posing, source="search")
-    poser = make_poser(None, reference, particles, posing, tell=output.tell)
+    poser = make_poser(None, reference, particles, options.posing, tell=output.tell)
     return _write_poses(star, particles, lambda batch: pose_batch(poser, batch), symmetry, options, output)
 
 
