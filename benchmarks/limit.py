@@ -172,7 +172,7 @@ def row(
         f"{shifts.median() / limit.origin_pixel:.3f}",
         f"{speed:.0f}",
     )
-    notes = "".join(f" ({line.split(':')[0]})" for line in told if "rlnOrigin" not in line)
+    notes = "".join(f" ({line.split(':')[0]})" for line in told)
     return f"| {' | '.join((*labels[:-1], labels[-1] + notes, *values))} |"
 
 

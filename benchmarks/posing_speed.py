@@ -69,13 +69,13 @@ def steps(arguments: argparse.Namespace) -> None:
     star = read_star(arguments.particles)
     particles = particles_from_star(select_rows(star, torch.arange(COUNT)))
     model, reference = load_model(arguments.model), load_reference(arguments.model)
-    poser = make_poser(model, reference, particles, PosingConfig())
+    poser = make_poser(model, reference, particles, PosingConfig("network"))
     batch = next(loaded_batches(particles, COUNT))
     everything = torch.arange(COUNT)
     images = poser.noise.whiten(batch, everything, poser.points)
     templates, transform = poser.templates[0], poser.transforms[0]
     numbers = network_numbers(model, batch)
-    density = log_density(numbers, model.config.network, model.config.symmetry, templates.rotations)
+    density = log_density(numbers, model.config.network, poser.features)
     starts = candidates(templates, images, density)
 
     def polished() -> object:
@@ -130,7 +130,15 @@ def relion(arguments: argparse.Namespace) -> None:
         refine += ["--ini_high", "20", "--offset_range", "3", "--offset_step", "2", "--pad", "2", "--j", "2"]
         refine += ["--particle_diameter", diameter, "--tau2_fudge", "4", "--norm", "--scale"]
         refine += ["--flatten_solvent", "--zero_mask", "--dont_check_norm", "--o", "refined/run"]
-        ours = [COMMAND, "predict", arguments.model.absolute(), "particles.star", "--out", "ours.star"]
+        ours = [
+            COMMAND,
+            "predict",
+            arguments.model.absolute(),
+            "particles.star",
+            "--out",
+            "ours.star",
+            "--no-halves",
+        ]
         result = "refined/run_it001_data.star"
         runs = (
             ("relion_refine, 7.5° throughout", 256, [*refine, *EXHAUSTIVE, "--i", "few.star"], result),

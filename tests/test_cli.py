@@ -182,12 +182,9 @@ def test_the_ten_numbers_are_the_belief(done: Run) -> None:
 def test_filter_parts_the_set_by_its_statistic(done: Run) -> None:
     kept, dropped = read_star(done / "kept.star"), read_star(done / "dropped.star")
     assert (len(kept), len(dropped)) == (45, 15)
-    kept_trace, dropped_trace = (
-        number_column(kept, "cryoforumTrace"),
-        number_column(dropped, "cryoforumTrace"),
-    )
-    assert kept_trace is not None and dropped_trace is not None
-    assert kept_trace.max() <= dropped_trace.min()
+    kept_error, dropped_error = (number_column(star, "cryoforumExpectedErrorDeg") for star in (kept, dropped))
+    assert kept_error is not None and dropped_error is not None
+    assert kept_error.max() <= dropped_error.min()
     names = [*kept.particles["rlnImageName"], *dropped.particles["rlnImageName"]]
     assert sorted(names) == sorted(read_star(done / "predictions.star").particles["rlnImageName"])
     assert kept.particles["rlnImageName"].is_monotonic_increasing
@@ -225,9 +222,12 @@ def test_the_truth_makes_a_map_of_the_molecule_and_no_error(done: Run, tmp_path:
     assert "optimistic" not in output and "resolution at FSC 0.143" in output
 
 
-def test_one_model_is_said_to_be_optimistic(done: Run, tmp_path: Path) -> None:
-    output = run("reconstruct", done / "kept.star", "--out", tmp_path / "map").output
+def test_one_reference_for_both_halves_is_said_to_be_optimistic(done: Run, tmp_path: Path) -> None:
+    together = tmp_path / "together.star"
+    run("predict", done / "model", done / "particles.star", "--no-halves", "--out", together)
+    output = run("reconstruct", together, "--out", tmp_path / "map", "--root", done.folder).output
     assert "optimistic" in output
+    assert "optimistic" not in run("reconstruct", done / "kept.star", "--out", tmp_path / "apart").output
 
 
 def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
@@ -336,7 +336,7 @@ def test_the_demonstration_shows_poses_before_and_after_polishing(
     assert bound is not None and summary["bound"]["median_deg"] == pytest.approx(np.median(bound), rel=1e-4)
     assert number_column(stars["network"], "cryoforumBoundDeg") is None
     independent = {kind: values["independent"] for kind, values in summary["resolutions"].items()}
-    assert independent == {"true": True, "network": False, "predicted": False, "filtered": False}
+    assert independent == {"true": True, "network": False, "predicted": True, "filtered": True}
     steps = [entry["step"] for entry in summary["timings"]]
     assert steps.index("predict, network alone") < steps.index("predict and polish")
     for words in ("polished", "Cramér-Rao bound", "median shift error: network alone", "optimistic"):

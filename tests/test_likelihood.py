@@ -129,7 +129,8 @@ def test_the_expected_gradient_falls_by_the_information() -> None:
     """Of an image at its expectation, the gradient a small step off is minus information times step."""
     images = in_double(noisy_images(3))
     transform = cropped_transform(blobs(BOX).double(), RADIUS)
-    pose = tuple(part.double() for part in random_poses(3, seed=2))
+    quaternions, origins = random_poses(3, seed=2)
+    pose = quaternions.double(), origins.double()
     images = replace(images, values=models(transform, images, *pose))
     rows = torch.arange(3)
     information = evaluate_plainly(transform, images, rows, *pose).information

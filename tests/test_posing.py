@@ -100,8 +100,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), folder / "map.mrc")
     run("simulate", "--structure", folder / "map.mrc", "--out", folder, "--n", COUNT, *SMALL, "--seed", 7)
     star = read_star(star_path)
-    labels = {"rlnRandomSubset": torch.arange(COUNT) % 2 + 1, "myLabel": [f"# {row}" for row in range(COUNT)]}
-    write_star(with_columns(star, labels), star_path)
+    star = with_columns(star, {"rlnRandomSubset": torch.arange(COUNT) % 2 + 1})
+    write_star(with_columns(star, {"myLabel": [f"# {row}" for row in range(COUNT)]}), star_path)
     star = read_star(star_path)
     write_star(select_rows(star, range(80)), folder / "few.star")
     (folder / "config.toml").write_text(TOML)
@@ -267,8 +267,10 @@ def test_half_sets_stay_apart(lab: Lab, predicted: Path, tmp_path: Path) -> None
 def test_half_sets_are_drawn_where_they_are_wanted_and_not_there(lab: Lab, tmp_path: Path) -> None:
     star = read_star(lab / "particles.star")
     bare, out = lab / "bare.star", lab / "drawn.star"
-    whole = star.particles.drop(columns="rlnRandomSubset")
-    write_star(type(star)(star.path, star.optics, whole), bare)
+    whole = type(star)(star.path, star.optics, star.particles.drop(columns="rlnRandomSubset"))
+    parts = load_model(lab / "model").parts
+    new = [row for row, name in enumerate(whole.particles["rlnImageName"]) if parts[name] != "train"]
+    write_star(select_rows(whole, new), bare)
     run("predict", lab / "model", bare, "--out", out, *NETWORK)
     assert "rlnRandomSubset" not in read_star(out).particles
     assert not independent(out, tmp_path / "one")
@@ -277,6 +279,10 @@ def test_half_sets_are_drawn_where_they_are_wanted_and_not_there(lab: Lab, tmp_p
     assert sorted(np.unique(subsets)) == [1, 2] and abs(subsets.mean() - 1.5) < 0.01
     np.testing.assert_array_equal(column(out, "cryoforumReferenceHalf"), subsets)
     assert independent(out, tmp_path / "two")
+    # Those of the training are in one half's map already, and nobody knows in which.
+    write_star(whole, bare)
+    words = refused("predict", lab / "model", bare, "--out", out, "--halves", "--overwrite", *NETWORK)
+    assert "expected rlnRandomSubset for --halves" in words
 
 
 def test_a_half_set_is_posed_by_the_map_of_its_half(lab: Lab, predicted: Path, tmp_path: Path) -> None:

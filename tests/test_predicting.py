@@ -115,7 +115,7 @@ def test_a_kill_at_any_moment_loses_no_finished_batch(
     """One run after the other is killed from outside until one is through; together they do every row once."""
     slow = "batch = predicting.predict_batch\npredicting.predict_batch = lambda *a: time.sleep(0.03) or batch(*a)"
     script, out = child(tmp_path, slow), tmp_path / "out.star"
-    log = tmp_path / ".out.progress-1-of-1"
+    log = tmp_path / ".out.star.progress-1-of-1"
     running = subprocess.Popen(
         [sys.executable, script, *command(folder, out)], env=environment(), stderr=subprocess.DEVNULL
     )
@@ -186,7 +186,9 @@ def interrupted(folder: Path, tmp_path: Path) -> Path:
 
 
 def test_other_options_and_rows_start_anew(folder: Path, interrupted: Path, batch_sizes: list[int]) -> None:
-    assert "continuing" not in predict(folder, interrupted, "--part", "test").stderr
+    said = predict(folder, interrupted, "--part", "test").stderr
+    assert "continuing" not in said
+    assert "starting anew: 40 particles were done with other options or files" in said
     assert sum(batch_sizes) == COUNT // 2 == len(read_star(interrupted))
     assert leftovers(interrupted.parent) == []
 
@@ -217,6 +219,20 @@ def test_changed_inputs_start_anew(
     assert (out.read_bytes() == (folder / "whole.star").read_bytes()) == (changed == "nothing")
 
 
+def test_a_shard_of_changed_images_starts_anew(
+    folder: Path, tmp_path: Path, batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "out.star"
+    subprocess.run(["cp", "-rp", folder, work], check=True)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        predict(work, out, "--shard", "1/2", code=130)
+    write_stack(work / "particles.mrcs", [torch.randn(COUNT, BOX, BOX)], COUNT, BOX, PIXEL_SIZE)
+    batch_sizes.clear()
+    assert "continuing" not in predict(work, out, "--shard", "1/2").stderr
+    assert sum(batch_sizes) == len(read_star(out))
+
+
 def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Path, tmp_path: Path) -> None:
     """First started without a launcher, that would end the one that waits: the lost connection tells it."""
     failing = (
@@ -226,7 +242,7 @@ def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Pat
         "    return batch(model, particles)\n"
         "predicting.predict_batch = failing"
     )
-    out, logs = tmp_path / "out.star", [tmp_path / f".out.progress-{rank}-of-2" for rank in (1, 2)]
+    out, logs = tmp_path / "out.star", [tmp_path / f".out.star.progress-{rank}-of-2" for rank in (1, 2)]
     arguments = [sys.executable, str(child(tmp_path, failing)), *command(folder, out)]
     group = environment() | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     running = [
@@ -311,7 +327,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_sizes: list[int]
 ) -> None:
     assert "no folder" in predict(folder, tmp_path / "none" / "out.star", code=1).stderr
-    (tmp_path / ".out.progress-1-of-1").mkdir()
+    (tmp_path / ".out.star.progress-1-of-1").mkdir()
     assert "Error: [Errno 21]" in predict(folder, tmp_path / "out.star", code=1).stderr
     assert batch_sizes == []
 

@@ -38,12 +38,16 @@ def shells_of(box: int) -> Tensor:
     return (axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2).sqrt().round().long()
 
 
+def half_maps(first: Tensor, second: Tensor) -> HalfMaps:
+    """Two maps and their mean."""
+    half1, half2, full = (Volume(voxels, PIXEL_SIZE) for voxels in (first, second, (first + second) / 2))
+    return HalfMaps(half1, half2, full, independent=True)
+
+
 def noisy_halves(deviation: float = 0.03) -> HalfMaps:
     """The blobs twice, each with noise of its own, and their mean."""
     noise = deviation * torch.randn(2, BOX, BOX, BOX, generator=seeded(0))
-    first, second = blobs(BOX) + noise
-    maps = (Volume(voxels, PIXEL_SIZE) for voxels in (first, second, (first + second) / 2))
-    return HalfMaps(*maps, independent=True)
+    return half_maps(*(blobs(BOX) + noise))
 
 
 def particles(deviation: float = 1.0, seed: int = 0, strength: float = 1.0) -> Particles:
@@ -118,13 +122,11 @@ def test_it_is_used_up_to_where_the_halves_agree() -> None:
     assert reference.fsc is not None
     highest = reference.highest_frequency
     assert bool((reference.fsc[1 : highest + 1] >= 0.143).all()) and float(reference.fsc[highest + 1]) < 0.143
-    same = blobs(BOX)
-    perfect = HalfMaps(*(Volume(same, PIXEL_SIZE) for _ in range(3)), independent=True)
+    perfect = half_maps(blobs(BOX), blobs(BOX))
     assert reference_from_half_maps(perfect).highest_frequency == BOX // 2 - 1
     strangers = torch.randn(2, BOX, BOX, BOX, generator=seeded(3))
-    maps = (Volume(voxels, PIXEL_SIZE) for voxels in (*strangers, strangers.mean(0)))
     with pytest.raises(ValueError, match="half maps that agree"):
-        reference_from_half_maps(HalfMaps(*maps, independent=True))
+        reference_from_half_maps(half_maps(*strangers))
 
 
 def test_a_half_holds_the_images_of_its_own_half_alone(
@@ -267,6 +269,11 @@ def other_map(name: str, box: int) -> Callable[[Path], object]:
     return lambda folder: write_volume(Volume(blobs(box), PIXEL_SIZE), folder / name)
 
 
+def made_a_folder(folder: Path) -> None:
+    (folder / "reference.json").unlink()
+    (folder / "reference.json").mkdir()
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "no map": lambda folder: (folder / "reference.mrc").unlink(),
     "no half map": lambda folder: (folder / "reference_half2.mrc").unlink(),
@@ -278,7 +285,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "empty description": lambda folder: (folder / "reference.json").write_text(""),
     "binary": lambda folder: (folder / "reference.json").write_bytes(b"\xff\x00"),
     "a list": lambda folder: (folder / "reference.json").write_text("[1]"),
-    "a folder": lambda folder: [(folder / "reference.json").unlink(), (folder / "reference.json").mkdir()],
+    "a folder": made_a_folder,
     "foreign JSON": lambda folder: (folder / "reference.json").write_text('{"a": 1}'),
     "of the future": edit(format="cryo-forum reference 2"),
     "without symmetry": edit(symmetry="gone"),

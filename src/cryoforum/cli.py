@@ -43,6 +43,7 @@ Resolution = Annotated[float | None, typer.Option(help="Å up to which the given
 Defocus = Annotated[
     bool, typer.Option("--refine-defocus", help="Find each particle's own defocus (rlnDefocusU/V), too.")
 ]
+Scale = Annotated[bool, typer.Option("--refine-scale", help="Polish each particle at its own strength.")]
 MaxShift = Annotated[
     float | None,
     typer.Option(
@@ -164,6 +165,7 @@ def predict(
     resolution: Resolution = None,
     max_shift: MaxShift = None,
     refine_defocus: Defocus = False,
+    refine_scale: Scale = False,
     halves: Annotated[
         bool | None,
         typer.Option(
@@ -193,7 +195,7 @@ def predict(
             reference=reference,
             resolution_angstrom=resolution,
             halves=halves,
-            posing=PosingConfig(candidates, max_shift, refine_defocus),  # type: ignore[arg-type]
+            posing=PosingConfig(candidates, max_shift, refine_defocus, refine_scale),  # type: ignore[arg-type]
         )
         with progress_bars() as bar:
             output = Output(out, bar, part, shard, batch_size, overwrite, tell=_tell)
@@ -210,6 +212,7 @@ def match(
     resolution: Resolution = None,
     max_shift: MaxShift = None,
     refine_defocus: Defocus = False,
+    refine_scale: Scale = False,
     shard: Shard = None,
     batch_size: BatchSize = 256,
     root: Root = None,
@@ -223,7 +226,7 @@ def match(
         options = PredictionOptions(
             reference=reference,
             resolution_angstrom=resolution,
-            posing=PosingConfig(None, max_shift, refine_defocus),
+            posing=PosingConfig(None, max_shift, refine_defocus, refine_scale),
         )
         with progress_bars() as bar:
             output = Output(out, bar, None, shard, batch_size, overwrite, tell=_tell)
@@ -236,7 +239,12 @@ def filter_(
     predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
     out: Out,
     keep: Annotated[float, typer.Option(help="Share of particles to keep.")] = 0.75,
-    by: Annotated[str, typer.Option(help="trace (eq. 7 of the paper) or max (eq. 6).")] = "trace",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="error (expected; the default for polished poses), trace (eq. 7 of the paper), max (eq. 6)."
+        ),
+    ] = None,
     drop_out: Annotated[Path | None, typer.Option(help="Write the others here.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -417,7 +425,10 @@ def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
 
 
 def _tell(line: str) -> None:
-    typer.echo(line, err=True)
+    from cryoforum.compute import process_rank_and_count
+
+    if process_rank_and_count()[0] == 0:
+        typer.echo(line, err=True)
 
 
 def _say_what_was_written(count: int, out: Path, root: Path) -> None:

@@ -7,6 +7,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cryoforum.harmonics import least_degree
 
+# Of the exponential family: its basis takes gigabytes and minutes beyond, as for n-fold axes of n above 16.
+HIGHEST_DEGREE = 16
+
 
 @dataclass(frozen=True)
 class SimulationConfig:
@@ -97,6 +100,8 @@ class Config:
         if self.network.head == "exponential_family":
             expected = f"degree of {least} or more for symmetry {self.symmetry}"
             _require(self.network.degree >= least, expected, self.network.degree)
+            expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum match' needs none"
+            _require(self.network.degree <= HIGHEST_DEGREE, expected, self.network.degree)
 
 
 def _require(is_met: bool, expected: str, found: object) -> None:

@@ -106,7 +106,7 @@ def run_demo(
     ):
         with _timed(step, test_count, timings):
             _predict(out, name, polish, bar, tell)
-    filter_star(out / "predictions.star", KEPT_SHARE, "trace", out / "kept.star", None, overwrite=False)
+    filter_star(out / "predictions.star", KEPT_SHARE, None, out / "kept.star", None, overwrite=False)
     _write_truth(out)
     resolutions = _reconstruct(out, bar, timings)
     result = _measured(out, resolutions)

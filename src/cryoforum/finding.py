@@ -14,6 +14,7 @@ from torch import Tensor
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.likelihood import frequency_points
 from cryoforum.matching import SearchConfig, make_templates
+from cryoforum.network.heads import density_features
 from cryoforum.noise import (
     FEWEST_OF_A_GROUP,
     NoiseModel,
@@ -35,6 +36,7 @@ SMALLEST_SAMPLE, LARGEST_SAMPLE = 128, 512
 FAINT_GAIN = 120.0
 FINE_SEARCH = SearchConfig(nside=5, highest_frequency=14, candidates=32, separation_deg=14.0)
 FINE_POLISHING = PolishingConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
+OUTLIER_VARIANCE = 10.0  # of an image over the median: ice or metal, which would pass for everyone's noise
 LEAST_EXPLAINED = 0.5  # share of the signal in the images below which a reference is doubtful
 LEAST_SHIFT_PIXEL = 3.0  # that origins are searched for, where nothing is known of them or they are small
 
@@ -88,12 +90,12 @@ def make_poser(
     """
     config = _fitted(config, reference, model)
     transforms = _transforms(reference, particles, halves)
-    rows = _sample(len(particles))
+    rows = _sample(particles)
     background = background_noise(particles, rows, transforms[0], config.search.highest_frequency)
-    poser = _unmeasured_poser(
-        model, reference, transforms, reference.noise or background, particles.box, config
-    )
+    first = background if reference.noise is None else reference.noise.adapted_to(background)
+    poser = _unmeasured_poser(model, reference, transforms, first, particles.box, config)
     if len(rows) < FEWEST_OF_A_GROUP:
+        tell(f"fewer than {FEWEST_OF_A_GROUP} particles: too few to measure noise or to doubt the reference")
         return poser
     poser, found = _measured(poser, particles, rows, rounds=1 if reference.noise else 2)
     judge = poser
@@ -149,7 +151,10 @@ def _unmeasured_poser(
         make_templates(transform, box, config.search, reference.symmetry) for transform in transforms
     )
     points = frequency_points(box, reference.highest_frequency)
-    return Poser(model, config, noise, points, transforms, templates)
+    features = torch.empty(0)
+    if model is not None:
+        features = density_features(model.config.network, model.config.symmetry, templates[0].rotations)
+    return Poser(model, config, noise, points, transforms, templates, features)
 
 
 def _measured(poser: Poser, particles: Particles, rows: Tensor, rounds: int) -> tuple[Poser, Predictions]:
@@ -175,7 +180,7 @@ def _doubt(
     """What may be wrong where the reference does not explain the images."""
     found = f"the reference explains only {100 * max(share, 0):.0f} % of the signal in the images"
     if poser.model is None or poser.config.source == "search" or reference.halves is not None:
-        return f"{found}: it may be another molecule, or the images' CTF or pixel size may be wrong"
+        return f"{found}: it may be another molecule, or the images' CTF, contrast or pixel size may be wrong"
     for axis in range(3):  # which plane a map was mirrored at nobody knows
         voxels = reference.full.voxels.flip(axis).roll(1, axis)  # voxel n // 2 stays
         other_hand = replace(reference, full=replace(reference.full, voxels=voxels))
@@ -195,10 +200,16 @@ def _doubt(
     )
 
 
-def _sample(count: int) -> Tensor:
-    """Rows spread evenly over ``count`` particles."""
+def _sample(particles: Particles) -> Tensor:
+    """Rows spread evenly over the particles, without images that are far stronger than the others."""
+    count = len(particles)
     size = min(max(count // 8, SMALLEST_SAMPLE), LARGEST_SAMPLE, count)
-    return torch.linspace(0, count - 1, size, dtype=torch.float64).round().long()
+    rows = torch.linspace(0, count - 1, size, dtype=torch.float64).round().long()
+    variance = torch.cat([particles.images[part].var(dim=(1, 2)) for part in rows.split(BATCH_SIZE)])
+    usual = variance.median()
+    if not usual > 0:
+        raise ValueError("expected particles with contrast, found constant images for at least half of them")
+    return rows[variance < OUTLIER_VARIANCE * usual]
 
 
 def _are_faint(found: Predictions) -> bool:

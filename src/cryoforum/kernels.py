@@ -5,8 +5,13 @@ reads of memory under way, then everything else is arithmetic on whole vectors.
 """
 
 import math
+import os
 
 import numpy as np
+import torch
+
+# numba asks the machine, not OMP_NUM_THREADS: several processes would each take all cores.
+os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
 from numba import njit, prange
 
 BLOCK = 128  # points: their neighbours fit the first-level cache

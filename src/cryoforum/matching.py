@@ -4,6 +4,7 @@ Low frequencies suffice to say roughly where, so that the whole search is one pr
 (images · origins × frequencies) · (frequencies × templates), with CTF and noise in the first of them.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +42,7 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if min(self.nside, self.highest_frequency, self.candidates) < 1:
             raise ValueError("expected nside, highest_frequency and candidates of 1 or more")
-        if not self.max_shift_pixel >= 0:
+        if not 0 <= self.max_shift_pixel < math.inf:
             raise ValueError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")
 
 
@@ -115,8 +116,7 @@ class Candidates:
 
 def candidates(templates: Templates, images: WhitenedImages, log_density: Tensor) -> Candidates:
     """Modes of a log density (n, g) on the templates' rotations, each with the origin that fits best."""
-    rows = _separated_peaks(templates, log_density)
-    height = log_density.gather(1, rows)
+    rows, height = _separated_peaks(templates, log_density)
     relief = height[:, 0] - log_density.median(dim=1).values
     margin = (templates.config.plausible_share * relief).clamp_min(templates.config.plausible_margin)
     return Candidates(
@@ -163,19 +163,20 @@ def grid_belief(templates: Templates, log_density: Tensor) -> OrientationBelief:
     return belief_from_moment(blurred)
 
 
-def _separated_peaks(templates: Templates, log_density: Tensor) -> Tensor:
+def _separated_peaks(templates: Templates, log_density: Tensor) -> tuple[Tensor, Tensor]:
     """Grid rows (n, m) of the highest rotation, of the highest one far enough from it, and so on."""
     group = symmetry_group(templates.symmetry)
     threshold = torch.cos(torch.deg2rad(torch.tensor(templates.config.separation_deg)) / 2)
     remaining = log_density.clone()
-    found = []
+    found, heights = [], []
     for _ in range(min(templates.config.candidates, log_density.shape[1])):
-        best = remaining.argmax(1)
+        height, best = remaining.max(1)  # -inf where no rotation is left
         found.append(best)
+        heights.append(height)
         for element in group:
             turned = compose(element, templates.rotations[best])
             remaining.masked_fill_((turned @ templates.rotations.T).abs() > threshold, -torch.inf)
-    return torch.stack(found, dim=1)
+    return torch.stack(found, dim=1), torch.stack(heights, dim=1)
 
 
 def _best_origins(templates: Templates, images: WhitenedImages, rows: Tensor) -> Tensor:

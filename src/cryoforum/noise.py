@@ -15,6 +15,7 @@ from cryoforum.rotations import random_unitquat
 
 FEWEST_OF_A_GROUP = 50  # particles from which a group's own spectrum is better than that of all
 SCALE_WINDOW = 2  # shells; wider ones do not bring faint particles nearer to their bound
+LEAST_BACKGROUND = 1e-3  # of the power in the images: around particles that were masked there is nothing
 BACKGROUND_INNER, BACKGROUND_OUTER = 0.8, 0.95  # of half the box: from here on an image is taken for noise
 
 
@@ -40,6 +41,14 @@ class NoiseModel:
             for row, group in enumerate(self.groups):
                 result[particles.optics_groups == group] = row + 1
         return result
+
+    def adapted_to(self, background: "NoiseModel") -> "NoiseModel":
+        """That of all groups, in the units of images with another ``background``.
+
+        Groups of the same number may be other microscopes, and every program normalises in its own way.
+        """
+        ratio = (background.power[0, 1:] / self.power[0, 1:]).median()
+        return NoiseModel((), ratio * self.power[:1], ratio * self.signal[:1], ratio.sqrt() * self.scale[:1])
 
     def weight(self, particles: Particles, points: FrequencyPoints) -> Tensor:
         """How strong a projection is in each whitened image, the CTF apart, (n, p)."""
@@ -72,7 +81,9 @@ def background_noise(
     around = 1 - circular_mask(box, BACKGROUND_INNER, BACKGROUND_OUTER)
     images = particles.images[rows]
     level = (images * around).sum((1, 2), keepdim=True) / around.sum()
+    power = _shell_means(_values(images, points), points)
     background = _shell_means(_values((images - level) * around, points), points) / around.square().mean()
+    background = background.maximum(LEAST_BACKGROUND * power)
     low = points.within(highest_frequency)
     random = random_unitquat(len(rows), generator=torch.Generator().manual_seed(0))
     flat = torch.ones(len(rows), len(low.kx))
@@ -81,7 +92,6 @@ def background_noise(
     signal = (bare.transfer * slices_at(transform, random, low)).abs().square().mean(0)
     above = (found - background[low.shell]).sum().clamp_min(0.01 * found.sum())
     scale = (above / signal.sum().clamp_min(torch.finfo(torch.float32).tiny)).sqrt()
-    power = _shell_means(_values(images, points), points)
     excess = (power - background).clamp_min(0)
     return NoiseModel((), background[None], excess[None], torch.full_like(background, scale.item())[None])
 
@@ -108,6 +118,9 @@ def measured_noise(
     box, shells = particles.box, particles.box // 2 + 1
     points = frequency_points(box, box // 2 - 1)
     low = points.within(highest_frequency)
+    # Points of the last shell in use that lie beyond the highest frequency belong with those above it.
+    beyond = (points.radius > highest_frequency) & (points.shell <= highest_frequency)
+    shell = points.shell + beyond.long()
     labels = torch.zeros(len(rows), dtype=torch.long)
     if particles.optics_groups is not None:
         labels = particles.optics_groups[rows]
@@ -126,8 +139,8 @@ def measured_noise(
         model = bare.transfer * model * torch.polar(torch.ones_like(angle), angle)
         products = ((bare.values * model.conj()).real, model.abs().square(), bare.values.abs().square())
         for total, product in zip(sums, products, strict=True):
-            total[batch] = torch.zeros(len(batch), shells).index_add_(1, points.shell, product).double()
-    counts = torch.bincount(points.shell, minlength=shells)
+            total[batch] = torch.zeros(len(batch), shells).index_add_(1, shell, product).double()
+    counts = torch.bincount(shell, minlength=shells)
     found, members = labels.unique(return_counts=True)
     groups = [int(g) for g, n in zip(found, members, strict=True) if n >= FEWEST_OF_A_GROUP]
     chosen_rows = [torch.ones(len(rows), dtype=torch.bool), *(labels == group for group in groups)]
@@ -140,9 +153,10 @@ def measured_noise(
 def explained_share(measured: NoiseModel, background: NoiseModel, highest_frequency: int) -> float:
     """How much of the power above the background the reference explains, up to ``highest_frequency``.
 
-    About 1 for the right molecule at the right poses, whatever the noise.
+    About 1 for the right molecule at the right poses, whatever the noise. The first two shells, which all
+    compact molecules share, do not count.
     """
-    shells = slice(1, highest_frequency + 1)
+    shells = slice(min(3, highest_frequency), highest_frequency + 1)
     explained, left, noise = (
         measured.signal[0, shells],
         measured.power[0, shells],

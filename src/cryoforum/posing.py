@@ -31,6 +31,8 @@ from cryoforum.polishing import (
 )
 
 CandidateSource = Literal["network", "search", "both"]
+ALL_AT_ONCE = PolishingConfig(stage_shells=(), stage_survivors=())
+SCALE_RANGE = 0.3, 3.0  # beyond, an image is junk and its strength means nothing
 DEFOCUS_ROUNDS = 2  # poses and defocus in turn: they hardly depend on each other
 BATCH_SIZE = 256
 
@@ -40,12 +42,13 @@ class PosingConfig:
     """source: where candidates come from; None: network and search, the search alone where there is no model.
     max_shift_pixel: how far origins are looked for along x and y; None: as far as those of the reference's
         own particles were off, at least 3.
-    refine_defocus: look for each particle's own defocus, too.
+    refine_defocus, refine_scale: look for each particle's own defocus, and polish it at its own strength.
     """
 
     source: CandidateSource | None = None
     max_shift_pixel: float | None = None
     refine_defocus: bool = False
+    refine_scale: bool = False
     search: SearchConfig = field(default_factory=SearchConfig)
     polishing: PolishingConfig = field(default_factory=PolishingConfig)
 
@@ -60,7 +63,8 @@ class Poser:
     """All that posing a batch needs.
 
     transforms and templates: of the reference of all particles, or of each half's where halves are kept
-    apart. points: frequencies in use.
+    apart. features: `density_features` of the templates' rotations, empty without a model. points:
+    frequencies in use.
     """
 
     model: TrainedModel | None
@@ -69,6 +73,7 @@ class Poser:
     points: FrequencyPoints
     transforms: tuple[Tensor, ...]
     templates: tuple[Templates, ...]
+    features: Tensor
 
     def reference_of(self, particles: Particles) -> Tensor:
         """Which of the transforms each particle is compared with, (n,)."""
@@ -95,10 +100,12 @@ def pose_batch(poser: Poser, batch: Particles) -> Predictions:
         rows = (which == half).nonzero()[:, 0]
         if not len(rows):
             continue
-        polished = _polished(poser, half, images[rows], None if numbers is None else numbers[rows])
-        change = torch.zeros(len(rows))
+        own, change = images[rows], torch.zeros(len(rows))
+        polished = _polished(poser, half, own, None if numbers is None else numbers[rows])
         if poser.config.refine_defocus:
-            polished, change = _refocused(poser, half, batch.select(rows), images[rows], polished)
+            polished, own, change = _refocused(poser, half, batch.select(rows), own, polished)
+        if poser.config.refine_scale:
+            polished = _rescaled(poser.transforms[half], own, polished)
         reference_half = half + 1 if len(poser.transforms) > 1 else 0
         parts.append(_predictions(polished, batch.pixel_size_angstrom, reference_half, change))
         order.append(rows)
@@ -107,35 +114,49 @@ def pose_batch(poser: Poser, batch: Particles) -> Predictions:
 
 def _refocused(
     poser: Poser, half: int, batch: Particles, images: WhitenedImages, polished: Polished
-) -> tuple[Polished, Tensor]:
-    """Poses and defocus in turn: each particle polished once more at its own defocus, and the change (n,)."""
+) -> tuple[Polished, WhitenedImages, Tensor]:
+    """Poses and defocus in turn: each particle and its image at its own defocus, and the change (n,)."""
     if batch.optics is None:
         raise ValueError("expected particles with CTF parameters to refine their defocus, found none")
     transform, rows = poser.transforms[half], torch.arange(len(batch))
     weight, pixel_size = poser.noise.weight(batch, poser.points), batch.pixel_size_angstrom
-    change = torch.zeros(len(batch))
+    own, change = images, torch.zeros(len(batch))
     for _ in range(DEFOCUS_ROUNDS):
         pose = polished.quaternions, polished.origins_pixel
         change = defocus_change(transform, images, weight, batch.optics, pixel_size, *pose)
         refocused = replace(batch, optics=batch.optics.defocused_by(change))
-        start = polished.quaternions[:, None], polished.origins_pixel[:, None]
-        better = polish(
-            transform, poser.noise.whiten(refocused, rows, poser.points), *start, poser.config.polishing
-        )
-        polished = replace(
-            better,
-            mode_probability=polished.mode_probability,
-            other_modes_moment=polished.other_modes_moment,
-        )
-    return polished, change
+        own = poser.noise.whiten(refocused, rows, poser.points)
+        polished = _polished_again(transform, own, polished)
+    return polished, own, change
+
+
+def _rescaled(transform: Tensor, images: WhitenedImages, polished: Polished) -> Polished:
+    """Each particle polished once more at its own strength."""
+    scale = polished.signal_scale.clamp(*SCALE_RANGE)
+    own = replace(images, transfer=scale[:, None] * images.transfer)
+    better = _polished_again(transform, own, polished)
+    return replace(
+        better,
+        signal_scale=scale * better.signal_scale,
+        information=better.information / scale.double().square()[:, None, None],
+    )
+
+
+def _polished_again(transform: Tensor, images: WhitenedImages, polished: Polished) -> Polished:
+    """From where it is, with all frequencies at once; what is known of other modes stays."""
+    start = polished.quaternions[:, None], polished.origins_pixel[:, None]
+    return replace(
+        polish(transform, images, *start, ALL_AT_ONCE),
+        mode_probability=polished.mode_probability,
+        other_modes_moment=polished.other_modes_moment,
+    )
 
 
 def _polished(poser: Poser, half: int, images: WhitenedImages, numbers: Tensor | None) -> Polished:
     templates, transform = poser.templates[half], poser.transforms[half]
     density = torch.zeros(len(images), len(templates.rotations))
     if poser.model is not None and numbers is not None:
-        config = poser.model.config
-        density = log_density(numbers, config.network, config.symmetry, templates.rotations)
+        density = log_density(numbers, poser.model.config.network, poser.features)
     if poser.config.source != "network" or numbers is None:
         density = density + log_likelihood_on_grid(templates, images)
     starts = candidates(templates, images, density)

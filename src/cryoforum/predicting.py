@@ -21,7 +21,13 @@ from cryoforum.compute import process_rank_and_count, wait_for_all
 from cryoforum.finding import make_poser
 from cryoforum.inference import check_compatible, predict_batch
 from cryoforum.io.batchlog import BatchLog, read_batches
-from cryoforum.io.files import progress_path, refuse_to_overwrite, remove_leftovers_of, require_folder_of
+from cryoforum.io.files import (
+    is_leftover,
+    progress_path,
+    refuse_to_overwrite,
+    remove_leftovers_of,
+    require_folder_of,
+)
 from cryoforum.io.mrc import LazyImages
 from cryoforum.io.star import (
     ParticleStar,
@@ -41,6 +47,7 @@ from cryoforum.structures import load_structure
 from cryoforum.workflow import PARTS, REFERENCE_HALF, Bar, checked_particles
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
+EVIDENCE_COLUMNS = ("rlnMaxValueProbDistribution", "rlnParticleFigureOfMerit")
 DEFOCUS_CHANGE = "cryoforumDefocusChange"
 _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
 
@@ -59,6 +66,14 @@ class PredictionOptions:
     resolution_angstrom: float | None = None
     halves: bool | None = None
     posing: PosingConfig = field(default_factory=PosingConfig)
+
+    def __post_init__(self) -> None:
+        if self.polish is False and (self.posing.refine_defocus or self.posing.refine_scale):
+            raise ValueError("expected --refine-defocus or --refine-scale with polishing, found --no-polish")
+        if self.resolution_angstrom is not None and self.reference is None:
+            raise ValueError(
+                "expected --resolution with --reference; the model's own knows how far it is right"
+            )
 
 
 @dataclass(frozen=True)
@@ -92,25 +107,35 @@ def predict_to_star(
         star = select_rows(star, _rows_of_part(model, star, output.part))
     particles = checked_particles(star, root)
     check_compatible(model, particles)
-    own = load_reference(model_folder)
-    reference = own
-    if options.reference is not None:
+    if options.reference is None:
+        reference = load_reference(model_folder)
+    else:
         reference = _loaded_reference(options, particles, model.config.symmetry, output.tell)
-    if reference is None and (
-        options.polish or options.halves or options.posing.source in ("search", "both")
-    ):
-        raise ValueError(
-            f"{model_folder} has no reference to compare images with; give a map with --reference"
-        )
-    star, particles, halves = _with_half_sets(star, particles, reference, options.halves)
-    inputs = _hash_of_files(sorted(path for path in Path(model_folder).iterdir() if path.is_file()))
+    if reference is None:
+        _refuse_without_reference(model_folder, options)
+        output.tell("the model has no reference: orientations of the network alone, origins stay as they are")
+    star, particles, halves = _with_half_sets(star, particles, model, reference, options.halves)
+    files = sorted(path for path in Path(model_folder).iterdir() if path.is_file() and not is_leftover(path))
+    inputs = _hash_of_files([path for path in files if path.resolve() != output.path.resolve()])
     if reference is None:
         return _write_poses(
             star, particles, lambda batch: predict_batch(model, batch), inputs, options, output
         )
-    poser = make_poser(model, reference, particles, options.posing, halves=halves, tell=output.tell)
-    pose = predict_with_shifts if options.polish is False else pose_batch
+    posing, pose = options.posing, pose_batch
+    if options.polish is False:
+        posing, pose = replace(posing, source=posing.source or "network"), predict_with_shifts
+    poser = make_poser(model, reference, particles, posing, halves=halves, tell=output.tell)
     return _write_poses(star, particles, lambda batch: pose(poser, batch), inputs, options, output)
+
+
+def _refuse_without_reference(model_folder: Path, options: PredictionOptions) -> None:
+    """ValueError where something was asked for that only a comparison with a reference can give."""
+    posing = options.posing
+    refining = posing.refine_defocus or posing.refine_scale
+    if options.polish or options.halves or refining or posing.source in ("search", "both"):
+        raise ValueError(
+            f"{model_folder} has no reference to compare images with; give a map with --reference"
+        )
 
 
 def match_to_star(
@@ -138,7 +163,11 @@ def _loaded_reference(
 
 
 def _with_half_sets(
-    star: ParticleStar, particles: Particles, reference: Reference | None, wanted: bool | None
+    star: ParticleStar,
+    particles: Particles,
+    model: TrainedModel,
+    reference: Reference | None,
+    wanted: bool | None,
 ) -> tuple[ParticleStar, Particles, bool]:
     """Table and particles with half sets where they are wanted, and whether they are kept apart."""
     possible = reference is not None and reference.halves is not None
@@ -147,6 +176,11 @@ def _with_half_sets(
     if not possible or wanted is False or (wanted is None and particles.subsets is None):
         return star, particles, False
     if particles.subsets is None:
+        if any(model.parts.get(name) == "train" for name in particles.names):
+            raise ValueError(
+                f"{star.path}: expected rlnRandomSubset for --halves, as some of these particles are in the "
+                "map of one half of the training"
+            )
         subsets = drawn_subsets(len(star))
         star = with_columns(star, {"rlnRandomSubset": subsets})
         particles = replace(particles, subsets=subsets)
@@ -170,6 +204,7 @@ def _write_poses(
 ) -> int:
     """Predict this process's share of the rows, batch by batch into a log; the first one writes the file."""
     batch_size, out = output.batch_size, output.path
+    inputs += particles.images.identity if isinstance(particles.images, LazyImages) else ""
     rows = _rows_of_shard(len(star), output.shard, batch_size)
     if len(rows) < len(star):
         star, particles = select_rows(star, rows), particles.select(rows)
@@ -183,6 +218,9 @@ def _write_poses(
     share = shares[rank]
     with BatchLog(logs[rank], fingerprints[rank], len(share), batch_size) as log:
         left = share[log.rows_done :]
+        if log.rows_discarded and rank == 0:
+            done = _spaced(log.rows_discarded)
+            output.tell(f"starting anew: {done} particles were done with other options or files")
         if log.rows_done and rank == 0:
             output.tell(f"continuing: {_spaced(log.rows_done)} of {_spaced(len(share))} particles were done")
         if left:
@@ -230,8 +268,11 @@ def batch_columns(predictions: Predictions) -> dict[str, np.ndarray]:
 def with_predictions(star: ParticleStar, table: Mapping[str, np.ndarray]) -> ParticleStar:
     """The file with the columns of all batches, their poses as RELION's angles and origins.
 
-    Where no shifts were found those of the file stay, and so does the defocus.
+    Where no shifts were found those of the file stay, and so does the defocus. What an earlier prediction
+    said beyond the pose is dropped.
     """
+    earlier = [name for name in star.particles if name.startswith("cryoforum") or name in EVIDENCE_COLUMNS]
+    star = replace(star, particles=star.particles.drop(columns=earlier))
     quaternions = torch.from_numpy(np.stack([table[name] for name in _QUATERNION], axis=-1))
     columns = {name: values for name, values in table.items() if name not in (*_QUATERNION, *_SHIFT)}
     if REFERENCE_HALF in columns:
@@ -295,8 +336,6 @@ def _fingerprint(
     digest.update(repr(options).encode())
     digest.update(rows.numpy().tobytes())
     digest.update("\n".join(particles.names).encode())
-    if isinstance(particles.images, LazyImages):
-        digest.update(particles.images.identity.encode())
     digest.update(f"{batch_size} {version('cryo-forum')} {torch.__version__}".encode())
     return digest.hexdigest()
 

@@ -161,23 +161,29 @@ def load_reference(folder: Path) -> Reference | None:
         if description["format"] != FORMAT:
             raise ValueError(f"its format is {description['format']!r}, not {FORMAT!r}")
         full, half1, half2 = (read_volume(folder / name) for name in (REFERENCE, *HALVES))
+        noise = NoiseModel(
+            tuple(description["optics_groups"]),
+            torch.tensor(description["noise_power"]),
+            torch.tensor(description["signal_power"]),
+            torch.tensor(description["signal_scale"]),
+        )
+        if not full.voxels.shape == half1.voxels.shape == half2.voxels.shape:
+            raise ValueError("its three maps are not of one box")
+        expected = (1 + len(noise.groups), len(full.voxels) // 2 + 1)
+        if any(values.shape != expected for values in (noise.power, noise.signal, noise.scale)):
+            raise ValueError(f"{DESCRIPTION} does not hold noise and signal of {expected[0]} x {expected[1]}")
         return Reference(
             full=full,
             halves=(half1, half2),
             highest_frequency=int(description["highest_frequency"]),
             symmetry=str(description["symmetry"]),
             fsc=torch.tensor(description["fsc"]),
-            noise=NoiseModel(
-                tuple(description["optics_groups"]),
-                torch.tensor(description["noise_power"]),
-                torch.tensor(description["signal_power"]),
-                torch.tensor(description["signal_scale"]),
-            ),
+            noise=noise,
             origin_reach_angstrom=description["origin_reach_angstrom"],
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
     raise ValueError(f"expected the reference written by 'cryoforum train' in {folder}: {reason}")
 

@@ -46,7 +46,12 @@ from cryoforum.training import Progress, Split, split_rows, train
 Bar = Callable[[str, int], Callable[[int], None]]
 STATE = "state.pt"
 NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
-STATISTICS = {"trace": "cryoforumTrace", "max": "cryoforumLambdaMax"}
+STATISTICS = {
+    "trace": "cryoforumTrace",
+    "max": "cryoforumLambdaMax",
+    "error": "cryoforumExpectedErrorDeg",
+}
+BOUND = "cryoforumBoundDeg"
 REFERENCE_HALF = "cryoforumReferenceHalf"
 PARTS = ("train", "validation", "test")
 
@@ -60,7 +65,7 @@ def simulate_to_folder(
     bar: Bar,
     overwrite: bool,
 ) -> Path:
-    """Write particles.star and particles.mrcs into ``out``; the path of the STAR file."""
+    """Write particles.star, with half sets, and particles.mrcs into ``out``; the path of the STAR file."""
     out = Path(out)
     for name in ("particles.star", "particles.mrcs"):
         refuse_to_overwrite(out / name, overwrite)
@@ -74,7 +79,8 @@ def simulate_to_folder(
             advance(len(rows))
 
     write_stack(out / "particles.mrcs", batches(), len(particles), box, pixel_size)
-    write_star(star_from_particles(particles, particles.names), out / "particles.star")
+    halved = replace(particles, subsets=drawn_subsets(len(particles), config.seed))
+    write_star(star_from_particles(halved, particles.names), out / "particles.star")
     return out / "particles.star"
 
 
@@ -157,16 +163,21 @@ def _trained_reference(particles: Particles, poses: Poses, symmetry: str, bar: B
 
 
 def filter_star(
-    star_path: Path, keep: float, by: str, out: Path, dropped_out: Path | None, overwrite: bool
+    star_path: Path, keep: float, by: str | None, out: Path, dropped_out: Path | None, overwrite: bool
 ) -> tuple[int, int]:
-    """Write the surest particles (and the others, where asked for); how many were kept and dropped."""
+    """Write the surest particles (and the others, where asked for); how many were kept and dropped.
+
+    ``by`` None: the expected error where images were compared with a reference, as it alone knows of other
+    modes; else the trace.
+    """
     for path in filter(None, (out, dropped_out)):
         refuse_to_overwrite(path, overwrite)
     if dropped_out is not None and Path(dropped_out).resolve() == Path(out).resolve():
         raise ValueError(f"expected two files to write to, found {out} for both --out and --drop-out")
-    if by not in STATISTICS:
+    if by is not None and by not in STATISTICS:
         raise ValueError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
     star = read_star(star_path)
+    by = by or ("error" if BOUND in star.particles else "trace")
     values = number_column(star, STATISTICS[by])
     if values is None:
         raise ValueError(f"{star_path}: expected a column {STATISTICS[by]}; make it with 'cryoforum predict'")

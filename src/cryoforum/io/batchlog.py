@@ -25,13 +25,14 @@ class BatchLog:
     """Batches of ``batch_size`` consecutive rows (the last may be shorter) out of ``row_count``.
 
     A file with the same fingerprint is gone on with: ``rows_done`` says how many rows it holds. Any other
-    is started anew. As a context it closes itself, and a log without a finished batch leaves no file.
+    is started anew, and ``rows_discarded`` says how many that held. As a context it closes itself, and a
+    log without a finished batch leaves no file.
     ValueError where another process is writing the same log.
     """
 
     def __init__(self, path: Path, fingerprint: str, row_count: int, batch_size: int) -> None:
         self.path = Path(path)
-        self.rows_done = 0
+        self.rows_done = self.rows_discarded = 0
         self._fingerprint, self._row_count, self._batch_size = fingerprint, row_count, batch_size
         self._columns: list[str] | None = None
         self._synced = time.monotonic()
@@ -85,6 +86,8 @@ class BatchLog:
     def _go_on(self) -> None:
         """Keep the whole batches of an earlier run with the same fingerprint, cut off all else."""
         found = _parsed_header(self.path)
+        if found is not None and found[0] != self._fingerprint:
+            self.rows_discarded = len(_records(self.path, found))
         if found is None or found[0] != self._fingerprint:
             self._file.truncate(0)
             return

@@ -72,14 +72,14 @@ def is_leftover(path: Path) -> bool:
 def progress_path(path: Path, process: int, process_count: int) -> Path:
     """Where one of several processes, counted from 0, keeps what it has done towards ``path``."""
     path = Path(path)
-    return path.with_name(f".{path.stem}.progress-{process + 1}-of-{process_count}")
+    return path.with_name(f".{path.name}.progress-{process + 1}-of-{process_count}")
 
 
 def remove_leftovers_of(path: Path) -> None:
     """Remove the temporary files that were on the way to ``path``, now that it is complete."""
     path = Path(path)
-    stem = glob.escape(path.stem)
-    for pattern in (f".{stem}.progress-*-of-*", f".{stem}.????????.partial{glob.escape(path.suffix)}"):
+    name, stem, suffix = (glob.escape(part) for part in (path.name, path.stem, path.suffix))
+    for pattern in (f".{name}.progress-*-of-*", f".{stem}.????????.partial{suffix}"):
         for leftover in path.parent.glob(pattern):
             leftover.unlink(missing_ok=True)
 

@@ -31,12 +31,17 @@ def beliefs(numbers: Tensor, config: NetworkConfig, symmetry: str = "C1") -> Ori
     return polynomials.mode_belief(numbers, grid.to(numbers), features.to(numbers))
 
 
-def log_density(numbers: Tensor, config: NetworkConfig, symmetry: str, rotations: Tensor) -> Tensor:
-    """What the network's numbers (n, k) say of each of ``rotations`` (g, 4), (n, g); not normalised."""
+def density_features(config: NetworkConfig, symmetry: str, rotations: Tensor) -> Tensor:
+    """What `log_density` needs of ``rotations`` (g, 4); (g, features)."""
     if config.head == "qcqp":
-        concentration = psd_from_lower_triangle(numbers).flatten(1)
-        return -concentration @ (rotations[:, :, None] * rotations[:, None, :]).flatten(1).T
-    return numbers @ rotation_polynomials(config.degree, symmetry).features(rotations).T
+        return -(rotations[:, :, None] * rotations[:, None, :]).flatten(1)
+    return rotation_polynomials(config.degree, symmetry).features(rotations)
+
+
+def log_density(numbers: Tensor, config: NetworkConfig, features: Tensor) -> Tensor:
+    """What the numbers (n, k) say of each rotation of `density_features`, (n, g); not normalised."""
+    coefficients = psd_from_lower_triangle(numbers).flatten(1) if config.head == "qcqp" else numbers
+    return coefficients @ features.T
 
 
 @lru_cache(maxsize=4)
