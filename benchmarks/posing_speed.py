@@ -49,6 +49,7 @@ REPEATS, COUNT = 3, 512
 BYTES, OPERATIONS = 8 * 8 + 8 + 4, 200
 EXHAUSTIVE = ("--healpix_order", "3", "--oversampling", "0")
 ADAPTIVE = ("--healpix_order", "2", "--oversampling", "1")
+COARSE = ("--ini_high", "20")
 COMMAND = Path(sys.executable).parent / "cryoforum"
 
 
@@ -127,30 +128,26 @@ def relion(arguments: argparse.Namespace) -> None:
         shutil.copy(arguments.model / "reference.mrc", folder / "map.mrc")
         diameter = str(round(0.85 * pixel_size * particles_from_star(star).box))
         refine = ["relion_refine", "--ref", "map.mrc", "--iter", "1", "--ctf", "--firstiter_cc", "--K", "1"]
-        refine += ["--ini_high", "20", "--offset_range", "3", "--offset_step", "2", "--pad", "2", "--j", "2"]
+        refine += ["--offset_range", "3", "--offset_step", "2", "--pad", "2", "--j", "2"]
         refine += ["--particle_diameter", diameter, "--tau2_fudge", "4", "--norm", "--scale"]
         refine += ["--flatten_solvent", "--zero_mask", "--dont_check_norm", "--o", "refined/run"]
-        ours = [
-            COMMAND,
-            "predict",
-            arguments.model.absolute(),
-            "particles.star",
-            "--out",
-            "ours.star",
-            "--no-halves",
-        ]
+        ours = [COMMAND, "predict", arguments.model.absolute(), "particles.star", "--no-halves"]
+        ours += ["--out", "ours.star"]
+        few, everything = ("--i", "few.star"), ("--i", "particles.star")
         result = "refined/run_it001_data.star"
+        relion_runs = (
+            ("7.5° throughout, to 20 Å", 128, (*EXHAUSTIVE, *COARSE, *few)),
+            ("15°, then 7.5°", 128, (*ADAPTIVE, *few)),
+            ("15°, then 7.5°, to 20 Å", len(star), (*ADAPTIVE, *COARSE, *everything)),
+        )
         runs = (
-            ("relion_refine, 7.5° throughout", 256, [*refine, *EXHAUSTIVE, "--i", "few.star"], result),
-            (
-                "relion_refine, 15°, then 7.5°",
-                len(star),
-                [*refine, *ADAPTIVE, "--i", "particles.star"],
-                result,
+            *(
+                (f"relion_refine, {how}", count, [*refine, *words], result)
+                for how, count, words in relion_runs
             ),
             ("cryoforum predict", len(star), ours, "ours.star"),
         )
-        write_star(select_rows(star, torch.arange(256)), folder / "few.star")
+        write_star(select_rows(star, torch.arange(128)), folder / "few.star")
         for label, count, command, result in runs:
             speed = count / run(command, folder)
             error = median_error(star, read_star(folder / result))
