@@ -8,7 +8,7 @@ all where none is named. Medians of three; compare the ratios, not the seconds.
 """
 
 import argparse
-import resource
+import os
 import shutil
 import statistics
 import subprocess
@@ -149,7 +149,7 @@ def relion(arguments: argparse.Namespace) -> None:
         )
         write_star(select_rows(star, torch.arange(128)), folder / "few.star")
         for label, count, command, result in runs:
-            speed = count / run(command, folder)
+            speed = count / run(command, folder)[0]
             error = median_error(star, read_star(folder / result))
             print(f"| {label} | {count} | {speed:.1f} | {error:.4f} |", flush=True)
 
@@ -211,8 +211,7 @@ def sizes(arguments: argparse.Namespace) -> None:
             write_star(repeated(star, rows, folder), folder / "many.star")
             command = [COMMAND, "predict", arguments.model.absolute(), "many.star", "--overwrite"]
             command += ["--out", "out.star", "--shard", f"1/{rows // 10_000}"]
-            seconds = run(command, folder)
-            memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+            seconds, memory = run(command, folder)
             done = len(read_star(folder / "out.star"))
             print(f"| {rows} | {done} | {seconds:.1f} | {done / seconds:.0f} | {memory:.2f} |", flush=True)
 
@@ -248,11 +247,15 @@ def print_header(*labels: str) -> None:
     print(f"| {' | '.join(labels)} |\n|{'---|' * len(labels)}", flush=True)
 
 
-def run(command: Sequence[object], folder: Path) -> float:
-    """Seconds of a whole process."""
+def run(command: Sequence[object], folder: Path) -> tuple[float, float]:
+    """Seconds and peak memory in GB of a whole process."""
     start = time.perf_counter()
-    subprocess.run([str(word) for word in command], cwd=folder, check=True, capture_output=True)
-    return time.perf_counter() - start
+    words = [str(word) for word in command]
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(words)} failed")
+    return time.perf_counter() - start, usage.ru_maxrss / 2**20
 
 
 def products_per_second() -> float:

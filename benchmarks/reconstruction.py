@@ -8,13 +8,10 @@ makes the map alone, with its iterative gridding correction.
 """
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
+
+from posing_speed import COMMAND, run
 
 from cryoforum.config import SimulationConfig
 from cryoforum.io.mrc import read_volume
@@ -23,7 +20,6 @@ from cryoforum.particles import Volume
 from cryoforum.structures import load_structure
 from cryoforum.workflow import simulate_to_folder
 
-COMMAND = Path(sys.executable).parent / "cryoforum"
 EXTENT_ANGSTROM = 358.4
 
 
@@ -58,17 +54,6 @@ def compared(box: int, count: int, folder: Path) -> None:
         agreement = against_truth(read_volume(folder / result), truth)
         figures = f"{seconds:.1f} | {count / seconds:.0f} | {memory:.2f} | {agreement:.2f}"
         print(f"| {box} | {program} | {figures} |", flush=True)
-
-
-def run(command: Sequence[object], folder: Path) -> tuple[float, float]:
-    """Seconds and peak memory in GB of a whole process."""
-    start = time.perf_counter()
-    words = [str(word) for word in command]
-    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(words)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 2**20
 
 
 def against_truth(found: Volume, truth: Volume) -> float:
