@@ -10,7 +10,6 @@ all where none is named. Medians of three; compare the ratios, not the seconds.
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import timings
 import torch
 
 from cryoforum.checkpoint import load_model
@@ -292,12 +292,7 @@ def evaluations_of(action: Callable[[], object]) -> int:
 
 def median_seconds(action: Callable[[], object]) -> float:
     action()
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return timings.median_seconds(action, REPEATS)
 
 
 if __name__ == "__main__":

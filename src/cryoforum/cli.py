@@ -1,38 +1,34 @@
-"""The command line: a thin coat over `workflow`, and the only place that prints or sets exit codes."""
+"""The command line: a thin coat over the steps on files."""
 
 import os
-import signal
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-if TYPE_CHECKING:
-    from cryoforum.demo import DemoResult
-    from cryoforum.metrics import ErrorSummary
-    from cryoforum.training import Progress as TrainingProgress
+from cryoforum.terminal import (
+    angle,
+    failing_clearly,
+    hint_at_root,
+    progress_bars,
+    say_what_was_written,
+    show_demo,
+    show_errors,
+    tell,
+    training_bar,
+)
 
 # Threads of torch's OpenMP that wait by spinning for long starve each other where another program runs.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 app = typer.Typer(
-    help="Orientations of cryo-EM particles, each with how sure it is.",
+    help="Poses of cryo-EM particles, each with how sure it is.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-console = Console(stderr=True)
-LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them
 
 Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")]
@@ -134,12 +130,12 @@ def train(
                 overwrite=overwrite,
                 bar=bar,
                 on_step=on_step,
-                tell=_tell,
+                tell=tell,
             )
         used = Counter(model.parts.values())
         typer.echo(
             f"model in {out}: learned from {used['train']} particles, validated on {used['validation']}, "
-            f"kept {used['test']} for tests; validation median {_angle(model.validation_median_rad)}"
+            f"kept {used['test']} for tests; validation median {angle(model.validation_median_rad)}"
         )
 
 
@@ -198,9 +194,9 @@ def predict(
             posing=PosingConfig(candidates, max_shift, refine_defocus, refine_scale),  # type: ignore[arg-type]
         )
         with progress_bars() as bar:
-            output = Output(out, bar, part, shard, batch_size, overwrite, tell=_tell)
+            output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell)
             count = predict_to_star(model, particles, root, options, output)
-        _say_what_was_written(count, out, root or particles.parent)
+        say_what_was_written(count, out, root or particles.parent)
 
 
 @app.command(epilog="Example: cryoforum match map.mrc new.star --out matched.star")
@@ -229,9 +225,9 @@ def match(
             posing=PosingConfig(None, max_shift, refine_defocus, refine_scale),
         )
         with progress_bars() as bar:
-            output = Output(out, bar, None, shard, batch_size, overwrite, tell=_tell)
+            output = Output(out, bar, None, shard, batch_size, overwrite, tell=tell)
             count = match_to_star(particles, root, symmetry, options, output)
-        _say_what_was_written(count, out, root or particles.parent)
+        say_what_was_written(count, out, root or particles.parent)
 
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
@@ -254,7 +250,7 @@ def filter_(
 
         kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite)
         typer.echo(f"kept {kept} particles in {out}, dropped {dropped}")
-        _hint_at_root(out, predictions.parent)
+        hint_at_root(out, predictions.parent)
 
 
 @app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
@@ -333,154 +329,6 @@ def demo(
         from cryoforum.demo import run_demo
 
         with progress_bars() as bar, training_bar() as on_step:
-            result = run_demo(out, n, preset, max_minutes, seed, overwrite, bar, on_step, _tell)
+            result = run_demo(out, n, preset, max_minutes, seed, overwrite, bar, on_step, tell)
         show_demo(result)
         typer.echo(f"report: {result.report}")
-
-
-@contextmanager
-def failing_clearly() -> Iterator[None]:
-    """One line and exit code 1 for bad input and a full disk; a traceback is left for our own errors."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
-    try:
-        yield
-    except (ValueError, OSError, MemoryError) as error:
-        console.print("[bold red]Error:[/] ", end="")
-        console.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        console.print("interrupted; a training goes on with --resume, a prediction when run again")
-        raise typer.Exit(130) from None
-
-
-class ImagesPerSecond(ProgressColumn):
-    """Speed so far."""
-
-    def render(self, task: Task) -> Text:
-        images = task.fields.get("images", task.completed)
-        return Text(f"{images / max(task.elapsed or 0, 1e-9):.0f} images/s")
-
-
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """A maker of progress bars, one a step, each told how many more images are done."""
-    columns = (TextColumn("{task.description:>16}"), BarColumn(), ImagesPerSecond(), TimeRemainingColumn())
-
-    def bar(description: str, total: int) -> Callable[[int], None]:
-        progress = Progress(*columns, console=console)
-        progress.start()
-        task = progress.add_task(description, total=total)
-
-        shown = time.monotonic()
-
-        def advance(count: int) -> None:
-            nonlocal shown
-            progress.advance(task, count)
-            if progress.finished:
-                progress.stop()
-            elif not console.is_terminal and time.monotonic() - shown > LOG_SECONDS:
-                console.print(progress.get_renderable())
-                shown = time.monotonic()
-
-        running.append(progress)
-        return advance
-
-    running: list[Progress] = []
-    try:
-        yield bar
-    finally:
-        for progress in running:
-            progress.stop()
-
-
-@contextmanager
-def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
-    """Shows a training: share done, images/s, loss, validation error, time left."""
-    columns = (
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        ImagesPerSecond(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=console)
-    started: list[float] = []
-    task = progress.add_task("training", total=1.0, note="", images=0, start=False)
-
-    def on_step(state: "TrainingProgress") -> None:
-        if not started:
-            started.append(time.monotonic())
-            progress.start()
-            progress.start_task(task)
-        median = state.validation_median_rad
-        note = f"loss {state.loss:.2f}" + ("" if median is None else f", error {_angle(median)}")
-        progress.update(task, completed=state.fraction, images=state.images, note=note)
-        if state.fraction >= 1:
-            progress.stop()
-
-    try:
-        yield on_step
-    finally:
-        progress.stop()
-
-
-def _tell(line: str) -> None:
-    from cryoforum.compute import process_rank_and_count
-
-    if process_rank_and_count()[0] == 0:
-        typer.echo(line, err=True)
-
-
-def _say_what_was_written(count: int, out: Path, root: Path) -> None:
-    from cryoforum.compute import process_rank_and_count
-
-    if process_rank_and_count()[0] == 0:
-        typer.echo(f"{count} poses in {out}")
-        _hint_at_root(out, root)
-
-
-def _hint_at_root(star: Path, root: Path) -> None:
-    """Image names are kept as they were, so a STAR file in another folder may need --root."""
-    from cryoforum.workflow import finds_its_images
-
-    if not finds_its_images(star):
-        typer.echo(f"its images are not found from there: later steps may need --root {root}")
-
-
-def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
-    """A short table of orientation errors."""
-    table = Table("error of", "n", "median", "mean", "quartiles, rad", "> 0.3 rad")
-    for name, summary in summaries.items():
-        quartiles = f"{summary.lower_quartile_rad:.4f} - {summary.upper_quartile_rad:.4f}"
-        table.add_row(
-            name,
-            str(summary.count),
-            _angle(summary.median_rad),
-            _angle(summary.mean_rad),
-            quartiles,
-            f"{100 * summary.share_above_0_3_rad:.1f} %",
-        )
-    Console().print(table)
-
-
-def show_demo(result: "DemoResult") -> None:
-    """Errors, bound and resolutions that the demonstration found."""
-    names = {"network": "network alone", "all": "predicted", "kept": "kept"}
-    if result.bound is not None:
-        names |= {"all": "polished", "kept": "polished, kept"}
-    show_errors({names[group]: errors for group, errors in result.errors.items()})
-    if result.bound is not None:
-        typer.echo(
-            f"Cramér-Rao bound: median {result.bound.median_deg:.2f}°; median error / bound "
-            f"{result.bound.median_error_over_bound:.2f} (a perfect estimator: 0.89)"
-        )
-        shifts = (f"{names[group]} {median:.3f} px" for group, median in result.shift_medians_pixel.items())
-        typer.echo(f"median shift error: {'; '.join(shifts)}")
-    for name, resolution in result.resolutions.items():
-        note = "" if resolution["independent"] else "; halves not independent, optimistic"
-        typer.echo(f"map from {name} poses: {resolution['masked']:.1f} Å (masked FSC 0.143{note})")
-
-
-def _angle(radians: float) -> str:
-    degrees = radians * 57.29577951
-    return f"{radians:.4f} rad ({degrees:.{1 if degrees >= 1 else 2}f}°)"

@@ -1,0 +1,174 @@
+"""What the command line shows: bars, tables, the one line of an error. Only here and in `cli` is printed."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from cryoforum.demo import DemoResult
+    from cryoforum.metrics import ErrorSummary
+    from cryoforum.training import Progress as TrainingProgress
+
+console = Console(stderr=True)
+LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them
+
+
+@contextmanager
+def failing_clearly() -> Iterator[None]:
+    """One line and exit code 1 for bad input and a full disk; a traceback is left for our own errors."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
+    try:
+        yield
+    except (ValueError, OSError, MemoryError) as error:
+        console.print("[bold red]Error:[/] ", end="")
+        console.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        console.print("interrupted; a training goes on with --resume, a prediction when run again")
+        raise typer.Exit(130) from None
+
+
+class ImagesPerSecond(ProgressColumn):
+    """Speed so far."""
+
+    def render(self, task: Task) -> Text:
+        images = task.fields.get("images", task.completed)
+        return Text(f"{images / max(task.elapsed or 0, 1e-9):.0f} images/s")
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
+    """A maker of progress bars, one a step, each told how many more images are done."""
+    columns = (TextColumn("{task.description:>16}"), BarColumn(), ImagesPerSecond(), TimeRemainingColumn())
+
+    def bar(description: str, total: int) -> Callable[[int], None]:
+        progress = Progress(*columns, console=console)
+        progress.start()
+        task = progress.add_task(description, total=total)
+
+        shown = time.monotonic()
+
+        def advance(count: int) -> None:
+            nonlocal shown
+            progress.advance(task, count)
+            if progress.finished:
+                progress.stop()
+            elif not console.is_terminal and time.monotonic() - shown > LOG_SECONDS:
+                console.print(progress.get_renderable())
+                shown = time.monotonic()
+
+        running.append(progress)
+        return advance
+
+    running: list[Progress] = []
+    try:
+        yield bar
+    finally:
+        for progress in running:
+            progress.stop()
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
+    """Shows a training: share done, images/s, loss, validation error, time left."""
+    columns = (
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        ImagesPerSecond(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=console)
+    started: list[float] = []
+    task = progress.add_task("training", total=1.0, note="", images=0, start=False)
+
+    def on_step(state: "TrainingProgress") -> None:
+        if not started:
+            started.append(time.monotonic())
+            progress.start()
+            progress.start_task(task)
+        median = state.validation_median_rad
+        note = f"loss {state.loss:.2f}" + ("" if median is None else f", error {angle(median)}")
+        progress.update(task, completed=state.fraction, images=state.images, note=note)
+        if state.fraction >= 1:
+            progress.stop()
+
+    try:
+        yield on_step
+    finally:
+        progress.stop()
+
+
+def tell(line: str) -> None:
+    """A line that the user should know; of several processes the first says it."""
+    from cryoforum.compute import process_rank_and_count
+
+    if process_rank_and_count()[0] == 0:
+        typer.echo(line, err=True)
+
+
+def say_what_was_written(count: int, out: Path, root: Path) -> None:
+    """How many poses are where; of several processes the first says it."""
+    from cryoforum.compute import process_rank_and_count
+
+    if process_rank_and_count()[0] == 0:
+        typer.echo(f"{count} poses in {out}")
+        hint_at_root(out, root)
+
+
+def hint_at_root(star: Path, root: Path) -> None:
+    """Image names are kept as they were, so a STAR file in another folder may need --root."""
+    from cryoforum.workflow import finds_its_images
+
+    if not finds_its_images(star):
+        typer.echo(f"its images are not found from there: later steps may need --root {root}")
+
+
+def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
+    """A short table of orientation errors."""
+    table = Table("error of", "n", "median", "mean", "quartiles, rad", "> 0.3 rad")
+    for name, summary in summaries.items():
+        quartiles = f"{summary.lower_quartile_rad:.4f} - {summary.upper_quartile_rad:.4f}"
+        table.add_row(
+            name,
+            str(summary.count),
+            angle(summary.median_rad),
+            angle(summary.mean_rad),
+            quartiles,
+            f"{100 * summary.share_above_0_3_rad:.1f} %",
+        )
+    Console().print(table)
+
+
+def show_demo(result: "DemoResult") -> None:
+    """Errors, bound and resolutions that the demonstration found."""
+    names = {"network": "network alone", "all": "predicted", "kept": "kept"}
+    if result.bound is not None:
+        names |= {"all": "polished", "kept": "polished, kept"}
+    show_errors({names[group]: errors for group, errors in result.errors.items()})
+    if result.bound is not None:
+        typer.echo(
+            f"Cramér-Rao bound: median {result.bound.median_deg:.2f}°; median error / bound "
+            f"{result.bound.median_error_over_bound:.2f} (a perfect estimator: 0.89)"
+        )
+        shifts = (f"{names[group]} {median:.3f} px" for group, median in result.shift_medians_pixel.items())
+        typer.echo(f"median shift error: {'; '.join(shifts)}")
+    for name, resolution in result.resolutions.items():
+        note = "" if resolution["independent"] else "; halves not independent, optimistic"
+        typer.echo(f"map from {name} poses: {resolution['masked']:.1f} Å (masked FSC 0.143{note})")
+
+
+def angle(radians: float) -> str:
+    """In radians and degrees."""
+    degrees = radians * 57.29577951
+    return f"{radians:.4f} rad ({degrees:.{1 if degrees >= 1 else 2}f}°)"
