@@ -281,17 +281,6 @@ def rms_error_rad(covariance: Tensor) -> Tensor:
     return covariance.diagonal(dim1=1, dim2=2).sum(1).sqrt().float()
 
 
-def median_error_rad(covariance: Tensor) -> Tensor:
-    """Median angle |ω|, (n,), of normally distributed rotations ω with covariances (n, 3, 3).
-
-    That of a scaled χ² of equal mean and variance (Satterthwaite 1946), whose median is that of Wilson &
-    Hilferty (1931): within 2 % for any covariance, 0.3 % where it is round.
-    """
-    mean = covariance.diagonal(dim1=1, dim2=2).sum(1)
-    degrees = mean.square() / covariance.square().sum((1, 2))
-    return (mean * (1 - 2 / (9 * degrees)) ** 3).sqrt().float()
-
-
 def image_belief(polished: Polished) -> OrientationBelief:
     """What each image says of its orientation (Laplace): the information at its own signal scale."""
     scale = polished.signal_scale.double().clamp_min(0).square()
