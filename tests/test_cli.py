@@ -233,6 +233,11 @@ def test_one_reference_for_both_halves_is_said_to_be_optimistic(done: Run, tmp_p
 def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
     numbers = json.loads((done / "errors.json").read_text())
     assert numbers["count"] == 60 and 0 < numbers["median_rad"] <= np.pi
+    said = run("compare", done / "predictions.star", done / "particles.star").output
+    errors = matched_shift_errors_angstrom(
+        read_star(done / "predictions.star"), read_star(done / "particles.star")
+    )
+    assert f"median shift error: {float(errors.quantile(0.5)):.2f} Å" in said
 
 
 def test_predict_of_one_part_of_the_split(done: Run, tmp_path: Path) -> None:

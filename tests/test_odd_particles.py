@@ -163,3 +163,14 @@ def test_particles_of_other_strengths_are_polished_at_their_own(
     assert float(refined.median()) < 1.02 * float(plain.median())
     scale = number_column(found, "cryoforumSignalScale")
     assert scale is not None and np.median(scale[1::2]) / np.median(scale[::2]) == pytest.approx(5, rel=0.2)
+
+
+def test_particles_that_nobody_has_posed_are_refused(folder: Path, tmp_path: Path) -> None:
+    """As after extraction: all angles are there, and 0."""
+    star = read_star(folder / "particles.star")
+    zeros = dict.fromkeys(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), np.zeros(COUNT))
+    write_star(with_columns(star, zeros), folder / "unposed.star")
+    for step in ("train", "reconstruct"):
+        result = invoke(step, folder / "unposed.star", "--out", tmp_path / step)
+        assert result.exit_code == 1 and f"found the same one in all {COUNT} rows" in result.stderr
+        assert not (tmp_path / step).exists()

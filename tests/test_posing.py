@@ -274,7 +274,8 @@ def test_half_sets_are_drawn_where_they_are_wanted_and_not_there(lab: Lab, tmp_p
     run("predict", lab / "model", bare, "--out", out, *NETWORK)
     assert "rlnRandomSubset" not in read_star(out).particles
     assert not independent(out, tmp_path / "one")
-    run("predict", lab / "model", bare, "--out", out, "--halves", "--overwrite", *NETWORK)
+    told = run("predict", lab / "model", bare, "--out", out, "--halves", "--overwrite", *NETWORK).stderr
+    assert "half sets are drawn and written" in told
     subsets = column(out, "rlnRandomSubset")
     assert sorted(np.unique(subsets)) == [1, 2] and abs(subsets.mean() - 1.5) < 0.01
     np.testing.assert_array_equal(column(out, "cryoforumReferenceHalf"), subsets)
@@ -365,6 +366,14 @@ def test_a_mirrored_reference_is_told(
     assert "its mirror image fits: it is of the other hand than the model; mirror it" in told[0]
 
 
+def test_an_inverted_reference_is_told(lab: Lab, tmp_path: Path) -> None:
+    negative, out = tmp_path / "negative.mrc", tmp_path / "out.star"
+    write_volume(Volume(-read_volume(lab / "map.mrc").voxels, PIXEL_SIZE), negative)
+    options = ("--reference", negative, "--out", out, "--root", lab.folder, "--max-shift", 1)
+    told = run("predict", lab / "model", lab / "few.star", *options).stderr
+    assert "its negative fits: the contrast is inverted; multiply it by -1" in told
+
+
 def test_another_molecule_is_told(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "out.star"
     common = ("--out", out, "--root", lab.folder, "--max-shift", 1, "--overwrite")
@@ -372,7 +381,7 @@ def test_another_molecule_is_told(lab: Lab, tmp_path: Path) -> None:
         (("match", "6z6u", lab / "few.star"), "it may be another molecule"),
         (
             ("predict", lab / "model", lab / "few.star", "--reference", "6z6u"),
-            "it may be turned, or another molecule; leave out --reference",
+            "it may be turned or another molecule",
         ),
     ):
         lines = run(*command, *common).stderr.splitlines()

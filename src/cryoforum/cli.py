@@ -287,9 +287,10 @@ def compare(
 ) -> None:
     """Orientation errors against known poses, matched by image name."""
     with failing_clearly():
-        from cryoforum.workflow import compare_stars
+        from cryoforum.workflow import compare_stars, median_shift_error_angstrom
 
         show_errors({str(predictions): compare_stars(predictions, truth, json, overwrite, symmetry)})
+        typer.echo(f"median shift error: {median_shift_error_angstrom(predictions, truth):.2f} Å")
 
 
 @app.command(epilog="Example: cryoforum report demo")

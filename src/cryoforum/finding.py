@@ -5,7 +5,7 @@ other microscopes and other normalisations than those of the training are no mat
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -179,25 +179,28 @@ def _doubt(
 ) -> str:
     """What may be wrong where the reference does not explain the images."""
     found = f"the reference explains only {100 * max(share, 0):.0f} % of the signal in the images"
+    wrong = "the images' CTF, contrast or pixel size may be wrong"
     if poser.model is None or poser.config.source == "search" or reference.halves is not None:
-        return f"{found}: it may be another molecule, or the images' CTF, contrast or pixel size may be wrong"
-    for axis in range(3):  # which plane a map was mirrored at nobody knows
-        voxels = reference.full.voxels.flip(axis).roll(1, axis)  # voxel n // 2 stays
-        other_hand = replace(reference, full=replace(reference.full, voxels=voxels))
-        transforms = _transforms(other_hand, particles, halves=False)
-        mirrored = _unmeasured_poser(
-            poser.model, other_hand, transforms, background, particles.box, poser.config
-        )
-        mirrored, _ = _measured(mirrored, particles, rows, rounds=2)
-        if (
-            explained_share(mirrored.noise, background, poser.config.search.highest_frequency)
-            > LEAST_EXPLAINED
-        ):
-            return f"{found}, but its mirror image fits: it is of the other hand than the model; mirror it"
+        return f"{found}: it may be another molecule, or {wrong}"
+    for voxels, finding in _other_maps(reference.full.voxels):
+        other = replace(reference, full=replace(reference.full, voxels=voxels))
+        transforms = _transforms(other, particles, halves=False)
+        tried = _unmeasured_poser(poser.model, other, transforms, background, particles.box, poser.config)
+        tried, _ = _measured(tried, particles, rows, rounds=2)
+        if explained_share(tried.noise, background, poser.config.search.highest_frequency) > LEAST_EXPLAINED:
+            return f"{found}, but {finding}"
     return (
-        f"{found} at the model's orientations: it may be turned, or another molecule; "
+        f"{found} at the model's orientations: it may be turned or another molecule, or {wrong}; "
         "leave out --reference, or search all orientations with --candidates search"
     )
+
+
+def _other_maps(voxels: Tensor) -> Iterator[tuple[Tensor, str]]:
+    """What a map is often taken for, and what to say where it fits."""
+    yield -voxels, "its negative fits: the contrast is inverted; multiply it by -1"
+    for axis in range(3):  # which plane a map was mirrored at nobody knows
+        mirrored = voxels.flip(axis).roll(1, axis)  # voxel n // 2 stays
+        yield mirrored, "its mirror image fits: it is of the other hand than the model; mirror it"
 
 
 def _sample(particles: Particles) -> Tensor:

@@ -114,6 +114,8 @@ def predict_to_star(
     if reference is None:
         _refuse_without_reference(model_folder, options)
         output.tell("the model has no reference: orientations of the network alone, origins stay as they are")
+    if options.halves and particles.subsets is None:
+        output.tell("no rlnRandomSubset: half sets are drawn and written")
     star, particles, halves = _with_half_sets(star, particles, model, reference, options.halves)
     files = sorted(path for path in Path(model_folder).iterdir() if path.is_file() and not is_leftover(path))
     inputs = _hash_of_files([path for path in files if path.resolve() != output.path.resolve()])
@@ -306,7 +308,7 @@ def _rows_of_shard(count: int, shard: str | None, batch_size: int) -> Tensor:
     if not all(shares):
         raise ValueError(
             f"expected --shard of at most {-(-count // batch_size)}, one for each batch of {batch_size} "
-            f"of {count} particles, found {shard_count}"
+            f"of {count} particles, found {shard_count}; or lower --batch-size"
         )
     return _tensor(shares[int(index) - 1])
 

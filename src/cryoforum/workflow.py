@@ -104,8 +104,7 @@ def train_to_folder(
     ``tell`` is told, in one line, where no reference could be made.
     """
     particles = checked_particles(read_star(star_path), root)
-    if particles.poses is None:
-        raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to learn from")
+    poses = _checked_poses(star_path, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     out = Path(out)
     if not resume:
@@ -141,7 +140,7 @@ def train_to_folder(
     forget_reference(out)  # one of an earlier model must not outlive it
     try:
         training = particles.select(split.train)
-        reference = _trained_reference(training, particles.poses[split.train], config.symmetry, bar)
+        reference = _trained_reference(training, poses[split.train], config.symmetry, bar)
         save_reference(reference, out)
     except ValueError as error:
         tell(f"no reference to polish poses against: {error}")
@@ -201,8 +200,7 @@ def reconstruct_to_folder(
     star = read_star(star_path)
     particles = checked_particles(star, root)
     independent = _halves_are_independent(star)
-    if particles.poses is None:
-        raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to reconstruct")
+    _checked_poses(star_path, particles, "to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
@@ -251,6 +249,12 @@ def compare_stars(
     return summary
 
 
+def median_shift_error_angstrom(predicted_path: Path, truth_path: Path) -> float:
+    """Of the same particles: median distance between origins."""
+    errors = matched_shift_errors_angstrom(read_star(predicted_path), read_star(truth_path))
+    return float(errors.quantile(0.5))
+
+
 def matched_errors(predicted: ParticleStar, truth: ParticleStar, symmetry: str = "C1") -> Tensor:
     """Geodesic errors in radians, in the order of ``predicted``; every particle must be in ``truth``."""
     found, true = _matched_poses(predicted, truth)
@@ -296,6 +300,19 @@ def checked_particles(star: ParticleStar, root: Path | None) -> Particles:
     if missing and not missing_columns(star, ["rlnDefocusU"]):
         raise ValueError(f"{star.path}: expected {missing[0]} for the CTF, found none; add the column")
     return particles_from_star(star, root)
+
+
+def _checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses:
+    """The poses; ValueError where there are none, or all orientations are one, as before a refinement."""
+    poses = particles.poses
+    if poses is None:
+        raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi {purpose}")
+    if len(poses) > 1 and bool((poses.quaternions == poses.quaternions[0]).all()):
+        raise ValueError(
+            f"{star_path}: expected the orientations of a refinement {purpose}, found the same one in all "
+            f"{len(poses)} rows; predict them first"
+        )
+    return poses
 
 
 def _split(particles: Particles, choice: str | None, seed: int) -> Split:
