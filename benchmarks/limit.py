@@ -209,11 +209,9 @@ def bound(particles: Particles, volume: Volume, highest_frequency: int) -> Bound
     batches = torch.arange(len(particles)).split(128)
     for rows in batches:
         bare = whitened(particles, rows, everywhere, 1.0, 1.0)
-        model = (
-            moved(particles, rows, everywhere)
-            * bare.transfer
-            * slices_at(transform, particles.poses.quaternions[rows], everywhere)
-        )
+        origins = particles.poses.shifts_angstrom[rows] / particles.pixel_size_angstrom
+        slices = slices_at(transform, particles.poses.quaternions[rows], everywhere)
+        model = bare.transfer * slices * everywhere.phases(origins)
         cross += float((bare.values * model.conj()).real.sum())
         power += float(model.abs().square().sum())
         noise += float(bare.values.abs().square().sum())
@@ -244,13 +242,6 @@ def whitened(particles: Particles, rows: Tensor, points, noise: float, scale: fl
     chosen = particles.select(rows)
     images = chosen.images[torch.arange(len(rows))]
     return whiten(images, chosen.optics, particles.pixel_size_angstrom, points, noise * flat, scale * flat)
-
-
-def moved(particles: Particles, rows: Tensor, points) -> Tensor:
-    """Phases (b, p) of the true origins."""
-    origins = particles.poses.shifts_angstrom[rows] / particles.pixel_size_angstrom
-    angle = 2 * torch.pi / points.box * (points.kx * origins[:, :1] + points.ky * origins[:, 1:])
-    return torch.polar(torch.ones_like(angle), angle)
 
 
 def median_length(covariance: Tensor) -> float:

@@ -106,7 +106,7 @@ def steps(arguments: argparse.Namespace) -> None:
         ("whiten", lambda: poser.noise.whiten(batch, everything, poser.points)),
         ("network", lambda: network_numbers(model, batch)),
         ("candidates", lambda: candidates(templates, images, density)),
-        ("all of these but the search", lambda: pose_batch(poser, batch)),
+        ("a batch from file to belief, without the search", lambda: pose_batch(poser, batch)),
     ]
     for name, action in rest:
         print(f"| {name} | {COUNT / median_seconds(action):.0f} | | | |", flush=True)

@@ -1,7 +1,5 @@
 """Defocus of single particles: those that lie higher or lower in the ice than their micrograph says."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -33,11 +31,8 @@ def defocus_change(
     points = images.points
     extent = points.box * pixel_size_angstrom
     kx, ky = points.kx / extent, points.ky / extent
-    angle = 2 * math.pi / points.box * (points.kx * origins_pixel[:, :1] + points.ky * origins_pixel[:, 1:])
-    projection = (
-        weight * slices_at(transform, quaternions, points) * torch.polar(torch.ones_like(angle), angle)
-    )
-    # Only these two depend on the defocus no more: Re⟨y, F⟩ and |F|² of every frequency.
+    projection = weight * slices_at(transform, quaternions, points) * points.phases(origins_pixel)
+    # All that is needed of image and projection, whatever the defocus: Re⟨y, F⟩ and |F|² of every frequency.
     cross, power = (images.values * projection.conj()).real, projection.abs().square()
     change = best = torch.zeros(len(images))
     highest = torch.full_like(change, -torch.inf)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel
+from cryoforum.inference import BATCH_SIZE
 from cryoforum.likelihood import frequency_points
 from cryoforum.matching import SearchConfig, make_templates
 from cryoforum.network.heads import density_features
@@ -24,7 +25,7 @@ from cryoforum.noise import (
 )
 from cryoforum.particles import Particles, Predictions, Volume, joined_predictions
 from cryoforum.polishing import PolishingConfig
-from cryoforum.posing import BATCH_SIZE, CandidateSource, Poser, PosingConfig, pose_in_batches
+from cryoforum.posing import CandidateSource, Poser, PosingConfig, pose_in_batches
 from cryoforum.projection import cropped_transform
 from cryoforum.reference import Reference
 

@@ -44,6 +44,12 @@ class FrequencyPoints:
         """Integer shell, (p,)."""
         return self.radius.round().long()
 
+    def phases(self, origins_pixel: Tensor) -> Tensor:
+        """exp(2πi k·o) of origins (m, 2) in pixels, (m, p): what moves a centred slice to where they are."""
+        kx, ky = self.kx.to(origins_pixel.device), self.ky.to(origins_pixel.device)
+        angle = 2 * math.pi / self.box * (kx * origins_pixel[:, :1] + ky * origins_pixel[:, 1:])
+        return torch.polar(torch.ones_like(angle), angle)
+
     def count_within(self, radius: float) -> int:
         """How many points, from the first on, lie within ``radius`` cycles per box."""
         return int((self.radius <= radius).sum())
@@ -172,8 +178,7 @@ def evaluate_plainly(
     value, slope = _sampled(transform, unitquat_to_rotmat(quaternions), kx, ky)
     transfer, data = images.transfer[rows], images.values[rows]
     angle = 2 * math.pi / points.box
-    phase = angle * (kx * origins_pixel[:, :1] + ky * origins_pixel[:, 1:])
-    data = data * torch.polar(torch.ones_like(phase), -phase)
+    data = data * points.phases(origins_pixel).conj()
     model = transfer * value
     gx, gy, gz = (transfer * part for part in slope.unbind(1))
     derivatives = torch.stack(

@@ -70,7 +70,6 @@ def make_templates(transform: Tensor, box: int, config: SearchConfig, symmetry: 
     rotations = asymmetric_unit(rotation_grid(config.nside), symmetry_group(symmetry))
     slices = torch.cat([slices_at(transform, part, points) for part in rotations.split(2048)])
     origins = _origin_grid(config.max_shift_pixel, box / (8 * config.highest_frequency))
-    angle = -2 * torch.pi / box * (points.kx[:, None] * origins[:, 0] + points.ky[:, None] * origins[:, 1])
     return Templates(
         config=config,
         symmetry=symmetry,
@@ -79,7 +78,7 @@ def make_templates(transform: Tensor, box: int, config: SearchConfig, symmetry: 
         slices=torch.view_as_real(slices).flatten(1).T.contiguous(),
         power=slices.abs().square().T.contiguous(),
         origins_pixel=origins,
-        phases=torch.polar(torch.ones_like(angle), angle),
+        phases=points.phases(origins).mH,
     )
 
 
@@ -133,12 +132,9 @@ def best_origins(
     images = images.within(config.highest_frequency)
     points = images.points
     origins = _origin_grid(config.max_shift_pixel, 0.5)
-    angle = (
-        -2 * torch.pi / points.box * (points.kx[:, None] * origins[:, 0] + points.ky[:, None] * origins[:, 1])
-    )
     product = images.transfer * images.values * slices_at(transform, quaternions, points).conj()
-    phases = torch.polar(torch.ones_like(angle), angle)
-    return origins[(torch.view_as_real(product).flatten(1) @ _real_part_of_product(phases)).argmax(1)]
+    phases = _real_part_of_product(points.phases(origins).mH)
+    return origins[(torch.view_as_real(product).flatten(1) @ phases).argmax(1)]
 
 
 def grid_belief(templates: Templates, log_density: Tensor) -> OrientationBelief:

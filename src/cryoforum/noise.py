@@ -135,8 +135,7 @@ def measured_noise(
             own = which[batch] == at
             model[own, : len(low.kx)] = slices_at(transform, poses.quaternions[batch][own], low)
         origins = poses.shifts_angstrom[batch] / particles.pixel_size_angstrom
-        angle = 2 * torch.pi / box * (points.kx * origins[:, :1] + points.ky * origins[:, 1:])
-        model = bare.transfer * model * torch.polar(torch.ones_like(angle), angle)
+        model = bare.transfer * model * points.phases(origins)
         products = ((bare.values * model.conj()).real, model.abs().square(), bare.values.abs().square())
         for total, product in zip(sums, products, strict=True):
             total[batch] = torch.zeros(len(batch), shells).index_add_(1, shell, product).double()

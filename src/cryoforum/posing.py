@@ -34,7 +34,6 @@ CandidateSource = Literal["network", "search", "both"]
 ALL_AT_ONCE = PolishingConfig(stage_shells=(), stage_survivors=())
 SCALE_RANGE = 0.3, 3.0  # beyond, an image is junk and its strength means nothing
 DEFOCUS_ROUNDS = 2  # poses and defocus in turn: they hardly depend on each other
-BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)

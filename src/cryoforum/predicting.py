@@ -19,7 +19,7 @@ from torch import Tensor
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.compute import process_rank_and_count, wait_for_all
 from cryoforum.finding import make_poser
-from cryoforum.inference import check_compatible, predict_batch
+from cryoforum.inference import BATCH_SIZE, check_compatible, predict_batch
 from cryoforum.io.batchlog import BatchLog, read_batches
 from cryoforum.io.files import (
     is_leftover,
@@ -40,7 +40,7 @@ from cryoforum.io.star import (
     write_star,
 )
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
-from cryoforum.posing import BATCH_SIZE, PosingConfig, pose_batch, predict_with_shifts
+from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure
