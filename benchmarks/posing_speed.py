@@ -36,7 +36,6 @@ from cryoforum.io.star import (
 from cryoforum.likelihood import evaluate
 from cryoforum.matching import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.metrics import orientation_errors
-from cryoforum.network.heads import log_density
 from cryoforum.particles import Particles, loaded_batches
 from cryoforum.polishing import polish
 from cryoforum.posing import Poser, PosingConfig, pose_batch
@@ -76,7 +75,7 @@ def steps(arguments: argparse.Namespace) -> None:
     images = poser.noise.whiten(batch, everything, poser.points)
     templates, transform = poser.templates[0], poser.transforms[0]
     numbers = network_numbers(model, batch)
-    density = log_density(numbers, model.config.network, poser.features)
+    density = model.head.log_density(numbers, poser.features)
     starts = candidates(templates, images, density)
 
     def polished() -> object:

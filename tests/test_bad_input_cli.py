@@ -92,7 +92,7 @@ def truncated_stack(folder: Path) -> None:
 
 def pixels_not_numbers(folder: Path) -> None:
     with mrcfile.open(folder / "particles.mrcs", mode="r+") as stack:
-        stack.data[11, 3, 4] = np.nan
+        stack.data[12, 3, 4] = np.nan  # of a particle that is learned from
 
 
 def empty_table(folder: Path) -> None:
@@ -112,7 +112,7 @@ SPOILERS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "missing stack": (no_stack, ("row 1", "particles.mrcs not found")),
     "index past the end": (index_past_the_end, ("row 40", "from 1 to 40", "found 41")),
     "truncated stack": (truncated_stack, ("particles.mrcs", "cut off")),
-    "NaN pixels": (pixels_not_numbers, ("particles.mrcs, slice 12", "NaN")),
+    "NaN pixels": (pixels_not_numbers, ("particles.mrcs, slice 13", "NaN")),
     "empty table": (empty_table, ("particles.star", "empty table")),
     "stack that is none": (no_stack_at_all, ("particles.mrcs", "5 bytes")),
     "STAR file that is none": (not_a_star_file, ("particles.star",)),

@@ -149,6 +149,12 @@ def test_dispersion_is_never_positive_and_ascends() -> None:
     torch.testing.assert_close(belief.trace, belief.dispersion.sum(-1))
 
 
+def test_the_eigengap_is_that_of_the_two_smallest_eigenvalues() -> None:
+    belief = random_belief(20, seed=9)
+    eigenvalues = np.linalg.eigvalsh(belief.concentration.double().numpy())
+    np.testing.assert_allclose(belief.eigengap, eigenvalues[:, 1] - eigenvalues[:, 0], rtol=1e-3)
+
+
 def test_dispersion_does_not_depend_on_a_constant_on_the_diagonal() -> None:
     belief = random_belief(5)
     raised = belief + OrientationBelief(7 * torch.eye(4).expand(5, 4, 4))

@@ -25,7 +25,7 @@ from cryoforum.network import OrientationNetwork
 @pytest.fixture
 def model() -> TrainedModel:
     torch.manual_seed(0)
-    config = Config(PreprocessingConfig(box=16), NetworkConfig(widths=(4, 8), degree=1))
+    config = Config(PreprocessingConfig(box=16), network=NetworkConfig(widths=(4, 8), degree=1))
     network = OrientationNetwork(config.network, 16)
     torch.nn.init.normal_(network.dense.weight)
     log = [{"step": 1, "train_loss": 0.5}, {"step": 2, "validation_median_rad": 0.25}]
@@ -93,13 +93,16 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a list": lambda folder: (folder / "model.json").write_text("[1]"),
     "no JSON": lambda folder: (folder / "model.json").write_text("hello"),
     "binary": lambda folder: (folder / "model.json").write_bytes(b"\xff\x00"),
-    "of the future": edit_description(format="cryo-forum model 2"),
+    "of the future": edit_description(format="cryo-forum model 3"),
+    "of before the parts could be chosen": edit_description(format="cryo-forum model 1"),
     "without configuration": edit_description(config="gone"),
     "configuration null": edit_description(config=None),
+    "without intensity": edit_description(intensity="gone"),
+    "intensity null and more": edit_description(intensity={"mean": 0.0}),
     "without box": edit_description(box="gone"),
     "box null": edit_description(box=None),
     "pixel size of words": edit_description(pixel_size_angstrom="small"),
-    "unknown setting": edit_description(config={"network": {"depth": 3}}),
+    "unknown setting": edit_description(config={"network": {"depths": 3}}),
     "other network": edit_description(
         config={"preprocessing": {"box": 16}, "network": {"widths": [8, 16], "degree": 1}}
     ),

@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import cryoforum.demo as demonstration
 from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
+from cryoforum.config import Config, with_settings
 from cryoforum.io.mrc import read_volume
 from cryoforum.io.star import (
     number_column,
@@ -27,11 +30,12 @@ from cryoforum.io.star import (
     with_poses,
     write_star,
 )
+from cryoforum.learning import train_to_folder
 from cryoforum.particles import Poses
 from cryoforum.rotations import geodesic_distance
 from cryoforum.workflow import matched_errors, matched_shift_errors_angstrom
 
-COMMANDS = ("simulate", "train", "predict", "filter", "reconstruct", "compare", "report", "demo")
+COMMANDS = ("simulate", "train", "find-rate", "predict", "filter", "reconstruct", "compare", "report", "demo")
 TOML = """
 [training]
 image_passes = 320
@@ -280,6 +284,88 @@ def test_simulation_is_the_same_for_the_same_seed(done: Run, tmp_path: Path) -> 
     )
     rows = torch.arange(60)
     torch.testing.assert_close(again.images[rows], first.images[rows], atol=1e-4, rtol=1e-4)
+
+
+def test_every_setting_can_be_changed_on_the_command_line(done: Run, tmp_path: Path) -> None:
+    """The paper's preset, made small."""
+    settings = (
+        "preprocessing.box=64",
+        "network.widths=[4, 4, 8, 8]",
+        "training.image_passes=48",
+        "training.batch_size=8",
+        "training.pairs=random",
+        "network.blur=gaussian",
+        "network.head=svd",
+    )
+    given = [word for setting in settings for word in ("--set", setting)]
+    run("train", done / "particles.star", "--out", tmp_path / "model", "--preset", "paper", *given)
+    config = load_model(tmp_path / "model").config
+    assert (config.network.backbone, config.network.pooling, config.training.loss) == ("vgg", "gem", "pairs")
+    assert (config.network.widths, config.network.head) == ((4, 4, 8, 8), "svd")
+    assert (config.training.image_passes, config.training.pairs) == (48, "random")
+    run("predict", tmp_path / "model", done / "particles.star", "--out", tmp_path / "predicted.star")
+    assert len(read_star(tmp_path / "predicted.star")) == 60
+    wrong = ("train", done / "particles.star", "--out", tmp_path / "none", "--set", "network.pooling=jam")
+    assert "expected one of flatten, max" in run(*wrong, code=1).stderr and not (tmp_path / "none").exists()
+
+
+def test_bars_of_a_training_end_where_they_say(done: Run, tmp_path: Path) -> None:
+    announced: dict[str, int] = {}
+    reached: Counter[str] = Counter()
+
+    def bar(description: str, total: int) -> Callable[[int], None]:
+        announced[description] = total
+        return lambda count: reached.update({description: count})
+
+    train_to_folder(
+        done / "particles.star",
+        None,
+        tmp_path / "model",
+        load_model(done / "model").config,
+        split_choice=None,
+        seed=0,
+        max_minutes=None,
+        resume=False,
+        overwrite=False,
+        bar=bar,
+        on_step=lambda progress: None,
+    )
+    assert announced and reached == announced
+
+
+def test_a_learning_rate_is_suggested_and_its_curve_written(done: Run, tmp_path: Path) -> None:
+    curve = tmp_path / "curve.csv"
+    common = ("find-rate", done / "particles.star", "--preset", "tiny", "--config", done / "config.toml")
+    output = run(*common, "--steps", 24, "--out", curve).output
+    found = re.search(r"--set (training.max_learning_rate=\S+)", output)
+    assert found is not None
+    rates, losses = np.loadtxt(curve, delimiter=",", skiprows=1).T
+    assert curve.read_text().splitlines()[0] == "learning_rate,loss"
+    assert len(rates) == 24 and (np.diff(rates) > 0).all() and np.isfinite(losses).all()
+    rate = with_settings(Config(), [found[1]]).training.max_learning_rate
+    assert rates[0] / 10 < rate < rates[-1]
+    assert "--overwrite" in run(*common, "--steps", 24, "--out", curve, code=1).stderr
+    simulated = ("--set", "augmentation.simulated_share=0.5", "--out", tmp_path / "simulated.csv")
+    assert "suggested" in run(*common, "--steps", 20, *simulated).output
+    assert "expected 18 steps or more" in run(*common, "--steps", 17, code=1).stderr
+
+
+def test_simulated_images_are_made_where_there_is_a_reference(done: Run, tmp_path: Path) -> None:
+    common = (
+        "--preset",
+        "tiny",
+        "--config",
+        done / "config.toml",
+        "--set",
+        "augmentation.simulated_share=0.5",
+    )
+    run("train", done / "particles.star", "--out", tmp_path / "model", *common)
+    assert load_model(tmp_path / "model").config.augmentation.simulated_share == 0.5
+    one_half = with_columns(read_star(done / "particles.star"), {"rlnRandomSubset": [1] * 60})
+    write_star(one_half, tmp_path / "one_half.star")
+    alone = ("train", tmp_path / "one_half.star", "--out", tmp_path / "alone", "--root", done.folder)
+    assert "learning from the particles alone" in run(*alone, *common).stderr
+    assert load_model(tmp_path / "alone").config.augmentation.simulated_share == 0
 
 
 def test_an_interrupted_training_is_resumed(

@@ -113,6 +113,56 @@ def test_the_likelihood_is_normalised_over_rotations(strength: float) -> None:
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("size", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_partition_and_its_derivative_are_torchs(size: float, dtype: torch.dtype) -> None:
+    features = rotation_polynomials(3).features(rotation_grid(3)).to(dtype)
+    coefficients = (size * torch.randn(5, 84, generator=torch.Generator().manual_seed(16))).to(dtype)
+    truth, weights = features[7:12], torch.linspace(1, 2, 5, dtype=dtype)
+    results = []
+    for partition in (
+        lambda c: harmonics._LogMeanExp.apply(c, features),
+        lambda c: torch.logsumexp(c @ features.T, dim=-1) - math.log(len(features)),
+    ):
+        leaf = coefficients.clone().requires_grad_()
+        value = partition(leaf)
+        (gradient,) = torch.autograd.grad((weights * value).sum(), leaf)
+        results.append((value.detach(), gradient))
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    found = mean_log_likelihood(coefficients, truth, features)
+    torch.testing.assert_close(
+        found, ((coefficients * truth).sum(1) - results[1][0]).mean(), rtol=1e-4, atol=0
+    )
+
+
+def test_a_partition_of_huge_coefficients_is_finite() -> None:
+    features = rotation_polynomials(2).features(rotation_grid(2))
+    coefficients = (1e5 * features[:4]).requires_grad_()
+    value = harmonics._LogMeanExp.apply(coefficients, features)
+    highest = 1e5 * features[:4].square().sum(1)  # a sharp peak on one of the grid's rotations
+    torch.testing.assert_close(value.detach(), highest - math.log(len(features)), rtol=1e-5, atol=0)
+    value.sum().backward()
+    torch.testing.assert_close(coefficients.grad, features[:4], rtol=1e-4, atol=1e-4)
+
+
+def test_rounded_features_move_the_likelihood_by_little() -> None:
+    polynomials = rotation_polynomials(6)
+    grid = polynomials.features(rotation_grid(6))
+    q = random_rotations(64, seed=17)
+    noise = torch.randn(64, polynomials.size, generator=torch.Generator().manual_seed(18))
+    leaves, found = [], []
+    for features in (grid, grid.bfloat16()):
+        coefficients = (20 / polynomials.size * polynomials.features(q) + 0.1 * noise).requires_grad_()
+        value = mean_log_likelihood(coefficients, polynomials.features(q), features)
+        value.backward()
+        leaves.append(coefficients.grad)
+        found.append(value.detach())
+    assert abs(float(found[0] - found[1])) < 0.01
+    assert float((leaves[0] - leaves[1]).norm() / leaves[0].norm()) < 0.05
+
+
 def test_knowing_nothing_is_a_likelihood_of_zero() -> None:
     features = rotation_polynomials(2).features(rotation_grid(2))
     assert float(mean_log_likelihood(torch.zeros(5, 35), features[:5], features)) == pytest.approx(

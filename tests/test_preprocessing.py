@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum.config import PreprocessingConfig
+from cryoforum.config import AugmentationConfig, PreprocessingConfig
 from cryoforum.ctf import Optics, ctf
 from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.particles import Particles, Volume
 from cryoforum.preprocessing import (
+    Intensity,
     augment,
     circular_mask,
     prepare,
     prepare_all,
+    set_intensity,
     turn_and_shift,
     turn_orientations,
 )
@@ -79,11 +81,12 @@ def test_augmentation_is_seeded_and_changes_no_argument(molecule: Volume) -> Non
     q = random_unitquat(6, generator=torch.Generator().manual_seed(2))
     images = projections(molecule, q)
     before = images.clone(), q.clone()
-    first, again = (augment(images, q, 1.0, torch.Generator().manual_seed(3)) for _ in range(2))
+    config = AugmentationConfig()
+    first, again = (augment(images, q, config, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert torch.equal(images, before[0]) and torch.equal(q, before[1])
     torch.testing.assert_close(first[1].norm(dim=1), torch.ones(6))
-    unmoved = augment(images, q, 0.0, torch.Generator().manual_seed(3))
+    unmoved = augment(images, q, replace(config, max_shift_pixel=0.0), torch.Generator().manual_seed(3))
     assert float(correlations(unmoved[0], projections(molecule, unmoved[1])).min()) > 0.99
 
 
@@ -107,6 +110,33 @@ def test_inputs_are_standardised_whatever_the_contrast() -> None:
     assert not inputs[:, mask == 0].any()
     torch.testing.assert_close(prepare(7 * images - 30, None, 1.0, config), inputs, atol=1e-3, rtol=1e-3)
     assert bool(torch.isfinite(prepare(torch.ones(1, 32, 32), None, 1.0, config)).all())
+
+
+@pytest.mark.parametrize("count", [1, 30, 1500])
+def test_a_set_is_standardised_as_a_whole(count: int) -> None:
+    """Its images keep their contrast and level relative to each other."""
+    generator = torch.Generator().manual_seed(4)
+    level = torch.randn(count, 1, 1, generator=generator)
+    contrast = torch.rand(count, 1, 1, generator=generator) + 0.5
+    images = 30 + 7 * (level + contrast * torch.randn(count, 32, 32, generator=generator))
+    particles = Particles(images, 3.0, tuple(map(str, range(count))))
+    config = PreprocessingConfig(box=32, standardise="set")
+    intensity = set_intensity(particles, config)
+    inputs = prepare_all(particles, config, intensity=intensity)
+    mask = circular_mask(32, config.mask_inner, config.mask_outer)
+    core = mask == 1
+    assert float(inputs[:, core].mean()) == pytest.approx(0, abs=0.03)
+    assert float(inputs[:, core].std()) == pytest.approx(1, abs=0.03)
+    torch.testing.assert_close(inputs, (images - intensity.mean) * mask / intensity.deviation)
+    weighted = float((images * mask).sum() / (count * mask.sum()))
+    sample = 1e-6 if count <= 1000 else 0.02
+    assert intensity.mean == pytest.approx(weighted, rel=max(sample, 1e-5))
+    assert isinstance(intensity, Intensity) and intensity.deviation > 0
+
+
+def test_a_set_cannot_be_standardised_without_knowing_its_intensity() -> None:
+    with pytest.raises(ValueError, match="expected the intensity of a set"):
+        prepare(torch.zeros(1, 32, 32), None, 1.0, PreprocessingConfig(box=32, standardise="set"))
 
 
 def test_phase_flipping_makes_the_transfer_positive() -> None:

@@ -17,7 +17,7 @@ from cryoforum.simulation import SimulatedImages, simulate
 from cryoforum.structures import load_structure
 from cryoforum.workflow import simulate_to_folder
 
-SMALL = Config(PreprocessingConfig(box=32), NetworkConfig(widths=(8, 16), degree=2))
+SMALL = Config(PreprocessingConfig(box=32), network=NetworkConfig(widths=(8, 16), degree=2))
 
 
 def silent(description: str, total: int):

@@ -1,4 +1,4 @@
-"""Point groups: group laws, distances under a group, asymmetric units, RELION as judge of the axes."""
+"""Point groups: group laws, distances, asymmetric units and domains, RELION as judge of the axes."""
 
 import re
 import subprocess
@@ -19,7 +19,14 @@ from cryoforum.rotations import (
     unitquat_to_rotmat,
 )
 from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetric_distance, symmetry_group
+from cryoforum.symmetry import (
+    asymmetric_unit,
+    distance_to_domain_border,
+    in_fundamental_domain,
+    nearest_equivalent,
+    symmetric_distance,
+    symmetry_group,
+)
 
 ORDERS = {"C1": 1, "C4": 4, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24} | dict.fromkeys(
     ("I", "I1", "I2", "I3", "I4"), 60
@@ -150,6 +157,60 @@ def test_of_equivalent_grid_points_exactly_one_is_kept(name: str) -> None:
     again = symmetric_distance(kept[:, None], kept[None], group) < 1e-3
     same = geodesic_distance(kept[:, None], kept[None]) < 1e-3
     assert torch.equal(again, same)
+
+
+@pytest.mark.parametrize("name", ["C1", "C4", "D2", "D7", "O", "I1"])
+def test_of_all_equivalents_one_is_in_the_fundamental_domain(name: str) -> None:
+    group, q = symmetry_group(name), random_rotations(200)
+    found = in_fundamental_domain(q, group)
+    assert found.dtype == q.dtype
+    assert float(symmetric_distance(found, q, group).max()) < 1e-5
+    torch.testing.assert_close(
+        geodesic_distance(found, group[0]), symmetric_distance(q, group[0], group), atol=2e-3, rtol=0
+    )
+    assert float(geodesic_distance(in_fundamental_domain(found, group), found).max()) < 1e-5
+    for element in group:
+        same = in_fundamental_domain(compose(element, -q), group)
+        assert float(geodesic_distance(same, found).max()) < 1e-5
+    assert len(asymmetric_unit(found, group)) == len(q)
+    if name == "C1":
+        assert torch.equal(found, q)
+
+
+@pytest.mark.parametrize("name", ["C2", "C4", "D2", "O"])
+def test_the_border_of_the_domain_is_half_way_to_an_equivalent(name: str) -> None:
+    group = symmetry_group(name)
+    order, identity = len(group), group[:1]
+    assert float(distance_to_domain_border(identity, group)) == pytest.approx(
+        float(geodesic_distance(group[1:], identity).min()) / 2, abs=1e-3
+    )
+    # Half of the way from the identity to each element both are equally near.
+    half = torch.nn.functional.normalize(group + identity, dim=-1)[1:]
+    half = half[(geodesic_distance(half, identity) <= symmetric_distance(half, identity, group) + 1e-4)]
+    assert 0 < len(half) < order
+    assert float(distance_to_domain_border(half, group).max()) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["C4", "D2", "O", "I1"])
+def test_nearer_than_the_border_no_turn_leads_out_of_the_domain(name: str) -> None:
+    group = symmetry_group(name)
+    q = in_fundamental_domain(random_rotations(400), group)
+    border = distance_to_domain_border(q, group)
+    assert bool((border >= 0).all()) and float(border.max()) > 0.1
+    axis = torch.nn.functional.normalize(random_rotations(400, seed=2)[:, :3], dim=-1)
+
+    def turned_by(angle: Tensor) -> Tensor:
+        return compose(torch.cat([torch.sin(angle / 2) * axis, torch.cos(angle / 2)], dim=-1), q)
+
+    inside = turned_by(0.99 * border[:, None])
+    assert float(geodesic_distance(in_fundamental_domain(inside, group), inside).max()) < 1e-3
+    outside = turned_by(border[:, None] + 0.5)
+    left = geodesic_distance(in_fundamental_domain(outside, group), outside) > 1e-3
+    assert float(left.float().mean()) > 0.1
+
+
+def test_without_symmetry_there_is_no_border() -> None:
+    assert distance_to_domain_border(random_rotations(5), symmetry_group("C1")).tolist() == [float("inf")] * 5
 
 
 @pytest.mark.parametrize("name", ["C4", "D2", "T", "I1"])

@@ -55,6 +55,14 @@ class OrientationBelief:
         return self.dispersion.sum(-1)
 
     @property
+    def eigengap(self) -> Tensor:
+        """Second smallest eigenvalue of A minus the smallest, (n,): larger is more certain.
+
+        The first eigengap of Peretroukhin et al. (2020); the same as -`lambda_max`.
+        """
+        return -self.lambda_max
+
+    @property
     def mode_moment(self) -> Tensor:
         """E⟨q, mode⟩² = E cos²(error / 2), (n,) in (0.25, 1]: 1 where the pose is certain."""
         exponents = torch.cat([self.dispersion, torch.zeros_like(self.dispersion[:, :1])], dim=-1)

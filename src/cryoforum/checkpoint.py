@@ -9,7 +9,7 @@ split.csv             which particle was used for what
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,11 @@ from safetensors.torch import load_file, save_file
 from cryoforum.config import Config, as_plain_dict, updated
 from cryoforum.io.files import replacing
 from cryoforum.network import OrientationNetwork
+from cryoforum.network.heads import Head, head_of
+from cryoforum.preprocessing import Intensity
 
-FORMAT = "cryo-forum model 1"
+FORMAT = "cryo-forum model 2"
+PARTS = ("train", "validation", "test")  # of a split
 WEIGHTS, DESCRIPTION, LOG, SPLIT = "weights.safetensors", "model.json", "log.csv", "split.csv"
 
 
@@ -31,7 +34,8 @@ class TrainedModel:
     """A network with all it needs to be used on other particles of the same molecule.
 
     box and pixel_size_angstrom: of the particles it learned from. validation_median_rad: error of the
-    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split.
+    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split. intensity:
+    of the training set, where it was standardised as a whole.
     """
 
     network: OrientationNetwork
@@ -41,6 +45,12 @@ class TrainedModel:
     validation_median_rad: float
     log: Sequence[Mapping[str, float]]
     parts: Mapping[str, str]
+    intensity: Intensity | None = None
+
+    @property
+    def head(self) -> Head:
+        """What reads the network's numbers."""
+        return head_of(self.config.network, self.config.learned_symmetry)
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
@@ -61,6 +71,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
         "box": model.box,
         "pixel_size_angstrom": model.pixel_size_angstrom,
         "validation_median_rad": model.validation_median_rad,
+        "intensity": None if model.intensity is None else asdict(model.intensity),
         "config": as_plain_dict(model.config),
     }
     with replacing(folder / DESCRIPTION) as temporary:
@@ -77,7 +88,8 @@ def load_model(folder: Path) -> TrainedModel:
         if description.get("format") != FORMAT:
             raise ValueError(f"its format is {description.get('format')!r}, not {FORMAT!r}")
         config = updated(Config(), description["config"], where=DESCRIPTION)
-        network = OrientationNetwork(config.network, config.preprocessing.box, config.symmetry)
+        network = OrientationNetwork(config.network, config.preprocessing.box, config.learned_symmetry)
+        intensity = description["intensity"]
         network.load_state_dict(load_file(folder / WEIGHTS))
         log = [{k: float(v) for k, v in row.items() if v} for row in _read_csv(folder / LOG)]
         return TrainedModel(
@@ -88,6 +100,7 @@ def load_model(folder: Path) -> TrainedModel:
             validation_median_rad=float(description["validation_median_rad"]),
             log=log,
             parts=read_split(folder / SPLIT),
+            intensity=None if intensity is None else Intensity(**intensity),
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"

@@ -47,6 +47,12 @@ MaxShift = Annotated[
         "default: that of the training particles, at least 3."
     ),
 ]
+Preset = Annotated[str, typer.Option(help="tiny, small, paper or expedited.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file that changes the preset.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting, as network.pooling=gem; may be repeated."),
+]
 Star = Annotated[Path, typer.Argument(metavar="PARTICLES.star")]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]
 
@@ -94,9 +100,10 @@ def simulate(
 def train(
     particles: Star,
     out: Out,
-    preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
+    preset: Preset = "small",
     max_minutes: Annotated[float | None, typer.Option(help="Let the schedule span this time.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file that changes the preset.")] = None,
+    config: ConfigFile = None,
+    set_: Set = None,
     symmetry: Annotated[
         str | None, typer.Option(help="Point group as in RELION: C4, D2, T, O, I1 ...; default: C1.")
     ] = None,
@@ -108,15 +115,12 @@ def train(
 ) -> None:
     """Learn from particles with known poses; writes the model folder."""
     with failing_clearly():
-        from cryoforum.config import preset as named_preset
-        from cryoforum.config import read_config, with_symmetry
-        from cryoforum.workflow import train_to_folder
+        from cryoforum.config import chosen_config
+        from cryoforum.learning import train_to_folder
 
         if max_minutes is not None and not max_minutes > 0:
             raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
-        settings = named_preset(preset) if config is None else read_config(config, named_preset(preset))
-        if symmetry is not None:
-            settings = with_symmetry(settings, symmetry)
+        settings = chosen_config(preset, config, set_ or [], symmetry)
         with progress_bars() as bar, training_bar() as on_step:
             model = train_to_folder(
                 particles,
@@ -139,6 +143,31 @@ def train(
         )
 
 
+@app.command(epilog="Example: cryoforum find-rate simulated/particles.star --set network.pooling=gem")
+def find_rate(
+    particles: Star,
+    preset: Preset = "small",
+    config: ConfigFile = None,
+    set_: Set = None,
+    symmetry: Annotated[str | None, typer.Option(help="Point group as in RELION.")] = None,
+    split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
+    steps: Annotated[int, typer.Option(help="Batches; the rate grows a little in each.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Write rates and losses to this CSV file.")] = None,
+    seed: int = 0,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Suggest training.max_learning_rate: raise the rate until learning fails."""
+    with failing_clearly():
+        from cryoforum.config import chosen_config
+        from cryoforum.learning import find_rate_of_star
+
+        settings = chosen_config(preset, config, set_ or [], symmetry)
+        with progress_bars() as bar:
+            rate = find_rate_of_star(particles, root, settings, split, steps, seed, out, overwrite, bar, tell)
+        typer.echo(f"suggested: --set training.max_learning_rate={rate:.1e}")
+
+
 @app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
@@ -158,6 +187,13 @@ def predict(
     reference: Annotated[
         str | None, typer.Option(help="Map to compare with instead of the model's own.")
     ] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            help="Without polishing: copies of each image, turned and mirrored, whose answers are averaged: "
+            "1, 4 or 8."
+        ),
+    ] = 8,
     resolution: Resolution = None,
     max_shift: MaxShift = None,
     refine_defocus: Defocus = False,
@@ -191,7 +227,13 @@ def predict(
             reference=reference,
             resolution_angstrom=resolution,
             halves=halves,
-            posing=PosingConfig(candidates, max_shift, refine_defocus, refine_scale),  # type: ignore[arg-type]
+            posing=PosingConfig(
+                candidates,  # type: ignore[arg-type]
+                max_shift,
+                refine_defocus,
+                refine_scale,
+                views,
+            ),
         )
         with progress_bars() as bar:
             output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell)
@@ -238,7 +280,15 @@ def filter_(
     by: Annotated[
         str | None,
         typer.Option(
-            help="error (expected; the default for polished poses), trace (eq. 7 of the paper), max (eq. 6)."
+            help="error (expected; the default for polished poses), trace (eq. 7 of the paper), max (eq. 6) "
+            "or gap (the first eigengap)."
+        ),
+    ] = None,
+    quantile_of: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER.star",
+            help="Take the threshold from the surest share of these predictions instead.",
         ),
     ] = None,
     drop_out: Annotated[Path | None, typer.Option(help="Write the others here.")] = None,
@@ -248,7 +298,7 @@ def filter_(
     with failing_clearly():
         from cryoforum.workflow import filter_star
 
-        kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite)
+        kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite, quantile_of)
         typer.echo(f"kept {kept} particles in {out}, dropped {dropped}")
         hint_at_root(out, predictions.parent)
 
@@ -291,6 +341,33 @@ def compare(
 
         show_errors({str(predictions): compare_stars(predictions, truth, json, overwrite, symmetry)})
         typer.echo(f"median shift error: {median_shift_error_angstrom(predictions, truth):.2f} Å")
+
+
+@app.command(epilog="Example: cryoforum study table1 --scale cpu --seeds 3 --out study")
+def study(
+    name: Annotated[str, typer.Argument(metavar="STUDY", help="table1, snr, symmetry, real or all.")],
+    out: Out,
+    scale: Annotated[str, typer.Option(help="cpu: reduced; paper: its protocol, for a GPU.")] = "cpu",
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant.")] = 5,
+    shard: Annotated[str | None, typer.Option(help="Only one of n parts of the runs: 1/4 … 4/4.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only runs whose block or variant contains these letters.")
+    ] = None,
+) -> None:
+    """Run the paper's comparisons over several seeds and write its tables and figures.
+
+    Runs that are done already are not done again, so after a kill the same command goes on; several
+    processes or machines may each do a --shard of them in one folder.
+    """
+    with failing_clearly():
+        from cryoforum.study import planned_runs, run_all, write_pages
+        from cryoforum.workflow import parsed_shard
+
+        runs = planned_runs(name, scale, seeds, only)
+        with progress_bars() as bar:
+            run_all(runs, out, (1, 1) if shard is None else parsed_shard(shard), bar, tell)
+        write_pages(out)
+        typer.echo(f"tables and figures: {out / 'study.html'}")
 
 
 @app.command(epilog="Example: cryoforum report demo")

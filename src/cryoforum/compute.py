@@ -45,6 +45,11 @@ def wait_for_all() -> None:
         ) from error
 
 
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where that is faster on ``device``, else float32."""
+    return torch.bfloat16 if _is_bfloat16_faster(device) else torch.float32
+
+
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast to bfloat16 where that is faster on ``device``; parameters stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=_is_bfloat16_faster(device))

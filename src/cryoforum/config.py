@@ -1,6 +1,7 @@
 """What can be set, with its default: one small frozen dataclass a step, read from TOML where wanted."""
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -34,6 +35,7 @@ class PreprocessingConfig:
 
     box: int = 64  # the field of view stays; higher frequencies are cut off
     phase_flip: bool = True
+    standardise: Literal["image", "set"] = "image"  # mean and deviation of each image, or of all for training
     mask_inner: float = 0.85  # in units of half the box: 1 inside, falling to 0 at mask_outer
     mask_outer: float = 0.99
 
@@ -44,21 +46,50 @@ class PreprocessingConfig:
 
 
 @dataclass(frozen=True)
+class AugmentationConfig:
+    """Changes of training images (Cryo-forum, 3.2), and images made for training; 0 or false is off."""
+
+    rotate: bool = True  # in the plane: exact, the orientation turns along
+    mirror: bool = True  # the molecule from behind: exact, too
+    max_shift_pixel: float = 1.0  # at the network's pixel size
+    noise: float = 0.0  # deviation of white noise added, in units of the image's own deviation
+    defocus_angstrom: float = 0.0  # deviation of an error in defocus: phases flip where they should not
+    contrast: float = 0.0  # deviation of the logarithm of a factor on the whole image
+    simulated_share: float = 0.0  # of the images shown: endless projections of the training particles' map
+
+    def __post_init__(self) -> None:
+        for name in ("max_shift_pixel", "noise", "defocus_angstrom", "contrast", "simulated_share"):
+            _require(getattr(self, name) >= 0, f"{name} of 0 or more", getattr(self, name))
+        _require(self.simulated_share <= 1, "simulated_share of 1 or less", self.simulated_share)
+
+
+@dataclass(frozen=True)
 class NetworkConfig:
     """blur → backbone → pooling → dense layer → head."""
 
-    blur: Literal["none", "low_pass"] = "none"
+    blur: Literal["none", "gaussian", "low_pass"] = "none"
     backbone: Literal["residual", "vgg"] = "residual"
-    widths: tuple[int, ...] = (32, 64, 128, 256)
-    pooling: Literal["flatten", "generalised_mean"] = "flatten"
+    widths: tuple[int, ...] = (32, 64, 128, 256)  # of the backbone's stages
+    stem_stride: int = 2  # residual: by how much its first convolution shrinks the image
+    depth: int = 1  # residual: blocks a stage
+    activation: Literal["relu", "prelu"] = "relu"
+    pooling: Literal["flatten", "max", "max_average", "gem"] = "flatten"
     dropout: float = 0.0
-    head: Literal["exponential_family", "qcqp"] = "exponential_family"
+    head: Literal[
+        "quaternion", "gram_schmidt", "qcqp", "symmetric", "svd", "softmax_grid", "exponential_family"
+    ] = "exponential_family"
     degree: int = 6  # L of the exponential family; 1 is the Bingham distribution
+    head_nside: int = 4  # of softmax_grid: 4608 rotations, 15° apart
 
     def __post_init__(self) -> None:
         _require(len(self.widths) > 0 and min(self.widths) > 0, "widths of 1 or more", self.widths)
+        most = 10 if self.backbone == "vgg" else 6
+        _require(len(self.widths) <= most, f"at most {most} widths for backbone {self.backbone}", self.widths)
+        _require(self.stem_stride in (1, 2, 4), "stem_stride of 1, 2 or 4", self.stem_stride)
+        _require(self.depth >= 1, "depth of 1 or more", self.depth)
         _require(0 <= self.dropout < 1, "dropout of 0 or more, below 1", self.dropout)
         _require(self.degree >= 1, "degree of 1 or more", self.degree)
+        _require(1 <= self.head_nside <= 8, "head_nside of 1 to 8", self.head_nside)
 
 
 @dataclass(frozen=True)
@@ -67,13 +98,15 @@ class TrainingConfig:
 
     image_passes: int = 120_000
     batch_size: int = 64
+    loss: Literal["likelihood", "regression", "pairs"] = "likelihood"
+    pairs: Literal["all", "random", "stratified"] = "all"  # of a batch, or drawn from all particles
+    auxiliary: Literal["curriculum", "constant", "none"] = "curriculum"  # weight of the pair distances' error
+    curriculum_exponent: float = 0.5  # eq. 4: how fast weight moves from pairs to single images
+    schedule: Literal["one_cycle", "fixed"] = "one_cycle"
     max_learning_rate: float = 2e-3
     weight_decay: float = 0.05  # decoupled, on weights of convolutions and dense layers
     l2: float = 0.0  # added to the loss, as the paper does
-    curriculum_exponent: float = 0.5  # eq. 4: how fast weight moves from pairs to single images
-    augment: bool = True  # in-plane rotation, mirror and shift
-    max_shift_pixel: float = 1.0  # of the augmentation, at the network's pixel size
-    grid_nside: int = 6  # rotations over which the likelihood is normalised
+    grid_nside: int = 6  # rotations over which a likelihood is normalised
     grid_count: int = 8  # randomly turned copies of that grid, used in turn
 
     def __post_init__(self) -> None:
@@ -81,27 +114,41 @@ class TrainingConfig:
             _require(getattr(self, name) >= 1, f"{name} of 1 or more", getattr(self, name))
         _require(self.batch_size >= 2, "batch_size of 2 or more", self.batch_size)
         _require(self.max_learning_rate > 0, "max_learning_rate above 0", self.max_learning_rate)
+        _require(self.curriculum_exponent > 0, "curriculum_exponent above 0", self.curriculum_exponent)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that makes a model. ``symmetry`` is the molecule's point group, as RELION names it."""
+    """Everything that makes a model.
+
+    symmetry: the molecule's point group, as RELION names it. symmetry_handling: "group" takes every distance
+    and density over all equivalent orientations; "domain" moves the training orientations into one
+    fundamental domain and learns as if there were no symmetry (Cryo-forum, 4.3).
+    """
 
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     symmetry: str = "C1"
+    symmetry_handling: Literal["group", "domain"] = "group"
 
     def __post_init__(self) -> None:
-        box, halvings = self.preprocessing.box, len(self.network.widths)
+        box, stages = self.preprocessing.box, len(self.network.widths)
         if self.network.backbone == "residual":
-            _require(box % 2**halvings == 0, f"a box divisible by {2**halvings} for {halvings} widths", box)
-        least = least_degree(self.symmetry)
+            shrinking = self.network.stem_stride * 2 ** (stages - 1)
+            _require(box % shrinking == 0, f"a box divisible by {shrinking} for {stages} widths", box)
+        least = least_degree(self.learned_symmetry)
         if self.network.head == "exponential_family":
             expected = f"degree of {least} or more for symmetry {self.symmetry}"
             _require(self.network.degree >= least, expected, self.network.degree)
             expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum match' needs none"
             _require(self.network.degree <= HIGHEST_DEGREE, expected, self.network.degree)
+
+    @property
+    def learned_symmetry(self) -> str:
+        """The point group that loss and head know of: none where orientations are kept in one domain."""
+        return "C1" if self.symmetry_handling == "domain" else self.symmetry
 
 
 def _require(is_met: bool, expected: str, found: object) -> None:
@@ -109,25 +156,42 @@ def _require(is_met: bool, expected: str, found: object) -> None:
         raise ValueError(f"expected {expected}, found {found}")
 
 
+_PAPER = Config(
+    PreprocessingConfig(box=128, phase_flip=False),
+    AugmentationConfig(rotate=False, mirror=False, max_shift_pixel=0.0),
+    NetworkConfig(
+        blur="low_pass",
+        backbone="vgg",
+        widths=(32, 64, 128, 128, 256, 256, 512, 512, 1024, 1024),
+        activation="prelu",
+        pooling="gem",
+        dropout=0.3,
+        head="qcqp",
+    ),
+    TrainingConfig(
+        image_passes=6_300_000,
+        batch_size=256,
+        loss="pairs",
+        max_learning_rate=1e-3,
+        weight_decay=0.0,
+        l2=1e-3,
+    ),
+)
+
 PRESETS = {
     "tiny": Config(
         PreprocessingConfig(box=32),
-        NetworkConfig(widths=(16, 32, 64), degree=3),
-        TrainingConfig(image_passes=20_000, grid_nside=4, grid_count=4),
+        network=NetworkConfig(widths=(16, 32, 64), degree=3),
+        training=TrainingConfig(image_passes=20_000, grid_nside=4, grid_count=4),
     ),
-    "small": Config(),
-    "paper": Config(
-        PreprocessingConfig(box=128, phase_flip=False),
-        NetworkConfig(blur="low_pass", backbone="vgg", pooling="generalised_mean", dropout=0.3, head="qcqp"),
-        TrainingConfig(
-            image_passes=6_300_000,
-            batch_size=256,
-            max_learning_rate=1e-3,
-            weight_decay=0.0,
-            l2=1e-3,
-            augment=False,
-        ),
+    "small": Config(
+        augmentation=AugmentationConfig(simulated_share=0.5),
+        network=NetworkConfig(degree=8),
+        training=TrainingConfig(grid_nside=7),
     ),
+    "paper": _PAPER,
+    # the paper's section 5: without the last two convolutions, a quarter of the numbers
+    "expedited": replace(_PAPER, network=replace(_PAPER.network, widths=_PAPER.network.widths[:8])),
 }
 
 
@@ -183,6 +247,34 @@ def _converted(current: Any, value: Any, where: str) -> Any:
     if type(value) is not type(current):
         raise ValueError(f"{where}: expected a {type(current).__name__} such as {current!r}, found {value!r}")
     return value
+
+
+def with_settings(config: Config, settings: Sequence[str]) -> Config:
+    """``config`` after settings such as "network.pooling=gem"; values as in TOML, and words may be bare."""
+    values: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *tables, name = path.strip().split(".")
+        if not equals or not name or len(tables) > 1:
+            raise ValueError(f"expected --set TABLE.NAME=VALUE, as network.pooling=gem, found '{setting}'")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        table = values.setdefault(tables[0], {}) if tables else values
+        table[name] = value
+    return updated(config, values, where="--set")
+
+
+def chosen_config(
+    preset_name: str, file: Path | None = None, settings: Sequence[str] = (), symmetry: str | None = None
+) -> Config:
+    """A preset, changed by a TOML file, by single settings and by a point group, in this order."""
+    config = preset(preset_name)
+    if file is not None:
+        config = read_config(file, config)
+    config = with_settings(config, settings)
+    return config if symmetry is None else with_symmetry(config, symmetry)
 
 
 def as_plain_dict(config: Any) -> dict[str, Any]:

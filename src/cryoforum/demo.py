@@ -13,12 +13,14 @@ import torch
 
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import SimulationConfig, preset
+from cryoforum.course import Progress
 from cryoforum.io.files import new_folder, replacing
 from cryoforum.io.star import number_column, pixel_size_from_star, read_star, select_rows, write_star
+from cryoforum.learning import train_to_folder
 from cryoforum.metrics import ErrorSummary
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 from cryoforum.reporting import write_report
-from cryoforum.training import Progress, split_rows
+from cryoforum.training import split_rows
 from cryoforum.workflow import (
     Bar,
     compare_stars,
@@ -27,7 +29,6 @@ from cryoforum.workflow import (
     matched_shift_errors_angstrom,
     reconstruct_to_folder,
     simulate_to_folder,
-    train_to_folder,
 )
 
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8

@@ -15,7 +15,6 @@ from cryoforum.checkpoint import TrainedModel
 from cryoforum.inference import BATCH_SIZE
 from cryoforum.likelihood import frequency_points
 from cryoforum.matching import SearchConfig, make_templates
-from cryoforum.network.heads import density_features
 from cryoforum.noise import (
     FEWEST_OF_A_GROUP,
     NoiseModel,
@@ -154,7 +153,7 @@ def _unmeasured_poser(
     points = frequency_points(box, reference.highest_frequency)
     features = torch.empty(0)
     if model is not None:
-        features = density_features(model.config.network, model.config.symmetry, templates[0].rotations)
+        features = model.head.features(templates[0].rotations)
     return Poser(model, config, noise, points, transforms, templates, features)
 
 

@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations_with_replacement
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from cryoforum.bingham import OrientationBelief, belief_from_curvature, tangent_basis
-from cryoforum.rotations import compose
+from cryoforum.rotations import compose, random_unitquat
 from cryoforum.symmetry import finest_axis, symmetry_group
 
 ASCENT_STEPS = 6
+PEAK_DISTANCE_RAD = math.radians(30)  # between grid rotations that may belong to different peaks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RotationPolynomials:
     """Orthonormal polynomials of degree 2L on unit quaternions, invariant under a point group.
 
@@ -54,14 +56,45 @@ class RotationPolynomials:
         return product * _multinomial_root(self.exponents).to(quaternions)
 
     def mode_belief(self, coefficients: Tensor, grid: Tensor, grid_features: Tensor) -> OrientationBelief:
-        """Belief at the highest mode of each density (n, size): best grid rotation, then ascent.
+        """Belief at the highest mode of each density (n, size): the best grid rotations, then ascent.
 
-        The concentration is the curvature of the log density at the mode (Laplace approximation).
+        The concentration is the curvature of the log density at the mode (Laplace approximation). A sharp
+        peak between grid rotations may look lower than it is, so two that are apart are climbed.
         """
-        start = grid[(coefficients @ grid_features.T).argmax(-1)].double()
+        values = coefficients @ grid_features.T
         monomial_coefficients = coefficients.double() @ self.mixing.double().T
-        mode, curvature = self._ascended(monomial_coefficients, start)
+        first = grid[values.argmax(-1)]
+        values[(first @ grid.T).abs() > math.cos(PEAK_DISTANCE_RAD / 2)] = -math.inf
+        climbed = [
+            self._ascended(monomial_coefficients, start.double())
+            for start in (first, grid[values.argmax(-1)])
+        ]
+        heights = [(self.monomials(mode) * monomial_coefficients).sum(-1) for mode, _ in climbed]
+        higher = heights[1] > heights[0]
+        mode, curvature = (
+            torch.where(higher.view(-1, *[1] * (one.ndim - 1)), other, one)
+            for one, other in zip(*climbed, strict=True)
+        )
         return belief_from_curvature(mode.to(coefficients), curvature.to(coefficients))
+
+    def turned(self, coefficients: Tensor, turn: Tensor) -> Tensor:
+        """Coefficients (n, size) of q ↦ Σ c φ(q∘``turn``), of the same family as q∘r is linear in q."""
+        key = tuple(turn.double().tolist())
+        return coefficients @ _turning_matrix(self, key).to(coefficients)
+
+    def moved_mode(self, coefficients: Tensor, mode: Tensor) -> Tensor:
+        """``mode`` (n, 4), which belongs to ``coefficients``, with its derivative by them.
+
+        Where the gradient g is 0, a change dc of the coefficients moves the mode by H⁻¹ dg, H being the
+        negative Hessian: one Newton step with a constant H.
+        """
+        monomial_coefficients = coefficients.double() @ self.mixing.double().T
+        start = mode.detach().double()
+        gradient, curvature = self._tangent_derivatives(monomial_coefficients, start)
+        eigenvalues, directions = torch.linalg.eigh(curvature.detach())
+        scale = eigenvalues.clamp_min(1.0)
+        step = directions @ ((directions.mT @ gradient[..., None]) / scale[..., None])
+        return normalize(start + (tangent_basis(start) @ step)[..., 0], dim=-1).to(coefficients)
 
     def _ascended(self, coefficients: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
         """Newton steps on the sphere, damped to stay uphill; the mode and its negative Hessian."""
@@ -115,6 +148,16 @@ class RotationPolynomials:
         for _ in range(2 * self.degree):
             powers.append(powers[-1] * quaternions)
         return torch.stack(powers, dim=-1)
+
+
+@lru_cache(maxsize=16)
+def _turning_matrix(polynomials: RotationPolynomials, turn: tuple[float, ...]) -> Tensor:
+    """M (size, size) with φ(q∘turn) = M φ(q), from more rotations than there are functions."""
+    generator = torch.Generator().manual_seed(0)
+    some = random_unitquat(2 * polynomials.size + 8, generator=generator).double()
+    moved = compose(some, torch.tensor(turn, dtype=torch.float64))
+    solution = torch.linalg.lstsq(polynomials.features(some), polynomials.features(moved)).solution
+    return solution.T.float()
 
 
 @lru_cache(maxsize=8)
@@ -219,7 +262,30 @@ def _multinomial_root(exponents: Tensor) -> Tensor:
 def mean_log_likelihood(coefficients: Tensor, true_features: Tensor, grid_features: Tensor) -> Tensor:
     """Mean over the batch of log p(true rotation) relative to the uniform density (0 = knows nothing).
 
-    coefficients and true_features: (n, size); grid_features: (g, size), over which Z is averaged.
+    coefficients and true_features: (n, size); grid_features: (g, size), over which Z is averaged. In
+    bfloat16 their product is rounded, which moves the mean by less than 0.01.
     """
-    log_partition = torch.logsumexp(coefficients @ grid_features.T, dim=-1) - math.log(len(grid_features))
+    log_partition = _LogMeanExp.apply(coefficients, grid_features)
     return ((coefficients * true_features).sum(-1) - log_partition).mean()
+
+
+class _LogMeanExp(torch.autograd.Function):
+    """log mean exp of coefficients · features over the grid, with its derivative taken on the way.
+
+    Values far below the largest are raised to e⁻⁶⁰ of it: they would be denormal numbers, which make a sharp
+    density five times slower than a flat one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, features: Tensor) -> Tensor:
+        values = (coefficients.to(features.dtype) @ features.T).float()
+        highest = values.amax(-1, keepdim=True)
+        values.sub_(highest).clamp_min_(-60).exp_()
+        total = values.sum(-1, keepdim=True)
+        ctx.save_for_backward((values.to(features.dtype) @ features).to(coefficients.dtype) / total)
+        return (highest + torch.log(total / len(features)))[:, 0].to(coefficients.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (mean_features,) = ctx.saved_tensors
+        return gradient[:, None] * mean_features, None

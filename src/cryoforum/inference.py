@@ -1,17 +1,21 @@
 """Orientation beliefs of new particles from a trained model, batch by batch."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.compute import best_device, mixed_precision
-from cryoforum.network.heads import beliefs
+from cryoforum.network.heads import mean_belief
 from cryoforum.particles import Particles, Predictions, joined_predictions, loaded_batches
-from cryoforum.preprocessing import prepare
+from cryoforum.preprocessing import prepare, turn_and_shift, turn_orientations
 
 BATCH_SIZE = 256
+VIEWS = (1, 4, 8)
+BEST_VIEWS = 8
 PIXEL_SIZE_TOLERANCE = 0.01  # relative
 
 
@@ -19,39 +23,72 @@ def predict(
     model: TrainedModel,
     particles: Particles,
     *,
+    views: int = BEST_VIEWS,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Predictions:
     """Beliefs of all particles, in order; images are read batch by batch.
 
+    ``views``: how many turned and mirrored copies of each image the network reads, 1, 4 or 8. Eight cost as
+    many times the work, and their mean errs by about a fifth less.
     ValueError where box or pixel size is not that of the particles the model learned from.
     """
     batches = []
-    for predictions in predict_in_batches(model, particles, batch_size):
+    for predictions in predict_in_batches(model, particles, batch_size, views):
         batches.append(predictions)
         progress(len(predictions))
     return joined_predictions(batches)
 
 
-def predict_in_batches(model: TrainedModel, particles: Particles, batch_size: int) -> Iterator[Predictions]:
+def predict_in_batches(
+    model: TrainedModel, particles: Particles, batch_size: int, views: int = 1
+) -> Iterator[Predictions]:
     """Predictions of consecutive particles; only two batches of images are in memory."""
     check_compatible(model, particles)
     for batch in loaded_batches(particles, batch_size):
-        yield predict_batch(model, batch)
+        yield predict_batch(model, batch, views)
 
 
-def predict_batch(model: TrainedModel, batch: Particles) -> Predictions:
+def predict_batch(model: TrainedModel, batch: Particles, views: int = 1) -> Predictions:
     """Predictions of a few particles at once; equal bit by bit only where the whole batch is equal."""
-    belief = beliefs(network_numbers(model, batch), model.config.network, model.config.symmetry)
+    images = _inputs(model, batch)
+    belief = model.head.belief(_read(model, images)) if views == 1 else _belief_of_views(model, images, views)
     return Predictions(belief, expected_error_rad=2 * torch.acos(belief.mode_moment.sqrt()))
+
+
+def _belief_of_views(model: TrainedModel, images: Tensor, views: int) -> OrientationBelief:
+    """What the network says on average of images turned by quarters, for eight views mirrored, too."""
+    if views not in VIEWS:
+        raise ValueError(f"expected {', '.join(map(str, VIEWS))} views, found {views}")
+    count = len(images)
+    identity, nowhere = torch.tensor([[0.0, 0.0, 0.0, 1.0]]), torch.zeros(count, 2)
+    numbers, turns = [], []
+    for view in range(views):
+        angle, mirrored = torch.tensor([view % 4 * math.pi / 2]), torch.tensor([view >= 4])
+        turned = turn_and_shift(images, angle.expand(count), mirrored.expand(count), nowhere)
+        numbers.append(_read(model, turned))
+        turns.append(turn_orientations(identity, angle, mirrored)[0])
+    if model.config.symmetry_handling == "domain":
+        # Turned back, answers of one domain are in several: their densities cannot be averaged as they are.
+        each = [model.head.belief(one) for one in numbers]
+        return mean_belief(each, torch.stack(turns), model.config.symmetry)
+    return model.head.belief_of_views(numbers, torch.stack(turns))
 
 
 def network_numbers(model: TrainedModel, batch: Particles) -> Tensor:
     """The numbers (b, k) that the network's head reads from each image."""
+    return _read(model, _inputs(model, batch))
+
+
+def _inputs(model: TrainedModel, batch: Particles) -> Tensor:
+    raw = batch.images[torch.arange(len(batch))]
+    settings, pixel_size = model.config.preprocessing, batch.pixel_size_angstrom
+    return prepare(raw, batch.optics, pixel_size, settings, model.intensity)
+
+
+def _read(model: TrainedModel, images: Tensor) -> Tensor:
     device = best_device()
     network = model.network.to(device, memory_format=torch.channels_last)
-    rows = torch.arange(len(batch))
-    images = prepare(batch.images[rows], batch.optics, batch.pixel_size_angstrom, model.config.preprocessing)
     with torch.no_grad(), mixed_precision(device):
         return network(images.to(device)).float().cpu()
 

@@ -1,27 +1,70 @@
-"""What training minimises."""
+"""What training minimises, chosen by name: `loss_function`."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from cryoforum.config import Config
+from cryoforum.network.heads import head_of
 from cryoforum.symmetry import symmetric_distance, symmetry_group
 
+# Loss of (numbers (b, k), true orientations (b, 4), pairs (2, p) of them, progress in [0, 1], step).
+Loss = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
 
-def pair_loss(
-    predicted: Tensor, true: Tensor, progress: float, exponent: float = 0.5, symmetry: str = "C1"
-) -> Tensor:
-    """Cryo-forum, eq. 4, over all pairs of a batch: orientation error plus error of pair distances.
 
-    The curriculum weighs single errors by (i/l)^½ (½ for either image of a pair) and pair distances
-    by 1 - (i/l)^½, with i/l = ``progress`` in [0, 1] through training. Unit quaternions, (b, 4) each. All
-    distances are those to the nearest equivalent of the point group ``symmetry``.
+def loss_function(config: Config, generator: torch.Generator, device: torch.device) -> Loss:
+    """The loss that ``config.training.loss`` names.
+
+    likelihood: that of the head's own density. regression: the orientation error of single images (one
+    branch). pairs: Cryo-forum, eq. 4, over pairs of images (two branches).
     """
-    group = symmetry_group(symmetry)
-    weight = progress**exponent
-    single = symmetric_distance(predicted, true, group).mean()
-    first, second = torch.triu_indices(len(true), len(true), offset=1, device=true.device)
+    settings = config.training
+    head = head_of(config.network, config.learned_symmetry)
+    group = symmetry_group(config.learned_symmetry)
+
+    if settings.loss == "likelihood":
+        log_likelihood = head.likelihood(settings.grid_nside, settings.grid_count, generator, device)
+
+        def likelihood(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
+            return -log_likelihood(numbers, truth, step)
+
+        return likelihood
+
+    def regression(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
+        return symmetric_distance(head.orientation(numbers), truth, group).mean()
+
+    def siamese(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
+        weight = single_weight(settings.auxiliary, settings.curriculum_exponent, progress)
+        return pair_loss(head.orientation(numbers), truth, pairs, weight, group)
+
+    return regression if settings.loss == "regression" else siamese
+
+
+def single_weight(auxiliary: str, exponent: float, progress: float) -> float:
+    """Weight of the orientation error, 1 minus that of the pair distances' error.
+
+    The curriculum goes from 0 to 1 as (i/l)^½ does, i/l being the ``progress`` through training (Cryo-forum,
+    eq. 4); "constant" is ½, "none" is 1.
+    """
+    return {"curriculum": progress**exponent, "constant": 0.5, "none": 1.0}[auxiliary]
+
+
+def pair_loss(predicted: Tensor, true: Tensor, pairs: Tensor, weight: float, group: Tensor) -> Tensor:
+    """Cryo-forum, eq. 4: orientation error of both images of a pair, plus the error of their distance.
+
+    Unit quaternions (b, 4) each; ``pairs`` (2, p) are rows of them. The orientation error, averaged over both
+    images, has ``weight``, the absolute error of the distance between the two 1 - ``weight``. All distances
+    are those to the nearest equivalent of the point ``group``.
+    """
+    first, second = pairs.to(true.device)
+    error = symmetric_distance(predicted, true, group)
+    loss = weight * (error[first] + error[second]).mean() / 2
+    if weight == 1:
+        return loss
     true_distance = symmetric_distance(true[first], true[second], group)
     distance = symmetric_distance(predicted[first], predicted[second], group)
-    return weight * single + (1 - weight) * (distance - true_distance).abs().mean()
+    return loss + (1 - weight) * (distance - true_distance).abs().mean()
 
 
 def l2_penalty(weights: list[Tensor]) -> Tensor:

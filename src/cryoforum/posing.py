@@ -14,10 +14,9 @@ from torch import Tensor
 from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.defocus import defocus_change
-from cryoforum.inference import network_numbers, predict_batch
+from cryoforum.inference import BEST_VIEWS, VIEWS, network_numbers, predict_batch
 from cryoforum.likelihood import FrequencyPoints, WhitenedImages
 from cryoforum.matching import SearchConfig, Templates, best_origins, candidates, log_likelihood_on_grid
-from cryoforum.network.heads import log_density
 from cryoforum.noise import NoiseModel
 from cryoforum.particles import ImageEvidence, Particles, Predictions, joined_predictions, loaded_batches
 from cryoforum.polishing import (
@@ -42,12 +41,14 @@ class PosingConfig:
     max_shift_pixel: how far origins are looked for along x and y; None: as far as those of the reference's
         own particles were off, at least 3.
     refine_defocus, refine_scale: look for each particle's own defocus, and polish it at its own strength.
+    views: turned and mirrored copies of each image that the network reads where its word is final.
     """
 
     source: CandidateSource | None = None
     max_shift_pixel: float | None = None
     refine_defocus: bool = False
     refine_scale: bool = False
+    views: int = BEST_VIEWS
     search: SearchConfig = field(default_factory=SearchConfig)
     polishing: PolishingConfig = field(default_factory=PolishingConfig)
 
@@ -55,6 +56,8 @@ class PosingConfig:
         if self.source is not None and self.source not in get_args(CandidateSource):
             known = ", ".join(get_args(CandidateSource))
             raise ValueError(f"expected --candidates {known}, found '{self.source}'")
+        if self.views not in VIEWS:
+            raise ValueError(f"expected --views {', '.join(map(str, VIEWS))}, found {self.views}")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Poser:
     """All that posing a batch needs.
 
     transforms and templates: of the reference of all particles, or of each half's where halves are kept
-    apart. features: `density_features` of the templates' rotations, empty without a model. points:
+    apart. features: `Head.features` of the templates' rotations, empty without a model. points:
     frequencies in use.
     """
 
@@ -155,7 +158,7 @@ def _polished(poser: Poser, half: int, images: WhitenedImages, numbers: Tensor |
     templates, transform = poser.templates[half], poser.transforms[half]
     density = torch.zeros(len(images), len(templates.rotations))
     if poser.model is not None and numbers is not None:
-        density = log_density(numbers, poser.model.config.network, poser.features)
+        density = poser.model.head.log_density(numbers, poser.features)
     if poser.config.source != "network" or numbers is None:
         density = density + log_likelihood_on_grid(templates, images)
     starts = candidates(templates, images, density)
@@ -206,7 +209,7 @@ def predict_with_shifts(poser: Poser, batch: Particles) -> Predictions:
     """The network's orientations as they are, each with the shift at which the reference fits best."""
     if poser.model is None:
         raise ValueError("expected a model whose orientations to use, found none")
-    predictions = predict_batch(poser.model, batch)
+    predictions = predict_batch(poser.model, batch, poser.config.views)
     images = poser.noise.whiten(batch, torch.arange(len(batch)), poser.points)
     which = poser.reference_of(batch)
     origins = torch.zeros(len(batch), 2)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel, load_model
+from cryoforum.checkpoint import PARTS, TrainedModel, load_model
 from cryoforum.compute import process_rank_and_count, wait_for_all
 from cryoforum.finding import make_poser
 from cryoforum.inference import BATCH_SIZE, check_compatible, predict_batch
@@ -44,7 +44,7 @@ from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure
-from cryoforum.workflow import PARTS, REFERENCE_HALF, Bar, checked_particles
+from cryoforum.workflow import REFERENCE_HALF, Bar, checked_particles, parsed_shard
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 EVIDENCE_COLUMNS = ("rlnMaxValueProbDistribution", "rlnParticleFigureOfMerit")
@@ -121,7 +121,12 @@ def predict_to_star(
     inputs = _hash_of_files([path for path in files if path.resolve() != output.path.resolve()])
     if reference is None:
         return _write_poses(
-            star, particles, lambda batch: predict_batch(model, batch), inputs, options, output
+            star,
+            particles,
+            lambda batch: predict_batch(model, batch, options.posing.views),
+            inputs,
+            options,
+            output,
         )
     posing, pose = options.posing, pose_batch
     if options.polish is False:
@@ -301,16 +306,14 @@ def _rows_of_shard(count: int, shard: str | None, batch_size: int) -> Tensor:
     """The share of ``count`` rows that ``shard`` "i/n" names; all where it is None."""
     if shard is None:
         return torch.arange(count)
-    index, _, shard_count = shard.partition("/")
-    if not (index.isdecimal() and shard_count.isdecimal() and 1 <= int(index) <= int(shard_count)):
-        raise ValueError(f"expected --shard as 1/4, 2/4, 3/4 or 4/4, found '{shard}'")
-    shares = shares_of_batches(count, int(shard_count), batch_size)
+    index, shard_count = parsed_shard(shard)
+    shares = shares_of_batches(count, shard_count, batch_size)
     if not all(shares):
         raise ValueError(
             f"expected --shard of at most {-(-count // batch_size)}, one for each batch of {batch_size} "
             f"of {count} particles, found {shard_count}; or lower --batch-size"
         )
-    return _tensor(shares[int(index) - 1])
+    return _tensor(shares[index - 1])
 
 
 def _rows_of_part(model: TrainedModel, star: ParticleStar, part: str) -> Tensor:

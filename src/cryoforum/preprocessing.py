@@ -1,45 +1,97 @@
-"""From particle images to what the network sees, and the exact changes that teach it invariance."""
+"""From particle images to what the network sees, and the changes that teach it what does not matter."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from cryoforum.config import PreprocessingConfig
+from cryoforum.config import AugmentationConfig, PreprocessingConfig
 from cryoforum.ctf import Optics, ctf
 from cryoforum.fourier import crop_or_pad, to_fourier, to_real
 from cryoforum.particles import Particles, all_rows
 from cryoforum.rotations import compose, rotation_about_view_axis
 
+INTENSITY_SAMPLE = 1000
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Mean and deviation of a set of images after resizing, inside their mask."""
+
+    mean: float
+    deviation: float
+
 
 def prepare(
-    images: Tensor, optics: Optics | None, pixel_size_angstrom: float, config: PreprocessingConfig
+    images: Tensor,
+    optics: Optics | None,
+    pixel_size_angstrom: float,
+    config: PreprocessingConfig,
+    intensity: Intensity | None = None,
 ) -> Tensor:
     """Network inputs (b, m, m) of particle images (b, n, n): phase flip, resize, standardise, mask.
 
-    Resizing cuts frequencies (the field of view stays). Mean and deviation are those inside the soft
-    circular mask, image by image, so contrast and background of a micrograph cancel.
+    Resizing cuts frequencies (the field of view stays). Images are standardised one by one, so contrast and
+    background of a micrograph cancel; or, with ``config.standardise`` "set", all by the same ``intensity``.
     """
+    resized = _flipped_and_resized(images, optics, pixel_size_angstrom, config)
+    return masked_and_standardised(resized, config, intensity)
+
+
+def _flipped_and_resized(
+    images: Tensor, optics: Optics | None, pixel_size_angstrom: float, config: PreprocessingConfig
+) -> Tensor:
     box = images.shape[-1]
     transforms = to_fourier(images)
     if config.phase_flip and optics is not None:
         transforms = transforms * torch.sign(ctf(optics, box, pixel_size_angstrom))
     if box != config.box:
         transforms = crop_or_pad(transforms, box, config.box)
-    resized = to_real(transforms, config.box)
+    return to_real(transforms, config.box)
+
+
+def masked_and_standardised(
+    images: Tensor, config: PreprocessingConfig, intensity: Intensity | None = None
+) -> Tensor:
+    """Images (b, m, m) less their mean, over their deviation, both inside the soft mask; 0 outside."""
     mask = circular_mask(config.box, config.mask_inner, config.mask_outer)
-    mean = (resized * mask).sum((1, 2), keepdim=True) / mask.sum()
-    centred = resized - mean
-    variance = (centred.square() * mask).sum((1, 2), keepdim=True) / mask.sum()
-    return centred * mask / variance.sqrt().clamp_min(1e-12)
+    if config.standardise == "set":
+        if intensity is None:
+            raise ValueError("expected the intensity of a set to standardise by, found none")
+        return (images - intensity.mean) * mask / intensity.deviation
+    mean, variance = _masked_moments(images, mask)
+    return (images - mean) * mask / variance.sqrt().clamp_min(1e-12)
+
+
+def set_intensity(particles: Particles, config: PreprocessingConfig) -> Intensity:
+    """Mean and deviation of all images together, inside the mask; from `INTENSITY_SAMPLE` of them."""
+    rows = torch.linspace(0, len(particles) - 1, min(INTENSITY_SAMPLE, len(particles))).round().long()
+    chosen = particles.select(rows)
+    mask = circular_mask(config.box, config.mask_inner, config.mask_outer)
+    moments = []
+    for batch in all_rows(len(chosen), 256):
+        optics = None if chosen.optics is None else chosen.optics[batch]
+        images = _flipped_and_resized(chosen.images[batch], optics, particles.pixel_size_angstrom, config)
+        moments.append(torch.stack(_masked_moments(images, mask)).flatten(1))
+    means, variances = torch.cat(moments, dim=1)
+    deviation = (variances.mean() + means.var(correction=0)).sqrt().clamp_min(1e-12)
+    return Intensity(float(means.mean()), float(deviation))
+
+
+def _masked_moments(images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each image inside the mask, (b, 1, 1) each."""
+    mean = (images * mask).sum((1, 2), keepdim=True) / mask.sum()
+    return mean, ((images - mean).square() * mask).sum((1, 2), keepdim=True) / mask.sum()
 
 
 def prepare_all(
     particles: Particles,
     config: PreprocessingConfig,
     *,
+    intensity: Intensity | None = None,
     batch_size: int = 256,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
@@ -47,7 +99,8 @@ def prepare_all(
     result = torch.empty(len(particles), config.box, config.box)
     for rows in all_rows(len(particles), batch_size):
         optics = None if particles.optics is None else particles.optics[rows]
-        result[rows] = prepare(particles.images[rows], optics, particles.pixel_size_angstrom, config)
+        pixel_size = particles.pixel_size_angstrom
+        result[rows] = prepare(particles.images[rows], optics, pixel_size, config, intensity)
         progress(len(rows))
     return result
 
@@ -60,18 +113,49 @@ def circular_mask(box: int, inner: float, outer: float) -> Tensor:
 
 
 def augment(
-    images: Tensor, quaternions: Tensor, max_shift_pixel: float, generator: torch.Generator
+    images: Tensor,
+    quaternions: Tensor,
+    config: AugmentationConfig,
+    generator: torch.Generator,
+    optics: Optics | None = None,
+    pixel_size_angstrom: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Images (b, m, m) turned by a random angle, mirrored at random, shifted; and their orientations.
+    """Network inputs (b, m, m) changed at random, and their orientations (b, 4) (Cryo-forum, 3.2).
 
-    Both laws are exact for projections. Turning the image by α about the view axis makes the
-    orientation R Rz(-α); mirroring y shows the molecule from behind, R Rx(π).
+    Turning and mirroring are exact for projections: turning the image by α about the view axis makes the
+    orientation R Rz(-α); mirroring y shows the molecule from behind, R Rx(π). ``optics`` and the pixel size
+    of the inputs are needed for an error in defocus alone.
     """
     count = len(images)
-    angles = 2 * math.pi * torch.rand(count, generator=generator)
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * max_shift_pixel
-    return turn_and_shift(images, angles, mirrored, shifts), turn_orientations(quaternions, angles, mirrored)
+    if config.defocus_angstrom and optics is not None:
+        change = config.defocus_angstrom * torch.randn(count, generator=generator)
+        images = with_defocus_error(images, optics, change, pixel_size_angstrom)
+    if config.rotate or config.mirror or config.max_shift_pixel:
+        angles = config.rotate * 2 * math.pi * torch.rand(count, generator=generator)
+        mirrored = torch.rand(count, generator=generator) < 0.5 * config.mirror
+        shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * config.max_shift_pixel
+        images = turn_and_shift(images, angles, mirrored, shifts)
+        quaternions = turn_orientations(quaternions, angles, mirrored)
+    if config.noise:
+        # Only inside the mask, where every image has something; the deviation stays what it was.
+        noise = config.noise * torch.randn(images.shape, generator=generator) * (images != 0)
+        images = (images + noise) / math.hypot(1, config.noise)
+    if config.contrast:
+        images = images * torch.exp(config.contrast * torch.randn(count, 1, 1, generator=generator))
+    return images, quaternions
+
+
+def with_defocus_error(
+    images: Tensor, optics: Optics, change_angstrom: Tensor, pixel_size_angstrom: float
+) -> Tensor:
+    """Images (b, m, m) with phases flipped where the CTF at a defocus off by ``change_angstrom`` (b,) has
+    another sign: what an error in defocus does to an image that is phase-flipped, or will be.
+    """
+    box = images.shape[-1]
+    right = ctf(optics, box, pixel_size_angstrom)
+    wrong = ctf(optics.defocused_by(change_angstrom), box, pixel_size_angstrom)
+    flips = torch.where(right * wrong < 0, -1.0, 1.0)
+    return to_real(to_fourier(images) * flips, box)
 
 
 def turn_orientations(quaternions: Tensor, angles_rad: Tensor, mirrored: Tensor) -> Tensor:

@@ -72,6 +72,16 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
     return roma.quat_product(outer, inner)
 
 
+def left_matrix(outer: Tensor) -> Tensor:
+    """L (..., 4, 4) with L q = ``outer``∘q for all q."""
+    return compose(outer[..., None, :], torch.eye(4).to(outer)).mT
+
+
+def right_matrix(inner: Tensor) -> Tensor:
+    """R (..., 4, 4) with R q = q∘``inner`` for all q."""
+    return compose(torch.eye(4).to(inner), inner[..., None, :]).mT
+
+
 def inverse(quaternions: Tensor) -> Tensor:
     """Quaternion (..., 4) of the inverse rotation."""
     return roma.quat_conjugation(quaternions)

@@ -19,6 +19,9 @@ NAMES = "C1 to C99, D1 to D99, T, O, I, I1, I2, I3, I4"
 GOLDEN = (1 + math.sqrt(5)) / 2
 Z = (0.0, 0.0, 1.0)
 
+# A hair off the identity: no two equivalent rotations of a regular grid are then equally near.
+_NEAR_IDENTITY = normalize(torch.tensor([1.1e-4, 1.7e-4, 2.3e-4, 1.0], dtype=torch.float64), dim=-1)
+
 # Order and axis of two rotations that generate each group.
 _GENERATORS = {
     "T": ((3, Z), (2, (0.0, math.sqrt(2), 1.0))),
@@ -77,11 +80,27 @@ def asymmetric_unit(grid: Tensor, group: Tensor) -> Tensor:
     Every rotation has an equivalent among those nearest to the identity (its Dirichlet domain), so
     what is kept stands for all.
     """
-    # A hair off the identity: no two equivalent rotations of a regular grid are then equally near.
-    centre = normalize(torch.tensor([1.1e-4, 1.7e-4, 2.3e-4, 1.0], dtype=torch.float64), dim=-1)
-    between = compose(centre, inverse(grid.double()))
+    between = compose(_NEAR_IDENTITY, inverse(grid.double()))
     overlaps = (between @ group.double().T).abs()
     return grid[overlaps.argmax(-1) == 0]
+
+
+def in_fundamental_domain(quaternions: Tensor, group: Tensor) -> Tensor:
+    """Of the equivalents of each orientation (n, 4) the one in `asymmetric_unit`'s domain."""
+    return nearest_equivalent(quaternions.double(), _NEAR_IDENTITY, group).to(quaternions)
+
+
+def distance_to_domain_border(quaternions: Tensor, group: Tensor) -> Tensor:
+    """How far orientations (n, 4) of the fundamental domain are from turning into an equivalent, radians.
+
+    Half the difference of the distances of the nearest two equivalents from the domain's centre: 0 at the
+    border. Infinite for C1, which has none.
+    """
+    if len(group) == 1:
+        return torch.full(quaternions.shape[:-1], math.inf)
+    equivalents = compose(group.double()[:, None], quaternions.double())
+    nearest = geodesic_distance(_NEAR_IDENTITY, equivalents).sort(dim=0).values
+    return ((nearest[1] - nearest[0]) / 2).to(quaternions)
 
 
 def _generators(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]:

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from cryoforum.course import Progress as TrainingProgress
     from cryoforum.demo import DemoResult
     from cryoforum.metrics import ErrorSummary
-    from cryoforum.training import Progress as TrainingProgress
 
 console = Console(stderr=True)
 LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them

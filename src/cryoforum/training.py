@@ -6,31 +6,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cryoforum.bingham import psd_from_lower_triangle, smallest_eigenvector
 from cryoforum.checkpoint import TrainedModel, load_state, save_state
-from cryoforum.compute import best_device, mixed_precision
 from cryoforum.config import Config, as_plain_dict
-from cryoforum.harmonics import mean_log_likelihood, rotation_polynomials
-from cryoforum.losses import l2_penalty, pair_loss
-from cryoforum.network import OrientationNetwork
-from cryoforum.network.heads import beliefs
+from cryoforum.course import (
+    FIXED_MOMENTUM,
+    Course,
+    Progress,
+    learning_rate_and_momentum,
+    restored_course,
+)
+from cryoforum.lesson import lesson_from
 from cryoforum.particles import Particles
-from cryoforum.preprocessing import augment, prepare_all
-from cryoforum.rotations import compose, random_unitquat
-from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import symmetric_distance, symmetry_group
+from cryoforum.reference import Reference
 
 VALIDATIONS = 20  # times in a training that the validation error is taken
-VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
 STATE_INTERVAL_SECONDS = 30.0
-GRADIENT_NORM_LIMIT = 5.0
-WARM_UP_SHARE = 0.3  # of the one-cycle schedule
-LOG_INTERVAL_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -40,16 +34,6 @@ class Split:
     train: Tensor
     validation: Tensor
     test: Tensor
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a training stands, for whoever shows it."""
-
-    fraction: float
-    images: int
-    loss: float
-    validation_median_rad: float | None
 
 
 def split_rows(
@@ -75,6 +59,7 @@ def train(
     config: Config,
     split: Split,
     *,
+    reference: Reference | None = None,
     seed: int = 0,
     max_minutes: float | None = None,
     state_path: Path | None = None,
@@ -82,25 +67,17 @@ def train(
     on_prepare: Callable[[int], None] = lambda count: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainedModel:
-    """The model with the smallest validation error of one one-cycle training.
+    """The model with the smallest validation error of one training.
 
-    The schedule spans ``config.training.image_passes``, or ``max_minutes`` where given. A state is
-    kept at ``state_path`` so that ``resume`` goes on after a kill. ValueError: particles without poses.
+    The schedule spans ``config.training.image_passes``, or ``max_minutes`` where given. ``reference``, made
+    from the training particles, is what simulated images show. A state is kept at ``state_path`` so that
+    ``resume`` goes on after a kill. ValueError: particles without poses, or nothing to simulate from.
     """
-    if particles.poses is None:
-        raise ValueError("expected particles with rlnAngleRot, rlnAngleTilt and rlnAnglePsi to learn from")
-    device = best_device()
-    images = prepare_all(particles, config.preprocessing, progress=on_prepare)
-    truth = particles.poses.quaternions
-    settings = config.training
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    loss_of = _loss_function(config, generator, device)
-    network = OrientationNetwork(config.network, config.preprocessing.box, config.symmetry).to(device)
-    network = network.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(network, config)
-    kernels = optimizer.param_groups[0]["params"]
-    course = _Course()
+    lesson = lesson_from(particles, config, split.train, split.validation, reference, generator, on_prepare)
+    network, settings = lesson.network, config.training
+    course = Course()
     made_with = {
         "config": as_plain_dict(config),
         "seed": seed,
@@ -112,9 +89,9 @@ def train(
         if state.get("made_with") != made_with:
             raise ValueError(
                 "expected the settings, seed and particles of the training to be resumed, found others; "
-                "give the same STAR file, --preset, --config, --split, --seed and --max-minutes"
+                "give the same STAR file, --preset, --config, --set, --split, --seed and --max-minutes"
             )
-        course = _restored(state, network, optimizer, generator)
+        course = restored_course(state, network, lesson.optimizer, generator)
     start = time.monotonic() - course.seconds
     saved = time.monotonic()
     while True:
@@ -126,36 +103,18 @@ def train(
         )
         done = fraction >= 1
         if done or fraction >= course.validations / VALIDATIONS and course.step > 0:
-            median, mean = _validation_error(network, images, truth, split.validation, config, device)
             course.validations = int(fraction * VALIDATIONS) + 1
-            course.validated(median, mean, network)
+            course.validated(*lesson.validate(), network)
             on_step(Progress(min(fraction, 1), course.images, course.mean_loss, course.best_median))
         if done:
             break
-        rate, momentum = one_cycle(fraction, settings.max_learning_rate)
-        for group in optimizer.param_groups:
-            group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
-
-        rows = course.next_rows(split.train, settings.batch_size, generator)
-        batch, orientation = images[rows], truth[rows]
-        if settings.augment:
-            batch, orientation = augment(batch, orientation, settings.max_shift_pixel, generator)
-        with mixed_precision(device):
-            numbers = network(batch.to(device)).float()
-        if not torch.isfinite(numbers).all():
-            raise ValueError(f"training diverged after {course.images} images; lower max_learning_rate")
-        loss = loss_of(numbers, orientation.to(device), fraction, course.step)
-        if settings.l2:
-            loss = loss + settings.l2 * l2_penalty(kernels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_NORM_LIMIT)
-        optimizer.step()
-
-        course.stepped(loss.item(), len(rows), rate, momentum)
+        rate, momentum = learning_rate_and_momentum(settings.schedule, fraction, settings.max_learning_rate)
+        batch = lesson.source.next(course)
+        loss = lesson.learn(batch, rate, momentum, fraction, course.step)
+        course.stepped(loss, len(batch.images), rate, momentum)
         on_step(Progress(fraction, course.images, course.mean_loss, course.best_median))
         if state_path is not None and time.monotonic() - saved > STATE_INTERVAL_SECONDS:
-            state = course.state(network, optimizer, generator)
+            state = course.state(network, lesson.optimizer, generator)
             save_state({**state, "made_with": made_with}, state_path)
             saved = time.monotonic()
 
@@ -170,148 +129,58 @@ def train(
         validation_median_rad=course.best_median or math.inf,
         log=course.log,
         parts=_parts(particles, split),
+        intensity=lesson.intensity,
     )
 
 
-def one_cycle(fraction: float, max_rate: float) -> tuple[float, float]:
-    """Learning rate and momentum at ``fraction`` of training (Smith 2018): cosine up, cosine down.
+def learning_rate_range(
+    particles: Particles,
+    config: Config,
+    split: Split,
+    *,
+    reference: Reference | None = None,
+    steps: int = 200,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    seed: int = 0,
+    on_step: Callable[[int], None] = lambda count: None,
+) -> list[tuple[float, float]]:
+    """Rates that grow from ``lowest`` to ``highest``, a step each, and the loss at them (Smith 2017).
 
-    Rate from max/25 to max in the first 30 %, then to max/250 000; momentum 0.95, 0.85, 0.95.
+    `suggested_rate` reads the largest rate of a schedule from it. It ends where the loss is not finite.
     """
-    if fraction < WARM_UP_SHARE:
-        u = (1 + math.cos(math.pi * fraction / WARM_UP_SHARE)) / 2
-        return max_rate + (max_rate / 25 - max_rate) * u, 0.85 + 0.1 * u
-    u = (1 + math.cos(math.pi * (fraction - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))) / 2
-    return max_rate / 250_000 + (max_rate - max_rate / 250_000) * u, 0.95 - 0.1 * u
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    lesson = lesson_from(particles, config, split.train, split.validation, reference, generator)
+    course = Course()
+    found = []
+    for step in range(steps):
+        rate = lowest * (highest / lowest) ** (step / (steps - 1))
+        batch = lesson.source.next(course)
+        try:
+            loss = lesson.learn(batch, rate, FIXED_MOMENTUM, 0.5, step)
+        except ValueError:  # diverged: where such a test is meant to end
+            break
+        if not math.isfinite(loss):
+            break
+        course.stepped(loss, len(batch.images), rate, FIXED_MOMENTUM)
+        found.append((rate, loss))
+        on_step(1)
+    return found
 
 
-class _Course:
-    """All that changes while training goes on, besides network and optimizer."""
-
-    def __init__(self) -> None:
-        self.step, self.images, self.seconds = 0, 0, 0.0
-        self.mean_loss, self.validations = 0.0, 1
-        self.best_median: float | None = None
-        self.best_weights: dict[str, Tensor] = {}
-        self.order, self.position = torch.empty(0, dtype=torch.long), 0
-        self.log: list[dict[str, float]] = []
-
-    def next_rows(self, rows: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-        """The next batch of a walk through all rows in random order, then again in another."""
-        size = min(batch_size, len(rows))
-        if self.position + size > len(self.order):
-            self.order = rows[torch.randperm(len(rows), generator=generator)]
-            self.position = 0
-        self.position += size
-        return self.order[self.position - size : self.position]
-
-    def stepped(self, loss: float, images: int, rate: float, momentum: float) -> None:
-        self.step += 1
-        self.images += images
-        self.mean_loss += (loss - self.mean_loss) / min(self.step, 50)
-        if self.step % LOG_INTERVAL_STEPS == 0:
-            self._record(learning_rate=rate, momentum=momentum, train_loss=self.mean_loss)
-
-    def validated(self, median: float, mean: float, network: nn.Module) -> None:
-        self._record(validation_median_rad=median, validation_mean_rad=mean)
-        if math.isfinite(median) and (self.best_median is None or median < self.best_median):
-            self.best_median = median
-            self.best_weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
-
-    def _record(self, **values: float) -> None:
-        self.log.append({"step": self.step, "images": self.images, "seconds": self.seconds, **values})
-
-    def state(
-        self, network: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
-    ) -> dict[str, Any]:
-        return {
-            "course": dict(vars(self)),
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "generator": generator.get_state(),
-            "dropout_generator": torch.get_rng_state(),
-        }
-
-
-def _restored(
-    state: dict[str, Any],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> _Course:
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["generator"])
-    torch.set_rng_state(state["dropout_generator"])
-    course = _Course()
-    vars(course).update(state["course"])
-    return course
+def suggested_rate(found: list[tuple[float, float]], window: int = 9) -> float:
+    """A tenth of the rate at which the smoothed loss of `learning_rate_range` is smallest."""
+    if len(found) < 2 * window:
+        raise ValueError(f"expected {2 * window} steps or more to choose a rate from, found {len(found)}")
+    smooth = torch.tensor([loss for _, loss in found]).unfold(0, window, 1).median(dim=-1).values
+    return found[int(smooth.argmin()) + window // 2][0] / 10
 
 
 def _needed(state_path: Path | None) -> Path:
     if state_path is None:
         raise ValueError("expected state_path, the file to resume from")
     return state_path
-
-
-def _optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
-    kernels = [weight for weight in network.parameters() if weight.ndim in (2, 4)]
-    others = [weight for weight in network.parameters() if weight.ndim not in (2, 4)]
-    groups = [
-        {"params": kernels, "weight_decay": config.training.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.training.max_learning_rate, betas=(0.95, 0.99), eps=1e-7)
-
-
-def _loss_function(
-    config: Config, generator: torch.Generator, device: torch.device
-) -> Callable[[Tensor, Tensor, float, int], Tensor]:
-    """The loss of (numbers, true orientations, fraction of training, step) that belongs to the head."""
-    settings = config.training
-    if config.network.head == "qcqp":
-
-        def paper_loss(numbers: Tensor, truth: Tensor, fraction: float, step: int) -> Tensor:
-            predicted = smallest_eigenvector(psd_from_lower_triangle(numbers))
-            return pair_loss(predicted, truth, fraction, settings.curriculum_exponent, config.symmetry)
-
-        return paper_loss
-
-    polynomials = rotation_polynomials(config.network.degree, config.symmetry)
-    base = rotation_grid(settings.grid_nside)
-    # Turned copies in turn: a density that hides its mass between the points of one is caught by the next.
-    turns = random_unitquat(settings.grid_count, generator=generator)
-    grids = [polynomials.features(compose(turn, base)).to(device) for turn in turns]
-
-    def likelihood_loss(numbers: Tensor, truth: Tensor, fraction: float, step: int) -> Tensor:
-        grid = grids[step % len(grids)]
-        return -mean_log_likelihood(numbers, polynomials.features(truth), grid)
-
-    return likelihood_loss
-
-
-def _validation_error(
-    network: nn.Module,
-    images: Tensor,
-    truth: Tensor,
-    rows: Tensor,
-    config: Config,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Median and mean orientation error in radians, to the nearest equivalent."""
-    rows = rows[:VALIDATION_LIMIT]
-    network.eval()
-    modes = []
-    for part in rows.split(256):
-        with torch.no_grad(), mixed_precision(device):
-            numbers = network(images[part].to(device)).float().cpu()
-        if not torch.isfinite(numbers).all():
-            network.train()
-            return math.nan, math.nan
-        modes.append(beliefs(numbers, config.network, config.symmetry).mode)
-    network.train()
-    errors = symmetric_distance(torch.cat(modes), truth[rows], symmetry_group(config.symmetry))
-    return errors.median().item(), errors.mean().item()
 
 
 def _fingerprint(particles: Particles, split: Split) -> str:

@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel, read_split, save_model
-from cryoforum.config import Config, SimulationConfig
-from cryoforum.io.files import find_file, is_leftover, refuse_to_overwrite, replacing
+from cryoforum.config import SimulationConfig
+from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
     CTF_COLUMNS,
@@ -28,32 +26,20 @@ from cryoforum.io.star import (
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
 from cryoforum.particles import Particles, Poses, all_rows
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
-from cryoforum.reference import (
-    Reference,
-    forget_reference,
-    noise_of_halves,
-    reference_from_half_maps,
-    save_reference,
-    with_noise,
-    with_origin_reach,
-)
-from cryoforum.selection import select
+from cryoforum.selection import quantile_threshold, select
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure
-from cryoforum.training import Progress, Split, split_rows, train
 
 # Shows a long step: bar(description, total) gives a function that is told how many more are done.
 Bar = Callable[[str, int], Callable[[int], None]]
-STATE = "state.pt"
-NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
 STATISTICS = {
     "trace": "cryoforumTrace",
     "max": "cryoforumLambdaMax",
+    "gap": "cryoforumLambdaMax",  # the first eigengap is -Λmax
     "error": "cryoforumExpectedErrorDeg",
 }
 BOUND = "cryoforumBoundDeg"
 REFERENCE_HALF = "cryoforumReferenceHalf"
-PARTS = ("train", "validation", "test")
 
 
 def simulate_to_folder(
@@ -84,90 +70,35 @@ def simulate_to_folder(
     return out / "particles.star"
 
 
-def train_to_folder(
-    star_path: Path,
-    root: Path | None,
-    out: Path,
-    config: Config,
-    *,
-    split_choice: str | None,
-    seed: int,
-    max_minutes: float | None,
-    resume: bool,
-    overwrite: bool,
-    bar: Bar,
-    on_step: Callable[[Progress], None],
-    tell: Callable[[str], None] = lambda line: None,
-) -> TrainedModel:
-    """Train on the particles of a STAR file and write the model folder with its reference.
-
-    ``tell`` is told, in one line, where no reference could be made.
-    """
-    particles = checked_particles(read_star(star_path), root)
-    poses = _checked_poses(star_path, particles, "to learn from")
-    split = _split(particles, split_choice, seed)
-    out = Path(out)
-    if not resume:
-        # What is there stays until the new model replaces it; only a stale state must not be resumed.
-        if out.is_file():
-            raise ValueError(f"expected a folder at --out {out}, found a file; choose another")
-        if out.exists() and any(out.iterdir()) and not overwrite:
-            raise ValueError(f"{out} exists and is not empty; choose another --out or add --overwrite")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / STATE).unlink(missing_ok=True)
-    elif not (out / STATE).exists():
-        raise ValueError(
-            f"expected {out / STATE} to resume from, found none: the training is finished or never "
-            "began; train without --resume"
-        )
-    try:
-        model = train(
-            particles,
-            config,
-            split,
-            seed=seed,
-            max_minutes=max_minutes,
-            state_path=out / STATE,
-            resume=resume,
-            on_prepare=bar("reading particles", len(particles)),
-            on_step=on_step,
-        )
-    except BaseException:
-        with suppress(OSError):
-            out.rmdir()  # only where it is still empty: there is nothing to resume from
-        raise
-    save_model(model, out)
-    forget_reference(out)  # one of an earlier model must not outlive it
-    try:
-        training = particles.select(split.train)
-        reference = _trained_reference(training, poses[split.train], config.symmetry, bar)
-        save_reference(reference, out)
-    except ValueError as error:
-        tell(f"no reference to polish poses against: {error}")
-    (out / STATE).unlink(missing_ok=True)
-    for leftover in filter(is_leftover, out.iterdir()):
-        leftover.unlink()
-    return model
+def _statistic(star: ParticleStar, by: str) -> Tensor:
+    values = number_column(star, STATISTICS[by])
+    if values is None:
+        raise ValueError(f"{star.path}: expected a column {STATISTICS[by]}; make it with 'cryoforum predict'")
+    return torch.from_numpy(values)
 
 
-def _trained_reference(particles: Particles, poses: Poses, symmetry: str, bar: Bar) -> Reference:
-    """The map of the training particles, of each half of them, and their noise."""
-    subsets = drawn_subsets(len(particles)) if particles.subsets is None else particles.subsets
-    config = ReconstructionConfig(symmetry=symmetry)
-    advance = bar("reference", len(particles))
-    maps = reconstruct(replace(particles, subsets=subsets), config, progress=advance)
-    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), poses)
-    rows = torch.linspace(0, len(particles) - 1, min(NOISE_SAMPLE, len(particles))).round().long()
-    return with_noise(reference, noise_of_halves(reference, particles, rows, subsets[rows]))
+def parsed_shard(shard: str) -> tuple[int, int]:
+    """Number, from 1, and count of a shard written as "1/4"."""
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"expected --shard as 1/4, 2/4, 3/4 or 4/4, found '{shard}'")
+    return int(number), int(count)
 
 
 def filter_star(
-    star_path: Path, keep: float, by: str | None, out: Path, dropped_out: Path | None, overwrite: bool
+    star_path: Path,
+    keep: float,
+    by: str | None,
+    out: Path,
+    dropped_out: Path | None,
+    overwrite: bool,
+    quantile_of: Path | None = None,
 ) -> tuple[int, int]:
     """Write the surest particles (and the others, where asked for); how many were kept and dropped.
 
     ``by`` None: the expected error where images were compared with a reference, as it alone knows of other
-    modes; else the trace.
+    modes; else the trace. ``quantile_of``: another file of predictions, whose surest share ``keep`` sets the
+    threshold; then any number of particles may pass, but not none.
     """
     for path in filter(None, (out, dropped_out)):
         refuse_to_overwrite(path, overwrite)
@@ -177,10 +108,16 @@ def filter_star(
         raise ValueError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
     star = read_star(star_path)
     by = by or ("error" if BOUND in star.particles else "trace")
-    values = number_column(star, STATISTICS[by])
-    if values is None:
-        raise ValueError(f"{star_path}: expected a column {STATISTICS[by]}; make it with 'cryoforum predict'")
-    kept = select(torch.from_numpy(values), keep)
+    values = _statistic(star, by)
+    if quantile_of is None:
+        kept = select(values, keep)
+    else:
+        threshold = quantile_threshold(_statistic(read_star(quantile_of), by), keep)
+        kept = (values <= threshold).nonzero()[:, 0]
+        if len(kept) == 0:
+            raise ValueError(
+                f"{star_path}: expected some as sure as the surest {keep:.0%} of {quantile_of}, found none"
+            )
     dropped = torch.ones(len(star), dtype=torch.bool)
     dropped[kept] = False
     write_star(select_rows(star, kept), out)
@@ -200,7 +137,7 @@ def reconstruct_to_folder(
     star = read_star(star_path)
     particles = checked_particles(star, root)
     independent = _halves_are_independent(star)
-    _checked_poses(star_path, particles, "to reconstruct")
+    checked_poses(star_path, particles, "to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
@@ -302,7 +239,7 @@ def checked_particles(star: ParticleStar, root: Path | None) -> Particles:
     return particles_from_star(star, root)
 
 
-def _checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses:
+def checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses:
     """The poses; ValueError where there are none, or all orientations are one, as before a refinement."""
     poses = particles.poses
     if poses is None:
@@ -313,24 +250,3 @@ def _checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses
             f"{len(poses)} rows; predict them first"
         )
     return poses
-
-
-def _split(particles: Particles, choice: str | None, seed: int) -> Split:
-    """Shares "train,validation,test", a split.csv of an earlier model, or the default."""
-    if choice is None:
-        return split_rows(len(particles), seed=seed)
-    if Path(choice).is_file():
-        part_of_name = read_split(Path(choice))
-        parts = [part_of_name.get(name) for name in particles.names]
-        rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]) for p in PARTS}
-        if min(len(rows["train"]), len(rows["validation"])) < 2:
-            raise ValueError(f"{choice}: expected particles to train and to validate, found none of this set")
-        return Split(**{part: rows[part].long() for part in PARTS})
-    try:
-        shares = [float(word) for word in choice.split(",")]
-        train_share, validation_share, test_share = (share / sum(shares) for share in shares)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(
-            f"expected --split with three shares such as 50,17,33 or a split.csv, found '{choice}'"
-        ) from None
-    return split_rows(len(particles), validation_share, test_share, seed=seed)

@@ -4,9 +4,16 @@ from torch import Tensor, nn
 
 from cryoforum.config import NetworkConfig
 from cryoforum.network.backbone import ResidualBackbone, VggBackbone
-from cryoforum.network.blur import LowPassBlur
-from cryoforum.network.heads import head_size
-from cryoforum.network.pooling import GeneralisedMeanPooling
+from cryoforum.network.blur import TRANSFERS, Blur
+from cryoforum.network.heads import head_of
+from cryoforum.network.pooling import POOLINGS
+
+BACKBONES: dict[str, type[VggBackbone] | type[ResidualBackbone]] = {
+    "vgg": VggBackbone,
+    "residual": ResidualBackbone,
+}
+DENSITY_HEADS = ("exponential_family", "softmax_grid")
+DENSITY_START = 0.05  # of the usual weights
 
 
 class OrientationNetwork(nn.Module):
@@ -14,24 +21,16 @@ class OrientationNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig, box: int, symmetry: str = "C1") -> None:
         super().__init__()
-        self.blur = LowPassBlur(box) if config.blur == "low_pass" else nn.Identity()
-        channels = LowPassBlur.CHANNELS if config.blur == "low_pass" else 1
-        self.backbone = (
-            VggBackbone(channels, box, config.dropout)
-            if config.backbone == "vgg"
-            else ResidualBackbone(channels, config.widths, config.dropout)
-        )
-        features, side = self.backbone.output_shape(box)
-        if config.pooling == "generalised_mean":
-            self.pooling: nn.Module = GeneralisedMeanPooling(features)
-        else:
-            self.pooling, features = nn.Flatten(), features * side**2
-        self.dense = nn.Linear(features, head_size(config, symmetry))
-        if config.head == "qcqp":
-            nn.init.kaiming_normal_(self.dense.weight)
-        else:
-            # Start from the uniform density: large random coefficients would be confidently wrong.
-            nn.init.zeros_(self.dense.weight)
+        self.blur = Blur(TRANSFERS[config.blur](box))
+        self.backbone = BACKBONES[config.backbone](self.blur.channels, box, config)
+        channels, side = self.backbone.output_shape(box)
+        pooling_of, size_of = POOLINGS[config.pooling]
+        self.pooling: nn.Module = pooling_of(channels)
+        self.dense = nn.Linear(size_of(channels, side**2), head_of(config, symmetry).size)
+        nn.init.kaiming_normal_(self.dense.weight)
+        if config.head in DENSITY_HEADS:
+            # Near the uniform density: large coefficients would be confidently wrong, zeros have no mode.
+            self.dense.weight.data *= DENSITY_START
         nn.init.zeros_(self.dense.bias)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -3,18 +3,20 @@
 import torch
 from torch import Tensor, nn
 
-# Filters, kernel width, max-pooling after: the ten blocks of Cryo-forum, Supplementary Table 1.
+from cryoforum.config import NetworkConfig
+
+# Kernel width, max-pooling after: the ten blocks of Cryo-forum, Supplementary Table 1.
 PAPER_BLOCKS = (
-    (32, 7, True),
-    (64, 5, True),
-    (128, 3, False),
-    (128, 3, True),
-    (256, 3, False),
-    (256, 3, True),
-    (512, 3, False),
-    (512, 3, True),
-    (1024, 3, False),
-    (1024, 3, True),
+    (7, True),
+    (5, True),
+    (3, False),
+    (3, True),
+    (3, False),
+    (3, True),
+    (3, False),
+    (3, True),
+    (3, False),
+    (3, True),
 )
 
 
@@ -29,30 +31,40 @@ class PerElementPReLU(nn.Module):
         return features.clamp_min(0) + self.slope * features.clamp_max(0)
 
 
-class VggBackbone(nn.Module):
-    """Conv → BN → PReLU → (max-pool) → dropout, ten times; (b, c, m, m) to (b, 1024, ⌈m/64⌉, ⌈m/64⌉)."""
+def activation_layer(name: str, channels: int, side: int) -> nn.Module:
+    """The activation called "prelu" or "relu" after feature maps (channels, side, side)."""
+    return PerElementPReLU(channels, side) if name == "prelu" else nn.ReLU(inplace=True)
 
-    def __init__(self, channels: int, box: int, dropout: float) -> None:
+
+class VggBackbone(nn.Module):
+    """Conv → BN → activation → (max-pool) → dropout, a block a width; (b, c, m, m) to (b, widths[-1], …).
+
+    The paper has ten blocks (32, 64, 128, 128, 256, 256, 512, 512, 1024, 1024), its "expedited" network
+    (section 5) the first eight. Kernels and pooling are those of its blocks of the same number.
+    """
+
+    def __init__(self, channels: int, box: int, config: NetworkConfig) -> None:
         super().__init__()
+        self.widths = config.widths
         layers: list[nn.Module] = []
         side = box
-        for width, kernel, pooled in PAPER_BLOCKS:
+        for width, (kernel, pooled) in zip(config.widths, PAPER_BLOCKS, strict=False):
             convolution = nn.Conv2d(channels, width, kernel, padding="same", bias=False)
             nn.init.kaiming_normal_(convolution.weight)
             normalisation = nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)
-            layers += [convolution, normalisation, PerElementPReLU(width, side)]
+            layers += [convolution, normalisation, activation_layer(config.activation, width, side)]
             if pooled:
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
                 side = (side + 1) // 2
-            layers.append(nn.Dropout(dropout))
+            layers.append(nn.Dropout(config.dropout))
             channels = width
         self.layers = nn.Sequential(*layers)
 
     def output_shape(self, box: int) -> tuple[int, int]:
         """Channels and side of the output for images of width ``box``."""
-        for _, _, pooled in PAPER_BLOCKS:
+        for _, pooled in PAPER_BLOCKS[: len(self.widths)]:
             box = (box + 1) // 2 if pooled else box
-        return PAPER_BLOCKS[-1][0], box
+        return self.widths[-1], box
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
@@ -61,15 +73,16 @@ class VggBackbone(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3 × 3 convolutions around a shortcut; halves the side where ``stride`` is 2."""
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, side: int, activation: str) -> None:
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, width, 3, stride, 1, bias=False),
             nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
+            activation_layer(activation, width, side),
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
             nn.BatchNorm2d(width),
         )
+        self.activation = activation_layer(activation, width, side)
         self.shortcut = (
             nn.Identity()
             if stride == 1 and channels == width
@@ -79,31 +92,35 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        return (self.body(features) + self.shortcut(features)).relu()
+        return self.activation(self.body(features) + self.shortcut(features))
 
 
 class ResidualBackbone(nn.Module):
-    """An early stride of 2, then a residual block a width, each but the first halving the side."""
+    """A convolution with a stride, then ``depth`` residual blocks a width; each width halves the side."""
 
-    def __init__(self, channels: int, widths: tuple[int, ...], dropout: float) -> None:
+    def __init__(self, channels: int, box: int, config: NetworkConfig) -> None:
         super().__init__()
-        self.widths = widths
+        self.stride, self.widths = config.stem_stride, config.widths
+        side, previous = box // self.stride, config.widths[0]
+        kernel = 2 * self.stride + 1
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, widths[0], 5, 2, 2, bias=False),
-            nn.BatchNorm2d(widths[0]),
-            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, previous, kernel, self.stride, self.stride, bias=False),
+            nn.BatchNorm2d(previous),
+            activation_layer(config.activation, previous, side),
         ]
-        previous = widths[0]
-        for stage, width in enumerate(widths):
-            layers.append(ResidualBlock(previous, width, 1 if stage == 0 else 2))
-            previous = width
-        if dropout:
-            layers.append(nn.Dropout(dropout))
+        for stage, width in enumerate(config.widths):
+            for block in range(config.depth):
+                stride = 2 if stage > 0 and block == 0 else 1
+                side //= stride
+                layers.append(ResidualBlock(previous, width, stride, side, config.activation))
+                previous = width
+        if config.dropout:
+            layers.append(nn.Dropout(config.dropout))
         self.layers = nn.Sequential(*layers)
 
     def output_shape(self, box: int) -> tuple[int, int]:
         """Channels and side of the output for images of width ``box``."""
-        return self.widths[-1], box // 2 ** len(self.widths)
+        return self.widths[-1], box // (self.stride * 2 ** (len(self.widths) - 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)

@@ -1,47 +1,304 @@
-"""Heads: what a network's numbers say about the orientation."""
+"""Heads: what a network's numbers say about the orientation.
 
+Most fill a symmetric 4 × 4 matrix A: the orientation is the eigenvector of its smallest eigenvalue, and A
+is a Bingham distribution. Two others hold a density that may have several modes.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from cryoforum.bingham import OrientationBelief, psd_from_lower_triangle
+from cryoforum.bingham import (
+    LOWER_TRIANGLE,
+    OrientationBelief,
+    belief_from_moment,
+    log_density,
+    psd_from_lower_triangle,
+    smallest_eigenvector,
+)
+from cryoforum.compute import fast_dtype
 from cryoforum.config import NetworkConfig
-from cryoforum.harmonics import rotation_polynomials
+from cryoforum.harmonics import RotationPolynomials, mean_log_likelihood, rotation_polynomials
+from cryoforum.rotations import compose, inverse, left_matrix, random_unitquat, right_matrix
 from cryoforum.so3grid import rotation_grid
+from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetry_group
 
 READOUT_NSIDE = 6  # 10° between the rotations from which the ascent to a mode may start
+# log likelihood (mean over a batch, 0 for the uniform density) of (numbers, true rotations, step)
+Likelihood = Callable[[Tensor, Tensor, int], Tensor]
 
 
-def head_size(config: NetworkConfig, symmetry: str = "C1") -> int:
-    """How many numbers the head reads."""
-    return 10 if config.head == "qcqp" else rotation_polynomials(config.degree, symmetry).size
+class Head(Protocol):
+    """Reads the numbers (n, ``size``) of n images."""
+
+    @property
+    def size(self) -> int:
+        """How many numbers it reads of an image."""
+        ...
+
+    def belief(self, numbers: Tensor) -> OrientationBelief:
+        """What the numbers say, as one Bingham distribution an image."""
+        ...
+
+    def belief_of_views(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationBelief:
+        """The mean log density of several views of each image, as one Bingham distribution an image.
+
+        In view v (numbers: (n, size)) the orientation is q∘r instead of q, r being ``turns`` (v, 4). The
+        views share the noise of one image, so their densities are averaged and not multiplied.
+        """
+        ...
+
+    def orientation(self, numbers: Tensor) -> Tensor:
+        """Most probable orientation, unit quaternions (n, 4), differentiable."""
+        ...
+
+    def features(self, rotations: Tensor) -> Tensor:
+        """What `log_density` needs of ``rotations`` (g, 4); (g, …)."""
+        ...
+
+    def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
+        """What the numbers say of each rotation of `features`, (n, g); not normalised."""
+        ...
+
+    def likelihood(
+        self, nside: int, count: int, generator: torch.Generator, device: torch.device
+    ) -> Likelihood:
+        """The function to maximise. A density normalised by a sum takes it over ``count`` turned copies,
+        in turn, of the grid of ``nside``: mass that hides between the points of one is caught by the next.
+        """
+        ...
 
 
-def beliefs(numbers: Tensor, config: NetworkConfig, symmetry: str = "C1") -> OrientationBelief:
-    """Orientation beliefs of the network's numbers (n, k).
-
-    qcqp: A = L Lᵀ of 10 numbers (Cryo-forum, eq. 3). exponential_family: highest mode and its curvature.
-    Of the equivalent modes of a symmetric density it is any one.
-    """
-    if config.head == "qcqp":
-        return OrientationBelief(psd_from_lower_triangle(numbers))
-    grid, features = _readout_grid(config.degree, symmetry)
-    polynomials = rotation_polynomials(config.degree, symmetry)
-    return polynomials.mode_belief(numbers, grid.to(numbers), features.to(numbers))
+def head_of(config: NetworkConfig, symmetry: str = "C1") -> Head:
+    """The head that a configuration names."""
+    if config.head == "exponential_family":
+        return ExponentialFamilyHead(config.degree, symmetry)
+    if config.head == "softmax_grid":
+        return GridHead(config.head_nside, symmetry)
+    size, matrix_of = MATRIX_HEADS[config.head]
+    return MatrixHead(size, matrix_of, symmetry)
 
 
-def density_features(config: NetworkConfig, symmetry: str, rotations: Tensor) -> Tensor:
-    """What `log_density` needs of ``rotations`` (g, 4); (g, features)."""
-    if config.head == "qcqp":
+@dataclass(frozen=True)
+class MatrixHead:
+    """Numbers that make a symmetric matrix A, (n, 4, 4), which is a Bingham distribution."""
+
+    size: int
+    matrix_of: Callable[[Tensor], Tensor]
+    symmetry: str = "C1"
+
+    def belief(self, numbers: Tensor) -> OrientationBelief:
+        return OrientationBelief(self.matrix_of(numbers))
+
+    def belief_of_views(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationBelief:
+        return mean_belief([self.belief(one) for one in numbers], turns, self.symmetry)
+
+    def orientation(self, numbers: Tensor) -> Tensor:
+        return smallest_eigenvector(self.matrix_of(numbers))
+
+    def features(self, rotations: Tensor) -> Tensor:
         return -(rotations[:, :, None] * rotations[:, None, :]).flatten(1)
-    return rotation_polynomials(config.degree, symmetry).features(rotations)
+
+    def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
+        return self.matrix_of(numbers).flatten(1) @ features.T
+
+    def likelihood(
+        self, nside: int, count: int, generator: torch.Generator, device: torch.device
+    ) -> Likelihood:
+        group = symmetry_group(self.symmetry)
+        log_area = math.log(2 * math.pi**2)
+
+        def exact(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
+            belief = self.belief(numbers)
+            # One mode cannot hold all equivalents: the one nearest to it counts.
+            nearest = nearest_equivalent(truth, belief.mode.detach(), group)
+            return log_density(belief, nearest).mean() + log_area
+
+        return exact
 
 
-def log_density(numbers: Tensor, config: NetworkConfig, features: Tensor) -> Tensor:
-    """What the numbers (n, k) say of each rotation of `density_features`, (n, g); not normalised."""
-    coefficients = psd_from_lower_triangle(numbers).flatten(1) if config.head == "qcqp" else numbers
-    return coefficients @ features.T
+def quaternion_matrix(numbers: Tensor) -> Tensor:
+    """A = |v|² - v vᵀ of four numbers v: the orientation is the unit quaternion v / |v|."""
+    outer = numbers[:, :, None] * numbers[:, None, :]
+    return torch.eye(4).to(numbers) * numbers.square().sum(-1)[:, None, None] - outer
+
+
+def gram_schmidt_matrix(numbers: Tensor) -> Tensor:
+    """A of the rotation whose first two columns are six numbers, orthonormalised (Zhou et al. 2019)."""
+    first = normalize(numbers[:, :3], dim=-1)
+    second = numbers[:, 3:]
+    second = normalize(second - (first * second).sum(-1, keepdim=True) * first, dim=-1)
+    columns = [first, second, torch.linalg.cross(first, second, dim=-1)]
+    return procrustes_matrix(torch.stack(columns, dim=-1).flatten(1))
+
+
+def symmetric_matrix(numbers: Tensor) -> Tensor:
+    """A symmetric, of any signs, of the ten numbers of its lower triangle (Peretroukhin et al. 2020)."""
+    matrix = numbers.new_zeros(*numbers.shape[:-1], 4, 4)
+    row, column = LOWER_TRIANGLE
+    matrix[..., row, column] = numbers
+    matrix[..., column, row] = numbers
+    return matrix
+
+
+def procrustes_matrix(numbers: Tensor) -> Tensor:
+    """A with qᵀ A q = -tr(Mᵀ R(q)) of nine numbers M, row by row (Davenport's matrix, negated).
+
+    Its orientation is the rotation nearest to M, that of the singular value decomposition with a positive
+    determinant (Levinson et al. 2020); the Bingham distribution is M's matrix Fisher distribution.
+    """
+    m = numbers.view(-1, 3, 3)
+    trace = m.diagonal(dim1=1, dim2=2).sum(-1)
+    matrix = numbers.new_zeros(len(numbers), 4, 4)
+    matrix[:, :3, :3] = m + m.mT - trace[:, None, None] * torch.eye(3).to(numbers)
+    axis = torch.stack([m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]], dim=-1)
+    matrix[:, :3, 3] = axis
+    matrix[:, 3, :3] = axis
+    matrix[:, 3, 3] = trace
+    return -matrix
+
+
+MATRIX_HEADS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "quaternion": (4, quaternion_matrix),
+    "gram_schmidt": (6, gram_schmidt_matrix),
+    "qcqp": (10, psd_from_lower_triangle),  # Cryo-forum, eq. 3
+    "symmetric": (10, symmetric_matrix),
+    "svd": (9, procrustes_matrix),
+}
+
+
+@dataclass(frozen=True)
+class ExponentialFamilyHead:
+    """Coefficients of a polynomial log density of degree 2L; see `harmonics`."""
+
+    degree: int
+    symmetry: str = "C1"
+
+    @property
+    def polynomials(self) -> RotationPolynomials:
+        """The basis that the numbers are coefficients of."""
+        return rotation_polynomials(self.degree, self.symmetry)
+
+    @property
+    def size(self) -> int:
+        return self.polynomials.size
+
+    def belief(self, numbers: Tensor) -> OrientationBelief:
+        """The highest mode and its curvature; of the equivalent modes of a symmetric density any one."""
+        grid, features = _readout_grid(self.degree, self.symmetry)
+        return self.polynomials.mode_belief(numbers, grid.to(numbers), features.to(numbers))
+
+    def belief_of_views(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationBelief:
+        turned = [self.polynomials.turned(one, turn) for one, turn in zip(numbers, turns, strict=True)]
+        return self.belief(torch.stack(turned).mean(0))
+
+    def orientation(self, numbers: Tensor) -> Tensor:
+        with torch.no_grad():
+            mode = self.belief(numbers).mode
+        return self.polynomials.moved_mode(numbers, mode)
+
+    def features(self, rotations: Tensor) -> Tensor:
+        return self.polynomials.features(rotations)
+
+    def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
+        return numbers @ features.T
+
+    def likelihood(
+        self, nside: int, count: int, generator: torch.Generator, device: torch.device
+    ) -> Likelihood:
+        base = rotation_grid(nside)
+        turns = random_unitquat(count, generator=generator)
+        grids = [self.features(compose(turn, base)).to(device, fast_dtype(device)) for turn in turns]
+
+        def over_grid(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
+            return mean_log_likelihood(numbers, self.features(truth), grids[step % len(grids)])
+
+        return over_grid
+
+
+@dataclass(frozen=True)
+class GridHead:
+    """One logit for each rotation of a grid, or of one asymmetric unit of it."""
+
+    nside: int
+    symmetry: str = "C1"
+
+    @property
+    def size(self) -> int:
+        return len(self._grid)
+
+    @property
+    def _grid(self) -> Tensor:
+        return _unit_grid(self.nside, self.symmetry)
+
+    def belief(self, numbers: Tensor) -> OrientationBelief:
+        """The Bingham with the second moment E q qᵀ of the posterior over the grid."""
+        return belief_from_moment(self._moment(numbers))
+
+    def belief_of_views(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationBelief:
+        return mean_belief([self.belief(one) for one in numbers], turns, self.symmetry)
+
+    def orientation(self, numbers: Tensor) -> Tensor:
+        return smallest_eigenvector(-self._moment(numbers))
+
+    def features(self, rotations: Tensor) -> Tensor:
+        """The number of the grid's rotation that is nearest to each of ``rotations``."""
+        return self._overlaps(rotations).argmax(-1)
+
+    def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
+        return numbers.log_softmax(-1)[:, features] + math.log(self.size)
+
+    def likelihood(
+        self, nside: int, count: int, generator: torch.Generator, device: torch.device
+    ) -> Likelihood:
+        """Cross-entropy with the truth spread over its nearest rotations, a normal of half the spacing."""
+        deviation = math.radians(60 / self.nside) / 2
+
+        def cross_entropy(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
+            angle = 2 * torch.acos(self._overlaps(truth).clamp_max(1))
+            target = (-0.5 * (angle / deviation).square()).softmax(-1)
+            return (target * numbers.log_softmax(-1)).sum(-1).mean() + math.log(self.size)
+
+        return cross_entropy
+
+    def _overlaps(self, rotations: Tensor) -> Tensor:
+        """|⟨S·q, grid⟩| with the nearest equivalent S of each of ``rotations`` (n, 4); (n, size)."""
+        grid = self._grid.to(rotations)
+        equivalents = compose(symmetry_group(self.symmetry).to(rotations)[:, None], rotations)
+        return torch.stack([(one @ grid.T).abs() for one in equivalents]).amax(0)
+
+    def _moment(self, numbers: Tensor) -> Tensor:
+        grid = self._grid.to(numbers)
+        probability = numbers.softmax(-1)
+        group = symmetry_group(self.symmetry)
+        if len(group) == 1:
+            outer = (grid[:, :, None] * grid[:, None, :]).flatten(1)
+            return (probability @ outer).view(-1, 4, 4)
+        near = nearest_equivalent(grid, grid[probability.argmax(-1)][:, None], group)
+        return torch.einsum("ng,ngi,ngj->nij", probability, near, near)
+
+
+def mean_belief(beliefs: Sequence[OrientationBelief], turns: Tensor, symmetry: str) -> OrientationBelief:
+    """The mean of beliefs about q∘r as one about q, each about the equivalent nearest to the first's."""
+    group = symmetry_group(symmetry)
+    back = []
+    for belief, turn in zip(beliefs, turns, strict=True):
+        matrix = right_matrix(turn)
+        back.append(OrientationBelief(matrix.mT @ belief.concentration @ matrix))
+    first = back[0].mode
+    aligned = []
+    for belief in back:
+        mode = belief.mode
+        move = compose(nearest_equivalent(mode, first, group), inverse(mode))  # S, of each image its own
+        matrix = left_matrix(move)
+        aligned.append(matrix @ belief.concentration @ matrix.mT)
+    return OrientationBelief(torch.stack(aligned).mean(0))
 
 
 @lru_cache(maxsize=4)
@@ -49,3 +306,8 @@ def _readout_grid(degree: int, symmetry: str) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         grid = rotation_grid(READOUT_NSIDE)
         return grid, rotation_polynomials(degree, symmetry).features(grid)
+
+
+@lru_cache(maxsize=4)
+def _unit_grid(nside: int, symmetry: str) -> Tensor:
+    return asymmetric_unit(rotation_grid(nside), symmetry_group(symmetry))

@@ -1,4 +1,6 @@
-"""Pooling of feature maps into one number a channel."""
+"""Pooling of feature maps (b, c, h, w) into numbers (Cryo-forum, 3.4 and Table 1)."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,3 +25,26 @@ class GeneralisedMeanPooling(nn.Module):
         # log-sum-exp: a power of 6 or more of a large feature would overflow.
         log_mean = torch.logsumexp(logs, dim=-1) - torch.log(torch.tensor(float(flat.shape[-1])))
         return torch.exp(log_mean / self.exponent) + shift[..., 0]
+
+
+class MaximumPooling(nn.Module):
+    """The largest feature of each channel, (b, c)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.amax((2, 3))
+
+
+class MaximumAndMeanPooling(nn.Module):
+    """The largest feature of each channel, then the mean of each, (b, 2c)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat([features.amax((2, 3)), features.mean((2, 3))], dim=1)
+
+
+# What makes each layer for c channels of h × w, and how many numbers come out.
+POOLINGS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int, int], int]]] = {
+    "flatten": (lambda channels: nn.Flatten(), lambda channels, area: channels * area),
+    "max": (lambda channels: MaximumPooling(), lambda channels, area: channels),
+    "max_average": (lambda channels: MaximumAndMeanPooling(), lambda channels, area: 2 * channels),
+    "gem": (GeneralisedMeanPooling, lambda channels, area: channels),
+}

@@ -22,6 +22,7 @@ _CURVE_STYLES: dict[str, dict[str, Any]] = {
     "network": {"color": ORANGE},
     "predicted": {"color": BLUE},
     "filtered": {"color": GREEN, "linestyle": (0, (4, 2))},
+    "genuine": {"color": INK, "linewidth": 1.1, "linestyle": (0, (1, 1.5))},
 }
 
 
@@ -37,7 +38,7 @@ def training_loss(steps: np.ndarray, losses: np.ndarray) -> str:
             mean = np.convolve(losses, np.ones(window) / window, mode="valid")
             axes.plot(steps[window - 1 :], mean, color=BLUE, label=f"mean of {window} values")
             axes.legend()
-        _finish(axes, "step", "training loss")
+        finish(axes, "step", "training loss")
         return svg(figure, f"Training loss from {losses[0]:.3g} to {losses[-1]:.3g}")
 
 
@@ -54,7 +55,7 @@ def validation_error(steps: np.ndarray, median_rad: np.ndarray, mean_rad: np.nda
             axes.plot(steps[known], degrees, color=colour, marker=marker, markersize=3.5, label=name)
         label_logarithmic(axes, y=True)
         axes.legend()
-        _finish(axes, "step", "validation error (°)")
+        finish(axes, "step", "validation error (°)")
         last = np.rad2deg(median_rad[np.isfinite(median_rad)][-1])
         return svg(figure, f"Validation error against training step; the last median is {last:.1f} degrees")
 
@@ -65,10 +66,10 @@ def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray 
         grid = figure.subplots(2 if momentum is not None else 1, 1, sharex=True, squeeze=False)[:, 0]
         grid[0].plot(steps, learning_rate, color=BLUE)
         grid[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        _finish(grid[0], "" if momentum is not None else "step", "learning rate")
+        finish(grid[0], "" if momentum is not None else "step", "learning rate")
         if momentum is not None:
             grid[1].plot(steps, momentum, color=GREEN)
-            _finish(grid[1], "step", "momentum")
+            finish(grid[1], "step", "momentum")
         for axes in grid:
             axes.yaxis.set_major_locator(MaxNLocator(4))
         return svg(figure, f"Learning rate, at most {learning_rate.max():.2g}, against training step")
@@ -95,7 +96,7 @@ def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
         bar = figure.colorbar(mesh, ax=axes, shrink=0.8, format=FuncFormatter(lambda value, _: f"{value:g}"))
         bar.set_label("pairs")
         bar.outline.set_visible(False)
-        _finish(axes, "true distance (°)", "predicted distance (°)", grid=False)
+        finish(axes, "true distance (°)", "predicted distance (°)", grid=False)
         correlation = np.corrcoef(true_rad, predicted_rad)[0, 1]
         alt = f"Density of true against predicted pairwise distances; correlation {correlation:.3f}"
         return svg(figure, alt)
@@ -117,7 +118,7 @@ def certainty_scatter(statistic: np.ndarray, errors_rad: np.ndarray, name: str, 
         axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         note = f"{1 - kept_share:.0%} quantile: {plain(threshold)}".replace("%", " %")
         axes.text(threshold, 1.02, note, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
-        _finish(axes, f"−{name} (more certain →)", "error (°)")
+        finish(axes, f"−{name} (more certain →)", "error (°)")
         alt = f"Orientation error against minus {name}; the {note} is marked"
         return svg(figure, alt)
 
@@ -129,6 +130,7 @@ def error_histogram(kept_rad: np.ndarray, dropped_rad: np.ndarray) -> str:
     bins = np.geomspace(max(both.min(), np.quantile(both, 0.002)) * 0.9, both.max() * 1.05, 40)
     with panel() as figure:
         axes = figure.add_subplot()
+        told = []
         for values, name, colour in zip(groups, ("kept", "dropped"), (BLUE, ORANGE), strict=True):
             if len(values):
                 weights = np.full(len(values), 100 / len(values))
@@ -136,11 +138,12 @@ def error_histogram(kept_rad: np.ndarray, dropped_rad: np.ndarray) -> str:
                 axes.hist(values, bins, alpha=0.3, **style)
                 label = f"{name}: median {degrees(np.deg2rad(np.median(values)))}"
                 axes.hist(values, bins, histtype="step", linewidth=1.4, label=label, **style)
+                told.append(label)
         label_logarithmic(axes, x=True)
         axes.margins(y=0.22)
         axes.legend(loc="upper left")
-        _finish(axes, "error (°)", "share of the group (%)")
-        return svg(figure, "Histograms of the orientation errors of kept and of dropped particles")
+        finish(axes, "error (°)", "share of the group (%)")
+        return svg(figure, f"Histograms of orientation errors; {', '.join(told)}")
 
 
 def error_against_bound(
@@ -160,8 +163,8 @@ def error_against_bound(
         ends = np.array([bound.min(), bound.max()])
         axes.plot(ends, ends, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label="error = bound")
         label_logarithmic(axes, x=True, y=True)
-        _legend_above(axes)
-        _finish(axes, "Cramér-Rao bound (°)", "error (°)")
+        legend_above(axes)
+        finish(axes, "Cramér-Rao bound (°)", "error (°)")
         above = np.mean(errors_rad > bound_rad)
         return svg(figure, f"Error against Cramér-Rao bound; {above:.0%} of the polished lie above it")
 
@@ -194,8 +197,8 @@ def against_the_best(
             axes.plot(middle, 100 * np.diff(best(bins)), label="perfect estimator", **line)
         label_logarithmic(axes, x=True)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        _legend_above(axes)
-        _finish(axes, f"{quantity} ({unit.strip()})" if unit else quantity, "share of the particles (%)")
+        legend_above(axes)
+        finish(axes, f"{quantity} ({unit.strip()})" if unit else quantity, "share of the particles (%)")
         told = ", ".join(f"{name} {median}" for name, median in medians.items())
         return svg(figure, f"Histograms of {quantity}; medians: {told}")
 
@@ -210,7 +213,7 @@ def signal_against_gain(signal_scale: np.ndarray, log_likelihood_gain: np.ndarra
         axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.set_xlim(left=min(0.0, 1.1 * float(signal_scale.min())))
         axes.set_ylim(bottom=min(0.0, 1.1 * float(log_likelihood_gain.min())))
-        _finish(axes, "signal scale", "gain in log-likelihood")
+        finish(axes, "signal scale", "gain in log-likelihood")
         median = np.median(signal_scale)
         return svg(figure, f"Signal scale against log-likelihood gain; the median scale is {median:.2f}")
 
@@ -275,9 +278,9 @@ def fsc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], names: dict[str
         ticks = _resolution_ticks(highest)
         axes.set_xticks([1 / tick for tick in ticks], [f"{tick:g}" for tick in ticks])
         axes.set(ylim=(min(-0.05, lowest), 1.03), xlim=(0, highest))
-        _legend_above(axes, columns=2)
-        _finish(axes, "resolution (Å)", "FSC")
-        listed = ", ".join(names[kind].lower() for kind in curves)
+        legend_above(axes, columns=2)
+        finish(axes, "resolution (Å)", "FSC")
+        listed = ", ".join(names[kind][:1].lower() + names[kind][1:] for kind in curves)
         return svg(figure, f"{masking} Fourier shell correlation of half maps: {listed}")
 
 
@@ -291,13 +294,13 @@ def _resolution_ticks(max_frequency: float) -> list[float]:
     return ticks
 
 
-def _legend_above(axes: Axes, columns: int = 1) -> None:
+def legend_above(axes: Axes, columns: int = 1, marker_scale: float = 2) -> None:
     """A legend over the axes, where it hides nothing."""
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    axes.legend(ncols=columns, markerscale=2, **place)
+    axes.legend(ncols=columns, markerscale=marker_scale, **place)
 
 
-def _finish(axes: Axes, x_label: str, y_label: str, *, grid: bool = True) -> None:
+def finish(axes: Axes, x_label: str, y_label: str, *, grid: bool = True) -> None:
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_axisbelow(True)
     if grid:

@@ -42,6 +42,16 @@ class Section:
     tables: tuple[Table, ...] = ()
 
 
+def markdown(section: Section) -> str:
+    """Text and tables of a section as Markdown; exhibits are left to the page."""
+    parts = [f"# {section.title}", section.text]
+    for table in section.tables:
+        rows = [table.header, ("---", *["---:"] * (len(table.header) - 1)), *table.rows]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        parts += [f"## {table.caption}", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
 def flattened(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """(dotted name, text) of every value in nested dictionaries; long lists are cut short."""
     rows: list[tuple[str, str]] = []

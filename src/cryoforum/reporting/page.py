@@ -1,5 +1,6 @@
 """One HTML page of everything that a run left in its folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cryoforum.io.files import replacing
 from cryoforum.reporting.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
-from cryoforum.reporting.layout import Table
+from cryoforum.reporting.layout import Section, Table
 from cryoforum.reporting.limit import MEDIAN_OF_THE_BEST, limit_section
 from cryoforum.reporting.maps import POLISHED_RECONSTRUCTIONS, RECONSTRUCTIONS, reconstruction_section
 from cryoforum.reporting.sections import (
@@ -54,6 +55,28 @@ def write_report(folder: Path, output: Path) -> None:
             f"{folder}: expected results such as predictions.star, model/log.csv or reconstruction/, found "
             "none; give the folder of a run"
         )
+    render(
+        Path(output),
+        folder.resolve().name,
+        headline(numbers, predictions),
+        error_facts(numbers) + resolution_facts(resolutions, maps),
+        sections,
+        [table for table in (error_table(numbers), resolution_table(resolutions, maps)) if table],
+    )
+
+
+def render(
+    output: Path,
+    name: str,
+    headline: str,
+    facts: Sequence[tuple[str, str, str]],
+    sections: Sequence[Section],
+    tables: Sequence[Table] = (),
+) -> None:
+    """Write a self-contained page to ``output``, atomically.
+
+    facts: (number, what it is, what it means) of each. tables: those that stand before all sections.
+    """
     environment = Environment(
         loader=PackageLoader("cryoforum.reporting", "."),
         autoescape=True,
@@ -61,14 +84,9 @@ def write_report(folder: Path, output: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.jinja").render(
-        name=folder.resolve().name,
-        headline=headline(numbers, predictions),
-        facts=error_facts(numbers) + resolution_facts(resolutions, maps),
-        tables=[table for table in (error_table(numbers), resolution_table(resolutions, maps)) if table],
-        sections=sections,
-    )
-    with replacing(Path(output)) as temporary:
+    template = environment.get_template("report.html.jinja")
+    page = template.render(name=name, headline=headline, facts=facts, tables=tables, sections=sections)
+    with replacing(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 """The sections of the report; each is None where the files it needs are missing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 
 from cryoforum.config import PreprocessingConfig, updated
 from cryoforum.io.star import particles_from_star, read_star
-from cryoforum.network.blur import LowPassBlur
+from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.preprocessing import prepare
 from cryoforum.reporting import figures
 from cryoforum.reporting.canvas import picture
@@ -30,16 +31,17 @@ def particle_section(folder: Path, model: dict[str, Any]) -> Section | None:
     particles = particles_from_star(read_star(path))
     rows = torch.linspace(0, len(particles) - 1, min(_SHOWN_PARTICLES, len(particles))).long()
     optics = None if particles.optics is None else particles.optics[rows]
-    config = _preprocessing_config(model)
+    # One by one: a picture has no use for the intensity of the whole set.
+    config = replace(_preprocessing_config(model), standardise="image")
     recorded = particles.images[rows]
     prepared = prepare(recorded, optics, particles.pixel_size_angstrom, config)
-    blur = LowPassBlur(config.box)
-    blurred = blur(prepared[:, None])
+    cutoffs = low_pass_cutoffs(config.box)
+    blurred = Blur(low_pass_transfer(config.box))(prepared[:, None])
     width_angstrom = particles.box * particles.pixel_size_angstrom
     stages = [(f"Recorded, {particles.box} px of {particles.pixel_size_angstrom:.3g} Å", recorded)]
     stages.append((f"Prepared, {config.box} px of {width_angstrom / config.box:.3g} Å", prepared))
-    for channel in (len(blur.cutoffs) - 2, len(blur.cutoffs) - 1):
-        resolution = width_angstrom / blur.cutoffs[channel]
+    for channel in (len(cutoffs) - 2, len(cutoffs) - 1):
+        resolution = width_angstrom / cutoffs[channel]
         stages.append((f"Low-pass filtered to {resolution:.0f} Å", blurred[:, channel]))
     panels = tuple(
         Panel(label, picture(images, f"{label}: {len(rows)} particles")) for label, images in stages

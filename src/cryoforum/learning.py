@@ -1,0 +1,188 @@
+"""Learning on files: from a STAR file to a model folder with its reference, and the learning rate to use."""
+
+import csv
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from cryoforum.checkpoint import PARTS, TrainedModel, read_split, save_model
+from cryoforum.config import Config
+from cryoforum.course import Progress
+from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing
+from cryoforum.io.star import read_star
+from cryoforum.particles import Particles, Poses
+from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.reference import (
+    Reference,
+    forget_reference,
+    noise_of_halves,
+    reference_from_half_maps,
+    save_reference,
+    with_noise,
+    with_origin_reach,
+)
+from cryoforum.training import Split, learning_rate_range, split_rows, suggested_rate, train
+from cryoforum.workflow import Bar, checked_particles, checked_poses
+
+STATE = "state.pt"
+NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
+
+
+def train_to_folder(
+    star_path: Path,
+    root: Path | None,
+    out: Path,
+    config: Config,
+    *,
+    split_choice: str | None,
+    seed: int,
+    max_minutes: float | None,
+    resume: bool,
+    overwrite: bool,
+    bar: Bar,
+    on_step: Callable[[Progress], None],
+    tell: Callable[[str], None] = lambda line: None,
+) -> TrainedModel:
+    """Train on the particles of a STAR file and write the model folder with its reference.
+
+    ``tell`` is told, in one line, where no reference could be made.
+    """
+    particles = checked_particles(read_star(star_path), root)
+    poses = checked_poses(star_path, particles, "to learn from")
+    split = _split(particles, split_choice, seed)
+    out = Path(out)
+    if not resume:
+        # What is there stays until the new model replaces it; only a stale state must not be resumed.
+        if out.is_file():
+            raise ValueError(f"expected a folder at --out {out}, found a file; choose another")
+        if out.exists() and any(out.iterdir()) and not overwrite:
+            raise ValueError(f"{out} exists and is not empty; choose another --out or add --overwrite")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / STATE).unlink(missing_ok=True)
+    elif not (out / STATE).exists():
+        raise ValueError(
+            f"expected {out / STATE} to resume from, found none: the training is finished or never "
+            "began; train without --resume"
+        )
+    try:
+        reference = _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
+        if reference is None and config.augmentation.simulated_share:
+            tell("no images can be simulated without a reference: learning from the particles alone")
+            config = replace(config, augmentation=replace(config.augmentation, simulated_share=0.0))
+        model = train(
+            particles,
+            config,
+            split,
+            reference=reference,
+            seed=seed,
+            max_minutes=max_minutes,
+            state_path=out / STATE,
+            resume=resume,
+            on_prepare=bar("reading particles", len(split.train) + len(split.validation)),
+            on_step=on_step,
+        )
+    except BaseException:
+        with suppress(OSError):
+            out.rmdir()  # only where it is still empty: there is nothing to resume from
+        raise
+    save_model(model, out)
+    forget_reference(out)  # one of an earlier model must not outlive it
+    if reference is not None:
+        save_reference(reference, out)
+    (out / STATE).unlink(missing_ok=True)
+    for leftover in filter(is_leftover, out.iterdir()):
+        leftover.unlink()
+    return model
+
+
+def _reference_or_none(
+    particles: Particles,
+    poses: Poses,
+    split: Split,
+    symmetry: str,
+    bar: Bar,
+    tell: Callable[[str], None],
+) -> Reference | None:
+    training = particles.select(split.train)
+    progress = bar("reference", len(training))
+    try:
+        return reference_from_particles(training, poses[split.train], symmetry, progress=progress)
+    except ValueError as error:
+        tell(f"no reference to polish poses against: {error}")
+        return None
+
+
+def reference_from_particles(
+    particles: Particles,
+    poses: Poses,
+    symmetry: str = "C1",
+    *,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Reference:
+    """The map of particles with known poses, of each half of them, and their noise.
+
+    ValueError where the half maps do not agree.
+    """
+    subsets = drawn_subsets(len(particles)) if particles.subsets is None else particles.subsets
+    config = ReconstructionConfig(symmetry=symmetry)
+    maps = reconstruct(replace(particles, subsets=subsets), config, progress=progress)
+    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), poses)
+    rows = torch.linspace(0, len(particles) - 1, min(NOISE_SAMPLE, len(particles))).round().long()
+    return with_noise(reference, noise_of_halves(reference, particles, rows, subsets[rows]))
+
+
+def find_rate_of_star(
+    star_path: Path,
+    root: Path | None,
+    config: Config,
+    split_choice: str | None,
+    steps: int,
+    seed: int,
+    out: Path | None,
+    overwrite: bool,
+    bar: Bar,
+    tell: Callable[[str], None],
+) -> float:
+    """The largest learning rate that a range test on the particles suggests; its curve goes to ``out``."""
+    if out is not None:
+        refuse_to_overwrite(out, overwrite)
+    particles = checked_particles(read_star(star_path), root)
+    poses = checked_poses(star_path, particles, "to learn from")
+    split = _split(particles, split_choice, seed)
+    reference = None
+    if config.augmentation.simulated_share:
+        reference = _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
+    advance = bar("raising the rate", steps)
+    found = learning_rate_range(
+        particles, config, split, reference=reference, steps=steps, seed=seed, on_step=advance
+    )
+    if out is not None:
+        with replacing(out) as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("learning_rate", "loss"))
+            writer.writerows(found)
+    return suggested_rate(found)
+
+
+def _split(particles: Particles, choice: str | None, seed: int) -> Split:
+    """Shares "train,validation,test", a split.csv of an earlier model, or the default."""
+    if choice is None:
+        return split_rows(len(particles), seed=seed)
+    if Path(choice).is_file():
+        part_of_name = read_split(Path(choice))
+        parts = [part_of_name.get(name) for name in particles.names]
+        rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]) for p in PARTS}
+        if min(len(rows["train"]), len(rows["validation"])) < 2:
+            raise ValueError(f"{choice}: expected particles to train and to validate, found none of this set")
+        return Split(**{part: rows[part].long() for part in PARTS})
+    try:
+        shares = [float(word) for word in choice.split(",")]
+        train_share, validation_share, test_share = (share / sum(shares) for share in shares)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"expected --split with three shares such as 50,17,33 or a split.csv, found '{choice}'"
+        ) from None
+    return split_rows(len(particles), validation_share, test_share, seed=seed)

@@ -1,0 +1,52 @@
+"""Which pairs of images the Siamese network compares (Cryo-forum, 3.5 and Supplementary Figure 1).
+
+Pairs are drawn when they are needed, so no list of all N² of them is ever in memory.
+"""
+
+import torch
+from torch import Tensor
+
+from cryoforum.symmetry import symmetric_distance
+
+DISTANCE_BINS = 8
+_CANDIDATES = 64  # drawn for each pair that is wanted; the nearest bin of uniform orientations holds 1 in 300
+_ROUNDS = 16
+
+
+def all_pairs(count: int) -> Tensor:
+    """Every pair of ``count`` images, (2, count (count - 1) / 2)."""
+    return torch.triu_indices(count, count, offset=1)
+
+
+def random_pairs(particle_count: int, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` pairs of different particles, (2, count), each as likely as any other."""
+    first = torch.randint(particle_count, (count,), generator=generator)
+    step = torch.randint(1, particle_count, (count,), generator=generator)
+    return torch.stack([first, (first + step) % particle_count])
+
+
+def stratified_pairs(
+    quaternions: Tensor, group: Tensor, count: int, generator: torch.Generator, bins: int = DISTANCE_BINS
+) -> Tensor:
+    """``count`` pairs (2, count) of particles with as many in each of ``bins`` equal ranges of distance.
+
+    Distances, those to the nearest equivalent of ``group``, are between orientations (n, 4) and range from
+    0 to the largest among some thousand pairs. Where a range is empty, pairs at random take its place.
+    """
+    wanted = -(-count // bins)
+    kept: list[Tensor] = []
+    missing = torch.full((bins,), wanted)
+    reach = 0.0
+    for _ in range(_ROUNDS):
+        candidates = random_pairs(len(quaternions), max(_CANDIDATES * count, 4096), generator)
+        distance = symmetric_distance(quaternions[candidates[0]], quaternions[candidates[1]], group)
+        reach = reach or float(distance.max())
+        place = (distance / reach * bins).long().clamp_max(bins - 1)
+        for one in range(bins):
+            found = candidates[:, place == one][:, : missing[one]]
+            kept.append(found)
+            missing[one] -= found.shape[1]
+        if not missing.any():
+            break
+    pairs = torch.cat([*kept, random_pairs(len(quaternions), int(missing.sum()), generator)], dim=1)
+    return pairs[:, torch.randperm(pairs.shape[1], generator=generator)[:count]]

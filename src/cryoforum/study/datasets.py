@@ -1,0 +1,73 @@
+"""The particles that studies learn from, made once in a folder."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryoforum.config import SimulationConfig
+from cryoforum.particles import Images, Particles, Poses, Volume
+from cryoforum.rotations import random_unitquat, unitquat_to_rotmat
+from cryoforum.simulation import simulate
+from cryoforum.structures import Atoms, atoms_to_volume, load_molecule, load_structure
+from cryoforum.study.variants import Dataset
+from cryoforum.symmetry import symmetry_group
+
+_SUBUNITS = 24  # of apoferritin
+_SUBUNIT_CENTRE_ANGSTROM = (22.0, 16.0, 19.0)  # of the D2 complex: neighbours touch, none overlap
+_JUNK = "6z6u"
+
+
+def molecule(dataset: Dataset) -> Volume:
+    """The map that a data set shows."""
+    if dataset.molecule == "d2":
+        return atoms_to_volume(d2_complex(), dataset.box, dataset.pixel_size_angstrom)
+    return load_structure(dataset.molecule, dataset.box, dataset.pixel_size_angstrom)
+
+
+def d2_complex() -> Atoms:
+    """Four copies of one apoferritin subunit about two-fold axes along x, y and z."""
+    cage = load_molecule("6z6u")
+    count = len(cage) // _SUBUNITS
+    subunit = cage.positions_angstrom[:count]
+    placed = subunit - subunit.mean(0) + np.array(_SUBUNIT_CENTRE_ANGSTROM, np.float32)
+    turns = unitquat_to_rotmat(symmetry_group("D2", torch.float64)).numpy()
+    return Atoms(
+        np.concatenate([placed @ turn.T for turn in turns]).astype(np.float32),
+        np.tile(cage.elements[:count], len(turns)),
+        np.tile(cage.b_factors[:count], len(turns)),
+    )
+
+
+@lru_cache(maxsize=1)
+def particles_of(dataset: Dataset) -> Particles:
+    """The particles of a data set, images in memory; always the same ones."""
+    config = SimulationConfig(count=dataset.count, snr=dataset.snr)
+    particles = simulate(molecule(dataset), config)
+    images = torch.cat([particles.images[rows] for rows in torch.arange(dataset.count).split(256)])
+    particles = replace(particles, images=images)
+    return _with_junk(particles, dataset, config) if dataset.junk else particles
+
+
+def junk_rows(dataset: Dataset) -> Tensor:
+    """Rows of `particles_of` that are junk, ascending."""
+    generator = torch.Generator().manual_seed(1)
+    count = round(dataset.junk * dataset.count)
+    return torch.randperm(dataset.count, generator=generator)[:count].sort().values
+
+
+def _with_junk(particles: Particles, dataset: Dataset, config: SimulationConfig) -> Particles:
+    """Some images show another molecule, under orientations that mean nothing."""
+    rows = junk_rows(dataset)
+    other = simulate(load_structure(_JUNK, dataset.box, dataset.pixel_size_angstrom), replace(config, seed=1))
+    images: Images = particles.images
+    everything = images[torch.arange(len(particles))].clone()
+    everything[rows] = other.images[rows]
+    poses = particles.poses
+    if poses is None:
+        raise ValueError("expected simulated particles to have poses")
+    quaternions = poses.quaternions.clone()
+    quaternions[rows] = random_unitquat(len(rows), generator=torch.Generator().manual_seed(2))
+    return replace(particles, images=everything, poses=Poses(quaternions, poses.shifts_angstrom))

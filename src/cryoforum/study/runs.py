@@ -1,0 +1,238 @@
+"""Doing the runs: each leaves two files, and one whose files are there is not done again.
+
+runs/NAME.json   its row of the table
+runs/NAME.npz    of each test particle: truth, belief, statistics; for the figures
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cryoforum.checkpoint import TrainedModel
+from cryoforum.inference import network_numbers, predict
+from cryoforum.io.files import is_leftover, replacing
+from cryoforum.learning import reference_from_particles
+from cryoforum.metrics import FscCurve, fsc_curve, orientation_errors, summarise_errors
+from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
+from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.selection import select
+from cryoforum.study.datasets import junk_rows, particles_of
+from cryoforum.study.variants import Run
+from cryoforum.symmetry import distance_to_domain_border, in_fundamental_domain, symmetry_group
+from cryoforum.training import Split, split_rows, train
+from cryoforum.workflow import Bar
+
+LIKELIHOOD_NSIDE = 10  # 6° between the rotations over which a density is normalised
+KEPT_SHARE = 0.75
+BORDER_RAD = 0.1  # nearer to its domain's border than this an orientation counts as near
+
+
+def run_all(
+    runs: Sequence[Run], out: Path, shard: tuple[int, int], bar: Bar, tell: Callable[[str], None]
+) -> None:
+    """Do those of ``runs`` that are this ``shard``'s (number from 1, of how many) and not done yet."""
+    folder = Path(out) / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    number, count = shard
+    own = runs[number - 1 :: count]
+    missing = [run for run in own if not (folder / f"{run.name}.json").exists()]
+    if len(missing) < len(own):
+        tell(f"{len(own) - len(missing)} of {len(own)} runs are done already")
+    for run in missing:
+        advance = bar(f"{run.block}: {run.label}, seed {run.seed}", 1000)
+        record, arrays = _done(run, advance)
+        with replacing(folder / f"{run.name}.npz") as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        with replacing(folder / f"{run.name}.json") as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def read_records(out: Path) -> pd.DataFrame:
+    """The tidy table of all runs in a folder, one row a run; ValueError where there is none."""
+    found = (Path(out) / "runs").glob("*.json")
+    paths = sorted(path for path in found if not is_leftover(path))
+    if not paths:
+        raise ValueError(f"{out}: expected results of runs, found none; run a study first")
+    return pd.DataFrame([json.loads(path.read_text()) for path in paths])
+
+
+@dataclass(frozen=True)
+class _Posed:
+    """The test part of a data set under its found orientations."""
+
+    test: Particles
+    truth: Tensor
+    predictions: Predictions
+    errors: Tensor
+    genuine: Tensor
+
+
+def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    particles = particles_of(run.dataset)
+    split = split_rows(len(particles))
+    start = time.monotonic()
+    model = _trained(run, particles, split, advance)
+    seconds = time.monotonic() - start
+    posed = _posed(run, model, particles, split)
+    summary = summarise_errors(posed.errors[posed.genuine])
+    record: dict[str, Any] = {
+        "study": run.study,
+        "block": run.block,
+        "variant": run.label,
+        "scale": run.scale,
+        "seed": run.seed,
+        "dataset": run.dataset.name,
+        "training_images": len(split.train),
+        "image_passes": int(model.log[-1]["images"]),
+        "training_seconds": round(seconds, 1),
+        **asdict(summary),
+        "views": run.views,
+        "single_view_median_rad": _single_view_median(run, model, posed),
+        "validation_median_rad": model.validation_median_rad,
+        "log_likelihood": _log_likelihood(model, posed),
+        "median_expected_error_rad": float(posed.predictions.expected_error_rad.median()),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cryo-forum": version("cryo-forum"),
+        "settings": " ".join((run.preset, *run.settings)),
+    }
+    if run.study == "symmetry":
+        record |= _near_border(run, posed)
+    curves: dict[str, np.ndarray] = {}
+    if run.study == "real":
+        resolutions, curves = _resolutions(run, posed)
+        record |= resolutions
+    belief = posed.predictions.belief
+    arrays = {
+        "truth": posed.truth.numpy(),
+        "mode": belief.mode.numpy(),
+        "error_rad": posed.errors.numpy(),
+        "trace": belief.trace.numpy(),
+        "lambda_max": belief.lambda_max.numpy(),
+        "genuine": posed.genuine.numpy(),
+        "log": pd.DataFrame(model.log).to_numpy(),
+        "log_columns": np.array(list(pd.DataFrame(model.log).columns)),
+        **curves,
+    }
+    return record, arrays
+
+
+def _trained(run: Run, particles: Particles, split: Split, advance: Callable[[int], None]) -> TrainedModel:
+    config = run.config
+    training = particles.select(split.train)
+    reference = None
+    if config.augmentation.simulated_share and training.poses is not None:
+        reference = reference_from_particles(training, training.poses, config.symmetry)
+    shown = 0
+
+    def on_step(progress: Any) -> None:
+        nonlocal shown
+        now = int(1000 * progress.fraction)
+        advance(now - shown)
+        shown = now
+
+    return train(particles, config, split, reference=reference, seed=run.seed, on_step=on_step)
+
+
+def _posed(run: Run, model: TrainedModel, particles: Particles, split: Split) -> _Posed:
+    test = particles.select(split.test)
+    if test.poses is None:
+        raise ValueError("expected particles with poses to test on")
+    predictions = predict(model, test, views=run.views)
+    truth = test.poses.quaternions
+    errors = orientation_errors(predictions.belief.mode, truth, run.config.symmetry)
+    is_junk = torch.zeros(len(particles), dtype=torch.bool)
+    is_junk[junk_rows(run.dataset)] = True
+    return _Posed(test, truth, predictions, errors, ~is_junk[split.test])
+
+
+def _single_view_median(run: Run, model: TrainedModel, posed: _Posed) -> float:
+    """The median error where the network reads each image once."""
+    if run.views == 1:
+        return float(posed.errors[posed.genuine].quantile(0.5))
+    mode = predict(model, posed.test, views=1).belief.mode
+    errors = orientation_errors(mode, posed.truth, run.config.symmetry)
+    return float(errors[posed.genuine].quantile(0.5))
+
+
+def _log_likelihood(model: TrainedModel, posed: _Posed) -> float:
+    """Mean log density of the true orientations relative to a uniform one, of single views; 0 knows nothing.
+
+    On a grid finer than any mode, so that what it is does not depend on the grid of training.
+    """
+    config = model.config
+    generator = torch.Generator().manual_seed(0)
+    likelihood = model.head.likelihood(LIKELIHOOD_NSIDE, 1, generator, torch.device("cpu"))
+    truth = posed.truth
+    if config.symmetry_handling == "domain":
+        truth = in_fundamental_domain(truth, symmetry_group(config.symmetry))
+    total, count = 0.0, 0
+    rows = posed.genuine.nonzero()[:, 0]
+    with torch.no_grad():
+        for batch, own in zip(
+            loaded_batches(posed.test.select(rows), 128), truth[rows].split(128), strict=True
+        ):
+            total += float(likelihood(network_numbers(model, batch), own, 0)) * len(own)
+            count += len(own)
+    return total / count
+
+
+def _near_border(run: Run, posed: _Posed) -> dict[str, float]:
+    """Errors of particles near the border of the fundamental domain, and away from it."""
+    group = symmetry_group(run.config.symmetry)
+    distance = distance_to_domain_border(in_fundamental_domain(posed.truth, group), group)
+    near = distance < BORDER_RAD
+    return {
+        "share_near_border": float(near.float().mean()),
+        "median_near_border_rad": float(posed.errors[near].median()),
+        "mean_near_border_rad": float(posed.errors[near].mean()),
+        "median_inside_rad": float(posed.errors[~near].median()),
+        "mean_inside_rad": float(posed.errors[~near].mean()),
+    }
+
+
+def _resolutions(run: Run, posed: _Posed) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Masked resolution in Å from the test part under true, predicted and filtered orientations (Fig. 4).
+
+    Origins are the given ones, as the network finds none. Filtered: the surest by the trace (eq. 7). The
+    second value holds the masked FSC of each.
+    """
+    everything = torch.arange(len(posed.test))
+    surest = select(posed.predictions.belief.trace, KEPT_SHARE)
+    mode = posed.predictions.belief.mode
+    ways = {
+        "true": (everything, posed.truth),
+        "predicted": (everything, mode),
+        "filtered": (surest, mode),
+        "genuine": (posed.genuine.nonzero()[:, 0], mode),
+    }
+    found, curves = {}, {}
+    for name, (rows, quaternions) in ways.items():
+        curve = _fsc(posed.test, rows, quaternions, run.config.symmetry)
+        found[f"resolution_{name}_angstrom"] = curve.masked_resolution_angstrom
+        curves[f"fsc_{name}"] = curve.masked.numpy()
+    found["kept_share"] = len(surest) / len(posed.test)
+    found["junk_share"] = float((~posed.genuine).float().mean())
+    found["junk_share_of_kept"] = float((~posed.genuine[surest]).float().mean())
+    found["share_above_0_3_rad_of_kept"] = float((posed.errors[surest] > 0.3).float().mean())
+    return found, curves
+
+
+def _fsc(test: Particles, rows: Tensor, quaternions: Tensor, symmetry: str) -> FscCurve:
+    chosen = test.select(rows)
+    if chosen.poses is None:
+        raise ValueError("expected particles with origins")
+    posed = chosen.with_poses(Poses(quaternions[rows], chosen.poses.shifts_angstrom))
+    posed = replace(posed, subsets=drawn_subsets(len(rows)))
+    maps = reconstruct(posed, ReconstructionConfig(symmetry=symmetry), independent=False)
+    return fsc_curve(maps)

@@ -1,0 +1,194 @@
+"""What the studies run: every variant as a few settings on top of a base, at the scale of a GPU or a CPU."""
+
+from dataclasses import dataclass
+
+from cryoforum.config import Config, chosen_config
+
+STUDIES = ("table1", "snr", "symmetry", "real")
+SCALES = ("cpu", "paper")
+SNRS = {"clean": 10_000.0, "1.0": 1.0, "0.7": 0.7, "0.4": 0.4, "0.2": 0.2, "0.1": 0.1}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Particles to simulate: a molecule ("4v5d", "6z6u", or "d2": a subunit of the latter under D2), …
+
+    junk: share of all particles that show another molecule under poses that mean nothing.
+    """
+
+    molecule: str = "4v5d"
+    snr: float = 0.1
+    count: int = 5000
+    box: int = 128
+    pixel_size_angstrom: float = 2.8
+    junk: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Folder name."""
+        junk = f"-junk{self.junk:g}" if self.junk else ""
+        return f"{self.molecule}-{self.box}px-snr{self.snr:g}-n{self.count}{junk}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training; ``block`` and ``label`` are what tables call it."""
+
+    study: str
+    block: str
+    label: str
+    dataset: Dataset
+    preset: str
+    settings: tuple[str, ...]
+    seed: int
+    scale: str
+    views: int = 1  # of each test image
+
+    @property
+    def config(self) -> Config:
+        """The configuration that the settings make."""
+        return chosen_config(self.preset, None, self.settings)
+
+    @property
+    def name(self) -> str:
+        """File name of its results."""
+        words = f"{self.study}-{self.block}-{self.label}".lower()
+        return (
+            "".join(c if c.isalnum() or c in "-." else "_" for c in words) + f"-{self.scale}-seed{self.seed}"
+        )
+
+
+# Table 1 in its four blocks; the first of each is what the paper proposes. All change the base in one place.
+BASE = "modified QCQP"
+TABLE_1: dict[str, dict[str, tuple[str, ...]]] = {
+    "rotation head": {
+        BASE: (),
+        "unit quaternion": ("network.head=quaternion",),
+        "6D, Gram-Schmidt": ("network.head=gram_schmidt",),
+        "9D, SVD": ("network.head=svd",),
+        "QCQP without PSD": ("network.head=symmetric",),
+        "Bingham likelihood": ("network.head=symmetric", "training.loss=likelihood"),
+        "softmax over a grid": ("network.head=softmax_grid", "training.loss=likelihood"),
+        "degree 2L, L = 3, eq. 4": ("network.head=exponential_family", "network.degree=3"),
+        "degree 2L, L = 3, likelihood": (
+            "network.head=exponential_family",
+            "network.degree=3",
+            "training.loss=likelihood",
+        ),
+    },
+    "training": {
+        "Siamese, auxiliary loss, curriculum": (),
+        "Siamese, auxiliary loss, constant": ("training.auxiliary=constant",),
+        "Siamese": ("training.auxiliary=none",),
+        "single branch": ("training.loss=regression",),
+        "stratified pairs": ("training.pairs=stratified",),
+        "random pairs": ("training.pairs=random",),
+    },
+    "blurring layer": {
+        "low-pass": (),
+        "Gaussian": ("network.blur=gaussian",),
+        "none": ("network.blur=none",),
+    },
+    "pooling": {
+        "generalised mean": (),
+        "max": ("network.pooling=max",),
+        "max + average": ("network.pooling=max_average",),
+    },
+}
+
+# At CPU scale Table 1 keeps the paper's layers, losses and schedule; image, filters and passes shrink.
+TABLE_1_PRESET = "paper"
+TABLE_1_SETTINGS: dict[str, tuple[str, ...]] = {
+    "paper": (),
+    "cpu": (
+        "preprocessing.box=32",
+        "preprocessing.phase_flip=true",
+        "network.widths=[16, 32, 64, 64, 128, 128]",
+        "network.dropout=0.0",
+        "training.batch_size=64",
+        "training.l2=1e-4",
+        "training.grid_nside=4",
+        "training.max_learning_rate=0.003",
+        "training.image_passes=60000",
+        "augmentation.rotate=true",
+        "augmentation.mirror=true",
+        "augmentation.max_shift_pixel=0.5",
+    ),
+}
+# Studies that compare data sets and not parts: the paper's network on a GPU, the package's own on a CPU.
+OWN_PRESET = {"paper": "paper", "cpu": "small"}
+OWN_SETTINGS: dict[str, tuple[str, ...]] = {"paper": (), "cpu": ("training.image_passes=80000",)}
+OWN_VIEWS = {"paper": 1, "cpu": 8}
+
+
+def planned_runs(study: str, scale: str, seeds: int, only: str | None = None) -> list[Run]:
+    """All runs of one of `STUDIES`, or of "all", seed by seed, so that an early end leaves whole tables.
+
+    ``only``: of those, the ones whose block or label contains this text.
+    """
+    if scale not in SCALES:
+        raise ValueError(f"expected --scale {' or '.join(SCALES)}, found '{scale}'")
+    if seeds < 1:
+        raise ValueError(f"expected 1 seed or more, found {seeds}")
+    known = {"table1": _table1, "snr": _snr, "symmetry": _symmetry, "real": _real}
+    if study != "all" and study not in known:
+        raise ValueError(f"expected a study out of {', '.join(known)} or all, found '{study}'")
+    names = list(known) if study == "all" else [study]
+    runs = [run for name in names for seed in range(seeds) for run in known[name](scale, seed)]
+    chosen = [run for run in runs if only is None or only.lower() in f"{run.block} {run.label}".lower()]
+    if not chosen:
+        raise ValueError(f"expected part of a block's or variant's name, found --only '{only}'")
+    return chosen
+
+
+def _table1(scale: str, seed: int) -> list[Run]:
+    runs = []
+    for block, variants in TABLE_1.items():
+        for label, settings in variants.items():
+            if settings or label == BASE:  # the base is one training, whatever a block calls it
+                every = (*TABLE_1_SETTINGS[scale], *settings)
+                runs.append(Run("table1", block, label, Dataset(), TABLE_1_PRESET, every, seed, scale))
+    return runs
+
+
+def _own_run(
+    study: str, block: str, label: str, dataset: Dataset, scale: str, seed: int, *settings: str
+) -> Run:
+    every = (*OWN_SETTINGS[scale], *settings)
+    return Run(study, block, label, dataset, OWN_PRESET[scale], every, seed, scale, OWN_VIEWS[scale])
+
+
+def _snr(scale: str, seed: int) -> list[Run]:
+    return [
+        _own_run("snr", "network alone", label, Dataset(snr=snr), scale, seed) for label, snr in SNRS.items()
+    ]
+
+
+def _symmetry(scale: str, seed: int) -> list[Run]:
+    sets = {
+        "D2": Dataset("d2", box=96, pixel_size_angstrom=1.6),
+        "O": Dataset("6z6u", box=96, pixel_size_angstrom=1.9),
+    }
+    return [
+        _own_run(
+            "symmetry",
+            group,
+            handling,
+            dataset,
+            scale,
+            seed,
+            f"symmetry={group}",
+            f"symmetry_handling={handling}",
+        )
+        for group, dataset in sets.items()
+        for handling in ("domain", "group")
+    ]
+
+
+def _real(scale: str, seed: int) -> list[Run]:
+    sets = {
+        "SNR 0.1": Dataset(),
+        "SNR 0.05, a fifth of it junk": Dataset(snr=0.05, junk=0.2),
+    }
+    pairs = "training.pairs=stratified"
+    return [_own_run("real", "resolution", label, found, scale, seed, pairs) for label, found in sets.items()]
