@@ -4,6 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
+# Before torch is imported: threads that wait by spinning starve each other beside another program.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import pytest
 import torch
 from hypothesis import settings

@@ -245,3 +245,19 @@ def test_the_belief_of_a_symmetric_density_is_at_one_of_its_equivalent_modes(sym
     belief = polynomials.mode_belief(polynomials.features(q), grid, polynomials.features(grid))
     assert float(symmetric_distance(belief.mode, q, group).max()) < 1e-3
     assert float(belief.trace.max()) < -1
+
+
+def test_the_higher_of_two_sharp_peaks_is_found_between_the_rotations_of_the_grid() -> None:
+    polynomials = rotation_polynomials(8)
+    grid = rotation_grid(4)  # 15° apart: coarse for peaks of degree 16
+    features = polynomials.features(grid)
+    on_grid = grid[100:140]
+    away = compose(grid[2000:2040], torch.tensor([0.03, 0.05, 0.04, 0.9975]))  # as far off as can be
+    away = away / away.norm(dim=-1, keepdim=True)
+    high, low = polynomials.features(away), polynomials.features(on_grid)
+    coefficients = (1.03 * high + low) / 20
+    looks_lower = (coefficients * low).sum(-1) > (coefficients @ features.T)[:, 1900:2140].amax(-1)
+    assert bool(looks_lower.any())
+    mode = polynomials.mode_belief(coefficients, grid, features).mode
+    found = (coefficients * polynomials.features(mode)).sum(-1)
+    assert bool((found >= (coefficients * high).sum(-1) - 1e-3).all())

@@ -202,7 +202,7 @@ def test_symmetry_and_maps_say_what_the_runs_found(tmp_path: Path) -> None:
         for name, own in real.items():
             found = [record[f"resolution_{way}_angstrom"] for record in own]
             assert rows[name][f"{way.capitalize()} (Å)"] == spread(found, 1)
-    assert rows["SNR 0.05, a fifth of it junk"]["Junk"] == "20.0\u202f%"
+    assert rows["SNR 0.1, a fifth of it junk"]["Junk"] == "20.0\u202f%"
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -225,9 +225,11 @@ def test_a_file_that_a_kill_left_half_written_is_not_read(tmp_path: Path) -> Non
     run = planned_runs("snr", "cpu", 1)[0]
     write_result(tmp_path, run, arrays=False)
     path = tmp_path / "runs" / f"{run.name}.json"
-    with replacing(path.with_name(f"{run.name}-other.json")) as temporary:
+    other = path.with_name(f"{run.name}-other.json")
+    with replacing(other) as temporary:
         leftover = temporary.name
         temporary.touch()
+    other.unlink()
     (path.parent / leftover).write_text('{"study": "snr", "blo')
     path.with_suffix(".json.tmp").write_text("{")
     write_pages(tmp_path)

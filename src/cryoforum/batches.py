@@ -16,7 +16,8 @@ from cryoforum.symmetry import in_fundamental_domain, symmetry_group
 
 def simulated_count(config: Config) -> int:
     """How many images of a batch are simulated; even, as they may have to form pairs."""
-    return 2 * round(config.augmentation.simulated_share * config.training.batch_size / 2)
+    half = config.training.batch_size / 2
+    return 2 * min(round(config.augmentation.simulated_share * half), int(half))
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class _SmallestEigenvector(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         eigenvalues, eigenvectors = ctx.saved_tensors
-        scale = eigenvalues[..., -1:].abs().clamp_min(1e-30)
+        scale = eigenvalues.abs().amax(-1, keepdim=True).clamp_min(1e-20)
         gaps = (eigenvalues[..., 1:] - eigenvalues[..., :1]).maximum(1e-3 * scale)
         others, mode = eigenvectors[..., 1:], eigenvectors[..., :1]
         along = (others.mT @ gradient.double()[..., None]) / gaps[..., None]
@@ -125,7 +125,7 @@ def log_normaliser(exponents: Tensor, node_count: int = 256) -> Tensor:
     integral over s is left; the scaled I₀ and log-sum-exp keep it stable.
     """
     l1, l2, l3, l4 = exponents.double()[..., None, :].unbind(-1)
-    s, weights = _nodes(node_count)
+    s, weights = (values.to(exponents.device) for values in _nodes(node_count))
     high, low = s * (l4 - l3) / 2, (1 - s) * (l2 - l1) / 2
     exponent = s * (l3 + l4) / 2 + (1 - s) * (l1 + l2) / 2 + _log_bessel(high) + _log_bessel(low)
     integral = torch.logsumexp(exponent + torch.log(weights), dim=-1)

@@ -188,12 +188,12 @@ def predict(
         str | None, typer.Option(help="Map to compare with instead of the model's own.")
     ] = None,
     views: Annotated[
-        int,
+        int | None,
         typer.Option(
             help="Without polishing: copies of each image, turned and mirrored, whose answers are averaged: "
-            "1, 4 or 8."
+            "1, 4 or 8. Default: 8, or fewer if the network did not learn from such copies."
         ),
-    ] = 8,
+    ] = None,
     resolution: Resolution = None,
     max_shift: MaxShift = None,
     refine_defocus: Defocus = False,
@@ -394,7 +394,7 @@ def report(
 def demo(
     out: Out = Path("demo"),
     n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
-    preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "small",
+    preset: Preset = "small",
     max_minutes: Annotated[float, typer.Option(help="Time to train.")] = 6.0,
     seed: int = 0,
     overwrite: Overwrite = False,

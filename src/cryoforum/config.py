@@ -47,7 +47,10 @@ class PreprocessingConfig:
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """Changes of training images (Cryo-forum, 3.2), and images made for training; 0 or false is off."""
+    """Changes of training images (Cryo-forum, 3.2), and images made for training; 0 or false is off.
+
+    Simulated images are new in direction, origin, CTF and noise as they are, and not changed further.
+    """
 
     rotate: bool = True  # in the plane: exact, the orientation turns along
     mirror: bool = True  # the molecule from behind: exact, too
@@ -114,6 +117,8 @@ class TrainingConfig:
             _require(getattr(self, name) >= 1, f"{name} of 1 or more", getattr(self, name))
         _require(self.batch_size >= 2, "batch_size of 2 or more", self.batch_size)
         _require(self.max_learning_rate > 0, "max_learning_rate above 0", self.max_learning_rate)
+        for name in ("weight_decay", "l2"):
+            _require(getattr(self, name) >= 0, f"{name} of 0 or more", getattr(self, name))
         _require(self.curriculum_exponent > 0, "curriculum_exponent above 0", self.curriculum_exponent)
 
 
@@ -190,7 +195,7 @@ PRESETS = {
         training=TrainingConfig(grid_nside=7),
     ),
     "paper": _PAPER,
-    # the paper's section 5: without the last two convolutions, a quarter of the numbers
+    # the paper's section 5: without the last two convolutions, under a third of the numbers
     "expedited": replace(_PAPER, network=replace(_PAPER.network, widths=_PAPER.network.widths[:8])),
 }
 
@@ -262,6 +267,8 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
         except tomllib.TOMLDecodeError:
             value = text.strip()
         table = values.setdefault(tables[0], {}) if tables else values
+        if not isinstance(table, dict):
+            raise ValueError(f"--set: expected settings of '{tables[0]}' or a value for it, found both")
         table[name] = value
     return updated(config, values, where="--set")
 

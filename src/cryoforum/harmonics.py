@@ -34,6 +34,7 @@ class RotationPolynomials:
     degree: int
     exponents: Tensor
     mixing: Tensor
+    symmetry: str = "C1"
 
     @property
     def size(self) -> int:
@@ -62,9 +63,10 @@ class RotationPolynomials:
         peak between grid rotations may look lower than it is, so two that are apart are climbed.
         """
         values = coefficients @ grid_features.T
-        monomial_coefficients = coefficients.double() @ self.mixing.double().T
+        monomial_coefficients = coefficients.double() @ self.mixing.to(coefficients.device).double().T
         first = grid[values.argmax(-1)]
-        values[(first @ grid.T).abs() > math.cos(PEAK_DISTANCE_RAD / 2)] = -math.inf
+        for element in symmetry_group(self.symmetry).to(grid):
+            values[(compose(element, first) @ grid.T).abs() > math.cos(PEAK_DISTANCE_RAD / 2)] = -math.inf
         climbed = [
             self._ascended(monomial_coefficients, start.double())
             for start in (first, grid[values.argmax(-1)])
@@ -88,7 +90,7 @@ class RotationPolynomials:
         Where the gradient g is 0, a change dc of the coefficients moves the mode by H⁻¹ dg, H being the
         negative Hessian: one Newton step with a constant H.
         """
-        monomial_coefficients = coefficients.double() @ self.mixing.double().T
+        monomial_coefficients = coefficients.double() @ self.mixing.to(coefficients.device).double().T
         start = mode.detach().double()
         gradient, curvature = self._tangent_derivatives(monomial_coefficients, start)
         eigenvalues, directions = torch.linalg.eigh(curvature.detach())
@@ -174,7 +176,7 @@ def rotation_polynomials(degree: int, symmetry: str = "C1") -> RotationPolynomia
     group = symmetry_group(symmetry, torch.float64)
     if len(group) > 1:
         polynomials = _invariant_polynomials(polynomials, group)
-    return replace(polynomials, mixing=polynomials.mixing.float())
+    return replace(polynomials, mixing=polynomials.mixing.float(), symmetry=symmetry)
 
 
 def least_degree(symmetry: str) -> int:

@@ -78,12 +78,15 @@ def imitation_of(
     if reference.noise is None:
         raise ValueError("expected a reference made from particles, found a map without their noise")
     box = config.box
-    radius = min(reference.highest_frequency, min(box, particles.box) // 2 - 1)
+    radius = min(reference.highest_frequency, particles.box // 2 - 1)
     points = frequency_points(particles.box, radius)
+    kept = (points.kx < box / 2) & (points.ky.abs() < box / 2)  # a square, as resizing leaves it
+    points = FrequencyPoints(points.box, points.kx[kept], points.ky[kept])
     frequency = torch.fft.fftfreq(box, d=1 / box)
     shells = torch.hypot(frequency[:, None], frequency[: box // 2 + 1]).round().long()
     power = reference.noise.power
-    deviation = power[:, shells.clamp_max(power.shape[1] - 1)].sqrt()
+    # Nothing is measured at zero frequency and from the last shell on, in the corners.
+    deviation = power[:, shells.clamp(1, power.shape[1] - 2)].sqrt()
     if box != particles.box:  # a resized image has nothing at and beyond the smaller box's Nyquist frequency
         inside = frequency.abs() < min(box, particles.box) // 2
         deviation = deviation * (inside[:, None] & inside[: box // 2 + 1])

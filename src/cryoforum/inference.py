@@ -9,13 +9,13 @@ from torch import Tensor
 from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.compute import best_device, mixed_precision
+from cryoforum.config import Config
 from cryoforum.network.heads import mean_belief
 from cryoforum.particles import Particles, Predictions, joined_predictions, loaded_batches
 from cryoforum.preprocessing import prepare, turn_and_shift, turn_orientations
 
 BATCH_SIZE = 256
 VIEWS = (1, 4, 8)
-BEST_VIEWS = 8
 PIXEL_SIZE_TOLERANCE = 0.01  # relative
 
 
@@ -23,14 +23,14 @@ def predict(
     model: TrainedModel,
     particles: Particles,
     *,
-    views: int = BEST_VIEWS,
+    views: int | None = None,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Predictions:
     """Beliefs of all particles, in order; images are read batch by batch.
 
-    ``views``: how many turned and mirrored copies of each image the network reads, 1, 4 or 8. Eight cost as
-    many times the work, and their mean errs by about a fifth less.
+    ``views``: how many turned and mirrored copies of each image the network reads, 1, 4 or 8; None:
+    `best_views`. Eight cost as many times the work, and their mean errs by about a fifth less.
     ValueError where box or pixel size is not that of the particles the model learned from.
     """
     batches = []
@@ -41,7 +41,7 @@ def predict(
 
 
 def predict_in_batches(
-    model: TrainedModel, particles: Particles, batch_size: int, views: int = 1
+    model: TrainedModel, particles: Particles, batch_size: int, views: int | None = None
 ) -> Iterator[Predictions]:
     """Predictions of consecutive particles; only two batches of images are in memory."""
     check_compatible(model, particles)
@@ -49,8 +49,17 @@ def predict_in_batches(
         yield predict_batch(model, batch, views)
 
 
-def predict_batch(model: TrainedModel, batch: Particles, views: int = 1) -> Predictions:
+def best_views(config: Config) -> int:
+    """As many views as the network learned from: eight where images were turned and mirrored."""
+    learned = config.augmentation
+    if learned.simulated_share == 1 or (learned.rotate and learned.mirror):
+        return 8
+    return 4 if learned.rotate else 1
+
+
+def predict_batch(model: TrainedModel, batch: Particles, views: int | None = None) -> Predictions:
     """Predictions of a few particles at once; equal bit by bit only where the whole batch is equal."""
+    views = best_views(model.config) if views is None else views
     images = _inputs(model, batch)
     belief = model.head.belief(_read(model, images)) if views == 1 else _belief_of_views(model, images, views)
     return Predictions(belief, expected_error_rad=2 * torch.acos(belief.mode_moment.sqrt()))

@@ -24,7 +24,14 @@ from cryoforum.reference import (
     with_noise,
     with_origin_reach,
 )
-from cryoforum.training import Split, learning_rate_range, split_rows, suggested_rate, train
+from cryoforum.training import (
+    FEWEST_RATES,
+    Split,
+    learning_rate_range,
+    split_rows,
+    suggested_rate,
+    train,
+)
 from cryoforum.workflow import Bar, checked_particles, checked_poses
 
 STATE = "state.pt"
@@ -69,9 +76,7 @@ def train_to_folder(
         )
     try:
         reference = _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
-        if reference is None and config.augmentation.simulated_share:
-            tell("no images can be simulated without a reference: learning from the particles alone")
-            config = replace(config, augmentation=replace(config.augmentation, simulated_share=0.0))
+        config = _possible_config(config, reference, tell)
         model = train(
             particles,
             config,
@@ -96,6 +101,14 @@ def train_to_folder(
     for leftover in filter(is_leftover, out.iterdir()):
         leftover.unlink()
     return model
+
+
+def _possible_config(config: Config, reference: Reference | None, tell: Callable[[str], None]) -> Config:
+    """``config``, without simulated images where there is no reference to make them of."""
+    if reference is not None or not config.augmentation.simulated_share:
+        return config
+    tell("no images can be simulated without a reference: learning from the particles alone")
+    return replace(config, augmentation=replace(config.augmentation, simulated_share=0.0))
 
 
 def _reference_or_none(
@@ -149,12 +162,15 @@ def find_rate_of_star(
     """The largest learning rate that a range test on the particles suggests; its curve goes to ``out``."""
     if out is not None:
         refuse_to_overwrite(out, overwrite)
+    if steps < FEWEST_RATES:
+        raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
     particles = checked_particles(read_star(star_path), root)
     poses = checked_poses(star_path, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     reference = None
     if config.augmentation.simulated_share:
         reference = _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
+        config = _possible_config(config, reference, tell)
     advance = bar("raising the rate", steps)
     found = learning_rate_range(
         particles, config, split, reference=reference, steps=steps, seed=seed, on_step=advance

@@ -17,7 +17,7 @@ from cryoforum.network.heads import head_of
 from cryoforum.particles import Particles
 from cryoforum.preprocessing import Intensity, prepare_all, set_intensity
 from cryoforum.reference import Reference
-from cryoforum.symmetry import symmetric_distance, symmetry_group
+from cryoforum.symmetry import in_fundamental_domain, symmetric_distance, symmetry_group
 
 VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
 GRADIENT_NORM_LIMIT = 5.0
@@ -104,9 +104,12 @@ def lesson_from(
     def prepared(rows: Tensor) -> Tensor:
         return prepare_all(particles.select(rows), settings, intensity=intensity, progress=progress)
 
+    orientations = particles.poses.quaternions[training_rows]
+    if config.symmetry_handling == "domain":
+        orientations = in_fundamental_domain(orientations, symmetry_group(config.symmetry))
     source = BatchSource(
         images=prepared(training_rows),
-        orientations=particles.poses.quaternions[training_rows],
+        orientations=orientations,
         optics=training.optics,
         pixel_size_angstrom=particles.box * particles.pixel_size_angstrom / settings.box,
         config=config,

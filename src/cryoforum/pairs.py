@@ -33,14 +33,14 @@ def stratified_pairs(
     Distances, those to the nearest equivalent of ``group``, are between orientations (n, 4) and range from
     0 to the largest among some thousand pairs. Where a range is empty, pairs at random take its place.
     """
-    wanted = -(-count // bins)
     kept: list[Tensor] = []
-    missing = torch.full((bins,), wanted)
+    missing = torch.full((bins,), count // bins)
+    missing[torch.randperm(bins, generator=generator)[: count % bins]] += 1
     reach = 0.0
     for _ in range(_ROUNDS):
         candidates = random_pairs(len(quaternions), max(_CANDIDATES * count, 4096), generator)
         distance = symmetric_distance(quaternions[candidates[0]], quaternions[candidates[1]], group)
-        reach = reach or float(distance.max())
+        reach = reach or max(float(distance.max()), 1e-6)
         place = (distance / reach * bins).long().clamp_max(bins - 1)
         for one in range(bins):
             found = candidates[:, place == one][:, : missing[one]]
@@ -49,4 +49,4 @@ def stratified_pairs(
         if not missing.any():
             break
     pairs = torch.cat([*kept, random_pairs(len(quaternions), int(missing.sum()), generator)], dim=1)
-    return pairs[:, torch.randperm(pairs.shape[1], generator=generator)[:count]]
+    return pairs[:, torch.randperm(count, generator=generator)]

@@ -14,7 +14,7 @@ from torch import Tensor
 from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.defocus import defocus_change
-from cryoforum.inference import BEST_VIEWS, VIEWS, network_numbers, predict_batch
+from cryoforum.inference import VIEWS, network_numbers, predict_batch
 from cryoforum.likelihood import FrequencyPoints, WhitenedImages
 from cryoforum.matching import SearchConfig, Templates, best_origins, candidates, log_likelihood_on_grid
 from cryoforum.noise import NoiseModel
@@ -41,14 +41,15 @@ class PosingConfig:
     max_shift_pixel: how far origins are looked for along x and y; None: as far as those of the reference's
         own particles were off, at least 3.
     refine_defocus, refine_scale: look for each particle's own defocus, and polish it at its own strength.
-    views: turned and mirrored copies of each image that the network reads where its word is final.
+    views: turned and mirrored copies of each image that the network reads where its word is final; None: as
+        it learned.
     """
 
     source: CandidateSource | None = None
     max_shift_pixel: float | None = None
     refine_defocus: bool = False
     refine_scale: bool = False
-    views: int = BEST_VIEWS
+    views: int | None = None
     search: SearchConfig = field(default_factory=SearchConfig)
     polishing: PolishingConfig = field(default_factory=PolishingConfig)
 
@@ -56,7 +57,7 @@ class PosingConfig:
         if self.source is not None and self.source not in get_args(CandidateSource):
             known = ", ".join(get_args(CandidateSource))
             raise ValueError(f"expected --candidates {known}, found '{self.source}'")
-        if self.views not in VIEWS:
+        if self.views is not None and self.views not in VIEWS:
             raise ValueError(f"expected --views {', '.join(map(str, VIEWS))}, found {self.views}")
 
 

@@ -127,9 +127,12 @@ def augment(
     of the inputs are needed for an error in defocus alone.
     """
     count = len(images)
+    if count == 0:  # all images of the batch are simulated
+        return images, quaternions
     if config.defocus_angstrom and optics is not None:
         change = config.defocus_angstrom * torch.randn(count, generator=generator)
-        images = with_defocus_error(images, optics, change, pixel_size_angstrom)
+        flipped = with_defocus_error(images, optics, change, pixel_size_angstrom)
+        images = torch.where(images == 0, 0.0, flipped)  # 0 is what is outside the mask
     if config.rotate or config.mirror or config.max_shift_pixel:
         angles = config.rotate * 2 * math.pi * torch.rand(count, generator=generator)
         mirrored = torch.rand(count, generator=generator) < 0.5 * config.mirror

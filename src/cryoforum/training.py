@@ -25,6 +25,8 @@ from cryoforum.reference import Reference
 
 VALIDATIONS = 20  # times in a training that the validation error is taken
 STATE_INTERVAL_SECONDS = 30.0
+SMOOTHED_RATES = 9  # steps of a range test whose median loss counts
+FEWEST_RATES = 2 * SMOOTHED_RATES
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ def learning_rate_range(
 
     `suggested_rate` reads the largest rate of a schedule from it. It ends where the loss is not finite.
     """
+    if steps < 2:
+        raise ValueError(f"expected 2 steps or more, found {steps}")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     lesson = lesson_from(particles, config, split.train, split.validation, reference, generator)
@@ -169,12 +173,13 @@ def learning_rate_range(
     return found
 
 
-def suggested_rate(found: list[tuple[float, float]], window: int = 9) -> float:
+def suggested_rate(found: list[tuple[float, float]]) -> float:
     """A tenth of the rate at which the smoothed loss of `learning_rate_range` is smallest."""
-    if len(found) < 2 * window:
-        raise ValueError(f"expected {2 * window} steps or more to choose a rate from, found {len(found)}")
-    smooth = torch.tensor([loss for _, loss in found]).unfold(0, window, 1).median(dim=-1).values
-    return found[int(smooth.argmin()) + window // 2][0] / 10
+    if len(found) < FEWEST_RATES:
+        raise ValueError(f"expected {FEWEST_RATES} steps or more to choose a rate from, found {len(found)}")
+    losses = torch.tensor([loss for _, loss in found])
+    smooth = losses.unfold(0, SMOOTHED_RATES, 1).median(dim=-1).values
+    return found[int(smooth.argmin()) + SMOOTHED_RATES // 2][0] / 10
 
 
 def _needed(state_path: Path | None) -> Path:

@@ -13,7 +13,7 @@ BACKBONES: dict[str, type[VggBackbone] | type[ResidualBackbone]] = {
     "residual": ResidualBackbone,
 }
 DENSITY_HEADS = ("exponential_family", "softmax_grid")
-DENSITY_START = 0.05  # of the usual weights
+DENSITY_START = 0.3  # about the deviation of a new network's log density
 
 
 class OrientationNetwork(nn.Module):
@@ -30,7 +30,7 @@ class OrientationNetwork(nn.Module):
         nn.init.kaiming_normal_(self.dense.weight)
         if config.head in DENSITY_HEADS:
             # Near the uniform density: large coefficients would be confidently wrong, zeros have no mode.
-            self.dense.weight.data *= DENSITY_START
+            self.dense.weight.data *= DENSITY_START / self.dense.out_features**0.5
         nn.init.zeros_(self.dense.bias)
 
     def forward(self, images: Tensor) -> Tensor:

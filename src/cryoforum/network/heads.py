@@ -249,7 +249,7 @@ class GridHead:
 
     def features(self, rotations: Tensor) -> Tensor:
         """The number of the grid's rotation that is nearest to each of ``rotations``."""
-        return self._overlaps(rotations).argmax(-1)
+        return torch.cat([self._overlaps(part).argmax(-1) for part in rotations.split(1024)])
 
     def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
         return numbers.log_softmax(-1)[:, features] + math.log(self.size)

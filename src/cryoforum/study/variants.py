@@ -188,7 +188,7 @@ def _symmetry(scale: str, seed: int) -> list[Run]:
 def _real(scale: str, seed: int) -> list[Run]:
     sets = {
         "SNR 0.1": Dataset(),
-        "SNR 0.05, a fifth of it junk": Dataset(snr=0.05, junk=0.2),
+        "SNR 0.1, a fifth of it junk": Dataset(junk=0.2),
     }
     pairs = "training.pairs=stratified"
     return [_own_run("real", "resolution", label, found, scale, seed, pairs) for label, found in sets.items()]
