@@ -347,7 +347,7 @@ def test_a_learning_rate_is_suggested_and_its_curve_written(done: Run, tmp_path:
     assert "--overwrite" in run(*common, "--steps", 24, "--out", curve, code=1).stderr
     simulated = ("--set", "augmentation.simulated_share=0.5", "--out", tmp_path / "simulated.csv")
     assert "suggested" in run(*common, "--steps", 20, *simulated).output
-    assert "expected 18 steps or more" in run(*common, "--steps", 17, code=1).stderr
+    assert "expected --steps of 18 or more" in run(*common, "--steps", 17, code=1).stderr
 
 
 def test_simulated_images_are_made_where_there_is_a_reference(done: Run, tmp_path: Path) -> None:

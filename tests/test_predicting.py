@@ -76,9 +76,9 @@ def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     compute_batch = predicting.predict_batch
 
-    def counted(model: TrainedModel, batch: Particles) -> object:
+    def counted(model: TrainedModel, batch: Particles, views: int | None) -> object:
         sizes.append(len(batch))
-        return compute_batch(model, batch)
+        return compute_batch(model, batch, views)
 
     monkeypatch.setattr(predicting, "predict_batch", counted)
     return sizes
@@ -237,9 +237,9 @@ def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Pat
     """First started without a launcher, that would end the one that waits: the lost connection tells it."""
     failing = (
         "batch = predicting.predict_batch\n"
-        "def failing(model, particles):\n"
+        "def failing(model, particles, views):\n"
         "    if particles.names[0].startswith('000073'): os._exit(3)\n"
-        "    return batch(model, particles)\n"
+        "    return batch(model, particles, views)\n"
         "predicting.predict_batch = failing"
     )
     out, logs = tmp_path / "out.star", [tmp_path / f".out.star.progress-{rank}-of-2" for rank in (1, 2)]

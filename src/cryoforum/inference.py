@@ -60,8 +60,10 @@ def best_views(config: Config) -> int:
 def predict_batch(model: TrainedModel, batch: Particles, views: int | None = None) -> Predictions:
     """Predictions of a few particles at once; equal bit by bit only where the whole batch is equal."""
     views = best_views(model.config) if views is None else views
-    images = _inputs(model, batch)
-    belief = model.head.belief(_read(model, images)) if views == 1 else _belief_of_views(model, images, views)
+    if views == 1:
+        belief = model.head.belief(network_numbers(model, batch))
+    else:
+        belief = _belief_of_views(model, _inputs(model, batch), views)
     return Predictions(belief, expected_error_rad=2 * torch.acos(belief.mode_moment.sqrt()))
 
 
