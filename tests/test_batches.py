@@ -100,7 +100,7 @@ def test_a_batch_of_drawn_pairs_holds_these_alone(pairs: str, batch_size: int) -
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 1.0])
-@pytest.mark.parametrize("batch_size", [2, 20, 66, 67, 69])
+@pytest.mark.parametrize("batch_size", [4, 20, 66, 67, 69])
 def test_never_more_images_are_simulated_than_a_batch_holds(share: float, batch_size: int) -> None:
     count = simulated_count(config_of(replace(STILL, simulated_share=share), batch_size=batch_size))
     assert count % 2 == 0 and 0 <= count <= batch_size and abs(count - share * batch_size) <= 1
@@ -155,11 +155,16 @@ def test_in_one_domain_all_orientations_are_in_it(imitation: Imitation, symmetry
     assert float(geodesic_distance(inside, anywhere).max()) > 1
 
 
-@pytest.mark.parametrize("handling", ["group", "domain"])
-def test_pairs_are_spread_over_the_distances_that_the_loss_sees(handling: Any) -> None:
+@pytest.mark.parametrize(
+    ("handling", "augmentation"),
+    [("group", STILL), ("domain", STILL), ("group", AugmentationConfig(max_shift_pixel=0.0))],
+)
+def test_pairs_are_spread_over_the_distances_that_the_loss_sees(
+    handling: Any, augmentation: AugmentationConfig
+) -> None:
     config = Config(
         PreprocessingConfig(box=8),
-        STILL,
+        augmentation,
         NetworkConfig(widths=(4,), stem_stride=1, head="qcqp"),
         TrainingConfig(batch_size=640, loss="pairs", pairs="stratified"),
         symmetry="O",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from cryoforum.config import NetworkConfig
 from cryoforum.network.heads import MATRIX_HEADS, Head, head_of, procrustes_matrix
 from cryoforum.rotations import compose, geodesic_distance, random_unitquat, unitquat_to_rotmat
 from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import nearest_equivalent, symmetric_distance, symmetry_group
+from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetric_distance, symmetry_group
 
 CPU = torch.device("cpu")
 
@@ -352,3 +353,17 @@ def test_the_likelihood_of_a_family_is_normalised_on_every_turned_grid(symmetry:
     found = torch.stack([likelihood(numbers, truth, step) for step in range(6)])
     torch.testing.assert_close(found, expected.expand(6), atol=0.05, rtol=0)
     assert torch.equal(found[:3], found[3:]) and len(found.unique()) == 3
+
+
+@pytest.mark.parametrize("name", ["quaternion", "qcqp"])
+@pytest.mark.parametrize("symmetry", ["C1", "D2", "O"])
+def test_of_one_asymmetric_unit_the_equivalent_of_the_mode_is_the_best_rotation(
+    name: Any, symmetry: str
+) -> None:
+    head = head_of(NetworkConfig(head=name), symmetry)
+    group = symmetry_group(symmetry)
+    unit = asymmetric_unit(rotation_grid(4), group)
+    numbers = torch.randn(20, head.size, generator=torch.Generator().manual_seed(0))
+    best = unit[head.log_density(numbers, head.features(unit)).argmax(1)]
+    away = symmetric_distance(best, head.belief(numbers).mode, group)
+    assert float(away.median()) < math.radians(15)

@@ -98,6 +98,12 @@ def test_runs_that_are_done_are_not_done_again_and_shards_share_them(
     assert records["median_rad"].nunique() == 1
 
 
+def test_results_of_other_settings_are_not_taken_for_those_of_a_run(tmp_path: Path) -> None:
+    run_all([quick_run()], tmp_path, (1, 1), silent, lambda line: None)
+    with pytest.raises(ValueError, match="found others; move them away"):
+        run_all([quick_run("one", "snr", 0, "training.l2=0.1")], tmp_path, (1, 1), silent, lambda line: None)
+
+
 def test_the_row_of_a_run_says_what_was_done(tmp_path: Path) -> None:
     run_all([quick_run("real", "real", 1)], tmp_path, (1, 1), silent, lambda line: None)
     (row,) = read_records(tmp_path).to_dict("records")

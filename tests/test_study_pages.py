@@ -52,6 +52,7 @@ def write_result(
     }
     if median_rad is not None:
         record["median_rad"] = median_rad
+    record["validation_median_rad"] = record["median_rad"]
     if run.study == "symmetry":
         record |= dict(zip((*NEAR_BORDER, "share_near_border"), share[2:], strict=False))
     curves = {}

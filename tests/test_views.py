@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from cryoforum.checkpoint import TrainedModel
-from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
+from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
 from cryoforum.harmonics import rotation_polynomials
-from cryoforum.inference import predict
+from cryoforum.inference import best_views, predict
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
 from cryoforum.particles import Particles
+from cryoforum.posing import PosingConfig
+from cryoforum.predicting import PredictionOptions
 from cryoforum.preprocessing import circular_mask, prepare, turn_and_shift, turn_orientations
 from cryoforum.rotations import compose, left_matrix, random_unitquat, right_matrix
 from cryoforum.symmetry import symmetric_distance, symmetry_group
@@ -98,3 +100,9 @@ def test_one_view_is_what_the_network_says_and_other_numbers_are_refused(generat
     assert float(symmetric_distance(found, expected, symmetry_group("C1")).max()) < 2e-2
     with pytest.raises(ValueError, match="expected 1, 4, 8 views, found 2"):
         predict(model, particles(images), views=2)
+
+
+def test_views_are_for_the_word_of_the_network_alone() -> None:
+    with pytest.raises(ValueError, match="--views with --no-polish"):
+        PredictionOptions(polish=True, posing=PosingConfig(views=8))
+    assert [best_views(preset(name)) for name in ("small", "paper")] == [8, 1]

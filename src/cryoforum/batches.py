@@ -34,7 +34,7 @@ class BatchSource:
     """Makes batches of the network inputs (n, m, m) of a training set, as ``config`` wants them.
 
     orientations: (n, 4). optics, pixel_size_angstrom: of the inputs, for errors in defocus. imitation:
-    where a share of the images is simulated.
+    where a share of the images is simulated. Where pairs are drawn, simulated images form pairs at random.
     """
 
     images: Tensor
@@ -64,6 +64,7 @@ class BatchSource:
             self.generator,
             optics,
             self.pixel_size_angstrom,
+            turned_alike=2 if drawn else 1,
         )
         if self.imitation is not None and simulated:
             more_images, more_orientations = self.imitation.draw(simulated, self.generator)

@@ -55,8 +55,8 @@ class AugmentationConfig:
     rotate: bool = True  # in the plane: exact, the orientation turns along
     mirror: bool = True  # the molecule from behind: exact, too
     max_shift_pixel: float = 1.0  # at the network's pixel size
-    noise: float = 0.0  # deviation of white noise added, in units of the image's own deviation
-    defocus_angstrom: float = 0.0  # deviation of an error in defocus: phases flip where they should not
+    noise: float = 0.0  # deviation of white noise added, in units of standardised images
+    defocus_angstrom: float = 0.0  # deviation of an error in defocus: phases flip wrongly; needs a CTF
     contrast: float = 0.0  # deviation of the logarithm of a factor on the whole image
     simulated_share: float = 0.0  # of the images shown: endless projections of the training particles' map
 
@@ -73,16 +73,16 @@ class NetworkConfig:
     blur: Literal["none", "gaussian", "low_pass"] = "none"
     backbone: Literal["residual", "vgg"] = "residual"
     widths: tuple[int, ...] = (32, 64, 128, 256)  # of the backbone's stages
-    stem_stride: int = 2  # residual: by how much its first convolution shrinks the image
-    depth: int = 1  # residual: blocks a stage
+    stem_stride: int = 2  # only residual: by how much its first convolution shrinks the image
+    depth: int = 1  # only residual: blocks a stage
     activation: Literal["relu", "prelu"] = "relu"
     pooling: Literal["flatten", "max", "max_average", "gem"] = "flatten"
     dropout: float = 0.0
     head: Literal[
         "quaternion", "gram_schmidt", "qcqp", "symmetric", "svd", "softmax_grid", "exponential_family"
     ] = "exponential_family"
-    degree: int = 6  # L of the exponential family; 1 is the Bingham distribution
-    head_nside: int = 4  # of softmax_grid: 4608 rotations, 15° apart
+    degree: int = 6  # only exponential_family: L; 1 is the Bingham distribution
+    head_nside: int = 4  # only softmax_grid: 4608 rotations, 15° apart
 
     def __post_init__(self) -> None:
         _require(len(self.widths) > 0 and min(self.widths) > 0, "widths of 1 or more", self.widths)
@@ -102,14 +102,16 @@ class TrainingConfig:
     image_passes: int = 120_000
     batch_size: int = 64
     loss: Literal["likelihood", "regression", "pairs"] = "likelihood"
-    pairs: Literal["all", "random", "stratified"] = "all"  # of a batch, or drawn from all particles
-    auxiliary: Literal["curriculum", "constant", "none"] = "curriculum"  # weight of the pair distances' error
-    curriculum_exponent: float = 0.5  # eq. 4: how fast weight moves from pairs to single images
+    # The next three only where loss is "pairs": of a batch or drawn from all particles; weight of the pair
+    # distances' error; how fast it moves from pairs to single images (eq. 4).
+    pairs: Literal["all", "random", "stratified"] = "all"
+    auxiliary: Literal["curriculum", "constant", "none"] = "curriculum"
+    curriculum_exponent: float = 0.5
     schedule: Literal["one_cycle", "fixed"] = "one_cycle"
     max_learning_rate: float = 2e-3
     weight_decay: float = 0.05  # decoupled, on weights of convolutions and dense layers
     l2: float = 0.0  # added to the loss, as the paper does
-    grid_nside: int = 6  # rotations over which a likelihood is normalised
+    grid_nside: int = 6  # only exponential_family: rotations over which its likelihood is normalised
     grid_count: int = 8  # randomly turned copies of that grid, used in turn
 
     def __post_init__(self) -> None:
@@ -139,6 +141,9 @@ class Config:
     symmetry_handling: Literal["group", "domain"] = "group"
 
     def __post_init__(self) -> None:
+        share, batch = self.augmentation.simulated_share, self.training.batch_size
+        expected = f"simulated_share of 0, or of an image or more in a batch of {batch}"
+        _require(share == 0 or share * batch >= 1, expected, share)
         box, stages = self.preprocessing.box, len(self.network.widths)
         if self.network.backbone == "residual":
             shrinking = self.network.stem_stride * 2 ** (stages - 1)
@@ -209,7 +214,8 @@ def preset(name: str) -> Config:
 
 def with_symmetry(config: Config, symmetry: str) -> Config:
     """``config`` for molecules of a point group; its degree rises where it is too low to tell them."""
-    degree = max(config.network.degree, least_degree(symmetry))
+    learned = "C1" if config.symmetry_handling == "domain" else symmetry
+    degree = max(config.network.degree, least_degree(learned))
     return replace(config, network=replace(config.network, degree=degree), symmetry=symmetry)
 
 

@@ -70,6 +70,7 @@ class Course:
             "optimizer": optimizer.state_dict(),
             "generator": generator.get_state(),
             "dropout_generator": torch.get_rng_state(),
+            "cuda_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
 
 
@@ -84,6 +85,8 @@ def restored_course(
     optimizer.load_state_dict(state["optimizer"])
     generator.set_state(state["generator"])
     torch.set_rng_state(state["dropout_generator"])
+    if state["cuda_generators"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_generators"])
     course = Course()
     vars(course).update(state["course"])
     return course

@@ -62,6 +62,8 @@ class Imitation:
         axis = column == 0  # of k and -k only one is among the points, but the column holds both
         transforms[:, -row[axis] % box, 0] += signal[:, axis].conj()
         images = to_real(transforms * (box / self.particles.box) ** 2, box)
+        if self.intensity is not None:  # the level of the set, which the signal alone does not have
+            images = images + self.intensity.mean
         return masked_and_standardised(images, self.config, self.intensity), quaternions
 
 
@@ -73,7 +75,7 @@ def imitation_of(
 ) -> Imitation:
     """Imitations of ``particles``, whose map and noise ``reference`` holds; ValueError where it has no noise.
 
-    Imitations have the mean 0 of normalised particles; ``intensity`` as in `preprocessing.prepare`.
+    ``intensity`` as in `preprocessing.prepare`.
     """
     if reference.noise is None:
         raise ValueError("expected a reference made from particles, found a map without their noise")

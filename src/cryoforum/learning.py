@@ -11,8 +11,9 @@ import torch
 from cryoforum.checkpoint import PARTS, TrainedModel, read_split, save_model
 from cryoforum.config import Config
 from cryoforum.course import Progress
-from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing
+from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.io.star import read_star
+from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.particles import Particles, Poses
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.reference import (
@@ -77,6 +78,7 @@ def train_to_folder(
     try:
         reference = _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
         config = _possible_config(config, reference, tell)
+        shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
         model = train(
             particles,
             config,
@@ -86,7 +88,7 @@ def train_to_folder(
             max_minutes=max_minutes,
             state_path=out / STATE,
             resume=resume,
-            on_prepare=bar("reading particles", len(split.train) + len(split.validation)),
+            on_prepare=bar("reading particles", shown),
             on_step=on_step,
         )
     except BaseException:
@@ -162,6 +164,7 @@ def find_rate_of_star(
     """The largest learning rate that a range test on the particles suggests; its curve goes to ``out``."""
     if out is not None:
         refuse_to_overwrite(out, overwrite)
+        require_folder_of(out)
     if steps < FEWEST_RATES:
         raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
     particles = checked_particles(read_star(star_path), root)

@@ -23,6 +23,10 @@ VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no
 GRADIENT_NORM_LIMIT = 5.0
 
 
+class Diverged(ValueError):
+    """The network's numbers are no longer finite."""
+
+
 @dataclass(frozen=True)
 class Lesson:
     """A network and what it learns from; network and optimizer change with every `learn`.
@@ -42,13 +46,13 @@ class Lesson:
     device: torch.device
 
     def learn(self, batch: Batch, rate: float, momentum: float, progress: float, step: int) -> float:
-        """One step of the optimizer; the loss before it. ValueError where it is no longer finite."""
+        """One step of the optimizer; the loss before it. `Diverged` where numbers are no longer finite."""
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
         with mixed_precision(self.device):
             numbers = self.network(batch.images.to(self.device)).float()
         if not torch.isfinite(numbers).all():
-            raise ValueError(f"training diverged in step {step}; lower max_learning_rate")
+            raise Diverged(f"training diverged in step {step}; lower max_learning_rate")
         loss = self.loss(numbers, batch.orientations.to(self.device), batch.pairs, progress, step)
         if self.config.training.l2:
             kernels = self.optimizer.param_groups[0]["params"]
@@ -107,15 +111,16 @@ def lesson_from(
     orientations = particles.poses.quaternions[training_rows]
     if config.symmetry_handling == "domain":
         orientations = in_fundamental_domain(orientations, symmetry_group(config.symmetry))
+    imitation = None
+    if is_simulated and reference is not None:
+        imitation = imitation_of(training, reference, settings, intensity)
     source = BatchSource(
         images=prepared(training_rows),
         orientations=orientations,
         optics=training.optics,
         pixel_size_angstrom=particles.box * particles.pixel_size_angstrom / settings.box,
         config=config,
-        imitation=imitation_of(training, reference, settings, intensity)
-        if is_simulated and reference is not None
-        else None,
+        imitation=imitation,
         generator=generator,
     )
     loss = loss_function(config, generator, device)

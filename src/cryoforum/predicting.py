@@ -70,6 +70,8 @@ class PredictionOptions:
     def __post_init__(self) -> None:
         if self.polish is False and (self.posing.refine_defocus or self.posing.refine_scale):
             raise ValueError("expected --refine-defocus or --refine-scale with polishing, found --no-polish")
+        if self.polish and self.posing.views is not None:
+            raise ValueError("expected --views with --no-polish, found --polish: polishing has the last word")
         if self.resolution_angstrom is not None and self.reference is None:
             raise ValueError(
                 "expected --resolution with --reference; the model's own knows how far it is right"
@@ -129,6 +131,8 @@ def predict_to_star(
             output,
         )
     posing, pose = options.posing, pose_batch
+    if options.polish is None and posing.views is not None:
+        raise ValueError("expected --views with --no-polish, as polishing has the last word; add it")
     if options.polish is False:
         posing, pose = replace(posing, source=posing.source or "network"), predict_with_shifts
     poser = make_poser(model, reference, particles, posing, halves=halves, tell=output.tell)

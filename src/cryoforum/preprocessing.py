@@ -119,12 +119,14 @@ def augment(
     generator: torch.Generator,
     optics: Optics | None = None,
     pixel_size_angstrom: float = 1.0,
+    turned_alike: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """Network inputs (b, m, m) changed at random, and their orientations (b, 4) (Cryo-forum, 3.2).
 
     Turning and mirroring are exact for projections: turning the image by α about the view axis makes the
     orientation R Rz(-α); mirroring y shows the molecule from behind, R Rx(π). ``optics`` and the pixel size
-    of the inputs are needed for an error in defocus alone.
+    of the inputs are needed for an error in defocus alone. ``turned_alike``: 2 where the batch holds the
+    first images of pairs, then the second ones: both of a pair turn alike, so that their distance stays.
     """
     count = len(images)
     if count == 0:  # all images of the batch are simulated
@@ -134,8 +136,9 @@ def augment(
         flipped = with_defocus_error(images, optics, change, pixel_size_angstrom)
         images = torch.where(images == 0, 0.0, flipped)  # 0 is what is outside the mask
     if config.rotate or config.mirror or config.max_shift_pixel:
-        angles = config.rotate * 2 * math.pi * torch.rand(count, generator=generator)
-        mirrored = torch.rand(count, generator=generator) < 0.5 * config.mirror
+        own = count // turned_alike
+        angles = config.rotate * 2 * math.pi * torch.rand(own, generator=generator).repeat(turned_alike)
+        mirrored = (torch.rand(own, generator=generator) < 0.5 * config.mirror).repeat(turned_alike)
         shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * config.max_shift_pixel
         images = turn_and_shift(images, angles, mirrored, shifts)
         quaternions = turn_orientations(quaternions, angles, mirrored)

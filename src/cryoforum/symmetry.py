@@ -91,16 +91,20 @@ def in_fundamental_domain(quaternions: Tensor, group: Tensor) -> Tensor:
 
 
 def distance_to_domain_border(quaternions: Tensor, group: Tensor) -> Tensor:
-    """How far orientations (n, 4) of the fundamental domain are from turning into an equivalent, radians.
+    """Angle in radians from orientations (n, 4) of the fundamental domain to its border; infinite for C1.
 
-    Half the difference of the distances of the nearest two equivalents from the domain's centre: 0 at the
-    border. Infinite for C1, which has none.
+    The border towards the equivalent by S is where ⟨q, c⟩ = ⟨q, S c⟩, c being the domain's centre.
     """
     if len(group) == 1:
         return torch.full(quaternions.shape[:-1], math.inf)
-    equivalents = compose(group.double()[:, None], quaternions.double())
-    nearest = geodesic_distance(_NEAR_IDENTITY, equivalents).sort(dim=0).values
-    return ((nearest[1] - nearest[0]) / 2).to(quaternions)
+    q = quaternions.double()
+    q = torch.where((q @ _NEAR_IDENTITY)[..., None] < 0, -q, q)
+    centres = compose(group.double()[1:], _NEAR_IDENTITY)
+    angles = []
+    for centre in (*centres, *-centres):
+        normal = normalize(_NEAR_IDENTITY - centre, dim=-1)
+        angles.append(2 * torch.asin((q @ normal).clamp(0, 1)))
+    return torch.stack(angles).amin(0).to(quaternions)
 
 
 def _generators(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]:

@@ -19,7 +19,7 @@ from cryoforum.course import (
     learning_rate_and_momentum,
     restored_course,
 )
-from cryoforum.lesson import lesson_from
+from cryoforum.lesson import Diverged, lesson_from
 from cryoforum.particles import Particles
 from cryoforum.reference import Reference
 
@@ -163,7 +163,7 @@ def learning_rate_range(
         batch = lesson.source.next(course)
         try:
             loss = lesson.learn(batch, rate, FIXED_MOMENTUM, 0.5, step)
-        except ValueError:  # diverged: where such a test is meant to end
+        except Diverged:  # where such a test is meant to end
             break
         if not math.isfinite(loss):
             break
@@ -176,7 +176,10 @@ def learning_rate_range(
 def suggested_rate(found: list[tuple[float, float]]) -> float:
     """A tenth of the rate at which the smoothed loss of `learning_rate_range` is smallest."""
     if len(found) < FEWEST_RATES:
-        raise ValueError(f"expected {FEWEST_RATES} steps or more to choose a rate from, found {len(found)}")
+        raise ValueError(
+            f"expected {FEWEST_RATES} steps or more to choose a rate from, found {len(found)} before "
+            "training diverged; start at a lower rate"
+        )
     losses = torch.tensor([loss for _, loss in found])
     smooth = losses.unfold(0, SMOOTHED_RATES, 1).median(dim=-1).values
     return found[int(smooth.argmin()) + SMOOTHED_RATES // 2][0] / 10

@@ -103,10 +103,15 @@ class MatrixHead:
         return smallest_eigenvector(self.matrix_of(numbers))
 
     def features(self, rotations: Tensor) -> Tensor:
-        return -(rotations[:, :, None] * rotations[:, None, :]).flatten(1)
+        """-(S·q)(S·q)ᵀ of every equivalent of each rotation, (g, elements of the group, 16)."""
+        group = symmetry_group(self.symmetry).to(rotations)
+        equivalents = compose(group, rotations[:, None])
+        return -(equivalents[..., :, None] * equivalents[..., None, :]).flatten(2)
 
     def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
-        return self.matrix_of(numbers).flatten(1) @ features.T
+        """That of the equivalent nearest to the one mode."""
+        matrix = self.matrix_of(numbers).flatten(1)
+        return torch.stack([matrix @ one.T for one in features.unbind(1)]).amax(0)
 
     def likelihood(
         self, nside: int, count: int, generator: torch.Generator, device: torch.device

@@ -45,7 +45,7 @@ def run_all(
     folder.mkdir(parents=True, exist_ok=True)
     number, count = shard
     own = runs[number - 1 :: count]
-    missing = [run for run in own if not (folder / f"{run.name}.json").exists()]
+    missing = [run for run in own if not _is_done(run, folder)]
     if len(missing) < len(own):
         tell(f"{len(own) - len(missing)} of {len(own)} runs are done already")
     for run in missing:
@@ -55,6 +55,36 @@ def run_all(
             np.savez_compressed(file, allow_pickle=False, **arrays)
         with replacing(folder / f"{run.name}.json") as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _is_done(run: Run, folder: Path) -> bool:
+    """Whether its results are there; ValueError where they are those of other settings."""
+    path = folder / f"{run.name}.json"
+    if not path.exists():
+        return False
+    found, wanted = json.loads(path.read_text()), _identity(run)
+    if {key: found.get(key) for key in wanted} != wanted:
+        raise ValueError(
+            f"{path}: expected results of {wanted}, found others; move them away or change --out"
+        )
+    return True
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What makes results those of ``run``, besides its name."""
+    settings = " ".join((run.preset, *run.settings))
+    return {"settings": settings, "dataset": run.dataset.name, "views": run.views}
+
+
+def _processor() -> str:
+    """What the trainings ran on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def read_records(out: Path) -> pd.DataFrame:
@@ -91,20 +121,18 @@ def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dic
         "variant": run.label,
         "scale": run.scale,
         "seed": run.seed,
-        "dataset": run.dataset.name,
+        **_identity(run),
         "training_images": len(split.train),
         "image_passes": int(model.log[-1]["images"]),
         "training_seconds": round(seconds, 1),
         **asdict(summary),
-        "views": run.views,
         "single_view_median_rad": _single_view_median(run, model, posed),
         "validation_median_rad": model.validation_median_rad,
         "log_likelihood": _log_likelihood(model, posed),
-        "median_expected_error_rad": float(posed.predictions.expected_error_rad.median()),
-        "processor": platform.processor() or platform.machine(),
+        "median_expected_error_rad": float(posed.predictions.expected_error_rad[posed.genuine].median()),
+        "processor": _processor(),
         "threads": torch.get_num_threads(),
         "cryo-forum": version("cryo-forum"),
-        "settings": " ".join((run.preset, *run.settings)),
     }
     if run.study == "symmetry":
         record |= _near_border(run, posed)
@@ -168,7 +196,8 @@ def _single_view_median(run: Run, model: TrainedModel, posed: _Posed) -> float:
 def _log_likelihood(model: TrainedModel, posed: _Posed) -> float:
     """Mean log density of the true orientations relative to a uniform one, of single views; 0 knows nothing.
 
-    On a grid finer than any mode, so that what it is does not depend on the grid of training.
+    Normalised on a grid of `LIKELIHOOD_NSIDE`, whatever the grid of training: too high for modes that are
+    much narrower than 3°.
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)
