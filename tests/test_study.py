@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from cryoforum.config import SimulationConfig
 from cryoforum.metrics import orientation_errors
 from cryoforum.rotations import unitquat_to_rotmat
-from cryoforum.study import planned_runs, read_records, run_all
+from cryoforum.study import planned_runs, read_records, run_all, runs_on, write_pages
 from cryoforum.study import runs as study_runs
 from cryoforum.study.datasets import d2_complex, junk_rows, molecule, particles_of
 from cryoforum.study.variants import BASE, TABLE_1, Dataset, Run
 from cryoforum.symmetry import symmetry_group
+from cryoforum.workflow import simulate_to_folder
 
 SMALL = Dataset(count=90, box=32, pixel_size_angstrom=11.2, snr=5.0)
 QUICK = (
@@ -135,3 +137,16 @@ def test_junk_shows_something_else_under_poses_that_mean_nothing() -> None:
     assert clean.poses is not None and spoilt.poses is not None
     errors = orientation_errors(spoilt.poses.quaternions, clean.poses.quaternions)
     assert not errors[same].any() and float(errors[~same].median()) > 1
+
+
+def test_a_refinement_of_ones_own_is_a_study_too(tmp_path: Path) -> None:
+    """From a STAR file to the pages."""
+    config = SimulationConfig(count=90, snr=5.0)
+    star = simulate_to_folder("4v5d", 32, 11.2, config, tmp_path / "own", silent, overwrite=False)
+    (planned,) = runs_on(star, "C1", "cpu", 1)
+    run = replace(planned, preset="tiny", settings=QUICK)
+    assert (run.study, run.label, run.dataset.name) == ("real", "particles", "particles")
+    run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)
+    write_pages(tmp_path / "out")
+    assert "| particles | 1 | 0.0" in (tmp_path / "out" / "real.md").read_text()
+    assert runs_on(star, "D2", "paper", 2)[1].config.symmetry == "D2"

@@ -60,6 +60,7 @@ def write_result(
         for place, way in enumerate(("true", "predicted", "filtered", "genuine")):
             record[f"resolution_{way}_angstrom"] = 10 + share[place]
             curves[f"fsc_{way}"] = np.linspace(1, -0.1, run.dataset.box // 2 + 1) ** (1 + place)
+        record["extent_angstrom"] = run.dataset.box * run.dataset.pixel_size_angstrom
         record |= {"junk_share": run.dataset.junk, "junk_share_of_kept": share[8]}
         record["share_above_0_3_rad_of_kept"] = share[9]
     log = [{"images": 640.0 * step, "validation_median_rad": 1 / step} for step in range(1, 8)]

@@ -353,6 +353,11 @@ def study(
     only: Annotated[
         str | None, typer.Option(help="Only runs whose block or variant contains these letters.")
     ] = None,
+    particles: Annotated[
+        Path | None,
+        typer.Option(metavar="STAR", help="With study real: a refinement of your own, not simulated sets."),
+    ] = None,
+    symmetry: Symmetry = "C1",
 ) -> None:
     """Run the paper's comparisons over several seeds and write its tables and figures.
 
@@ -360,10 +365,16 @@ def study(
     processes or machines may each do a --shard of them in one folder.
     """
     with failing_clearly():
-        from cryoforum.study import planned_runs, run_all, write_pages
+        from cryoforum.study import planned_runs, run_all, runs_on, write_pages
         from cryoforum.workflow import parsed_shard
 
-        runs = planned_runs(name, scale, seeds, only)
+        if particles is not None and name != "real":
+            raise ValueError(f"expected --particles with study real, found study {name}")
+        runs = (
+            planned_runs(name, scale, seeds, only)
+            if particles is None
+            else runs_on(particles, symmetry, scale, seeds)
+        )
         with progress_bars() as bar:
             run_all(runs, out, (1, 1) if shard is None else parsed_shard(shard), bar, tell)
         write_pages(out)

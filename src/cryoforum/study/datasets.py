@@ -2,18 +2,21 @@
 
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
+from cryoforum.io.star import read_star
 from cryoforum.particles import Images, Particles, Poses, Volume
 from cryoforum.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.simulation import simulate
 from cryoforum.structures import Atoms, atoms_to_volume, load_molecule, load_structure
 from cryoforum.study.variants import Dataset
 from cryoforum.symmetry import symmetry_group
+from cryoforum.workflow import checked_particles, checked_poses
 
 _SUBUNITS = 24  # of apoferritin
 _SUBUNIT_CENTRE_ANGSTROM = (22.0, 16.0, 19.0)  # of the D2 complex: neighbours touch, none overlap
@@ -43,7 +46,11 @@ def d2_complex() -> Atoms:
 
 @lru_cache(maxsize=1)
 def particles_of(dataset: Dataset) -> Particles:
-    """The particles of a data set, images in memory; always the same ones."""
+    """The particles of a data set; simulated ones in memory, and always the same."""
+    if dataset.star:
+        particles = checked_particles(read_star(Path(dataset.star)), None)
+        checked_poses(Path(dataset.star), particles, "to learn from")
+        return particles
     config = SimulationConfig(count=dataset.count, snr=dataset.snr)
     particles = simulate(molecule(dataset), config)
     images = torch.cat([particles.images[rows] for rows in torch.arange(dataset.count).split(256)])

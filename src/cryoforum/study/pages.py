@@ -206,10 +206,6 @@ def _real(rows: pd.DataFrame, out: Path) -> Section:
     known = (f"{paper[way]}" if way in paper else "–" for way in _WAYS)
     lines: list[tuple[str, ...]] = [("The paper, Fig. 4", "–", "–", *known, "–", "–")]
     panels, exhibits = [], []
-    extents = {
-        run.dataset.name: run.dataset.box * run.dataset.pixel_size_angstrom
-        for run in planned_runs("real", _scale(rows), 1)
-    }
     for (_, label), own in _variants(rows).items():
         resolutions = (_spread(own, f"resolution_{way}_angstrom", 1) for way in _WAYS)
         shares = (_share(own, key) for key in ("junk_share_of_kept", "share_above_0_3_rad_of_kept"))
@@ -217,10 +213,9 @@ def _real(rows: pd.DataFrame, out: Path) -> Section:
         if first := _first(own, out):
             row, arrays = first
             has_junk = not arrays["genuine"].all()
-            if row["dataset"] in extents:
-                shown = _WAYS if has_junk else _WAYS[:3]
-                curves = {way: (arrays[f"fsc_{way}"], row[f"resolution_{way}_angstrom"]) for way in shown}
-                panels.append(drawings.resolution_panel(label, curves, extents[row["dataset"]]))
+            shown = _WAYS if has_junk else _WAYS[:3]
+            curves = {way: (arrays[f"fsc_{way}"], row[f"resolution_{way}_angstrom"]) for way in shown}
+            panels.append(drawings.resolution_panel(label, curves, row["extent_angstrom"]))
             if has_junk:
                 exhibits.append(drawings.junk_exhibit(arrays, KEPT_SHARE, f"{label}, seed {row['seed']}"))
     if panels:

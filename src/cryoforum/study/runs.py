@@ -138,6 +138,7 @@ def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dic
         record |= _near_border(run, posed)
     curves: dict[str, np.ndarray] = {}
     if run.study == "real":
+        record["extent_angstrom"] = particles.box * particles.pixel_size_angstrom
         resolutions, curves = _resolutions(run, posed)
         record |= resolutions
     belief = posed.predictions.belief

@@ -1,6 +1,7 @@
 """What the studies run: every variant as a few settings on top of a base, at the scale of a GPU or a CPU."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryoforum.config import Config, chosen_config
 
@@ -13,7 +14,8 @@ SNRS = {"clean": 10_000.0, "1.0": 1.0, "0.7": 0.7, "0.4": 0.4, "0.2": 0.2, "0.1"
 class Dataset:
     """Particles to simulate: a molecule ("4v5d", "6z6u", or "d2": a subunit of the latter under D2)
 
-    junk: share of all particles that show another molecule under poses that mean nothing.
+    junk: share of all particles that show another molecule under poses that mean nothing. star: a STAR file
+    of a refinement to take instead; the rest is then of no matter.
     """
 
     molecule: str = "4v5d"
@@ -22,10 +24,13 @@ class Dataset:
     box: int = 128
     pixel_size_angstrom: float = 2.8
     junk: float = 0.0
+    star: str = ""
 
     @property
     def name(self) -> str:
         """Folder name."""
+        if self.star:
+            return Path(self.star).stem
         junk = f"-junk{self.junk:g}" if self.junk else ""
         return f"{self.molecule}-{self.box}px-snr{self.snr:g}-n{self.count}{junk}"
 
@@ -123,15 +128,22 @@ OWN_SETTINGS: dict[str, tuple[str, ...]] = {"paper": (), "cpu": ("training.image
 OWN_VIEWS = {"paper": 1, "cpu": 8}
 
 
+def runs_on(star: Path, symmetry: str, scale: str, seeds: int) -> list[Run]:
+    """Study "real" on the particles of a refinement of the user's own (Cryo-forum, 4.4)."""
+    _check(scale, seeds)
+    dataset = Dataset(star=str(star))
+    settings = _stratified(scale) if symmetry == "C1" else (*_stratified(scale), f"symmetry={symmetry}")
+    return [
+        _own_run("real", "resolution", dataset.name, dataset, scale, seed, *settings) for seed in range(seeds)
+    ]
+
+
 def planned_runs(study: str, scale: str, seeds: int, only: str | None = None) -> list[Run]:
     """All runs of one of `STUDIES`, or of "all", seed by seed, so that an early end leaves whole tables.
 
     ``only``: of those, the ones whose block or label contains this text.
     """
-    if scale not in SCALES:
-        raise ValueError(f"expected --scale {' or '.join(SCALES)}, found '{scale}'")
-    if seeds < 1:
-        raise ValueError(f"expected 1 seed or more, found {seeds}")
+    _check(scale, seeds)
     known = {"table1": _table1, "snr": _snr, "symmetry": _symmetry, "real": _real}
     if study != "all" and study not in known:
         raise ValueError(f"expected a study out of {', '.join(known)} or all, found '{study}'")
@@ -141,6 +153,13 @@ def planned_runs(study: str, scale: str, seeds: int, only: str | None = None) ->
     if not chosen:
         raise ValueError(f"expected part of a block's or variant's name, found --only '{only}'")
     return chosen
+
+
+def _check(scale: str, seeds: int) -> None:
+    if scale not in SCALES:
+        raise ValueError(f"expected --scale {' or '.join(SCALES)}, found '{scale}'")
+    if seeds < 1:
+        raise ValueError(f"expected 1 seed or more, found {seeds}")
 
 
 def _table1(scale: str, seed: int) -> list[Run]:
@@ -192,7 +211,12 @@ def _real(scale: str, seed: int) -> list[Run]:
         "SNR 0.1": Dataset(),
         "SNR 0.1, a fifth of it junk": Dataset(junk=0.2),
     }
-    pairs = ("training.pairs=stratified",) if scale == "paper" else ()
     return [
-        _own_run("real", "resolution", label, found, scale, seed, *pairs) for label, found in sets.items()
+        _own_run("real", "resolution", label, found, scale, seed, *_stratified(scale))
+        for label, found in sets.items()
     ]
+
+
+def _stratified(scale: str) -> tuple[str, ...]:
+    """The paper draws stratified pairs of real particles; at CPU scale the loss has no pairs."""
+    return ("training.pairs=stratified",) if scale == "paper" else ()
