@@ -315,7 +315,7 @@ def test_a_full_disk_keeps_the_finished_batches(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(predicting, "write_star", full)
+        patch.setattr(predicting, "write_particle_file", full)
         lines = predict(folder, out, code=1).stderr.strip().splitlines()
     assert lines[-1] == "Error: [Errno 28] No space left on device" and not out.exists()
     batch_sizes.clear()

@@ -12,7 +12,7 @@ from cryoforum.checkpoint import PARTS, TrainedModel, read_split, save_model
 from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
-from cryoforum.io.star import read_star
+from cryoforum.io.formats import read_particle_file
 from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.particles import Particles, Poses
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
@@ -58,7 +58,7 @@ def train_to_folder(
 
     ``tell`` is told, in one line, where no reference could be made.
     """
-    particles = checked_particles(read_star(star_path), root)
+    particles = checked_particles(read_particle_file(star_path), root)
     poses = checked_poses(star_path, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     out = Path(out)
@@ -167,7 +167,7 @@ def find_rate_of_star(
         require_folder_of(out)
     if steps < FEWEST_RATES:
         raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
-    particles = checked_particles(read_star(star_path), root)
+    particles = checked_particles(read_particle_file(star_path), root)
     poses = checked_poses(star_path, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     reference = None

@@ -28,16 +28,15 @@ from cryoforum.io.files import (
     remove_leftovers_of,
     require_folder_of,
 )
+from cryoforum.io.formats import read_particle_file, write_particle_file
 from cryoforum.io.mrc import LazyImages
 from cryoforum.io.star import (
     ParticleStar,
     number_column,
-    read_star,
     select_rows,
     with_columns,
     with_orientations,
     with_poses,
-    write_star,
 )
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
@@ -104,7 +103,7 @@ def predict_to_star(
     """
     _refuse_output(output)
     model = load_model(model_folder)
-    star = read_star(star_path)
+    star = read_particle_file(star_path)
     if output.part is not None:
         star = select_rows(star, _rows_of_part(model, star, output.part))
     particles = checked_particles(star, root)
@@ -154,7 +153,7 @@ def match_to_star(
 ) -> int:
     """The same without a model: candidates from the search over all orientations of a map."""
     _refuse_output(output)
-    star = read_star(star_path)
+    star = read_particle_file(star_path)
     particles = checked_particles(star, root)
     reference = _loaded_reference(options, particles, symmetry, output.tell)
     poser = make_poser(None, reference, particles, options.posing, tell=output.tell)
@@ -243,7 +242,7 @@ def _write_poses(
     if rank == 0:
         finished = zip(logs, fingerprints, shares, strict=True)
         tables = [read_batches(path, made_by, len(done)) for path, made_by, done in finished if done]
-        write_star(with_predictions(star, _joined(tables)), out)
+        write_particle_file(with_predictions(star, _joined(tables)), out)
         remove_leftovers_of(out)
     return len(star)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cryoforum.config import SimulationConfig
 from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
+from cryoforum.io.formats import read_particle_file, write_particle_file
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
     CTF_COLUMNS,
@@ -18,10 +19,8 @@ from cryoforum.io.star import (
     number_column,
     particles_from_star,
     poses_from_star,
-    read_star,
     select_rows,
     star_from_particles,
-    write_star,
 )
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
 from cryoforum.particles import Particles, Poses, all_rows
@@ -66,7 +65,7 @@ def simulate_to_folder(
 
     write_stack(out / "particles.mrcs", batches(), len(particles), box, pixel_size)
     halved = replace(particles, subsets=drawn_subsets(len(particles), config.seed))
-    write_star(star_from_particles(halved, particles.names), out / "particles.star")
+    write_particle_file(star_from_particles(halved, particles.names), out / "particles.star")
     return out / "particles.star"
 
 
@@ -106,13 +105,13 @@ def filter_star(
         raise ValueError(f"expected two files to write to, found {out} for both --out and --drop-out")
     if by is not None and by not in STATISTICS:
         raise ValueError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
-    star = read_star(star_path)
+    star = read_particle_file(star_path)
     by = by or ("error" if BOUND in star.particles else "trace")
     values = _statistic(star, by)
     if quantile_of is None:
         kept = select(values, keep)
     else:
-        threshold = quantile_threshold(_statistic(read_star(quantile_of), by), keep)
+        threshold = quantile_threshold(_statistic(read_particle_file(quantile_of), by), keep)
         kept = (values <= threshold).nonzero()[:, 0]
         if len(kept) == 0:
             raise ValueError(
@@ -120,9 +119,9 @@ def filter_star(
             )
     dropped = torch.ones(len(star), dtype=torch.bool)
     dropped[kept] = False
-    write_star(select_rows(star, kept), out)
+    write_particle_file(select_rows(star, kept), out)
     if dropped_out is not None and dropped.any():
-        write_star(select_rows(star, dropped.nonzero()[:, 0]), dropped_out)
+        write_particle_file(select_rows(star, dropped.nonzero()[:, 0]), dropped_out)
     return len(kept), int(dropped.sum())
 
 
@@ -134,7 +133,7 @@ def reconstruct_to_folder(
     They are not independent where one reference or one network posed both halves.
     """
     config = ReconstructionConfig(symmetry=symmetry)
-    star = read_star(star_path)
+    star = read_particle_file(star_path)
     particles = checked_particles(star, root)
     independent = _halves_are_independent(star)
     checked_poses(star_path, particles, "to reconstruct")
@@ -176,7 +175,7 @@ def compare_stars(
     symmetry: str = "C1",
 ) -> ErrorSummary:
     """Orientation errors of the particles of the first file, matched by image name."""
-    predicted, truth = read_star(predicted_path), read_star(truth_path)
+    predicted, truth = read_particle_file(predicted_path), read_particle_file(truth_path)
     errors = matched_errors(predicted, truth, symmetry)
     summary = summarise_errors(errors)
     if json_path is not None:
@@ -188,7 +187,7 @@ def compare_stars(
 
 def median_shift_error_angstrom(predicted_path: Path, truth_path: Path) -> float:
     """Of the same particles: median distance between origins."""
-    errors = matched_shift_errors_angstrom(read_star(predicted_path), read_star(truth_path))
+    errors = matched_shift_errors_angstrom(read_particle_file(predicted_path), read_particle_file(truth_path))
     return float(errors.quantile(0.5))
 
 
@@ -223,7 +222,7 @@ def _matched_poses(predicted: ParticleStar, truth: ParticleStar) -> tuple[Poses,
 
 def finds_its_images(star_path: Path) -> bool:
     """Whether the first image name of a STAR file leads to a stack without --root."""
-    name = read_star(star_path).particles["rlnImageName"].iloc[0].rpartition("@")[2]
+    name = read_particle_file(star_path).particles["rlnImageName"].iloc[0].rpartition("@")[2]
     try:
         find_file(name, Path(star_path).absolute().parent)
     except ValueError:

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryoforum.io.star import ParticleStar, number_column, poses_from_star, read_star
+from cryoforum.io.formats import read_particle_file
+from cryoforum.io.star import ParticleStar, number_column, poses_from_star
 from cryoforum.metrics import orientation_errors, summarise_errors
 from cryoforum.particles import Poses
 from cryoforum.selection import select
@@ -109,7 +110,7 @@ def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any
     path = folder / "predictions.star"
     if not path.is_file():
         return None
-    star = read_star(path)
+    star = read_particle_file(path)
     poses = poses_from_star(star)
     if poses is None:
         raise ValueError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
@@ -158,7 +159,7 @@ def _poses_of(path: Path, predictions: ParticleStar) -> Poses | None:
     """Poses of a file in the order of the predictions, matched by image name; None without the file."""
     if not path.is_file():
         return None
-    star = read_star(path)
+    star = read_particle_file(path)
     poses = poses_from_star(star)
     if poses is None:
         raise ValueError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
@@ -181,7 +182,7 @@ def _kept(
 ) -> np.ndarray | None:
     """(n,) bool: which predictions were kept; None where nothing says so."""
     if path.is_file():
-        names = read_star(path).particles["rlnImageName"]
+        names = read_particle_file(path).particles["rlnImageName"]
         kept = predictions.particles["rlnImageName"].isin(names).to_numpy()
         if not kept.any():
             raise ValueError(f"{path}: expected particles of {predictions.path}, found none of them")

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from cryoforum.config import PreprocessingConfig, updated
-from cryoforum.io.star import particles_from_star, read_star
+from cryoforum.io.formats import read_particle_file
+from cryoforum.io.star import particles_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.preprocessing import prepare
 from cryoforum.reporting import figures
@@ -28,7 +29,7 @@ def particle_section(folder: Path, model: dict[str, Any]) -> Section | None:
     path = folder / "particles.star"
     if not path.is_file():
         return None
-    particles = particles_from_star(read_star(path))
+    particles = particles_from_star(read_particle_file(path))
     rows = torch.linspace(0, len(particles) - 1, min(_SHOWN_PARTICLES, len(particles))).long()
     optics = None if particles.optics is None else particles.optics[rows]
     # One by one: a picture has no use for the intensity of the whole set.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.io.star import read_star
+from cryoforum.io.formats import read_particle_file
 from cryoforum.particles import Images, Particles, Poses, Volume
 from cryoforum.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.simulation import simulate
@@ -48,7 +48,7 @@ def d2_complex() -> Atoms:
 def particles_of(dataset: Dataset) -> Particles:
     """The particles of a data set; simulated ones in memory, and always the same."""
     if dataset.star:
-        particles = checked_particles(read_star(Path(dataset.star)), None)
+        particles = checked_particles(read_particle_file(Path(dataset.star)), None)
         checked_poses(Path(dataset.star), particles, "to learn from")
         return particles
     config = SimulationConfig(count=dataset.count, snr=dataset.snr)
