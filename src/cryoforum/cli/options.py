@@ -1,0 +1,32 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Shard = Annotated[str | None, typer.Option(help="Only one of n parts of the rows: 1/4 … 4/4.")]
+BatchSize = Annotated[int, typer.Option(help="Images at a time.")]
+Resolution = Annotated[float | None, typer.Option(help="Å up to which the given map is used.")]
+Defocus = Annotated[
+    bool, typer.Option("--refine-defocus", help="Find each particle's own defocus (rlnDefocusU/V), too.")
+]
+Scale = Annotated[bool, typer.Option("--refine-scale", help="Polish each particle at its own strength.")]
+MaxShift = Annotated[
+    float | None,
+    typer.Option(
+        help="Largest shift along x and y that is looked for, pixels; "
+        "default: that of the training particles, at least 3."
+    ),
+]
+Preset = Annotated[str, typer.Option(help="tiny, small, paper or expedited.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file that changes the preset.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change one setting, as network.pooling=gem; may be repeated."),
+]
+Star = Annotated[Path, typer.Argument(metavar="PARTICLES.star")]
+Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]

@@ -1,0 +1,126 @@
+"""Commands that find poses."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoforum.cli.app import app
+from cryoforum.cli.options import (
+    BatchSize,
+    Defocus,
+    MaxShift,
+    Out,
+    Overwrite,
+    Resolution,
+    Root,
+    Scale,
+    Shard,
+    Star,
+    Symmetry,
+)
+from cryoforum.terminal import failing_clearly, progress_bars, say_what_was_written, tell
+
+
+@app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
+    particles: Star,
+    out: Out,
+    polish: Annotated[
+        bool | None,
+        typer.Option(
+            "--polish/--no-polish",
+            help="Compare images with the reference, or take the network's orientations as they are. "
+            "Default: polish where the model has a reference.",
+        ),
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option(help="Where polishing starts: network, search or both (the default).")
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Map to compare with instead of the model's own.")
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Without polishing: copies of each image, turned and mirrored, whose answers are averaged: "
+            "1, 4 or 8. Default: 8, or fewer if the network did not learn from such copies."
+        ),
+    ] = None,
+    resolution: Resolution = None,
+    max_shift: MaxShift = None,
+    refine_defocus: Defocus = False,
+    refine_scale: Scale = False,
+    halves: Annotated[
+        bool | None,
+        typer.Option(
+            "--halves/--no-halves",
+            help="Compare each half set with the map of its own half of the training particles. "
+            "Default: where the file has rlnRandomSubset.",
+        ),
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Only this part of the model's split: train, validation, test.")
+    ] = None,
+    shard: Shard = None,
+    batch_size: BatchSize = 256,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict poses with their uncertainty; every other column of the file is kept.
+
+    After a kill, the same command goes on. Under torchrun the processes share the work.
+    """
+    with failing_clearly():
+        from cryoforum.posing import PosingConfig
+        from cryoforum.predicting import Output, PredictionOptions, predict_to_star
+
+        options = PredictionOptions(
+            polish=polish,
+            reference=reference,
+            resolution_angstrom=resolution,
+            halves=halves,
+            posing=PosingConfig(
+                candidates,  # type: ignore[arg-type]
+                max_shift,
+                refine_defocus,
+                refine_scale,
+                views,
+            ),
+        )
+        with progress_bars() as bar:
+            output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell)
+            count = predict_to_star(model, particles, root, options, output)
+        say_what_was_written(count, out, root or particles.parent)
+
+
+@app.command(epilog="Example: cryoforum match map.mrc new.star --out matched.star")
+def match(
+    reference: Annotated[str, typer.Argument(metavar="MAP.mrc", help="Map or structure to compare with.")],
+    particles: Star,
+    out: Out,
+    symmetry: Symmetry = "C1",
+    resolution: Resolution = None,
+    max_shift: MaxShift = None,
+    refine_defocus: Defocus = False,
+    refine_scale: Scale = False,
+    shard: Shard = None,
+    batch_size: BatchSize = 256,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find poses without a model: search all orientations of a map, then polish."""
+    with failing_clearly():
+        from cryoforum.posing import PosingConfig
+        from cryoforum.predicting import Output, PredictionOptions, match_to_star
+
+        options = PredictionOptions(
+            reference=reference,
+            resolution_angstrom=resolution,
+            posing=PosingConfig(None, max_shift, refine_defocus, refine_scale),
+        )
+        with progress_bars() as bar:
+            output = Output(out, bar, None, shard, batch_size, overwrite, tell=tell)
+            count = match_to_star(particles, root, symmetry, options, output)
+        say_what_was_written(count, out, root or particles.parent)

@@ -1,0 +1,101 @@
+"""Commands on particles with poses."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoforum.cli.app import app
+from cryoforum.cli.options import Out, Overwrite, Root, Star, Symmetry
+from cryoforum.terminal import failing_clearly, hint_at_root, progress_bars, show_errors
+
+
+@app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
+def filter_(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
+    out: Out,
+    keep: Annotated[float, typer.Option(help="Share of particles to keep.")] = 0.75,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="error (expected; the default for polished poses), trace (eq. 7 of the paper), max (eq. 6) "
+            "or gap (the first eigengap)."
+        ),
+    ] = None,
+    quantile_of: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER.star",
+            help="Take the threshold from the surest share of these predictions instead.",
+        ),
+    ] = None,
+    drop_out: Annotated[Path | None, typer.Option(help="Write the others here.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep the particles whose orientation is most certain."""
+    with failing_clearly():
+        from cryoforum.workflow import filter_star
+
+        kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite, quantile_of)
+        typer.echo(f"kept {kept} particles in {out}, dropped {dropped}")
+        hint_at_root(out, predictions.parent)
+
+
+@app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
+def reconstruct(
+    particles: Star,
+    out: Out,
+    symmetry: Symmetry = "C1",
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Reconstruct half maps and map by direct Fourier inversion, with FSC and resolution."""
+    with failing_clearly():
+        from cryoforum.workflow import reconstruct_to_folder
+
+        with progress_bars() as bar:
+            resolution = reconstruct_to_folder(
+                particles, root, out, symmetry=symmetry, overwrite=overwrite, bar=bar
+            )
+        typer.echo(
+            f"resolution at FSC 0.143: {resolution['unmasked']:.1f} Å unmasked, "
+            f"{resolution['masked']:.1f} Å masked; maps in {out}"
+        )
+        if not resolution["independent"]:
+            typer.echo("one model posed both halves: the resolution is optimistic")
+
+
+@app.command(epilog="Example: cryoforum compare predicted.star simulated/particles.star")
+def compare(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH.star")],
+    symmetry: Symmetry = "C1",
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here, too.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Orientation errors against known poses, matched by image name."""
+    with failing_clearly():
+        from cryoforum.workflow import compare_stars, median_shift_error_angstrom
+
+        show_errors({str(predictions): compare_stars(predictions, truth, json, overwrite, symmetry)})
+        typer.echo(f"median shift error: {median_shift_error_angstrom(predictions, truth):.2f} Å")
+
+
+@app.command(epilog="Example: cryoforum report demo")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder laid out as the demo's.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; DIR/report.html if not given.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """One self-contained HTML page of pictures of a run."""
+    with failing_clearly():
+        from cryoforum.io.files import refuse_to_overwrite
+        from cryoforum.reporting import write_report
+
+        if not folder.is_dir():
+            raise ValueError(f"expected a folder of results at {folder}, found none")
+        output = out or folder / "report.html"
+        if out is not None:
+            refuse_to_overwrite(out, overwrite)
+        write_report(folder, output)
+        typer.echo(f"report in {output}")
