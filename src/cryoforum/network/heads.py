@@ -25,11 +25,14 @@ from cryoforum.bingham import (
 from cryoforum.compute import fast_dtype
 from cryoforum.config import NetworkConfig
 from cryoforum.harmonics import RotationPolynomials, mean_log_likelihood, rotation_polynomials
+from cryoforum.partition import log_partition
 from cryoforum.rotations import compose, inverse, left_matrix, random_unitquat, right_matrix
 from cryoforum.so3grid import rotation_grid
 from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetry_group
 
 READOUT_NSIDE = 6  # 10° between the rotations from which the ascent to a mode may start
+PARTITION_NSIDE = 10  # 6° between the rotations that hold what is far from a mode
+LOG_AREA = math.log(2 * math.pi**2)  # of the unit sphere of quaternions
 # log likelihood (mean over a batch, 0 for the uniform density) of (numbers, true rotations, step)
 Likelihood = Callable[[Tensor, Tensor, int], Tensor]
 
@@ -64,6 +67,13 @@ class Head(Protocol):
 
     def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
         """What the numbers say of each rotation of `features`, (n, g); not normalised."""
+        ...
+
+    def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
+        """log density relative to the uniform one, (n, e), at e rotations of each image, (n, e, 4).
+
+        Normalised exactly, or as exactly as `partition` can; no grid of training is in it.
+        """
         ...
 
     def likelihood(
@@ -113,17 +123,21 @@ class MatrixHead:
         matrix = self.matrix_of(numbers).flatten(1)
         return torch.stack([matrix @ one.T for one in features.unbind(1)]).amax(0)
 
+    def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
+        """That of the one Bingham distribution, which knows of no equivalents."""
+        belief = self.belief(numbers)
+        return torch.stack([log_density(belief, one) for one in rotations.unbind(1)], dim=1) + LOG_AREA
+
     def likelihood(
         self, nside: int, count: int, generator: torch.Generator, device: torch.device
     ) -> Likelihood:
         group = symmetry_group(self.symmetry)
-        log_area = math.log(2 * math.pi**2)
 
         def exact(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
             belief = self.belief(numbers)
             # One mode cannot hold all equivalents: the one nearest to it counts.
             nearest = nearest_equivalent(truth, belief.mode.detach(), group)
-            return log_density(belief, nearest).mean() + log_area
+            return log_density(belief, nearest).mean() + LOG_AREA
 
         return exact
 
@@ -214,6 +228,12 @@ class ExponentialFamilyHead:
     def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
         return numbers @ features.T
 
+    def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
+        grid = rotation_grid(PARTITION_NSIDE)
+        features, belief = self.features(grid), self.belief(numbers)
+        log_total = log_partition(self.polynomials, numbers, belief, grid, features)
+        return (self.features(rotations) @ numbers[..., None])[..., 0] - log_total[:, None]
+
     def likelihood(
         self, nside: int, count: int, generator: torch.Generator, device: torch.device
     ) -> Likelihood:
@@ -258,6 +278,11 @@ class GridHead:
 
     def log_density(self, numbers: Tensor, features: Tensor) -> Tensor:
         return numbers.log_softmax(-1)[:, features] + math.log(self.size)
+
+    def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
+        """As a density it is constant around each rotation of the grid."""
+        nearest = torch.stack([self.features(one) for one in rotations.unbind(1)], dim=1)
+        return numbers.log_softmax(-1).gather(1, nearest) + math.log(self.size)
 
     def likelihood(
         self, nside: int, count: int, generator: torch.Generator, device: torch.device

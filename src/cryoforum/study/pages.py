@@ -39,8 +39,8 @@ _SCALES = {"cpu": "CPU scale", "paper": "the paper's scale"}
 _WAYS = ("true", "predicted", "filtered", "genuine")
 _ONE_VIEW = "single_view_median_rad"
 _LIKELIHOOD = (
-    "Log-likelihood: of the true orientation, above that of a uniform density, in one view. It is normalised "
-    "on a grid of 6°, so too high where errors are below about 3°; a head that was trained by another loss "
+    "Log-likelihood: of the true orientation, above that of a uniform density, in one view; normalised around "
+    "the mode as finely as the mode is narrow, whatever the head. A head that was trained by another loss "
     "than its likelihood never learned how sharp to be."
 )
 _SPREAD = "Numbers are means over seeds; ± is their standard deviation (n − 1)."

@@ -5,6 +5,7 @@ runs/NAME.npz    of each test particle: truth, belief, statistics; for the figur
 """
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from cryoforum.learning import reference_from_particles
 from cryoforum.metrics import FscCurve, fsc_curve, orientation_errors, summarise_errors
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.rotations import compose
 from cryoforum.selection import select
 from cryoforum.study.datasets import junk_rows, particles_of
 from cryoforum.study.variants import Run
@@ -32,7 +34,6 @@ from cryoforum.symmetry import distance_to_domain_border, in_fundamental_domain,
 from cryoforum.training import Split, split_rows, train
 from cryoforum.workflow import Bar
 
-LIKELIHOOD_NSIDE = 10  # 6° between the rotations over which a density is normalised
 KEPT_SHARE = 0.75
 BORDER_RAD = 0.1  # nearer to its domain's border than this an orientation counts as near
 
@@ -128,7 +129,7 @@ def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dic
         **asdict(summary),
         "single_view_median_rad": _single_view_median(run, model, posed),
         "validation_median_rad": model.validation_median_rad,
-        "log_likelihood": _log_likelihood(model, posed),
+        "log_likelihood": _log_likelihood(run, model, posed),
         "median_expected_error_rad": float(posed.predictions.expected_error_rad[posed.genuine].median()),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
@@ -194,27 +195,22 @@ def _single_view_median(run: Run, model: TrainedModel, posed: _Posed) -> float:
     return float(errors[posed.genuine].quantile(0.5))
 
 
-def _log_likelihood(model: TrainedModel, posed: _Posed) -> float:
+def _log_likelihood(run: Run, model: TrainedModel, posed: _Posed) -> float:
     """Mean log density of the true orientations relative to a uniform one, of single views; 0 knows nothing.
 
-    Normalised on a grid of `LIKELIHOOD_NSIDE`, whatever the grid of training: too high for modes that are
-    much narrower than 3°.
+    A density that does not know the symmetry is taken as its mean over the group: what one of g equivalent
+    modes holds is 1/g as likely at each.
     """
-    config = model.config
-    generator = torch.Generator().manual_seed(0)
-    likelihood = model.head.likelihood(LIKELIHOOD_NSIDE, 1, generator, torch.device("cpu"))
-    truth = posed.truth
-    if config.symmetry_handling == "domain":
-        truth = in_fundamental_domain(truth, symmetry_group(config.symmetry))
-    total, count = 0.0, 0
+    group = symmetry_group(run.config.symmetry)
     rows = posed.genuine.nonzero()[:, 0]
+    equivalents = compose(group, posed.truth[rows][:, None])
+    found = []
     with torch.no_grad():
         for batch, own in zip(
-            loaded_batches(posed.test.select(rows), 128), truth[rows].split(128), strict=True
+            loaded_batches(posed.test.select(rows), 256), equivalents.split(256), strict=True
         ):
-            total += float(likelihood(network_numbers(model, batch), own, 0)) * len(own)
-            count += len(own)
-    return total / count
+            found.append(model.head.normalised_log_density(network_numbers(model, batch), own))
+    return float((torch.cat(found).logsumexp(-1) - math.log(len(group))).mean())
 
 
 def _near_border(run: Run, posed: _Posed) -> dict[str, float]:
