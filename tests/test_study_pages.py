@@ -47,6 +47,7 @@ def write_result(
         },
         **{"dataset": run.dataset.name, "training_images": 2512, "image_passes": 60032, "views": run.views},
         **{"training_seconds": 90.0, **asdict(summarise_errors(errors[genuine])), "log_likelihood": share[0]},
+        **{"rms_error_rad": share[10], "rms_expected_error_rad": share[11]},
         **{"single_view_median_rad": share[1], "processor": "x86_64", "threads": 2},
         "settings": " ".join((run.preset, *run.settings)),
     }
@@ -61,7 +62,7 @@ def write_result(
             record[f"resolution_{way}_angstrom"] = 10 + share[place]
             curves[f"fsc_{way}"] = np.linspace(1, -0.1, run.dataset.box // 2 + 1) ** (1 + place)
         record["extent_angstrom"] = run.dataset.box * run.dataset.pixel_size_angstrom
-        record |= {"junk_share": run.dataset.junk, "junk_share_of_kept": share[8]}
+        record |= {"junk_share": run.dataset.junk, "junk_share_of_kept": share[8], "kept_share": 0.6}
         record["share_above_0_3_rad_of_kept"] = share[9]
     log = [{"images": 640.0 * step, "validation_median_rad": 1 / step} for step in range(1, 8)]
     log.append({"images": 5000.0, "validation_median_rad": math.nan})
@@ -204,7 +205,7 @@ def test_symmetry_and_maps_say_what_the_runs_found(tmp_path: Path) -> None:
         for name, own in real.items():
             found = [record[f"resolution_{way}_angstrom"] for record in own]
             assert rows[name][f"{way.capitalize()} (Å)"] == spread(found, 1)
-    assert rows["SNR 0.1, a fifth of it junk"]["Junk"] == "20.0\u202f%"
+    assert rows["SNR 0.1, half of the new images junk"]["Junk"] == "50.0\u202f%"
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -16,6 +16,7 @@ from cryoforum.simulation import simulate
 from cryoforum.structures import Atoms, atoms_to_volume, load_molecule, load_structure
 from cryoforum.study.variants import Dataset
 from cryoforum.symmetry import symmetry_group
+from cryoforum.training import split_rows
 from cryoforum.workflow import checked_particles, checked_poses
 
 _SUBUNITS = 24  # of apoferritin
@@ -59,10 +60,10 @@ def particles_of(dataset: Dataset) -> Particles:
 
 
 def junk_rows(dataset: Dataset) -> Tensor:
-    """Rows of `particles_of` that are junk, ascending."""
-    generator = torch.Generator().manual_seed(1)
-    count = round(dataset.junk * dataset.count)
-    return torch.randperm(dataset.count, generator=generator)[:count].sort().values
+    """Rows of `particles_of` that are junk, ascending: all in the test part."""
+    test = split_rows(dataset.count).test
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(1))
+    return test[order[: round(dataset.junk * len(test))]].sort().values
 
 
 def _with_junk(particles: Particles, dataset: Dataset, config: SimulationConfig) -> Particles:

@@ -29,7 +29,8 @@ _COLUMNS = [
     *("dataset", "training_images", "image_passes", "training_seconds", "count", "median_rad", "mean_rad"),
     *("views", "single_view_median_rad"),
     *("lower_quartile_rad", "upper_quartile_rad", "share_above_0_3_rad", "validation_median_rad"),
-    *("log_likelihood", "median_expected_error_rad", "share_near_border", "median_near_border_rad"),
+    *("log_likelihood", "rms_error_rad", "rms_expected_error_rad"),
+    *("share_near_border", "median_near_border_rad"),
     *("mean_near_border_rad", "median_inside_rad", "mean_inside_rad", "resolution_true_angstrom"),
     *("resolution_predicted_angstrom", "resolution_filtered_angstrom", "resolution_genuine_angstrom"),
     *("kept_share", "junk_share", "junk_share_of_kept", "share_above_0_3_rad_of_kept"),
@@ -39,10 +40,12 @@ _SCALES = {"cpu": "CPU scale", "paper": "the paper's scale"}
 _WAYS = ("true", "predicted", "filtered", "genuine")
 _ONE_VIEW = "single_view_median_rad"
 _LIKELIHOOD = (
-    "Log-likelihood: of the true orientation, above that of a uniform density, in one view; normalised around "
-    "the mode as finely as the mode is narrow, whatever the head. A head that was trained by another loss "
-    "than its likelihood never learned how sharp to be."
+    "Log-likelihood: of the true orientation, above that of a uniform density, in one view; normalised "
+    "around the mode as finely as the mode is narrow, whatever the head. A head that was trained by another "
+    "loss than its likelihood never learned how sharp to be."
 )
+_SCATTER = "> 0.3 rad|Rms (rad)|Expected"
+_EXPECTED = "Rms: root mean square error; expected: that which the beliefs mean."
 _SPREAD = "Numbers are means over seeds; ± is their standard deviation (n − 1)."
 
 
@@ -159,11 +162,11 @@ def _block_exhibits(blocks: dict[str, dict[str, pd.DataFrame]], out: Path) -> li
 def _snr(rows: pd.DataFrame, out: Path) -> Section:
     """Median error by SNR, beside the paper's."""
     found = {label: own for (_, label), own in _variants(rows).items()}
-    header = _cells("SNR|Seeds|Median (rad)|Paper|One view (rad)|> 0.3 rad|Log-likelihood|Passes|Minutes")
+    header = _cells(f"SNR|Seeds|Median (rad)|Paper|One view (rad)|{_SCATTER}|Log-likelihood|Passes|Minutes")
     lines = []
     for label, own in found.items():
         medians = _spread(own, "median_rad"), _radians(published.MEDIAN_RAD_BY_SNR.get(label))
-        others = _share(own, "share_above_0_3_rad"), _mean(own, "log_likelihood", 2)
+        others = *_scatter(own), _mean(own, "log_likelihood", 2)
         effort = thousands(own["image_passes"].mean()), f"{own['training_seconds'].mean() / 60:.1f}"
         lines.append((label, str(len(own)), *medians, _mean(own, _ONE_VIEW), *others, *effort))
     means = {label: found[label]["median_rad"].mean() for label in SNRS if label in found}
@@ -173,10 +176,9 @@ def _snr(rows: pd.DataFrame, out: Path) -> Section:
     seeds = {label: own["median_rad"].to_numpy() for label, own in found.items()}
     exhibit = drawings.noise_exhibit(seeds, published.MEDIAN_RAD_BY_SNR)
     table = Table("Median error by SNR", header, tuple(lines))
-    order = (
-        f"{notes if steps else ''} One view: where the network reads each image once, as the paper's does."
-    )
-    return _section(rows, "Noise", f"{order} {_LIKELIHOOD} {published.NOTE}", [exhibit], [table])
+    views = "One view: where the network reads each image once, as the paper's does."
+    text = f"{notes if steps else ''} {views} {_EXPECTED} {_LIKELIHOOD} {published.NOTE}"
+    return _section(rows, "Noise", text, [exhibit], [table])
 
 
 def _accuracy(rows: pd.DataFrame, out: Path) -> Section | None:
@@ -198,6 +200,15 @@ def _accuracy(rows: pd.DataFrame, out: Path) -> Section | None:
     return None
 
 
+def _scatter(own: pd.DataFrame) -> tuple[str, str, str]:
+    """Share of large errors, and the root mean squares of found errors and of those that beliefs mean."""
+    return (
+        _share(own, "share_above_0_3_rad"),
+        _mean(own, "rms_error_rad"),
+        _mean(own, "rms_expected_error_rad"),
+    )
+
+
 def _real(rows: pd.DataFrame, out: Path) -> Section:
     """Resolution of maps, and whether the statistic finds junk."""
     ways = "|".join(f"{way.capitalize()} (Å)" for way in _WAYS)
@@ -217,12 +228,14 @@ def _real(rows: pd.DataFrame, out: Path) -> Section:
             curves = {way: (arrays[f"fsc_{way}"], row[f"resolution_{way}_angstrom"]) for way in shown}
             panels.append(drawings.resolution_panel(label, curves, row["extent_angstrom"]))
             if has_junk:
-                exhibits.append(drawings.junk_exhibit(arrays, KEPT_SHARE, f"{label}, seed {row['seed']}"))
+                source = f"{label}, seed {row['seed']}"
+                exhibits.append(drawings.junk_exhibit(arrays, row["kept_share"], source))
     if panels:
         exhibits.insert(0, drawings.resolution_exhibit(tuple(panels)))
     notes = (
-        f"Filtered: the surest {percent(KEPT_SHARE)} by tr Λ. Genuine: all but the junk, by the truth; test "
-        f"images above are those. Junk counts among the kept above 0.3 rad. {published.NOTE}"
+        f"Filtered: as sure by tr Λ as the surest {percent(KEPT_SHARE)} of the validation part. Genuine: all "
+        f"but the junk, by the truth; test images above are those. Junk counts among "
+        f"the kept above 0.3 rad. {published.NOTE}"
     )
     table = Table("Resolution and junk", header, tuple(lines))
     return _section(rows, "Maps and junk", notes, exhibits, [table])
@@ -231,15 +244,14 @@ def _real(rows: pd.DataFrame, out: Path) -> Section:
 def _symmetry(rows: pd.DataFrame, out: Path) -> Section:
     """Orientations in one fundamental domain beside losses over all equivalents."""
     near = "Median near|Mean near|Median away|Mean away|Near border"
-    header = _cells(f"Group|Handling|Seeds|Median (rad)|One view (rad)|Mean (rad)|> 0.3 rad|{near}")
+    header = _cells(f"Group|Handling|Seeds|Median (rad)|One view (rad)|Mean (rad)|{_SCATTER}|{near}")
     lines = []
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for (group, handling), own in _variants(rows).items():
         places = ("median_near_border_rad", "mean_near_border_rad", "median_inside_rad", "mean_inside_rad")
         whole = _spread(own, "median_rad"), _mean(own, _ONE_VIEW), _mean(own, "mean_rad")
         by_place = *(_mean(own, key) for key in places), _share(own, "share_near_border")
-        share = _share(own, "share_above_0_3_rad")
-        lines.append((group, handling, str(len(own)), *whole, share, *by_place))
+        lines.append((group, handling, str(len(own)), *whole, *_scatter(own), *by_place))
         if first := _first(own, out):
             elements, truth = symmetry_group(group), torch.from_numpy(first[1]["truth"])
             distance = distance_to_domain_border(in_fundamental_domain(truth, elements), elements)
@@ -247,8 +259,8 @@ def _symmetry(rows: pd.DataFrame, out: Path) -> Section:
     notes = (
         "Errors are to the nearest equivalent. Domain: the paper's way, training orientations are moved into "
         "one fundamental domain. Group: loss and density are taken over all equivalents. Near: true "
-        f"orientations within {BORDER_RAD} rad of their domain's border. The paper's numbers were not at "
-        "hand."
+        f"orientations within {BORDER_RAD} rad of their domain's border. {_EXPECTED} The paper's numbers "
+        "were not at hand."
     )
     exhibits = [drawings.border_exhibit(curves, BORDER_RAD)] if curves else []
     return _section(rows, "Symmetry", notes, exhibits, [Table("Errors under symmetry", header, tuple(lines))])

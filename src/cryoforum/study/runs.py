@@ -27,14 +27,14 @@ from cryoforum.metrics import FscCurve, fsc_curve, orientation_errors, summarise
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.rotations import compose
-from cryoforum.selection import select
+from cryoforum.selection import quantile_threshold
 from cryoforum.study.datasets import junk_rows, particles_of
 from cryoforum.study.variants import Run
 from cryoforum.symmetry import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.training import Split, split_rows, train
 from cryoforum.workflow import Bar
 
-KEPT_SHARE = 0.75
+KEPT_SHARE = 0.75  # of the validation part, whose threshold the test part is filtered by
 BORDER_RAD = 0.1  # nearer to its domain's border than this an orientation counts as near
 
 
@@ -130,7 +130,8 @@ def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dic
         "single_view_median_rad": _single_view_median(run, model, posed),
         "validation_median_rad": model.validation_median_rad,
         "log_likelihood": _log_likelihood(run, model, posed),
-        "median_expected_error_rad": float(posed.predictions.expected_error_rad[posed.genuine].median()),
+        "rms_error_rad": _root_mean_square(posed.errors[posed.genuine]),
+        "rms_expected_error_rad": _root_mean_square(posed.predictions.expected_error_rad[posed.genuine]),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "cryo-forum": version("cryo-forum"),
@@ -140,7 +141,9 @@ def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dic
     curves: dict[str, np.ndarray] = {}
     if run.study == "real":
         record["extent_angstrom"] = particles.box * particles.pixel_size_angstrom
-        resolutions, curves = _resolutions(run, posed)
+        validation = predict(model, particles.select(split.validation), views=run.views)
+        threshold = quantile_threshold(validation.belief.trace, KEPT_SHARE)
+        resolutions, curves = _resolutions(run, posed, threshold)
         record |= resolutions
     belief = posed.predictions.belief
     arrays = {
@@ -195,6 +198,10 @@ def _single_view_median(run: Run, model: TrainedModel, posed: _Posed) -> float:
     return float(errors[posed.genuine].quantile(0.5))
 
 
+def _root_mean_square(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
+
+
 def _log_likelihood(run: Run, model: TrainedModel, posed: _Posed) -> float:
     """Mean log density of the true orientations relative to a uniform one, of single views; 0 knows nothing.
 
@@ -227,14 +234,14 @@ def _near_border(run: Run, posed: _Posed) -> dict[str, float]:
     }
 
 
-def _resolutions(run: Run, posed: _Posed) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Masked resolution in Å from the test part under true, predicted and filtered orientations (Fig. 4).
 
-    Origins are the given ones, as the network finds none. Filtered: the surest by the trace (eq. 7). The
-    second value holds the masked FSC of each.
+    Origins are the given ones, as the network finds none. Filtered: those whose trace (eq. 7) is below
+    ``threshold``. The second value holds the masked FSC of each.
     """
     everything = torch.arange(len(posed.test))
-    surest = select(posed.predictions.belief.trace, KEPT_SHARE)
+    surest = (posed.predictions.belief.trace <= threshold).nonzero()[:, 0]
     mode = posed.predictions.belief.mode
     ways = {
         "true": (everything, posed.truth),
