@@ -15,6 +15,7 @@ from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
     CTF_COLUMNS,
     ParticleStar,
+    has_only_2d_alignments,
     missing_columns,
     number_column,
     particles_from_star,
@@ -136,7 +137,7 @@ def reconstruct_to_folder(
     star = read_particle_file(star_path)
     particles = checked_particles(star, root)
     independent = _halves_are_independent(star)
-    checked_poses(star_path, particles, "to reconstruct")
+    checked_poses(star, particles, "to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
@@ -238,14 +239,17 @@ def checked_particles(star: ParticleStar, root: Path | None) -> Particles:
     return particles_from_star(star, root)
 
 
-def checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses:
+def checked_poses(star: ParticleStar, particles: Particles, purpose: str) -> Poses:
     """The poses; ValueError where there are none, or all orientations are one, as before a refinement."""
     poses = particles.poses
     if poses is None:
-        raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi {purpose}")
+        found = "2D alignments only; run a 3D refinement" if has_only_2d_alignments(star) else "none"
+        raise ValueError(
+            f"{star.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi {purpose}, found {found}"
+        )
     if len(poses) > 1 and bool((poses.quaternions == poses.quaternions[0]).all()):
         raise ValueError(
-            f"{star_path}: expected the orientations of a refinement {purpose}, found the same one in all "
+            f"{star.path}: expected the orientations of a refinement {purpose}, found the same one in all "
             f"{len(poses)} rows; predict them first"
         )
     return poses
