@@ -10,7 +10,9 @@ from cryosparc_records import only, records, refined, rotation_vectors, write
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
+from cryoforum.checkpoint import TrainedModel, save_model
 from cryoforum.cli import app
+from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.io.csexport import records_from_star
 from cryoforum.io.formats import read_particle_file, read_particle_files, write_particle_file
 from cryoforum.io.mrc import write_stack
@@ -22,6 +24,7 @@ from cryoforum.io.star import (
     subsets_from_star,
     with_poses,
 )
+from cryoforum.network import OrientationNetwork
 from cryoforum.particles import Poses
 from cryoforum.rotations import geodesic_distance
 
@@ -319,6 +322,53 @@ def test_training_refuses_2d_alignments_with_the_reason(project: Path) -> None:
     message = run("train", path, "--out", project / "model", code=1)
     assert "2D alignments only; run a 3D refinement" in message and path.name in message
     assert not (project / "model").exists()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model folder whose network knows nothing, without a reference: origins stay as they are."""
+    torch.manual_seed(0)
+    config = Config(PreprocessingConfig(box=32), network=NetworkConfig(widths=(8, 16), degree=2))
+    network = OrientationNetwork(config.network, 32)
+    torch.nn.init.normal_(network.dense.weight)
+    log = [{"step": 1, "images": 1, "seconds": 1.0}]
+    save_model(TrainedModel(network, config, 32, 1.345, 1.0, log, {"nothing": "train"}), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_predictions_in_the_records_they_came_from(project: Path, model: Path) -> None:
+    fields = refined()
+    path = write(project / "J7" / "J7_005_particles.cs", fields)
+    run("predict", model, path, "--out", project / "J7" / "predicted.cs")
+    run("predict", model, path, "--out", project / "J7" / "predicted.star")
+    found = np.load(project / "J7" / "predicted.cs")
+    poses = rotations_of(read_particle_file(project / "J7" / "predicted.star"))
+    assert degrees_between(Rotation.from_rotvec(found["alignments3D/pose"]), poses).max() < 1e-4
+    assert degrees_between(Rotation.from_rotvec(fields["alignments3D/pose"]), poses).min() > 1
+    for name in set(fields) - {"alignments3D/pose"}:
+        assert (found[name] == fields[name]).all()
+    assert np.isfinite(found["cryoforum/ExpectedErrorDeg"]).all()
+    run("filter", project / "J7" / "predicted.cs", "--keep", "0.5", "--out", project / "J7" / "kept.cs")
+    assert len(np.load(project / "J7" / "kept.cs")) == 3
+
+
+def test_another_passthrough_file_starts_a_prediction_anew(
+    project: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = refined()
+    path = write(project / "J7" / "J7_005_particles.cs", only(fields, "alignments3D"))
+    beside = project / "J7" / "J7_passthrough_particles.cs"
+    command = ("predict", model, path, "--out", project / "J7" / "out.cs")
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    for defocus, words in ((0, "merged with"), (0, "continuing"), (100, "starting anew")):
+        write(beside, only(refined(ctf__df1_A=fields["ctf/df1_A"] + defocus), "blob", "ctf"))
+        with monkeypatch.context() as patch:
+            patch.setattr("cryoforum.predicting.write_particle_file", interrupted)
+            assert words in run(*command, code=130)
+    assert "6 poses" in run(*command)
 
 
 def test_cryosparc_tools_read_what_we_write(tmp_path: Path) -> None:

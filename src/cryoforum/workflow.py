@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryoforum.config import SimulationConfig
 from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
-from cryoforum.io.formats import read_particle_file, write_particle_file
+from cryoforum.io.formats import check_writable, read_particle_file, write_particle_file
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
     CTF_COLUMNS,
@@ -107,6 +107,8 @@ def filter_star(
     if by is not None and by not in STATISTICS:
         raise ValueError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
     star = read_particle_file(star_path)
+    for path in filter(None, (out, dropped_out)):
+        check_writable(star, path)
     by = by or ("error" if BOUND in star.particles else "trace")
     values = _statistic(star, by)
     if quantile_of is None:

@@ -14,6 +14,7 @@ from cryoforum.io.particlestar import ParticleStar, missing_columns, number_colu
 from cryoforum.io.star import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
+    optics_from_star,
     parsed_image_names,
     pixel_sizes_from_star,
     poses_from_star,
@@ -109,8 +110,8 @@ def _changed_columns(particles: pd.DataFrame, before: pd.DataFrame | None) -> se
 
 def _ctf_fields(star: ParticleStar, records: np.ndarray) -> Fields:
     """Defocus and phase shift, and the whole CTF where there was none."""
-    missing = missing_columns(star, CTF_COLUMNS)
-    if missing:
+    if optics_from_star(star) is None:
+        missing = missing_columns(star, CTF_COLUMNS)
         raise ValueError(f"{star.path}: expected {missing[0]} for the CTF, found none; add the column")
     columns = {"ctf/df1_A": "rlnDefocusU", "ctf/df2_A": "rlnDefocusV", "ctf/df_angle_rad": "rlnDefocusAngle"}
     fields: Fields = {}

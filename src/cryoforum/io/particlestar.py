@@ -174,4 +174,7 @@ def _formatted(name: str, values: np.ndarray | Tensor | Sequence[str]) -> list[s
     if not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
         raise ValueError(f"cannot write {name}: row {row + 1} is {array[row]}")
-    return [format_number(value) for value in array.tolist()]
+    numbers = array.astype(np.float64)
+    is_short = np.abs(np.round(numbers, 6) - numbers) <= 1e-6 * np.abs(numbers)  # `format_number`, at once
+    pairs = zip(numbers.tolist(), is_short.tolist(), strict=True)
+    return [f"{value:.6f}" if short else f"{value:.9g}" for value, short in pairs]
