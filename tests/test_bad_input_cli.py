@@ -127,7 +127,7 @@ def test_spoiled_particles(folder: Path, spoiler: str, command: str) -> None:
     particles, out = folder / "particles.star", folder / "out"
     arguments: dict[str, tuple[object, ...]] = {
         "train": (particles, "--out", out, "--preset", "tiny", "--config", folder / "config.toml"),
-        "predict": (folder / "model", particles, "--out", out),
+        "predict": (folder / "model", particles, "--out", out.with_suffix(".star")),
         "reconstruct": (particles, "--out", out),
     }
     refused(folder, command, *arguments[command], words=words)

@@ -58,8 +58,9 @@ def train_to_folder(
 
     ``tell`` is told, in one line, where no reference could be made.
     """
-    particles = checked_particles(read_particle_file(star_path), root)
-    poses = checked_poses(star_path, particles, "to learn from")
+    star = read_particle_file(star_path)
+    particles = checked_particles(star, root)
+    poses = checked_poses(star, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     out = Path(out)
     if not resume:
@@ -167,8 +168,9 @@ def find_rate_of_star(
         require_folder_of(out)
     if steps < FEWEST_RATES:
         raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
-    particles = checked_particles(read_particle_file(star_path), root)
-    poses = checked_poses(star_path, particles, "to learn from")
+    star = read_particle_file(star_path)
+    particles = checked_particles(star, root)
+    poses = checked_poses(star, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     reference = None
     if config.augmentation.simulated_share:

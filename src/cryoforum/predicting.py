@@ -28,7 +28,7 @@ from cryoforum.io.files import (
     remove_leftovers_of,
     require_folder_of,
 )
-from cryoforum.io.formats import read_particle_file, write_particle_file
+from cryoforum.io.formats import check_writable, read_particle_file, write_particle_file
 from cryoforum.io.mrc import LazyImages
 from cryoforum.io.star import (
     ParticleStar,
@@ -103,7 +103,7 @@ def predict_to_star(
     """
     _refuse_output(output)
     model = load_model(model_folder)
-    star = read_particle_file(star_path)
+    star = _read_input(star_path, output)
     if output.part is not None:
         star = select_rows(star, _rows_of_part(model, star, output.part))
     particles = checked_particles(star, root)
@@ -153,7 +153,7 @@ def match_to_star(
 ) -> int:
     """The same without a model: candidates from the search over all orientations of a map."""
     _refuse_output(output)
-    star = read_particle_file(star_path)
+    star = _read_input(star_path, output)
     particles = checked_particles(star, root)
     reference = _loaded_reference(options, particles, symmetry, output.tell)
     poser = make_poser(None, reference, particles, options.posing, tell=output.tell)
@@ -195,6 +195,15 @@ def _with_half_sets(
         star = with_columns(star, {"rlnRandomSubset": subsets})
         particles = replace(particles, subsets=subsets)
     return star, particles, True
+
+
+def _read_input(star_path: Path, output: Output) -> ParticleStar:
+    """The particle file, whose predictions the output can hold."""
+    star = read_particle_file(star_path)
+    check_writable(star, output.path)
+    for companion in star.companions:
+        output.tell(f"merged with {companion}")
+    return star
 
 
 def _refuse_output(output: Output) -> None:
@@ -340,7 +349,7 @@ def _fingerprint(
     """Hash of all that the result depends on: files, options, rows, images, batches, versions."""
     digest = hashlib.sha256(inputs.encode())
     maps = [Path(options.reference)] if options.reference and Path(options.reference).is_file() else []
-    digest.update(_hash_of_files([star.path, *maps]).encode())
+    digest.update(_hash_of_files([star.path, *star.companions, *maps]).encode())
     digest.update(repr(options).encode())
     digest.update(rows.numpy().tobytes())
     digest.update("\n".join(particles.names).encode())

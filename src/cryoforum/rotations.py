@@ -27,6 +27,16 @@ def rotmat_to_unitquat(matrices: Tensor) -> Tensor:
     return roma.rotmat_to_unitquat(matrices)
 
 
+def rotvec_to_unitquat(vectors: Tensor) -> Tensor:
+    """Unit quaternions (..., 4) of rotation vectors (..., 3): axis times angle in radians."""
+    return roma.rotvec_to_unitquat(vectors)
+
+
+def unitquat_to_rotvec(quaternions: Tensor) -> Tensor:
+    """Rotation vectors (..., 3), at most π long, of unit quaternions (..., 4)."""
+    return roma.unitquat_to_rotvec(quaternions)
+
+
 def relion_euler_to_unitquat(angles_deg: Tensor) -> Tensor:
     """Unit quaternions (n, 4) of RELION's (rot, tilt, psi) in degrees, shape (n, 3)."""
     angles = angles_deg.double()

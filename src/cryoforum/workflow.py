@@ -10,11 +10,12 @@ from torch import Tensor
 
 from cryoforum.config import SimulationConfig
 from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
-from cryoforum.io.formats import read_particle_file, write_particle_file
+from cryoforum.io.formats import check_writable, read_particle_file, write_particle_file
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
     CTF_COLUMNS,
     ParticleStar,
+    has_only_2d_alignments,
     missing_columns,
     number_column,
     particles_from_star,
@@ -106,6 +107,8 @@ def filter_star(
     if by is not None and by not in STATISTICS:
         raise ValueError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
     star = read_particle_file(star_path)
+    for path in filter(None, (out, dropped_out)):
+        check_writable(star, path)
     by = by or ("error" if BOUND in star.particles else "trace")
     values = _statistic(star, by)
     if quantile_of is None:
@@ -136,7 +139,7 @@ def reconstruct_to_folder(
     star = read_particle_file(star_path)
     particles = checked_particles(star, root)
     independent = _halves_are_independent(star)
-    checked_poses(star_path, particles, "to reconstruct")
+    checked_poses(star, particles, "to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
@@ -238,14 +241,17 @@ def checked_particles(star: ParticleStar, root: Path | None) -> Particles:
     return particles_from_star(star, root)
 
 
-def checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses:
+def checked_poses(star: ParticleStar, particles: Particles, purpose: str) -> Poses:
     """The poses; ValueError where there are none, or all orientations are one, as before a refinement."""
     poses = particles.poses
     if poses is None:
-        raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi {purpose}")
+        found = "2D alignments only; run a 3D refinement" if has_only_2d_alignments(star) else "none"
+        raise ValueError(
+            f"{star.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi {purpose}, found {found}"
+        )
     if len(poses) > 1 and bool((poses.quaternions == poses.quaternions[0]).all()):
         raise ValueError(
-            f"{star_path}: expected the orientations of a refinement {purpose}, found the same one in all "
+            f"{star.path}: expected the orientations of a refinement {purpose}, found the same one in all "
             f"{len(poses)} rows; predict them first"
         )
     return poses

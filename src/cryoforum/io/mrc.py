@@ -40,10 +40,15 @@ class LazyImages:
     paths: n stack files, one for each image.
     indices: n slices in these stacks, counted from 0.
     names: n names that errors give; by default slice@path.
+    signs: n factors 1 or -1 of the pixels, -1 where the contrast is to be inverted; by default 1.
     """
 
     def __init__(
-        self, paths: Sequence[Path], indices: Sequence[int], names: Sequence[str] | None = None
+        self,
+        paths: Sequence[Path],
+        indices: Sequence[int],
+        names: Sequence[str] | None = None,
+        signs: np.ndarray | None = None,
     ) -> None:
         if not len(paths) or len(paths) != len(indices):
             raise ValueError(
@@ -52,6 +57,7 @@ class LazyImages:
         numbers: dict[Path, int] = {}
         self._stack_of_row = np.array([numbers.setdefault(path, len(numbers)) for path in paths])
         self._slice_of_row = np.asarray(indices, dtype=np.int64)
+        self._signs = None if signs is None else np.asarray(signs, dtype=np.float32)
         self._layouts = [_layout(_read_header(path)) for path in numbers]
         self._box = _common_box(self._layouts)
         counts = np.array([layout.shape[0] for layout in self._layouts])[self._stack_of_row]
@@ -91,6 +97,8 @@ class LazyImages:
                     f"{layout.path}, slice {slices[place] + 1}: found pixels that are NaN or infinite; "
                     "leave the particle out or extract it again"
                 )
+        if self._signs is not None:
+            images *= self._signs[rows_array, None, None]
         return torch.from_numpy(images)
 
 

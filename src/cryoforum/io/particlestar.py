@@ -1,4 +1,4 @@
-"""The tables of a particle STAR file, whose values stay text until a number is asked for."""
+"""The tables of a particle file, whose values stay text until a number is asked for."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +30,15 @@ class ParticleStar:
 
     optics: one row an optics group, None in the RELION 3.0 dialect.
     particles: one row a particle.
+    dataset: cryoSPARC's records (n,) of the same particles, where they came from there; None otherwise.
+    companions: further files that the rows were merged from.
     """
 
     path: Path
     optics: pd.DataFrame | None
     particles: pd.DataFrame
+    dataset: np.ndarray | None = None
+    companions: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.particles)
@@ -72,7 +76,9 @@ def write_star(star: ParticleStar, path: Path) -> None:
 
 def select_rows(star: ParticleStar, rows: Tensor | np.ndarray | Sequence[int]) -> ParticleStar:
     """The particles of the given rows (numbers or a mask), in that order; all optics groups stay."""
-    return replace(star, particles=star.particles.iloc[np.asarray(rows)].reset_index(drop=True))
+    chosen = np.asarray(rows)
+    particles = star.particles.iloc[chosen].reset_index(drop=True)
+    return replace(star, particles=particles, dataset=None if star.dataset is None else star.dataset[chosen])
 
 
 def with_columns(
@@ -96,7 +102,7 @@ def missing_columns(star: ParticleStar, columns: Iterable[str]) -> tuple[str, ..
 def number_column(star: ParticleStar, column: str) -> np.ndarray | None:
     """A number for each particle, (n,) float64, of its optics group or its own row; None without column."""
     if star.optics is not None and column in star.optics:
-        text = star.optics[column].iloc[_optics_rows(star, star.optics)]
+        text = star.optics[column].iloc[optics_rows(star, star.optics)]
     elif column in star.particles:
         text = star.particles[column]
     else:
@@ -137,7 +143,7 @@ def _check_particle_table(path: Path, particles: pd.DataFrame, optics: pd.DataFr
         )
 
 
-def _optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
+def optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
     """Row of data_optics that each particle belongs to, (n,)."""
     if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in star.particles:
         if len(optics) == 1:
@@ -168,4 +174,7 @@ def _formatted(name: str, values: np.ndarray | Tensor | Sequence[str]) -> list[s
     if not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
         raise ValueError(f"cannot write {name}: row {row + 1} is {array[row]}")
-    return [format_number(value) for value in array.tolist()]
+    numbers = array.astype(np.float64)
+    is_short = np.abs(np.round(numbers, 6) - numbers) <= 1e-6 * np.abs(numbers)  # `format_number`, at once
+    pairs = zip(numbers.tolist(), is_short.tolist(), strict=True)
+    return [f"{value:.6f}" if short else f"{value:.9g}" for value, short in pairs]

@@ -30,11 +30,15 @@ __all__ = [
     "ANGLE_COLUMNS",
     "CTF_COLUMNS",
     "ParticleStar",
+    "contrast_signs",
+    "has_only_2d_alignments",
     "missing_columns",
     "number_column",
     "optics_from_star",
+    "parsed_image_names",
     "particles_from_star",
     "pixel_size_from_star",
+    "pixel_sizes_from_star",
     "poses_from_star",
     "read_star",
     "select_rows",
@@ -62,8 +66,8 @@ def particles_from_star(star: ParticleStar, root: Path | None = None) -> Particl
     pixel_size = pixel_size_from_star(star)
     poses, optics = poses_from_star(star), optics_from_star(star)
     names = star.particles["rlnImageName"].tolist()
-    slices, stacks = _parsed_image_names(star, names)
-    images = LazyImages(_found_stacks(star, stacks, root), slices, names)
+    slices, stacks = parsed_image_names(star, names)
+    images = LazyImages(_found_stacks(star, stacks, root), slices, names, contrast_signs(star))
     expected_box = number_column(star, "rlnImageSize")
     if expected_box is not None and (expected_box != images.shape[-1]).any():
         raise ValueError(
@@ -81,6 +85,18 @@ def particles_from_star(star: ParticleStar, root: Path | None = None) -> Particl
     )
 
 
+def contrast_signs(star: ParticleStar) -> np.ndarray | None:
+    """-1 for each particle that is dark on light, 1 for the others, (n,); None where all are light on dark.
+
+    RELION knows only light particles. cryoSPARC says it of each by blob/sign: -1 for light ones, 1 for those
+    as dark as in the micrograph.
+    """
+    if star.dataset is None or "blob/sign" not in (star.dataset.dtype.names or ()):
+        return None
+    dark = star.dataset["blob/sign"] > 0
+    return np.where(dark, -1, 1) if dark.any() else None
+
+
 def poses_from_star(star: ParticleStar) -> Poses | None:
     """Poses of all particles; None where one of the three angles has no column."""
     found = [number_column(star, column) for column in ANGLE_COLUMNS]
@@ -90,6 +106,14 @@ def poses_from_star(star: ParticleStar) -> Poses | None:
     quaternions = relion_euler_to_unitquat(torch.from_numpy(np.stack(angles, axis=-1)))
     shifts = np.stack([_shift_angstrom(star, axis) for axis in "XY"], axis=-1)
     return Poses(quaternions, torch.from_numpy(shifts).float())
+
+
+def has_only_2d_alignments(star: ParticleStar) -> bool:
+    """Whether the particles were turned within the image plane, as a 2D classification does, and no more."""
+    if star.dataset is not None:
+        fields = star.dataset.dtype.names or ()
+        return "alignments2D/pose" in fields and "alignments3D/pose" not in fields
+    return not missing_columns(star, ["rlnAnglePsi"]) and bool(missing_columns(star, ANGLE_COLUMNS))
 
 
 def optics_from_star(star: ParticleStar) -> Optics | None:
@@ -150,8 +174,8 @@ def optics_groups_from_star(star: ParticleStar) -> Tensor | None:
     return None if groups is None else torch.from_numpy(groups).long()
 
 
-def pixel_size_from_star(star: ParticleStar) -> float:
-    """Pixel size of the images in Å, which all particles must share."""
+def pixel_sizes_from_star(star: ParticleStar) -> np.ndarray:
+    """Pixel size of each image in Å, (n,)."""
     sizes = number_column(star, "rlnImagePixelSize")
     if sizes is None:
         detector_um, magnification = (
@@ -165,6 +189,12 @@ def pixel_size_from_star(star: ParticleStar) -> float:
             sizes = 1e4 * detector_um / magnification
     if not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError(f"{star.path}: expected a pixel size > 0 Å, found {sizes.min():g}")
+    return sizes
+
+
+def pixel_size_from_star(star: ParticleStar) -> float:
+    """Pixel size of the images in Å, which all particles must share."""
+    sizes = pixel_sizes_from_star(star)
     if np.ptp(sizes) > 1e-4 * sizes[0]:
         found = ", ".join(f"{size:g}" for size in np.unique(sizes)[:5])
         raise ValueError(
@@ -180,7 +210,7 @@ def with_poses(star: ParticleStar, poses: Poses) -> ParticleStar:
     in_pixels, in_angstrom = ("rlnOriginX", "rlnOriginY"), ("rlnOriginXAngst", "rlnOriginYAngst")
     names, stale = (in_angstrom, in_pixels) if star.optics is not None else (in_pixels, in_angstrom)
     if star.optics is None:
-        shifts = shifts / pixel_size_from_star(star)
+        shifts = shifts / pixel_sizes_from_star(star)[:, None]
     # origins in both units could contradict each other
     cleaned = replace(star, particles=star.particles.drop(columns=list(stale), errors="ignore"))
     return with_columns(cleaned, _angle_columns(poses.quaternions) | dict(zip(names, shifts.T, strict=True)))
@@ -223,10 +253,10 @@ def _shift_angstrom(star: ParticleStar, axis: str) -> np.ndarray:
     if shift is not None:
         return shift
     pixels = number_column(star, f"rlnOrigin{axis}")
-    return np.zeros(len(star)) if pixels is None else pixels * pixel_size_from_star(star)
+    return np.zeros(len(star)) if pixels is None else pixels * pixel_sizes_from_star(star)
 
 
-def _parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[int], list[str]]:
+def parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
     slices: list[int] = []
     stacks: list[str] = []

@@ -1,0 +1,114 @@
+"""Particle files from one format into another; images are not touched and need not be there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoforum.io.cryosparc import lost_in_star
+from cryoforum.io.dialects import relion30, relion31
+from cryoforum.io.files import find_file, refuse_to_overwrite, require_folder_of
+from cryoforum.io.formats import CRYOSPARC, check_writable, read_particle_files, write_particle_file
+from cryoforum.io.mrc import LazyImages
+from cryoforum.io.star import ParticleStar, missing_columns, optics_groups_from_star
+
+Tell = Callable[[str], None]
+_RELION_ABERRATIONS = (
+    *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
+    *("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11"),
+)
+
+
+def convert_file(
+    inputs: Sequence[Path], out: Path, relion: str | None, root: Path | None, overwrite: bool, tell: Tell
+) -> int:
+    """Write the particles of a file, or of a .cs file and its passthrough files, in the format of ``out``.
+
+    relion: "3.0" or "3.1", the dialect of a STAR file. The number of particles; ValueError where there is
+    nothing to do.
+    """
+    if relion not in (None, "3.0", "3.1"):
+        raise ValueError(f"expected --relion 3.0 or 3.1, found '{relion}'")
+    if any(Path(path).resolve() == Path(out).resolve() for path in inputs):
+        raise ValueError(f"expected another name at --out than the input's, found {out}")
+    refuse_to_overwrite(out, overwrite)
+    require_folder_of(out)
+    star = read_particle_files(inputs)
+    check_writable(star, out)
+    for companion in star.companions:
+        tell(f"merged with {companion}")
+    to_cryosparc = Path(out).suffix == CRYOSPARC
+    if to_cryosparc and relion is not None:
+        raise ValueError(f"expected --relion with a .star file at --out, found {out}")
+    _refuse_idle_work(star, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
+    converted = _for_cryosparc(star, root, tell) if to_cryosparc else _for_relion(star, relion, root, tell)
+    write_particle_file(converted, out)
+    return len(star)
+
+
+def _refuse_idle_work(star: ParticleStar, out: Path, wanted: str) -> None:
+    if star.dataset is not None:
+        found = "cryoSPARC" if not star.companions else "cryoSPARC, in several files"
+    else:
+        found = "RELION 3.0" if star.optics is None else "RELION 3.1"
+    if found == wanted:
+        raise ValueError(f"{star.path} is a file of {found} already: nothing to convert into {out}")
+
+
+def _for_cryosparc(star: ParticleStar, root: Path | None, tell: Tell) -> ParticleStar:
+    if star.dataset is not None:
+        return star
+    absent = missing_columns(star, _RELION_ABERRATIONS)
+    lost = [name for name in _RELION_ABERRATIONS if name not in absent]
+    if lost:
+        tell(f"not written, as cryoSPARC counts it otherwise: {', '.join(lost)}; estimate it there again")
+    sized = with_image_sizes(star, root)
+    if missing_columns(sized, ["rlnImageSize"]):
+        tell("the stacks are not found, so there is no blob/shape, which cryoSPARC needs; give --root")
+    return sized
+
+
+def _for_relion(star: ParticleStar, relion: str | None, root: Path | None, tell: Tell) -> ParticleStar:
+    lost = lost_in_star(star)
+    if lost:
+        tell(f"not written, as RELION counts it otherwise: {', '.join(lost)}; estimate it there again")
+    if star.dataset is not None and (star.particles["rlnImageName"].str.endswith(".mrc")).any():
+        tell("RELION takes .mrc for maps: link the stacks under names in .mrcs, and change rlnImageName")
+    if relion == "3.0":
+        return relion30(star)
+    sized = with_image_sizes(relion31(star), root)
+    if missing_columns(sized, ["rlnImageSize"]):
+        tell("the stacks are not found, so rlnImageSize is left out; RELION needs it: give --root")
+    return sized
+
+
+def with_image_sizes(star: ParticleStar, root: Path | None) -> ParticleStar:
+    """The same with rlnImageSize, where it is missing and the first stack of every optics group is found."""
+    if not missing_columns(star, ["rlnImageSize"]):
+        return star
+    groups = optics_groups_from_star(star)
+    numbers = np.zeros(len(star), dtype=np.int64) if groups is None else groups.numpy()
+    _, first_rows, group_of_row = np.unique(numbers, return_index=True, return_inverse=True)
+    boxes = [_box(star, int(row), root) for row in first_rows]
+    if None in boxes:
+        return star
+    texts = np.array([str(box) for box in boxes])
+    if star.optics is None or groups is None:
+        particles = star.particles.assign(rlnImageSize=texts[group_of_row.reshape(-1)])
+        return replace(star, particles=particles.astype(str))
+    box_of_group = dict(zip(star.particles["rlnOpticsGroup"].iloc[first_rows], texts, strict=True))
+    # A group without particles has no stack to ask; any size does.
+    sizes = [box_of_group.get(group, texts[0]) for group in star.optics["rlnOpticsGroup"]]
+    return replace(star, optics=star.optics.assign(rlnImageSize=pd.Series(sizes, dtype=str)))
+
+
+def _box(star: ParticleStar, row: int, root: Path | None) -> int | None:
+    """Width in pixels of the image of a row; None where its stack is not found."""
+    name = star.particles["rlnImageName"].iloc[row].rpartition("@")[2]
+    try:
+        path = find_file(name, star.path.absolute().parent, root)
+    except ValueError:
+        return None
+    return LazyImages([path], [0]).shape[-1]

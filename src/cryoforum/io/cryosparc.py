@@ -1,0 +1,160 @@
+"""cryoSPARC's particles in RELION's terms; `csexport` is the way back.
+
+alignments3D/pose is a rotation vector of the very rotation that `rotations` names (view to volume);
+alignments3D/shift, in pixels of alignments3D/psize_A, has the sign of RELION's origin. What RELION has no
+word for stays in the records, which the table carries along.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cryoforum.io.csrecords import field_names, merged_records, passthrough_of, read_records, texts
+from cryoforum.io.particlestar import ParticleStar, format_number, with_columns
+from cryoforum.io.star import ANGLE_COLUMNS
+from cryoforum.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
+
+OWN = "cryoforum"  # what our columns and fields begin with: cryoforumTrace, cryoforum/Trace
+_BLOB = ("blob/path", "blob/idx", "blob/psize_A")
+_NEEDED = (*_BLOB, "ctf/df1_A", "alignments3D/pose")
+_OPTICS = {
+    "ctf/accel_kv": "rlnVoltage",
+    "ctf/cs_mm": "rlnSphericalAberration",
+    "ctf/amp_contrast": "rlnAmplitudeContrast",
+    "blob/psize_A": "rlnImagePixelSize",
+}
+_ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
+_ABERRATIONS = ("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
+
+
+def read_cryosparc(path: Path, companions: Sequence[Path] = ()) -> ParticleStar:
+    """The particles of a .cs file, with the fields that companions (passthrough files) add by uid.
+
+    Where none is given and images, CTF or poses are missing, the passthrough file of the same job beside it
+    is taken, if there is just one.
+    """
+    path = Path(path)
+    records = read_records(path)
+    candidates: Sequence[Path] = ()
+    if not companions and not set(_NEEDED) <= set(field_names(records)):
+        candidates = passthrough_of(path)
+        companions = candidates if len(candidates) == 1 else ()
+    records = merged_records(path, records, companions)
+    missing = [name for name in _BLOB if name not in field_names(records)]
+    if missing:
+        several = ", ".join(other.name for other in candidates)
+        found = f"several passthrough files: {several}" if several else "none, nor a passthrough file beside"
+        raise ValueError(
+            f"{path}: expected a field {missing[0]}, found {found}; "
+            f"merge the right one: cryoforum convert {path.name} PASSTHROUGH.cs --out merged.cs"
+        )
+    return star_from_records(path, records, tuple(companions))
+
+
+def lost_in_star(star: ParticleStar) -> tuple[str, ...]:
+    """Fields of cryoSPARC that change the CTF and that the table does not say."""
+    if star.dataset is None:
+        return ()
+    known = field_names(star.dataset)
+    return tuple(name for name in _ABERRATIONS if name in known and star.dataset[name].any())
+
+
+def star_from_records(path: Path, records: np.ndarray, companions: tuple[Path, ...] = ()) -> ParticleStar:
+    """RELION's tables of the records; ``path`` and companions are where they were read."""
+    names = field_names(records)
+    files = texts(records["blob/path"])
+    slices = _numbers(path, records, "blob/idx").astype(np.int64).tolist()
+    images = [f"{number + 1:06d}@{file}" for number, file in zip(slices, files, strict=True)]
+    particles = pd.DataFrame({"rlnImageName": images}, dtype=str)
+    optics, group_of_row = _optics(path, records)
+    columns = _location_columns(path, records) | {"rlnOpticsGroup": group_of_row + 1}
+    for field, column, factor in (
+        ("ctf/df1_A", "rlnDefocusU", 1.0),
+        ("ctf/df2_A", "rlnDefocusV", 1.0),
+        ("ctf/df_angle_rad", "rlnDefocusAngle", 180 / np.pi),
+        ("ctf/phase_shift_rad", "rlnPhaseShift", 180 / np.pi),
+    ):
+        if field in names:
+            columns[column] = factor * _numbers(path, records, field)
+    if "alignments3D/pose" in names:
+        columns |= _pose_columns(path, records)
+    for name in names:
+        if name.startswith(f"{OWN}/"):
+            columns[OWN + name.removeprefix(f"{OWN}/")] = _numbers(path, records, name)
+    return with_columns(ParticleStar(path, optics, particles, records, companions), columns)
+
+
+def _optics(path: Path, records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+    """data_optics, a row for every exposure group and optics that occur together; and each particle's row."""
+    names = field_names(records)
+    columns = {column: _numbers(path, records, field) for field, column in _OPTICS.items() if field in names}
+    if "blob/shape" in names:
+        columns["rlnImageSize"] = _numbers(path, records, "blob/shape", (2,))[:, -1]
+    exposure_groups = records["ctf/exp_group_id"] if "ctf/exp_group_id" in names else np.zeros(len(records))
+    table = np.stack([exposure_groups, *columns.values()], axis=-1).astype(np.float64)
+    groups, group_of_row = np.unique(table, axis=0, return_inverse=True)
+    repeated = len(np.unique(groups[:, 0])) < len(groups)
+    optics = pd.DataFrame(
+        {
+            "rlnOpticsGroupName": [
+                f"exposureGroup{exposure_group:.0f}" + (f"_{row}" if repeated else "")
+                for row, exposure_group in enumerate(groups[:, 0], 1)
+            ],
+            "rlnOpticsGroup": [str(row + 1) for row in range(len(groups))],
+        }
+        | {column: [format_number(x) for x in groups[:, at]] for at, column in enumerate(columns, 1)}
+        | {"rlnImageDimensionality": "2"},
+        dtype=str,
+    )
+    if "rlnImageSize" in optics:
+        optics["rlnImageSize"] = [f"{size:.0f}" for size in groups[:, -1]]
+    return optics, group_of_row.reshape(-1)
+
+
+def _location_columns(path: Path, records: np.ndarray) -> dict[str, np.ndarray | list[str]]:
+    """Micrograph and, where its shape is known, coordinates in its pixels (row by row as in the file)."""
+    names = field_names(records)
+    columns: dict[str, np.ndarray | list[str]] = {}
+    if "location/micrograph_path" in names:
+        columns["rlnMicrographName"] = texts(records["location/micrograph_path"])
+    if {"location/micrograph_shape", "location/center_x_frac", "location/center_y_frac"} <= set(names):
+        height, width = _numbers(path, records, "location/micrograph_shape", (2,)).T
+        columns["rlnCoordinateX"] = _numbers(path, records, "location/center_x_frac") * width
+        columns["rlnCoordinateY"] = _numbers(path, records, "location/center_y_frac") * height
+    return columns
+
+
+def _pose_columns(path: Path, records: np.ndarray) -> dict[str, np.ndarray]:
+    """Angles, origins in Å and, where there are two half sets, to which of them each belongs."""
+    names = field_names(records)
+    vectors = torch.from_numpy(_numbers(path, records, "alignments3D/pose", (3,)))
+    angles = unitquat_to_relion_euler(rotvec_to_unitquat(vectors)).numpy()
+    columns = dict(zip(ANGLE_COLUMNS, angles.T, strict=True))
+    if "alignments3D/shift" in names:
+        # The refinement may have worked on smaller images: its pixels are not those of the stack.
+        size = "alignments3D/psize_A" if "alignments3D/psize_A" in names else "blob/psize_A"
+        shifts = _numbers(path, records, "alignments3D/shift", (2,)) * _numbers(path, records, size)[:, None]
+        columns |= dict(zip(_ORIGINS, shifts.T, strict=True))
+    if "alignments3D/split" in names and len(np.unique(records["alignments3D/split"])) == 2:
+        columns["rlnRandomSubset"] = records["alignments3D/split"].astype(np.int64) + 1
+    return columns
+
+
+def _numbers(path: Path, records: np.ndarray, field: str, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """A field as float64 (n, *shape); ValueError where it is something else, or not finite."""
+    kind = records.dtype[field]
+    if kind.base.kind not in "biuf" or kind.shape != shape:
+        expected = f"{shape[0]} numbers" if shape else "a number"
+        raise ValueError(f"{path}: expected {expected} a particle in field {field}, found {kind}")
+    values = records[field].astype(np.float64)
+    wrong = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{path}, row {row + 1} (uid {records['uid'][row]}): expected a number in field {field}, "
+            f"found {values[row]}; leave the particle out"
+        )
+    return values

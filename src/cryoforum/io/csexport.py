@@ -1,0 +1,180 @@
+"""cryoSPARC's records of a particle table: those it came from, brought up to date, or new ones."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cryoforum.io.cryosparc import OWN, star_from_records
+from cryoforum.io.csrecords import field_names, with_fields, without_fields, write_records
+from cryoforum.io.files import replacing
+from cryoforum.io.particlestar import ParticleStar, missing_columns, number_column
+from cryoforum.io.star import (
+    ANGLE_COLUMNS,
+    CTF_COLUMNS,
+    optics_from_star,
+    parsed_image_names,
+    pixel_sizes_from_star,
+    poses_from_star,
+    subsets_from_star,
+)
+from cryoforum.particles import Poses
+from cryoforum.rotations import unitquat_to_rotvec
+
+Fields = dict[str, np.ndarray]
+
+# Of each field that an import makes: its number format, and its value where the table does not say.
+_BLOB: dict[str, tuple[str, object]] = {
+    "blob/sign": ("<f4", -1),  # light particles, as every stack for RELION has them
+    "blob/import_sig": ("<u8", 0),
+}
+_CTF: dict[str, tuple[str, object]] = {
+    "ctf/type": ("S9", b"imported"),
+    "ctf/exp_group_id": ("<u4", 0),
+    "ctf/accel_kv": ("<f4", 0),
+    "ctf/cs_mm": ("<f4", 0),
+    "ctf/amp_contrast": ("<f4", 0),
+    "ctf/df1_A": ("<f4", 0),
+    "ctf/df2_A": ("<f4", 0),
+    "ctf/df_angle_rad": ("<f4", 0),
+    "ctf/phase_shift_rad": ("<f4", 0),
+    "ctf/scale": ("<f4", 1),
+    "ctf/scale_const": ("<f4", 0),
+    "ctf/shift_A": ("(2,)<f4", 0),
+    "ctf/tilt_A": ("(2,)<f4", 0),
+    "ctf/trefoil_A": ("(2,)<f4", 0),
+    "ctf/tetra_A": ("(4,)<f4", 0),
+    "ctf/anisomag": ("(4,)<f4", 0),
+    "ctf/bfactor": ("<f4", 0),
+}
+_ALIGNMENTS: dict[str, tuple[str, object]] = {
+    "alignments3D/split": ("<u4", 0),
+    "alignments3D/shift": ("(2,)<f4", 0),
+    "alignments3D/pose": ("(3,)<f4", 0),
+    "alignments3D/psize_A": ("<f4", 0),
+    "alignments3D/error": ("<f4", 0),
+    "alignments3D/error_min": ("<f4", 0),
+    "alignments3D/resid_pow": ("<f4", 0),
+    "alignments3D/slice_pow": ("<f4", 0),
+    "alignments3D/image_pow": ("<f4", 0),
+    "alignments3D/cross_cor": ("<f4", 0),
+    "alignments3D/alpha": ("<f4", 1),
+    "alignments3D/alpha_min": ("<f4", 1),
+    "alignments3D/weight": ("<f4", 0),
+    "alignments3D/pose_ess": ("<f4", 0),
+    "alignments3D/shift_ess": ("<f4", 0),
+    "alignments3D/class_posterior": ("<f4", 1),
+    "alignments3D/class": ("<u4", 0),
+    "alignments3D/class_ess": ("<f4", 1),
+}
+
+
+def write_cryosparc(star: ParticleStar, path: Path) -> None:
+    """Write the particles as a .cs file, atomically; see `records_from_star`."""
+    with replacing(path) as temporary:
+        write_records(records_from_star(star), temporary)
+
+
+def records_from_star(star: ParticleStar) -> np.ndarray:
+    """cryoSPARC's records of the particles, (n,).
+
+    Those that the particles came from, with whatever has changed in the table since; or new ones, as an
+    import of the table would make them.
+    """
+    if star.dataset is None:
+        records, before = _new_records(star), None
+    else:
+        records, before = star.dataset, star_from_records(star.path, star.dataset).particles
+    changed = _changed_columns(star.particles, before)
+    if changed & {*CTF_COLUMNS[:3], "rlnPhaseShift"}:
+        records = with_fields(records, _ctf_fields(star, records))
+    poses = poses_from_star(star)
+    if poses is not None and "alignments3D/pose" not in field_names(records):
+        sizes = {"alignments3D/psize_A": pixel_sizes_from_star(star)}
+        records = with_fields(with_fields(records, _filled(len(star), _ALIGNMENTS)), sizes)
+    if poses is not None:
+        records = with_fields(records, _alignment_fields(star, poses, records, changed))
+    return _with_own_columns(star, records)
+
+
+def _changed_columns(particles: pd.DataFrame, before: pd.DataFrame | None) -> set[str]:
+    """Columns that are new or say something else than before."""
+    if before is None:
+        return set(particles.columns)
+    return {
+        name for name in particles if name not in before or particles[name].tolist() != before[name].tolist()
+    }
+
+
+def _ctf_fields(star: ParticleStar, records: np.ndarray) -> Fields:
+    """Defocus and phase shift, and the whole CTF where there was none."""
+    if optics_from_star(star) is None:
+        missing = missing_columns(star, CTF_COLUMNS)
+        raise ValueError(f"{star.path}: expected {missing[0]} for the CTF, found none; add the column")
+    columns = {"ctf/df1_A": "rlnDefocusU", "ctf/df2_A": "rlnDefocusV", "ctf/df_angle_rad": "rlnDefocusAngle"}
+    fields: Fields = {}
+    if "ctf/df1_A" not in field_names(records):
+        fields = _filled(len(star), _CTF)
+        columns |= {"ctf/accel_kv": "rlnVoltage", "ctf/cs_mm": "rlnSphericalAberration"}
+        columns |= {"ctf/amp_contrast": "rlnAmplitudeContrast", "ctf/exp_group_id": "rlnOpticsGroup"}
+    columns["ctf/phase_shift_rad"] = "rlnPhaseShift"
+    for field, column in columns.items():
+        values = number_column(star, column)
+        if values is not None:
+            fields[field] = np.deg2rad(values) if field.endswith("_rad") else values
+    return _like(fields, _CTF)
+
+
+def _alignment_fields(star: ParticleStar, poses: Poses, records: np.ndarray, changed: set[str]) -> Fields:
+    """Pose, shift and half set, each where the table says something new of it."""
+    fields: Fields = {}
+    if changed & set(ANGLE_COLUMNS):
+        fields["alignments3D/pose"] = unitquat_to_rotvec(poses.quaternions.double()).numpy()
+    if any(name.startswith("rlnOrigin") for name in changed):
+        known = "alignments3D/psize_A" in field_names(records)
+        sizes = records["alignments3D/psize_A"] if known else pixel_sizes_from_star(star)
+        fields["alignments3D/shift"] = poses.shifts_angstrom.double().numpy() / sizes[:, None]
+    subsets = subsets_from_star(star)
+    if "rlnRandomSubset" in changed and subsets is not None:
+        fields["alignments3D/split"] = subsets.numpy() - 1
+    return _like(fields, _ALIGNMENTS)
+
+
+def _with_own_columns(star: ParticleStar, records: np.ndarray) -> np.ndarray:
+    """The records with our columns of the table, instead of those of an earlier prediction."""
+    fields: Fields = {}
+    for column in star.particles:
+        values = number_column(star, column) if column.startswith(OWN) else None
+        if values is not None:
+            fields[f"{OWN}/{column.removeprefix(OWN)}"] = values.astype("<f4")
+    return with_fields(without_fields(records, f"{OWN}/", fields), fields)
+
+
+def _new_records(star: ParticleStar) -> np.ndarray:
+    """Records of the images alone, with a uid that is the same for the same image name."""
+    names = star.particles["rlnImageName"].tolist()
+    slices, stacks = parsed_image_names(star, names)
+    digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8) for name in names)
+    uids = np.array([int.from_bytes(digest.digest(), "little") for digest in digests], dtype="<u8")
+    fields: Fields = {
+        "blob/path": np.array([stack.encode("utf-8", "surrogateescape") for stack in stacks]),
+        "blob/idx": np.array(slices, dtype="<u4"),
+        "blob/psize_A": pixel_sizes_from_star(star).astype("<f4"),
+    }
+    boxes = number_column(star, "rlnImageSize")
+    if boxes is not None:
+        fields["blob/shape"] = np.stack([boxes, boxes], axis=-1).astype("<u4")
+    return with_fields(uids.view([("uid", "<u8")]), fields | _filled(len(star), _BLOB))
+
+
+def _filled(count: int, defaults: Mapping[str, tuple[str, object]]) -> Fields:
+    """The default fields, ``count`` times."""
+    kinds = {name: np.dtype(kind) for name, (kind, _) in defaults.items()}
+    return {name: np.full((count, *kind.shape), defaults[name][1], kind.base) for name, kind in kinds.items()}
+
+
+def _like(fields: Fields, defaults: Mapping[str, tuple[str, object]]) -> Fields:
+    """The same fields in the number formats of the defaults."""
+    return {name: values.astype(np.dtype(defaults[name][0]).base) for name, values in fields.items()}

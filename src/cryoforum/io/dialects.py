@@ -1,0 +1,110 @@
+"""RELION's two dialects of a particle STAR file: 3.0, one table, and 3.1, with optics groups beside it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from cryoforum.io.particlestar import ParticleStar, format_number, number_column, optics_rows
+from cryoforum.io.star import pixel_sizes_from_star
+
+OPTICS_COLUMNS = (  # what RELION 3.1 keeps for an optics group, and 3.0 for a particle
+    "rlnOpticsGroupName",
+    "rlnMtfFileName",
+    "rlnMicrographOriginalPixelSize",
+    "rlnMicrographPixelSize",
+    "rlnVoltage",
+    "rlnSphericalAberration",
+    "rlnAmplitudeContrast",
+    "rlnImagePixelSize",
+    "rlnImageSize",
+    "rlnImageDimensionality",
+    "rlnBeamTiltX",
+    "rlnBeamTiltY",
+    "rlnMagMat00",
+    "rlnMagMat01",
+    "rlnMagMat10",
+    "rlnMagMat11",
+    "rlnOddZernike",
+    "rlnEvenZernike",
+    "rlnCtfDataAreCtfPremultiplied",
+    "rlnCtfDataArePhaseFlipped",
+)
+_LENGTHS = {  # in pixels until 3.0, in Å since
+    "rlnOriginX": "rlnOriginXAngst",
+    "rlnOriginY": "rlnOriginYAngst",
+    "rlnOriginZ": "rlnOriginZAngst",
+    "rlnOriginXPrior": "rlnOriginXPriorAngst",
+    "rlnOriginYPrior": "rlnOriginYPriorAngst",
+    "rlnOriginZPrior": "rlnOriginZPriorAngst",
+    "rlnHelicalTrackLength": "rlnHelicalTrackLengthAngst",
+}
+_PIXEL_SIZE_30 = ("rlnDetectorPixelSize", "rlnMagnification")
+_GROUP_30 = "rlnBeamTiltClass"  # the only groups that RELION 3.0 has
+_MAGNIFICATION = 10_000.0  # with it the detector's pixels in µm are as large as the image's in Å
+
+
+def relion30(star: ParticleStar) -> ParticleStar:
+    """The same particles in the dialect of RELION 3.0: what the optics groups say stands in every row."""
+    if star.optics is None:
+        return star
+    sizes = pixel_sizes_from_star(star)
+    moved = star.optics.iloc[optics_rows(star, star.optics)].reset_index(drop=True)
+    groups = moved.get("rlnOpticsGroup")
+    moved = moved.drop(columns=["rlnOpticsGroup", "rlnImagePixelSize", *_PIXEL_SIZE_30], errors="ignore")
+    particles = star.particles.drop(columns=["rlnOpticsGroup", *moved.columns], errors="ignore")
+    particles = _with_other_lengths(star, particles, {new: old for old, new in _LENGTHS.items()}, 1 / sizes)
+    added = {name: moved[name] for name in moved}
+    if groups is not None and len(star.optics) > 1:
+        added[_GROUP_30] = groups
+    added["rlnDetectorPixelSize"] = _texts(sizes * _MAGNIFICATION / 1e4)
+    added["rlnMagnification"] = _texts(np.full(len(star), _MAGNIFICATION))
+    return replace(star, optics=None, particles=particles.assign(**added).astype(str))
+
+
+def relion31(star: ParticleStar) -> ParticleStar:
+    """The same particles in the dialect of RELION 3.1: an optics group for all that share their optics."""
+    if star.optics is not None:
+        return star
+    sizes = pixel_sizes_from_star(star)
+    particles = star.particles.drop(columns=list(_PIXEL_SIZE_30), errors="ignore")
+    particles = particles.assign(rlnImagePixelSize=_texts(sizes))
+    shared = [name for name in OPTICS_COLUMNS if name in particles]
+    marks = [name for name in (*shared, _GROUP_30) if name in particles]
+    group_of_row = particles[marks].apply(_as_numbers).groupby(marks, sort=False).ngroup().to_numpy()
+    _, first_rows = np.unique(group_of_row, return_index=True)
+    optics = particles[shared].iloc[first_rows].reset_index(drop=True)
+    numbers = [str(number) for number in range(1, len(optics) + 1)]
+    if "rlnOpticsGroupName" not in optics:
+        optics.insert(0, "rlnOpticsGroupName", [f"opticsGroup{number}" for number in numbers])
+    optics.insert(1, "rlnOpticsGroup", numbers)
+    if "rlnImageDimensionality" not in optics:
+        optics["rlnImageDimensionality"] = "2"
+    particles = particles.drop(columns=marks)
+    particles = _with_other_lengths(star, particles, _LENGTHS, sizes)
+    particles = particles.assign(rlnOpticsGroup=[numbers[group] for group in group_of_row])
+    return replace(star, optics=optics.astype(str), particles=particles.astype(str))
+
+
+def _with_other_lengths(
+    star: ParticleStar, particles: pd.DataFrame, names: dict[str, str], factors: np.ndarray
+) -> pd.DataFrame:
+    """Lengths under their other names, times factors (n,); where both names are there, only the new one."""
+    columns = {}
+    for name in particles:
+        if name not in names:
+            columns[name] = particles[name]
+        elif names[name] not in particles:
+            values = number_column(star, name)
+            columns[names[name]] = particles[name] if values is None else _texts(values * factors)
+    return pd.DataFrame(columns, index=particles.index)
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    return [format_number(value) for value in values.tolist()]
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    """300 and 300.000 are one voltage; what is no number is compared as text."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return column if numbers.isna().any() else numbers
