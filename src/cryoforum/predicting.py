@@ -6,7 +6,6 @@ to the last bit where threads and number format are the same too.
 """
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -43,7 +42,7 @@ from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure
-from cryoforum.workflow import REFERENCE_HALF, Bar, checked_particles, parsed_shard
+from cryoforum.workflow import REFERENCE_HALF, Bar, checked_particles, notices_to, parsed_shard
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 EVIDENCE_COLUMNS = ("rlnMaxValueProbDistribution", "rlnParticleFigureOfMerit")
@@ -164,11 +163,8 @@ def _loaded_reference(
     options: PredictionOptions, particles: Particles, symmetry: str, tell: Callable[[str], None]
 ) -> Reference:
     """A map from elsewhere at the particles' box and pixel size; resampling is said aloud."""
-    with warnings.catch_warnings(record=True) as notices:
-        warnings.simplefilter("always")
+    with notices_to(tell):
         volume = load_structure(options.reference or "", particles.box, particles.pixel_size_angstrom)
-    for notice in notices:
-        tell(str(notice.message))
     return reference_from_map(volume, symmetry, options.resolution_angstrom)
 
 

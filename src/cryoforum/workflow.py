@@ -1,7 +1,9 @@
 """The steps on files: read, call one verb, write. The command line and the demonstration share them."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from cryoforum.io.star import (
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
 from cryoforum.particles import Particles, Poses, all_rows
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.resampling import Sampling
 from cryoforum.selection import quantile_threshold, select
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure
@@ -230,12 +233,32 @@ def finds_its_images(star_path: Path) -> bool:
     return True
 
 
-def checked_particles(star: ParticleStar, root: Path | None) -> Particles:
-    """The particles of a file that has all of the CTF or none of it: half of it is an oversight."""
+def checked_particles(
+    star: ParticleStar,
+    root: Path | None,
+    tell: Callable[[str], None] = lambda line: None,
+    sampling: Sampling | None = None,
+) -> Particles:
+    """The particles of a file that has all of the CTF or none of it: half of it is an oversight.
+
+    ``tell`` is told what is odd about them, though they can be read. ``sampling`` as in
+    `particles_from_star`.
+    """
     missing = missing_columns(star, CTF_COLUMNS)
     if missing and not missing_columns(star, ["rlnDefocusU"]):
         raise ValueError(f"{star.path}: expected {missing[0]} for the CTF, found none; add the column")
-    return particles_from_star(star, root)
+    with notices_to(tell):
+        return particles_from_star(star, root, sampling)
+
+
+@contextmanager
+def notices_to(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell, a line each, what the block warns of."""
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        yield
+    for notice in notices:
+        tell(str(notice.message))
 
 
 def checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses:

@@ -11,6 +11,13 @@ from torch import Tensor
 
 from cryoforum.ctf import Optics
 from cryoforum.io.files import find_file
+from cryoforum.io.lengths import (
+    pixel_size_from_star,
+    pixel_sizes_from_star,
+    shift_angstrom,
+    warn_of_contradicting_origins,
+)
+from cryoforum.io.mixed import images_at_one_sampling
 from cryoforum.io.mrc import LazyImages
 from cryoforum.io.particlestar import (
     ParticleStar,
@@ -24,6 +31,7 @@ from cryoforum.io.particlestar import (
     write_star,
 )
 from cryoforum.particles import Particles, Poses
+from cryoforum.resampling import Sampling
 from cryoforum.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
 
 __all__ = [
@@ -32,9 +40,12 @@ __all__ = [
     "ParticleStar",
     "missing_columns",
     "number_column",
+    "found_stacks",
     "optics_from_star",
+    "parsed_image_names",
     "particles_from_star",
     "pixel_size_from_star",
+    "pixel_sizes_from_star",
     "poses_from_star",
     "read_star",
     "select_rows",
@@ -57,27 +68,40 @@ CTF_COLUMNS = (  # in the order of the fields of Optics
 )
 
 
-def particles_from_star(star: ParticleStar, root: Path | None = None) -> Particles:
-    """Particles with images read from disk on demand; root: where image names are looked for first."""
-    pixel_size = pixel_size_from_star(star)
+def particles_from_star(
+    star: ParticleStar, root: Path | None = None, sampling: Sampling | None = None
+) -> Particles:
+    """Particles with images read from disk on demand; root: where image names are looked for first.
+
+    They have the box and pixel size of ``sampling``, or else what most of them have. Warns, a line each, of
+    images that are resampled to it, and of origins in Å that contradict those in pixels.
+    """
+    pixel_sizes = pixel_sizes_from_star(star)
     poses, optics = poses_from_star(star), optics_from_star(star)
     names = star.particles["rlnImageName"].tolist()
-    slices, stacks = _parsed_image_names(star, names)
-    images = LazyImages(_found_stacks(star, stacks, root), slices, names)
-    expected_box = number_column(star, "rlnImageSize")
-    if expected_box is not None and (expected_box != images.shape[-1]).any():
-        raise ValueError(
-            f"{star.path}: rlnImageSize says {expected_box.max():.0f} px, the images have "
-            f"{images.shape[-1]} px; correct rlnImageSize and rlnImagePixelSize"
-        )
+    slices, stacks = parsed_image_names(star, names)
+    paths = found_stacks(star, stacks, root)
+    expected_boxes = number_column(star, "rlnImageSize")
+
+    def images_of(rows: np.ndarray) -> LazyImages:
+        chosen = [[column[row] for row in rows] for column in (paths, slices, names)]
+        images = LazyImages(*chosen)
+        _check_boxes(star, None if expected_boxes is None else expected_boxes[rows], images.shape[-1])
+        return images
+
+    groups = optics_groups_from_star(star)
+    images, target = images_at_one_sampling(
+        images_of, np.zeros(len(star)) if groups is None else groups.numpy(), pixel_sizes, sampling
+    )
+    warn_of_contradicting_origins(star)
     return Particles(
         images,
-        pixel_size,
+        target.pixel_size_angstrom,
         tuple(names),
         poses,
         optics,
         subsets=subsets_from_star(star),
-        optics_groups=optics_groups_from_star(star),
+        optics_groups=groups,
     )
 
 
@@ -88,7 +112,7 @@ def poses_from_star(star: ParticleStar) -> Poses | None:
     if len(angles) < len(ANGLE_COLUMNS):
         return None
     quaternions = relion_euler_to_unitquat(torch.from_numpy(np.stack(angles, axis=-1)))
-    shifts = np.stack([_shift_angstrom(star, axis) for axis in "XY"], axis=-1)
+    shifts = np.stack([shift_angstrom(star, axis) for axis in "XY"], axis=-1)
     return Poses(quaternions, torch.from_numpy(shifts).float())
 
 
@@ -144,34 +168,19 @@ def subsets_from_star(star: ParticleStar) -> Tensor | None:
     return torch.from_numpy(subsets).long()
 
 
+def _check_boxes(star: ParticleStar, expected: np.ndarray | None, box: int) -> None:
+    """ValueError where rlnImageSize is not the width of the images."""
+    if expected is not None and (expected != box).any():
+        raise ValueError(
+            f"{star.path}: rlnImageSize says {expected[expected != box][0]:.0f} px, the images have "
+            f"{box} px; correct rlnImageSize and rlnImagePixelSize"
+        )
+
+
 def optics_groups_from_star(star: ParticleStar) -> Tensor | None:
     """rlnOpticsGroup of each particle, (n,) int64; None where there is no column."""
     groups = number_column(star, "rlnOpticsGroup") if "rlnOpticsGroup" in star.particles else None
     return None if groups is None else torch.from_numpy(groups).long()
-
-
-def pixel_size_from_star(star: ParticleStar) -> float:
-    """Pixel size of the images in Å, which all particles must share."""
-    sizes = number_column(star, "rlnImagePixelSize")
-    if sizes is None:
-        detector_um, magnification = (
-            number_column(star, f"rln{name}") for name in ("DetectorPixelSize", "Magnification")
-        )
-        if detector_um is None or magnification is None:
-            raise ValueError(
-                f"{star.path}: expected a column rlnImagePixelSize (Å) in data_optics, found none"
-            )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sizes = 1e4 * detector_um / magnification
-    if not (np.isfinite(sizes) & (sizes > 0)).all():
-        raise ValueError(f"{star.path}: expected a pixel size > 0 Å, found {sizes.min():g}")
-    if np.ptp(sizes) > 1e-4 * sizes[0]:
-        found = ", ".join(f"{size:g}" for size in np.unique(sizes)[:5])
-        raise ValueError(
-            f"{star.path}: expected one pixel size, found {found} Å; rescale the images or split the file "
-            "by optics group"
-        )
-    return float(sizes[0])
 
 
 def with_poses(star: ParticleStar, poses: Poses) -> ParticleStar:
@@ -180,7 +189,7 @@ def with_poses(star: ParticleStar, poses: Poses) -> ParticleStar:
     in_pixels, in_angstrom = ("rlnOriginX", "rlnOriginY"), ("rlnOriginXAngst", "rlnOriginYAngst")
     names, stale = (in_angstrom, in_pixels) if star.optics is not None else (in_pixels, in_angstrom)
     if star.optics is None:
-        shifts = shifts / pixel_size_from_star(star)
+        shifts = shifts / pixel_sizes_from_star(star)[:, None]
     # origins in both units could contradict each other
     cleaned = replace(star, particles=star.particles.drop(columns=list(stale), errors="ignore"))
     return with_columns(cleaned, _angle_columns(poses.quaternions) | dict(zip(names, shifts.T, strict=True)))
@@ -218,15 +227,7 @@ def star_from_particles(particles: Particles, image_names: Sequence[str]) -> Par
     return with_columns(ParticleStar(Path(), optics, table), columns)
 
 
-def _shift_angstrom(star: ParticleStar, axis: str) -> np.ndarray:
-    shift = number_column(star, f"rlnOrigin{axis}Angst")
-    if shift is not None:
-        return shift
-    pixels = number_column(star, f"rlnOrigin{axis}")
-    return np.zeros(len(star)) if pixels is None else pixels * pixel_size_from_star(star)
-
-
-def _parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[int], list[str]]:
+def parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
     slices: list[int] = []
     stacks: list[str] = []
@@ -248,7 +249,7 @@ def _parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[
     return slices, stacks
 
 
-def _found_stacks(star: ParticleStar, stacks: Sequence[str], root: Path | None) -> list[Path]:
+def found_stacks(star: ParticleStar, stacks: Sequence[str], root: Path | None) -> list[Path]:
     """The file of each stack name; every name is looked for once."""
     found: dict[str, Path] = {}
     for row, stack in enumerate(stacks):
