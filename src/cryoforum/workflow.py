@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 from cryoforum.config import SimulationConfig
 from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
 from cryoforum.io.formats import read_particle_file, write_particle_file
+from cryoforum.io.joining import joined
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
     CTF_COLUMNS,
@@ -129,17 +130,24 @@ def filter_star(
 
 
 def reconstruct_to_folder(
-    star_path: Path, root: Path | None, out: Path, *, symmetry: str = "C1", overwrite: bool, bar: Bar
+    star_paths: Sequence[Path],
+    root: Path | None,
+    out: Path,
+    *,
+    symmetry: str = "C1",
+    overwrite: bool,
+    bar: Bar,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float | bool]:
     """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the halves.
 
     They are not independent where one reference or one network posed both halves.
     """
     config = ReconstructionConfig(symmetry=symmetry)
-    star = read_particle_file(star_path)
-    particles = checked_particles(star, root)
+    star = read_joined(star_paths, root, tell)
+    particles = checked_particles(star, root, tell)
     independent = _halves_are_independent(star)
-    checked_poses(star_path, particles, "to reconstruct")
+    checked_poses(star, particles, "to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
@@ -233,6 +241,16 @@ def finds_its_images(star_path: Path) -> bool:
     return True
 
 
+def read_joined(
+    paths: Sequence[Path], root: Path | None, tell: Callable[[str], None] = lambda line: None
+) -> ParticleStar:
+    """The tables of one or several particle files as one; ``tell`` is told what joining changed."""
+    if not paths:
+        raise ValueError("expected a particle file, found none")
+    with notices_to(tell):
+        return joined([read_particle_file(path) for path in paths], root)
+
+
 def checked_particles(
     star: ParticleStar,
     root: Path | None,
@@ -261,14 +279,14 @@ def notices_to(tell: Callable[[str], None]) -> Iterator[None]:
         tell(str(notice.message))
 
 
-def checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses:
+def checked_poses(star: ParticleStar, particles: Particles, purpose: str) -> Poses:
     """The poses; ValueError where there are none, or all orientations are one, as before a refinement."""
     poses = particles.poses
     if poses is None:
-        raise ValueError(f"{star_path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi {purpose}")
+        raise ValueError(f"{star.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi {purpose}")
     if len(poses) > 1 and bool((poses.quaternions == poses.quaternions[0]).all()):
         raise ValueError(
-            f"{star_path}: expected the orientations of a refinement {purpose}, found the same one in all "
+            f"{star.path}: expected the orientations of a refinement {purpose}, found the same one in all "
             f"{len(poses)} rows; predict them first"
         )
     return poses

@@ -28,5 +28,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting, as network.pooling=gem; may be repeated."),
 ]
-Star = Annotated[Path, typer.Argument(metavar="PARTICLES.star")]
+Stars = Annotated[
+    list[Path], typer.Argument(metavar="PARTICLES.star...", help="One or several files, which are joined.")
+]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]

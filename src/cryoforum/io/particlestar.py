@@ -99,7 +99,7 @@ def missing_columns(star: ParticleStar, columns: Iterable[str]) -> tuple[str, ..
 def number_column(star: ParticleStar, column: str) -> np.ndarray | None:
     """A number for each particle, (n,) float64, of its optics group or its own row; None without column."""
     if star.optics is not None and column in star.optics:
-        text = star.optics[column].iloc[_optics_rows(star, star.optics)]
+        text = star.optics[column].iloc[optics_rows(star, star.optics)]
     elif column in star.particles:
         text = star.particles[column]
     else:
@@ -112,6 +112,29 @@ def number_column(star: ParticleStar, column: str) -> np.ndarray | None:
             f"{place_of_row(star, row)}: expected a number in column {column}, found '{text.iloc[row]}'"
         )
     return numbers
+
+
+def optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
+    """Row of ``optics``, the data_optics of ``star``, that each particle belongs to, (n,)."""
+    if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in star.particles:
+        if len(optics) == 1:
+            return np.zeros(len(star), dtype=np.int64)
+        raise ValueError(f"{star.path}: expected a column rlnOpticsGroup in data_optics and data_particles")
+    groups = pd.Index(pd.to_numeric(optics["rlnOpticsGroup"], errors="coerce"))
+    if not groups.is_unique or groups.hasnans:
+        found = ", ".join(optics["rlnOpticsGroup"])
+        raise ValueError(
+            f"{star.path}: expected another rlnOpticsGroup in each row of data_optics, found {found}"
+        )
+    rows = groups.get_indexer(pd.to_numeric(star.particles["rlnOpticsGroup"], errors="coerce"))
+    if (rows < 0).any():
+        row = int((rows < 0).argmax())
+        group = star.particles["rlnOpticsGroup"].iloc[row]
+        raise ValueError(
+            f"{place_of_row(star, row)}: optics group '{group}' is not in data_optics "
+            f"({', '.join(optics['rlnOpticsGroup'])})"
+        )
+    return rows
 
 
 def place_of_row(star: ParticleStar, row: int) -> str:
@@ -146,29 +169,6 @@ def _check_particle_table(path: Path, particles: pd.DataFrame, optics: pd.DataFr
             f"{path}: expected a column rlnImageName, found only {columns}, …; use the STAR file of "
             "extracted particles"
         )
-
-
-def _optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
-    """Row of data_optics that each particle belongs to, (n,)."""
-    if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in star.particles:
-        if len(optics) == 1:
-            return np.zeros(len(star), dtype=np.int64)
-        raise ValueError(f"{star.path}: expected a column rlnOpticsGroup in data_optics and data_particles")
-    groups = pd.Index(pd.to_numeric(optics["rlnOpticsGroup"], errors="coerce"))
-    if not groups.is_unique or groups.hasnans:
-        found = ", ".join(optics["rlnOpticsGroup"])
-        raise ValueError(
-            f"{star.path}: expected another rlnOpticsGroup in each row of data_optics, found {found}"
-        )
-    rows = groups.get_indexer(pd.to_numeric(star.particles["rlnOpticsGroup"], errors="coerce"))
-    if (rows < 0).any():
-        row = int((rows < 0).argmax())
-        group = star.particles["rlnOpticsGroup"].iloc[row]
-        raise ValueError(
-            f"{place_of_row(star, row)}: optics group '{group}' is not in data_optics "
-            f"({', '.join(optics['rlnOpticsGroup'])})"
-        )
-    return rows
 
 
 def _formatted(name: str, values: np.ndarray | Tensor | Sequence[str]) -> list[str]:

@@ -48,8 +48,9 @@ def d2_complex() -> Atoms:
 def particles_of(dataset: Dataset) -> Particles:
     """The particles of a data set; simulated ones in memory, and always the same."""
     if dataset.star:
-        particles = checked_particles(read_particle_file(Path(dataset.star)), None)
-        checked_poses(Path(dataset.star), particles, "to learn from")
+        star = read_particle_file(Path(dataset.star))
+        particles = checked_particles(star, None)
+        checked_poses(star, particles, "to learn from")
         return particles
     config = SimulationConfig(count=dataset.count, snr=dataset.snr)
     particles = simulate(molecule(dataset), config)
