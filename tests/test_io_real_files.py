@@ -144,6 +144,7 @@ def test_real_loop_of_one_row(formats: Path) -> None:
     assert len(star) == 1 and poses_from_star(star).shifts_angstrom.shape == (1, 2)
 
 
+@pytest.mark.filterwarnings("ignore:.*optics group")
 def test_real_dialects_join(formats: Path, tmp_path: Path) -> None:
     """The two dialects of one data set, of which the old one has its images in a file of another name."""
     (tmp_path / "sample.mrcs").symlink_to(formats / "aspire_sample.mrcs")

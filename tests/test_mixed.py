@@ -120,6 +120,7 @@ def test_particles_in_memory_are_matched_to_a_model(folder: Path, tmp_path: Path
     assert matched_to_model(found, model) is found
 
 
+@pytest.mark.filterwarnings("ignore:.*(optics group|are resampled)")
 def test_a_wrong_slice_of_a_mixture_is_named_with_its_row(folder: Path, tmp_path: Path) -> None:
     star = joined([read_star(path) for path in files(folder, "coarse")])
     star.particles.loc[MANY + 4, "rlnImageName"] = "000099@few_fine/particles.mrcs"

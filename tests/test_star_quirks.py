@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryoforum.io.mrc import write_stack
+from cryoforum.io.mrc import LazyImages, write_stack
 from cryoforum.io.star import (
     number_column,
     particles_from_star,
@@ -17,6 +17,7 @@ from cryoforum.io.star import (
     write_star,
 )
 from cryoforum.particles import Particles, Poses
+from cryoforum.resampling import Sampling, resampled
 from cryoforum.rotations import geodesic_distance, random_unitquat, relion_euler_to_unitquat
 
 OPTICS = """# version 30001
@@ -156,6 +157,7 @@ def test_names_that_look_like_numbers_and_unknown_columns_stay_as_they_are(folde
 SECOND = "two 2 200.0 0.01 0.07 1.0 12 2\n"
 
 
+@pytest.mark.filterwarnings("ignore:.*are resampled")
 def test_groups_of_their_own_pixel_size_box_voltage_and_aberration(folder: Path) -> None:
     rows = "1@a.mrcs 1 10 20 30 1.5 -3.0\n2@b.mrcs 2 40 50 60 1.5 -3.0\n3@c.mrcs 1 0 0 0 1.5 -3\n"
     text = PARTICLES[: PARTICLES.index("1@a")] + rows
@@ -172,6 +174,15 @@ def test_groups_of_their_own_pixel_size_box_voltage_and_aberration(folder: Path)
     assert found.optics.spherical_aberration_mm.tolist() == pytest.approx([2.7, 0.01, 2.7])
     assert found.poses.shifts_angstrom.tolist() == [[1.5, -3.0]] * 3
     assert found.optics_groups.tolist() == [1, 2, 1]
+    images = [LazyImages([folder / f"{name}.mrcs"], [index])[torch.tensor([0])] for name, index in
+              (("a", 0), ("b", 1), ("c", 2))]  # fmt: skip
+    images[1] = resampled(images[1], Sampling(12, 1.0), Sampling(8, 1.5))[torch.tensor([0])]
+    assert torch.allclose(
+        found.images[torch.tensor([2, 1, 0, 1])], torch.cat(images)[[2, 1, 0, 1]], atol=1e-6
+    )
+    wanted = Sampling(16, 1.2)
+    with pytest.warns(UserWarning, match="from 8 px and 1.5 Å/px to 16 px and 1.2 Å/px"):
+        assert particles_from_star(star, sampling=wanted).images.shape == (3, 16, 16)
 
 
 def test_origins_in_pixels_are_pixels_of_each_row(folder: Path) -> None:

@@ -31,6 +31,7 @@ _HOMES = {
     "joined": "io.joining",
     "particles_from_star": "io.star",
     "write_report": "reporting",
+    "Sampling": "resampling",
     "Particles": "particles",
     "Poses": "particles",
     "Predictions": "particles",
