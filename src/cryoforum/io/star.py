@@ -140,6 +140,15 @@ def optics_from_star(star: ParticleStar) -> Optics | None:
     return Optics(*(torch.from_numpy(column).float() for column in values))
 
 
+def _check_boxes(star: ParticleStar, expected: np.ndarray | None, box: int) -> None:
+    """ValueError where rlnImageSize is not the width of the images."""
+    if expected is not None and (expected != box).any():
+        raise ValueError(
+            f"{star.path}: rlnImageSize says {expected[expected != box][0]:.0f} px, the images have "
+            f"{box} px; correct rlnImageSize and rlnImagePixelSize"
+        )
+
+
 def _check_range(
     star: ParticleStar, column: str, values: np.ndarray | None, low: float, high: float, unit: str
 ) -> None:
@@ -166,15 +175,6 @@ def subsets_from_star(star: ParticleStar) -> Tensor | None:
             f"{place_of_row(star, row)}: expected rlnRandomSubset 1 or 2, found {subsets[row]:g}"
         )
     return torch.from_numpy(subsets).long()
-
-
-def _check_boxes(star: ParticleStar, expected: np.ndarray | None, box: int) -> None:
-    """ValueError where rlnImageSize is not the width of the images."""
-    if expected is not None and (expected != box).any():
-        raise ValueError(
-            f"{star.path}: rlnImageSize says {expected[expected != box][0]:.0f} px, the images have "
-            f"{box} px; correct rlnImageSize and rlnImagePixelSize"
-        )
 
 
 def optics_groups_from_star(star: ParticleStar) -> Tensor | None:
