@@ -95,7 +95,7 @@ def made_by_relion(folder: Path, arguments: argparse.Namespace) -> Path:
 def trained(folder: Path, star_path: Path, arguments: argparse.Namespace) -> Path:
     """A model and its reference."""
     train_to_folder(
-        star_path,
+        [star_path],
         None,
         folder / "model",
         with_symmetry(preset("small"), arguments.symmetry),
@@ -159,7 +159,7 @@ def row(
     told: list[str] = []
     start = time.perf_counter()
     output = Output(out, silent, overwrite=True, tell=told.append)
-    predict_to_star(model, truth_path, None, options, output)
+    predict_to_star(model, [truth_path], None, options, output)
     speed = len(test) / (time.perf_counter() - start)
     poses = poses_from_star(read_star(out))
     errors = orientation_errors(poses.quaternions, test.poses.quaternions, symmetry)
@@ -188,7 +188,7 @@ def resolutions(folder: Path, truth_path: Path, symmetry: str) -> None:
         "both-own-halves",
     ):
         found = reconstruct_to_folder(
-            folder / f"{name}.star",
+            [folder / f"{name}.star"],
             None,
             folder / f"map-{name}",
             symmetry=symmetry,

@@ -241,18 +241,6 @@ def test_particles_without_poses(folder: Path, command: str) -> None:
     refused(folder, command, *arguments[command], words=("particles.star", "rlnAngleTilt"))
 
 
-def test_other_boxes_and_pixel_sizes_than_the_model_learned(folder: Path) -> None:
-    model, out = folder / "model", folder / "out.star"
-    for name, box, pixel_size in (("wide", 48, 11.2), ("fine", 32, 12.0)):
-        options = ("--out", folder / name, "--n", 4, "--box", box, "--pixel-size", pixel_size)
-        assert invoke("simulate", *options).exit_code == 0
-        words = (
-            "model expects particles of 32 px and 11.2 Å/px",
-            f"found {box} px and {pixel_size:.4g} Å/px",
-        )
-        refused(folder, "predict", model, folder / name / "particles.star", "--out", out, words=words)
-
-
 def test_what_is_no_model(folder: Path) -> None:
     particles, out = folder / "particles.star", folder / "out.star"
     words = ("expected a model folder written by 'cryoforum train'",)

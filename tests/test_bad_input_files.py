@@ -63,7 +63,6 @@ def folder(tmp_path: Path) -> Path:
         ("1@a.mrcs 1 1 0 0 0\n001@a.mrcs 1 1 0 0 0", ["row 2", "already in row 1"]),
         ("1@a.mrcs 1 1 0 0 0\n2@a.mrcs 1 1 0 nan 0", ["row 2", "2@a.mrcs", "rlnAngleTilt", "'nan'"]),
         ("1@a.mrcs 1 1 0 zero 0", ["row 1", "rlnAngleTilt", "'zero'"]),
-        ("1@a.mrcs 1 1 0 0 0\n2@a.mrcs 2 1 0 0 0", ["one pixel size", "1.5, 1.6"]),
         ("1@a.mrcs 3 1 0 0 0", ["row 1", "optics group '3'"]),
         ("x@a.mrcs 1 1 0 0 0", ["row 1", "000001@stack.mrcs"]),
         ("1@a.mrcs 1 1 0 0", ["expected 6 values", "found 5", "line 19"]),

@@ -318,7 +318,7 @@ def test_bars_of_a_training_end_where_they_say(done: Run, tmp_path: Path) -> Non
         return lambda count: reached.update({description: count})
 
     train_to_folder(
-        done / "particles.star",
+        [done / "particles.star"],
         None,
         tmp_path / "model",
         load_model(done / "model").config,

@@ -195,7 +195,7 @@ def test_refusals_leave_nothing_behind(simulated: Path, tmp_path: Path) -> None:
         ((cs, "--out", cs, "--overwrite"), "expected another name"),
         ((cs, "--out", out, "--relion", "4"), "3.0 or 3.1, found '4'"),
         ((simulated, "--out", tmp_path / "b.cs", "--relion", "3.0"), "--relion with a .star file"),
-        ((simulated, cs, "--out", out), "files to merge"),
+        ((simulated, cs, "--out", out), "cs files of the same particles"),
         ((cs, "--out", tmp_path / "b.csv"), "found the suffix '.csv'"),
         ((cs, "--out", tmp_path / "no" / "b.star"), "create it first"),
     ):

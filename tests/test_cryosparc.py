@@ -14,7 +14,7 @@ from cryoforum.checkpoint import TrainedModel, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.io.csexport import records_from_star
-from cryoforum.io.formats import read_particle_file, read_particle_files, write_particle_file
+from cryoforum.io.formats import read_each, read_particle_file, write_particle_file
 from cryoforum.io.mrc import write_stack
 from cryoforum.io.particlestar import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.io.star import (
@@ -188,7 +188,7 @@ def test_passthrough_is_merged_by_uid(tmp_path: Path) -> None:
     order = np.random.default_rng(3).permutation(9)
     shuffled = {name: values[order] for name, values in only(more, "blob", "ctf").items()}
     passthrough = write(tmp_path / "elsewhere" / "passthrough.cs", shuffled)
-    star = read_particle_files([main, passthrough])
+    (star,) = read_each([main, passthrough])
     np.testing.assert_array_equal(number_column(star, "rlnDefocusU"), np.arange(6) + 1e4)
     assert [name[:6] for name in star.particles["rlnImageName"]] == [f"{row:06d}" for row in range(1, 7)]
     assert star.companions == (passthrough,)
@@ -228,7 +228,7 @@ def test_passthrough_of_another_job_or_two_of_them_are_refused(tmp_path: Path) -
     with pytest.raises(
         ValueError, match=rf"class_1.cs: expected uid {fields['uid'][0]} of row 1 in .*\(1 of 6"
     ):
-        read_particle_files([main, other])
+        read_each([main, other])
 
 
 def refused(path: Path, *words: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_poses, seeded
 from torch import Tensor
 
-from cryoforum.fourier import frequency_grid, to_fourier, to_real
+from cryoforum.fourier import crop_or_pad, frequency_grid, to_fourier, to_real
 from cryoforum.likelihood import frequency_points
 from cryoforum.noise import (
     FEWEST_OF_A_GROUP,
@@ -228,3 +228,22 @@ def test_images_without_ctf_or_signal_are_no_trouble() -> None:
     for values in (guess.power, guess.scale, guess.signal):
         assert bool(values.isfinite().all()) and bool((values >= 0).all())
     assert bool(guess.power.gt(0).all())
+
+
+def test_nothing_is_looked_for_where_images_hold_nothing() -> None:
+    """Images that came with twice as wide pixels: their shells from 8 on hold rounding alone."""
+    noise = torch.randn(COUNT, BOX, BOX, generator=seeded(1))
+    full = particles(torch.ones(COUNT), noise, voxels=None)
+    narrow = to_real(crop_or_pad(to_fourier(full.images[torch.arange(COUNT)]), BOX, BOX // 2), BOX // 2)
+    found = replace(full, images=to_real(crop_or_pad(to_fourier(narrow), BOX // 2, BOX), BOX))
+    empty = torch.arange(SHELLS) > 7
+    transform = cropped_transform(blobs(BOX), HIGHEST)
+    background = background_noise(found, torch.arange(COUNT), transform, HIGHEST)
+    known = measured(full)
+    for model in (measured(found), background, known.adapted_to(background)):
+        assert not model.scale[:, empty].any() and bool((model.scale[:, 1:6] > 0).all())
+        white = model.whiten(found, torch.arange(COUNT), frequency_points(BOX, HIGHEST))
+        assert white.transfer.isfinite().all() and white.values.isfinite().all()
+        assert not white.transfer[:, white.points.shell > 7].any()
+    # the shells that are there say how strong the noise is, not those that are empty
+    assert float(known.adapted_to(background).power[0, 3] / known.power[0, 3]) == pytest.approx(1, abs=0.3)

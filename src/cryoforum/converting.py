@@ -10,7 +10,7 @@ import pandas as pd
 from cryoforum.io.cryosparc import lost_in_star
 from cryoforum.io.dialects import relion30, relion31
 from cryoforum.io.files import find_file, refuse_to_overwrite, require_folder_of
-from cryoforum.io.formats import CRYOSPARC, check_writable, read_particle_files, write_particle_file
+from cryoforum.io.formats import CRYOSPARC, check_writable, read_each, write_particle_file
 from cryoforum.io.mrc import LazyImages
 from cryoforum.io.star import ParticleStar, missing_columns, optics_groups_from_star
 
@@ -35,7 +35,11 @@ def convert_file(
         raise ValueError(f"expected another name at --out than the input's, found {out}")
     refuse_to_overwrite(out, overwrite)
     require_folder_of(out)
-    star = read_particle_files(inputs)
+    star, *others = read_each(inputs)
+    if others:
+        raise ValueError(
+            f"expected one particle file, or .cs files of the same particles, found {others[0].path}, too"
+        )
     check_writable(star, out)
     for companion in star.companions:
         tell(f"merged with {companion}")

@@ -126,7 +126,7 @@ def _train(
     tell: Callable[[str], None],
 ) -> TrainedModel:
     return train_to_folder(
-        out / "particles.star",
+        [out / "particles.star"],
         None,
         out / "model",
         preset(preset_name),
@@ -143,7 +143,7 @@ def _train(
 
 def _predict(out: Path, name: str, polish: bool | None, bar: Bar, tell: Callable[[str], None]) -> None:
     output = Output(out / name, bar, part="test", tell=tell)
-    predict_to_star(out / "model", out / "particles.star", None, PredictionOptions(polish=polish), output)
+    predict_to_star(out / "model", [out / "particles.star"], None, PredictionOptions(polish=polish), output)
 
 
 def _write_truth(out: Path) -> None:
@@ -162,7 +162,7 @@ def _reconstruct(out: Path, bar: Bar, timings: Timings) -> dict[str, dict[str, f
     for kind, name in RECONSTRUCTED.items():
         with _timed(f"reconstruct ({kind})", len(read_star(out / name)), timings):
             resolutions[kind] = reconstruct_to_folder(
-                out / name, None, out / "reconstruction" / kind, overwrite=False, bar=bar
+                [out / name], None, out / "reconstruction" / kind, overwrite=False, bar=bar
             )
     return resolutions
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,10 +14,10 @@ from cryoforum.config import Config
 from cryoforum.network.heads import mean_belief
 from cryoforum.particles import Particles, Predictions, joined_predictions, loaded_batches
 from cryoforum.preprocessing import prepare, turn_and_shift, turn_orientations
+from cryoforum.resampling import Sampling, resampled
 
 BATCH_SIZE = 256
 VIEWS = (1, 4, 8)
-PIXEL_SIZE_TOLERANCE = 0.01  # relative
 
 
 def predict(
@@ -104,12 +105,28 @@ def _read(model: TrainedModel, images: Tensor) -> Tensor:
         return network(images.to(device)).float().cpu()
 
 
+def sampling_of(model: TrainedModel) -> Sampling:
+    """Box and pixel size of the particles the model learned from."""
+    return Sampling(model.box, model.pixel_size_angstrom)
+
+
+def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
+    """The particles at the model's box and pixel size, resampled as they are read; poses stay.
+
+    They stay as they are where boxes are equal and pixel sizes within 1 %.
+    """
+    own, wanted = Sampling(particles.box, particles.pixel_size_angstrom), sampling_of(model)
+    if own.is_near(wanted):
+        return particles
+    images = resampled(particles.images, own, wanted)
+    return replace(particles, images=images, pixel_size_angstrom=wanted.pixel_size_angstrom)
+
+
 def check_compatible(model: TrainedModel, particles: Particles) -> None:
     """ValueError where box or pixel size is not that of the particles the model learned from."""
-    ratio = particles.pixel_size_angstrom / model.pixel_size_angstrom
-    if particles.box != model.box or abs(ratio - 1) > PIXEL_SIZE_TOLERANCE:
+    found = Sampling(particles.box, particles.pixel_size_angstrom)
+    if not found.is_near(sampling_of(model)):
         raise ValueError(
-            f"the model expects particles of {model.box} px and {model.pixel_size_angstrom:.4g} Å/px, "
-            f"found {particles.box} px and {particles.pixel_size_angstrom:.4g} Å/px; "
-            "extract or rescale them alike"
+            f"the model expects particles of {sampling_of(model)}, found {found}; bring them to that with "
+            "matched_to_model"
         )

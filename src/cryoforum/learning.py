@@ -1,7 +1,7 @@
 """Learning on files: from a STAR file to a model folder with its reference, and the learning rate to use."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from cryoforum.checkpoint import PARTS, TrainedModel, read_split, save_model
 from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
-from cryoforum.io.formats import read_particle_file
 from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.particles import Particles, Poses
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
@@ -33,14 +32,14 @@ from cryoforum.training import (
     suggested_rate,
     train,
 )
-from cryoforum.workflow import Bar, checked_particles, checked_poses
+from cryoforum.workflow import Bar, checked_particles, checked_poses, read_joined
 
 STATE = "state.pt"
 NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
 
 
 def train_to_folder(
-    star_path: Path,
+    star_paths: Sequence[Path],
     root: Path | None,
     out: Path,
     config: Config,
@@ -54,12 +53,13 @@ def train_to_folder(
     on_step: Callable[[Progress], None],
     tell: Callable[[str], None] = lambda line: None,
 ) -> TrainedModel:
-    """Train on the particles of a STAR file and write the model folder with its reference.
+    """Train on the particles of one or several files and write the model folder with its reference.
 
-    ``tell`` is told, in one line, where no reference could be made.
+    They are resampled to the box and pixel size that most have. ``tell`` is told, a line each, of that, of
+    what joining changed, and where no reference could be made.
     """
-    star = read_particle_file(star_path)
-    particles = checked_particles(star, root)
+    star = read_joined(star_paths, root, tell)
+    particles = checked_particles(star, root, tell)
     poses = checked_poses(star, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     out = Path(out)
@@ -151,7 +151,7 @@ def reference_from_particles(
 
 
 def find_rate_of_star(
-    star_path: Path,
+    star_paths: Sequence[Path],
     root: Path | None,
     config: Config,
     split_choice: str | None,
@@ -168,8 +168,8 @@ def find_rate_of_star(
         require_folder_of(out)
     if steps < FEWEST_RATES:
         raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
-    star = read_particle_file(star_path)
-    particles = checked_particles(star, root)
+    star = read_joined(star_paths, root, tell)
+    particles = checked_particles(star, root, tell)
     poses = checked_poses(star, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     reference = None

@@ -16,6 +16,9 @@ from cryoforum.rotations import random_unitquat
 FEWEST_OF_A_GROUP = 50  # particles from which a group's own spectrum is better than that of all
 SCALE_WINDOW = 2  # shells; wider ones do not bring faint particles nearer to their bound
 LEAST_BACKGROUND = 1e-3  # of the power in the images: around particles that were masked there is nothing
+# Of the strongest shell's power: beyond the Nyquist frequency of images that came with larger pixels there
+# is less, rounding alone. No scale is measured there, as none of a particle can be seen.
+NOTHING = 1e-10
 BACKGROUND_INNER, BACKGROUND_OUTER = 0.8, 0.95  # of half the box: from here on an image is taken for noise
 
 
@@ -47,8 +50,10 @@ class NoiseModel:
 
         Groups of the same number may be other microscopes, and every program normalises in its own way.
         """
-        ratio = (background.power[0, 1:] / self.power[0, 1:]).median()
-        return NoiseModel((), ratio * self.power[:1], ratio * self.signal[:1], ratio.sqrt() * self.scale[:1])
+        seen = background.scale[:1] > 0
+        ratio = (background.power[:1] / self.power[:1])[:, 1:][seen[:, 1:]].median()
+        scale = torch.where(seen, ratio.sqrt() * self.scale[:1], 0.0)
+        return NoiseModel((), ratio * self.power[:1], ratio * self.signal[:1], scale)
 
     def weight(self, particles: Particles, points: FrequencyPoints) -> Tensor:
         """How strong a projection is in each whitened image, the CTF apart, (n, p)."""
@@ -93,7 +98,8 @@ def background_noise(
     above = (found - background[low.shell]).sum().clamp_min(0.01 * found.sum())
     scale = (above / signal.sum().clamp_min(torch.finfo(torch.float32).tiny)).sqrt()
     excess = (power - background).clamp_min(0)
-    return NoiseModel((), background[None], excess[None], torch.full_like(background, scale.item())[None])
+    scales = torch.where(power > NOTHING * power.max(), scale, 0.0)
+    return NoiseModel((), background[None], excess[None], scales[None])
 
 
 def measured_noise(
@@ -172,6 +178,7 @@ def _regression(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     cross, model, image = sums.sum(1)
     near_cross, near_model = (_windowed(values) for values in (cross, model))
     scale = torch.where(model > 0, (near_cross / near_model.clamp_min(1e-30)).clamp_min(0), 0.0)
+    scale = torch.where(image > NOTHING * counts * (image / counts.clamp_min(1)).max(), scale, 0.0)
     explained = (2 * scale * cross - scale.square() * model).clamp_min(0) / counts.clamp_min(1)
     power = image / counts.clamp_min(1) - explained
     # Shells without points (zero frequency, the corners) take part in nothing, but must not divide by 0.

@@ -114,6 +114,39 @@ class SelectedImages:
 
 
 @dataclass(frozen=True)
+class JoinedImages:
+    """Stacks of one box as one, in any order.
+
+    part_of_row, row_in_part: (n,) int, the stack of each image and its place there.
+    """
+
+    parts: tuple[Images, ...]
+    part_of_row: Tensor
+    row_in_part: Tensor
+
+    def __len__(self) -> int:
+        return len(self.part_of_row)
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        images = torch.empty(len(rows), *self.shape[1:])
+        part_of_row, row_in_part = self.part_of_row[rows], self.row_in_part[rows]
+        for number, part in enumerate(self.parts):
+            own = part_of_row == number
+            if own.any():
+                images[own] = part[row_in_part[own]]
+        return images
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.parts[0].shape[1:])
+
+    @property
+    def identity(self) -> str:
+        """Text that changes when one of the stacks is replaced or changed."""
+        return str([getattr(part, "identity", "") for part in self.parts])
+
+
+@dataclass(frozen=True)
 class ImageEvidence:
     """What the comparison with a reference says of each particle, besides its pose.
 

@@ -6,7 +6,6 @@ to the last bit where threads and number format are the same too.
 """
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from torch import Tensor
 from cryoforum.checkpoint import PARTS, TrainedModel, load_model
 from cryoforum.compute import process_rank_and_count, wait_for_all
 from cryoforum.finding import make_poser
-from cryoforum.inference import BATCH_SIZE, check_compatible, predict_batch
+from cryoforum.inference import BATCH_SIZE, predict_batch, sampling_of
 from cryoforum.io.batchlog import BatchLog, read_batches
 from cryoforum.io.files import (
     is_leftover,
@@ -28,8 +27,7 @@ from cryoforum.io.files import (
     remove_leftovers_of,
     require_folder_of,
 )
-from cryoforum.io.formats import check_writable, read_particle_file, write_particle_file
-from cryoforum.io.mrc import LazyImages
+from cryoforum.io.formats import check_writable, write_particle_file
 from cryoforum.io.star import (
     ParticleStar,
     number_column,
@@ -43,7 +41,7 @@ from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure
-from cryoforum.workflow import REFERENCE_HALF, Bar, checked_particles, parsed_shard
+from cryoforum.workflow import REFERENCE_HALF, Bar, checked_particles, notices_to, parsed_shard, read_joined
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 EVIDENCE_COLUMNS = ("rlnMaxValueProbDistribution", "rlnParticleFigureOfMerit")
@@ -94,20 +92,24 @@ class Output:
 
 
 def predict_to_star(
-    model_folder: Path, star_path: Path, root: Path | None, options: PredictionOptions, output: Output
+    model_folder: Path,
+    star_paths: Sequence[Path],
+    root: Path | None,
+    options: PredictionOptions,
+    output: Output,
 ) -> int:
     """Write the STAR file with predicted poses and beliefs; the number of its rows.
 
-    Every row and column else is kept. Goes on where an earlier run of the same command was killed. Of several
+    Every row and column else is kept. Images of another box or pixel size than the model's are resampled to
+    it. Goes on where an earlier run of the same command was killed. Of several
     processes each does its share of the rows, and the first one shows progress and writes the file.
     """
     _refuse_output(output)
     model = load_model(model_folder)
-    star = _read_input(star_path, output)
+    star = _read_input(star_paths, root, output)
     if output.part is not None:
         star = select_rows(star, _rows_of_part(model, star, output.part))
-    particles = checked_particles(star, root)
-    check_compatible(model, particles)
+    particles = checked_particles(star, root, output.tell, sampling_of(model))
     if options.reference is None:
         reference = load_reference(model_folder)
     else:
@@ -119,7 +121,8 @@ def predict_to_star(
         output.tell("no rlnRandomSubset: half sets are drawn and written")
     star, particles, halves = _with_half_sets(star, particles, model, reference, options.halves)
     files = sorted(path for path in Path(model_folder).iterdir() if path.is_file() and not is_leftover(path))
-    inputs = _hash_of_files([path for path in files if path.resolve() != output.path.resolve()])
+    files = [path for path in files if path.resolve() != output.path.resolve()]
+    inputs = _hash_of_files([*files, *star_paths, *star.companions])
     if reference is None:
         return _write_poses(
             star,
@@ -149,26 +152,31 @@ def _refuse_without_reference(model_folder: Path, options: PredictionOptions) ->
 
 
 def match_to_star(
-    star_path: Path, root: Path | None, symmetry: str, options: PredictionOptions, output: Output
+    star_paths: Sequence[Path],
+    root: Path | None,
+    symmetry: str,
+    options: PredictionOptions,
+    output: Output,
 ) -> int:
-    """The same without a model: candidates from the search over all orientations of a map."""
+    """The same without a model: candidates from the search over all orientations of a map.
+
+    Map and images are resampled to the box and pixel size that most images have.
+    """
     _refuse_output(output)
-    star = _read_input(star_path, output)
-    particles = checked_particles(star, root)
+    star = _read_input(star_paths, root, output)
+    particles = checked_particles(star, root, output.tell)
     reference = _loaded_reference(options, particles, symmetry, output.tell)
     poser = make_poser(None, reference, particles, options.posing, tell=output.tell)
-    return _write_poses(star, particles, lambda batch: pose_batch(poser, batch), symmetry, options, output)
+    inputs = symmetry + _hash_of_files([*star_paths, *star.companions])
+    return _write_poses(star, particles, lambda batch: pose_batch(poser, batch), inputs, options, output)
 
 
 def _loaded_reference(
     options: PredictionOptions, particles: Particles, symmetry: str, tell: Callable[[str], None]
 ) -> Reference:
     """A map from elsewhere at the particles' box and pixel size; resampling is said aloud."""
-    with warnings.catch_warnings(record=True) as notices:
-        warnings.simplefilter("always")
+    with notices_to(tell):
         volume = load_structure(options.reference or "", particles.box, particles.pixel_size_angstrom)
-    for notice in notices:
-        tell(str(notice.message))
     return reference_from_map(volume, symmetry, options.resolution_angstrom)
 
 
@@ -197,12 +205,10 @@ def _with_half_sets(
     return star, particles, True
 
 
-def _read_input(star_path: Path, output: Output) -> ParticleStar:
-    """The particle file, whose predictions the output can hold."""
-    star = read_particle_file(star_path)
+def _read_input(star_paths: Sequence[Path], root: Path | None, output: Output) -> ParticleStar:
+    """The particle files as one, whose predictions the output can hold."""
+    star = read_joined(star_paths, root, output.tell)
     check_writable(star, output.path)
-    for companion in star.companions:
-        output.tell(f"merged with {companion}")
     return star
 
 
@@ -223,13 +229,13 @@ def _write_poses(
 ) -> int:
     """Predict this process's share of the rows, batch by batch into a log; the first one writes the file."""
     batch_size, out = output.batch_size, output.path
-    inputs += particles.images.identity if isinstance(particles.images, LazyImages) else ""
+    inputs += getattr(particles.images, "identity", "")
     rows = _rows_of_shard(len(star), output.shard, batch_size)
     if len(rows) < len(star):
         star, particles = select_rows(star, rows), particles.select(rows)
     rank, process_count = process_rank_and_count()
     shares = shares_of_batches(len(star), process_count, batch_size)
-    job = _fingerprint(inputs, star, options, rows, particles, batch_size)
+    job = _fingerprint(inputs, options, rows, particles, batch_size)
     fingerprints = [f"{job} {share.start}-{share.stop}" for share in shares]
     logs = [progress_path(out, process, process_count) for process in range(process_count)]
 
@@ -340,7 +346,6 @@ def _rows_of_part(model: TrainedModel, star: ParticleStar, part: str) -> Tensor:
 
 def _fingerprint(
     inputs: str,
-    star: ParticleStar,
     options: PredictionOptions,
     rows: Tensor,
     particles: Particles,
@@ -349,7 +354,7 @@ def _fingerprint(
     """Hash of all that the result depends on: files, options, rows, images, batches, versions."""
     digest = hashlib.sha256(inputs.encode())
     maps = [Path(options.reference)] if options.reference and Path(options.reference).is_file() else []
-    digest.update(_hash_of_files([star.path, *star.companions, *maps]).encode())
+    digest.update(_hash_of_files(maps).encode())
     digest.update(repr(options).encode())
     digest.update(rows.numpy().tobytes())
     digest.update("\n".join(particles.names).encode())

@@ -1,7 +1,9 @@
 """The steps on files: read, call one verb, write. The command line and the demonstration share them."""
 
 import json
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from cryoforum.config import SimulationConfig
 from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
-from cryoforum.io.formats import check_writable, read_particle_file, write_particle_file
+from cryoforum.io.formats import check_writable, read_each, read_particle_file, write_particle_file
+from cryoforum.io.joining import joined
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.star import (
     CTF_COLUMNS,
@@ -26,6 +29,7 @@ from cryoforum.io.star import (
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
 from cryoforum.particles import Particles, Poses, all_rows
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.resampling import Sampling
 from cryoforum.selection import quantile_threshold, select
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure
@@ -129,15 +133,22 @@ def filter_star(
 
 
 def reconstruct_to_folder(
-    star_path: Path, root: Path | None, out: Path, *, symmetry: str = "C1", overwrite: bool, bar: Bar
+    star_paths: Sequence[Path],
+    root: Path | None,
+    out: Path,
+    *,
+    symmetry: str = "C1",
+    overwrite: bool,
+    bar: Bar,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float | bool]:
     """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the halves.
 
     They are not independent where one reference or one network posed both halves.
     """
     config = ReconstructionConfig(symmetry=symmetry)
-    star = read_particle_file(star_path)
-    particles = checked_particles(star, root)
+    star = read_joined(star_paths, root, tell)
+    particles = checked_particles(star, root, tell)
     independent = _halves_are_independent(star)
     checked_poses(star, particles, "to reconstruct")
     out = Path(out)
@@ -233,12 +244,45 @@ def finds_its_images(star_path: Path) -> bool:
     return True
 
 
-def checked_particles(star: ParticleStar, root: Path | None) -> Particles:
-    """The particles of a file that has all of the CTF or none of it: half of it is an oversight."""
+def read_joined(
+    paths: Sequence[Path], root: Path | None, tell: Callable[[str], None] = lambda line: None
+) -> ParticleStar:
+    """The tables of one or several particle files as one; ``tell`` is told what joining changed."""
+    if not paths:
+        raise ValueError("expected a particle file, found none")
+    stars = read_each(paths)
+    for companion in (path for star in stars for path in star.companions):
+        tell(f"merged with {companion}")
+    with notices_to(tell):
+        return joined(stars, root)
+
+
+def checked_particles(
+    star: ParticleStar,
+    root: Path | None,
+    tell: Callable[[str], None] = lambda line: None,
+    sampling: Sampling | None = None,
+) -> Particles:
+    """The particles of a file that has all of the CTF or none of it: half of it is an oversight.
+
+    ``tell`` is told what is odd about them, though they can be read. ``sampling`` as in
+    `particles_from_star`.
+    """
     missing = missing_columns(star, CTF_COLUMNS)
     if missing and not missing_columns(star, ["rlnDefocusU"]):
         raise ValueError(f"{star.path}: expected {missing[0]} for the CTF, found none; add the column")
-    return particles_from_star(star, root)
+    with notices_to(tell):
+        return particles_from_star(star, root, sampling)
+
+
+@contextmanager
+def notices_to(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell, a line each, what the block warns of."""
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        yield
+    for notice in notices:
+        tell(str(notice.message))
 
 
 def checked_poses(star: ParticleStar, particles: Particles, purpose: str) -> Poses:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cryoforum.cli.app import app
-from cryoforum.cli.options import ConfigFile, Out, Overwrite, Preset, Root, Set, Star
+from cryoforum.cli.options import ConfigFile, Out, Overwrite, Preset, Root, Set, Stars
 from cryoforum.terminal import angle, failing_clearly, progress_bars, tell, training_bar
 
 
@@ -52,7 +52,7 @@ def simulate(
 
 @app.command(epilog="Example: cryoforum train simulated/particles.star --out model --max-minutes 6")
 def train(
-    particles: Star,
+    particles: Stars,
     out: Out,
     preset: Preset = "small",
     max_minutes: Annotated[float | None, typer.Option(help="Let the schedule span this time.")] = None,
@@ -99,7 +99,7 @@ def train(
 
 @app.command(epilog="Example: cryoforum find-rate simulated/particles.star --set network.pooling=gem")
 def find_rate(
-    particles: Star,
+    particles: Stars,
     preset: Preset = "small",
     config: ConfigFile = None,
     set_: Set = None,

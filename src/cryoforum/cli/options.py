@@ -28,7 +28,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting, as network.pooling=gem; may be repeated."),
 ]
-Star = Annotated[
-    Path, typer.Argument(metavar="PARTICLES", help="A .star file of RELION, or a .cs file of cryoSPARC.")
+Stars = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PARTICLES...", help="Files .star of RELION or .cs of cryoSPARC; several are joined."
+    ),
 ]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]

@@ -16,7 +16,7 @@ from cryoforum.cli.options import (
     Root,
     Scale,
     Shard,
-    Star,
+    Stars,
     Symmetry,
 )
 from cryoforum.terminal import failing_clearly, progress_bars, say_what_was_written, tell
@@ -25,7 +25,7 @@ from cryoforum.terminal import failing_clearly, progress_bars, say_what_was_writ
 @app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
-    particles: Star,
+    particles: Stars,
     out: Out,
     polish: Annotated[
         bool | None,
@@ -70,9 +70,11 @@ def predict(
 ) -> None:
     """Predict poses with their uncertainty; every other column of the file is kept.
 
+    Images of another box or pixel size than the model's are resampled to it.
     After a kill, the same command goes on. Under torchrun the processes share the work.
     """
     with failing_clearly():
+        from cryoforum.io.files import common_folder
         from cryoforum.posing import PosingConfig
         from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 
@@ -92,13 +94,13 @@ def predict(
         with progress_bars() as bar:
             output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell)
             count = predict_to_star(model, particles, root, options, output)
-        say_what_was_written(count, out, root or particles.parent)
+        say_what_was_written(count, out, root or common_folder(particles))
 
 
 @app.command(epilog="Example: cryoforum match map.mrc new.star --out matched.star")
 def match(
     reference: Annotated[str, typer.Argument(metavar="MAP.mrc", help="Map or structure to compare with.")],
-    particles: Star,
+    particles: Stars,
     out: Out,
     symmetry: Symmetry = "C1",
     resolution: Resolution = None,
@@ -112,6 +114,7 @@ def match(
 ) -> None:
     """Find poses without a model: search all orientations of a map, then polish."""
     with failing_clearly():
+        from cryoforum.io.files import common_folder
         from cryoforum.posing import PosingConfig
         from cryoforum.predicting import Output, PredictionOptions, match_to_star
 
@@ -123,4 +126,4 @@ def match(
         with progress_bars() as bar:
             output = Output(out, bar, None, shard, batch_size, overwrite, tell=tell)
             count = match_to_star(particles, root, symmetry, options, output)
-        say_what_was_written(count, out, root or particles.parent)
+        say_what_was_written(count, out, root or common_folder(particles))

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from cryoforum.cli.app import app
-from cryoforum.cli.options import Out, Overwrite, Root, Star, Symmetry
-from cryoforum.terminal import failing_clearly, hint_at_root, progress_bars, show_errors
+from cryoforum.cli.options import Out, Overwrite, Root, Stars, Symmetry
+from cryoforum.terminal import failing_clearly, hint_at_root, progress_bars, show_errors, tell
 
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
@@ -43,7 +43,7 @@ def filter_(
 
 @app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
 def reconstruct(
-    particles: Star,
+    particles: Stars,
     out: Out,
     symmetry: Symmetry = "C1",
     root: Root = None,
@@ -55,7 +55,7 @@ def reconstruct(
 
         with progress_bars() as bar:
             resolution = reconstruct_to_folder(
-                particles, root, out, symmetry=symmetry, overwrite=overwrite, bar=bar
+                particles, root, out, symmetry=symmetry, overwrite=overwrite, bar=bar, tell=tell
             )
         typer.echo(
             f"resolution at FSC 0.143: {resolution['unmasked']:.1f} Å unmasked, "

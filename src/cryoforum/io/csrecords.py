@@ -71,6 +71,12 @@ def passthrough_of(path: Path) -> tuple[Path, ...]:
     return tuple(other for other in beside if _job(other) == _job(path))
 
 
+def have_particles_in_common(first: Path, second: Path) -> bool:
+    """Whether the two files say something of the same particle."""
+    known, others = (read_records(path)["uid"].astype(np.uint64) for path in (first, second))
+    return bool(np.isin(known, others).any())
+
+
 def merged_records(path: Path, records: np.ndarray, companions: Sequence[Path]) -> np.ndarray:
     """The records of ``path`` with the fields that only companions have, joined by uid."""
     for companion in companions:

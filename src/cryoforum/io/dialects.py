@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from cryoforum.io.lengths import pixel_sizes_from_star
 from cryoforum.io.particlestar import ParticleStar, format_number, number_column, optics_rows
-from cryoforum.io.star import pixel_sizes_from_star
 
 OPTICS_COLUMNS = (  # what RELION 3.1 keeps for an optics group, and 3.0 for a particle
     "rlnOpticsGroupName",
@@ -70,7 +70,7 @@ def relion31(star: ParticleStar) -> ParticleStar:
     particles = star.particles.drop(columns=list(_PIXEL_SIZE_30), errors="ignore")
     particles = particles.assign(rlnImagePixelSize=_texts(sizes))
     shared = [name for name in OPTICS_COLUMNS if name in particles]
-    marks = [name for name in (*shared, _GROUP_30) if name in particles]
+    marks = [name for name in (*shared, _GROUP_30, "rlnOpticsGroup") if name in particles]
     group_of_row = particles[marks].apply(_as_numbers).groupby(marks, sort=False).ngroup().to_numpy()
     _, first_rows = np.unique(group_of_row, return_index=True)
     optics = particles[shared].iloc[first_rows].reset_index(drop=True)
@@ -86,18 +86,33 @@ def relion31(star: ParticleStar) -> ParticleStar:
     return replace(star, optics=optics.astype(str), particles=particles.astype(str))
 
 
+def with_lengths_in_angstrom(star: ParticleStar) -> ParticleStar:
+    """The same particles, their lengths in Å as in the dialect of RELION 3.1."""
+    sizes = pixel_sizes_from_star(star)
+    return replace(star, particles=_with_other_lengths(star, star.particles, _LENGTHS, sizes))
+
+
 def _with_other_lengths(
     star: ParticleStar, particles: pd.DataFrame, names: dict[str, str], factors: np.ndarray
 ) -> pd.DataFrame:
-    """Lengths under their other names, times factors (n,); where both names are there, only the new one."""
+    """Lengths under their other names, times factors (n,).
+
+    Of a file without optics groups that has both, those in pixels count, as in RELION; else those in Å.
+    """
+    pixels_count = star.optics is None
     columns = {}
     for name in particles:
         if name not in names:
-            columns[name] = particles[name]
-        elif names[name] not in particles:
+            if not (pixels_count and name in names.values() and _other(names, name) in particles):
+                columns[name] = particles[name]
+        elif pixels_count or names[name] not in particles:
             values = number_column(star, name)
             columns[names[name]] = particles[name] if values is None else _texts(values * factors)
     return pd.DataFrame(columns, index=particles.index)
+
+
+def _other(names: dict[str, str], new: str) -> str:
+    return next(old for old, name in names.items() if name == new)
 
 
 def _texts(values: np.ndarray) -> list[str]:

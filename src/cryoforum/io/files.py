@@ -4,7 +4,7 @@ import glob
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,6 +82,11 @@ def remove_leftovers_of(path: Path) -> None:
     for pattern in (f".{name}.progress-*-of-*", f".{stem}.????????.partial{suffix}"):
         for leftover in path.parent.glob(pattern):
             leftover.unlink(missing_ok=True)
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The deepest folder that all the files lie below."""
+    return Path(os.path.commonpath([Path(path).absolute().parent for path in paths]))
 
 
 def find_file(name: str, folder: Path, root: Path | None = None) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cryoforum.io.cryosparc import read_cryosparc
 from cryoforum.io.csexport import write_cryosparc
+from cryoforum.io.csrecords import have_particles_in_common
 from cryoforum.io.particlestar import ParticleStar, read_star, write_star
 from cryoforum.io.star import contrast_signs
 
@@ -23,14 +24,23 @@ def read_particle_file(path: Path) -> ParticleStar:
     return read_cryosparc(path) if Path(path).suffix == CRYOSPARC else read_star(path)
 
 
-def read_particle_files(paths: Sequence[Path]) -> ParticleStar:
-    """The same of a .cs file and its passthrough files, or of any one file."""
-    if len(paths) == 1:
-        return read_particle_file(paths[0])
+def read_each(paths: Sequence[Path]) -> list[ParticleStar]:
+    """The same of several files. A .cs file with particles of the one before it is its passthrough file."""
+    groups: list[list[Path]] = []
     for path in paths:
-        if Path(path).suffix != CRYOSPARC:
-            raise ValueError(f"expected one particle file, or .cs files to merge, found {path} among several")
-    return read_cryosparc(paths[0], paths[1:])
+        _check_suffix(path)
+        if groups and _complete_each_other(groups[-1][0], path):
+            groups[-1].append(path)
+        else:
+            groups.append([path])
+    return [
+        read_cryosparc(first, others) if others else read_particle_file(first) for first, *others in groups
+    ]
+
+
+def _complete_each_other(first: Path, second: Path) -> bool:
+    suffixes = {Path(first).suffix, Path(second).suffix}
+    return suffixes == {CRYOSPARC} and have_particles_in_common(first, second)
 
 
 def write_particle_file(star: ParticleStar, path: Path) -> None:

@@ -19,6 +19,9 @@ _OTHER_KINDS = {  # a block that only another kind of STAR file has
     "sampling_general": "a sampling file (use the _data.star of the same job)",
     "micrographs": "a list of micrographs",
     "movies": "a list of movies",
+    "coordinate_files": "a list of picked coordinates",
+    "job": "the options of a job",
+    "pipeline_general": "a pipeline file",
     "global": "a list of tomograms",
     "tomograms": "a list of tomograms",
 }
@@ -117,6 +120,29 @@ def number_column(star: ParticleStar, column: str) -> np.ndarray | None:
     return numbers
 
 
+def optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
+    """Row of ``optics``, the data_optics of ``star``, that each particle belongs to, (n,)."""
+    if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in star.particles:
+        if len(optics) == 1:
+            return np.zeros(len(star), dtype=np.int64)
+        raise ValueError(f"{star.path}: expected a column rlnOpticsGroup in data_optics and data_particles")
+    groups = pd.Index(pd.to_numeric(optics["rlnOpticsGroup"], errors="coerce"))
+    if not groups.is_unique or groups.hasnans:
+        found = ", ".join(optics["rlnOpticsGroup"])
+        raise ValueError(
+            f"{star.path}: expected another rlnOpticsGroup in each row of data_optics, found {found}"
+        )
+    rows = groups.get_indexer(pd.to_numeric(star.particles["rlnOpticsGroup"], errors="coerce"))
+    if (rows < 0).any():
+        row = int((rows < 0).argmax())
+        group = star.particles["rlnOpticsGroup"].iloc[row]
+        raise ValueError(
+            f"{place_of_row(star, row)}: optics group '{group}' is not in data_optics "
+            f"({', '.join(optics['rlnOpticsGroup'])})"
+        )
+    return rows
+
+
 def place_of_row(star: ParticleStar, row: int) -> str:
     """Where an error is: file, row from 1, and image name."""
     return f"{star.path}, row {row + 1} ({star.particles['rlnImageName'].iloc[row]})"
@@ -133,33 +159,22 @@ def _check_particle_table(path: Path, particles: pd.DataFrame, optics: pd.DataFr
     columns = ", ".join(particles.columns[:5])
     if particles.empty:
         raise ValueError(f"{path}: expected particles, found an empty table ({columns})")
-    is_3d = optics is not None and (optics.get("rlnImageDimensionality", pd.Series(dtype=str)) == "3").any()
-    if is_3d or "rlnCoordinateZ" in particles or "rlnTomoName" in particles:
+    if "rlnTomoParticlesFile" in particles:
+        raise ValueError(f"{path}: expected a particle STAR file, found an optimisation set ({columns})")
+    if any(column.startswith("rlnTomo") for column in particles):
+        raise ValueError(
+            f"{path}: expected single-particle images, found particles of tomograms (rlnTomo…), subtomograms "
+            "or stacks of their tilt images, which are not supported"
+        )
+    dimensions = optics.get("rlnImageDimensionality") if optics is not None else None
+    is_3d = dimensions is not None and (pd.to_numeric(dimensions, errors="coerce") == 3).any()
+    if is_3d or "rlnCoordinateZ" in particles or "rlnCtfImage" in particles:
         raise ValueError(f"{path}: expected 2D particle images, found subtomograms, which are not supported")
     if "rlnImageName" not in particles:
         raise ValueError(
             f"{path}: expected a column rlnImageName, found only {columns}, …; use the STAR file of "
             "extracted particles"
         )
-
-
-def optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
-    """Row of data_optics that each particle belongs to, (n,)."""
-    if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in star.particles:
-        if len(optics) == 1:
-            return np.zeros(len(star), dtype=np.int64)
-        raise ValueError(f"{star.path}: expected a column rlnOpticsGroup in data_optics and data_particles")
-    groups = pd.Index(optics["rlnOpticsGroup"])
-    if not groups.is_unique:
-        raise ValueError(f"{star.path}: an rlnOpticsGroup occurs twice in data_optics")
-    rows = groups.get_indexer(star.particles["rlnOpticsGroup"])
-    if (rows < 0).any():
-        row = int((rows < 0).argmax())
-        group = star.particles["rlnOpticsGroup"].iloc[row]
-        raise ValueError(
-            f"{place_of_row(star, row)}: optics group '{group}' is not in data_optics ({', '.join(groups)})"
-        )
-    return rows
 
 
 def _formatted(name: str, values: np.ndarray | Tensor | Sequence[str]) -> list[str]:

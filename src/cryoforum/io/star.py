@@ -11,6 +11,13 @@ from torch import Tensor
 
 from cryoforum.ctf import Optics
 from cryoforum.io.files import find_file
+from cryoforum.io.lengths import (
+    pixel_size_from_star,
+    pixel_sizes_from_star,
+    shift_angstrom,
+    warn_of_contradicting_origins,
+)
+from cryoforum.io.mixed import images_at_one_sampling
 from cryoforum.io.mrc import LazyImages
 from cryoforum.io.particlestar import (
     ParticleStar,
@@ -24,6 +31,7 @@ from cryoforum.io.particlestar import (
     write_star,
 )
 from cryoforum.particles import Particles, Poses
+from cryoforum.resampling import Sampling
 from cryoforum.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "has_only_2d_alignments",
     "missing_columns",
     "number_column",
+    "found_stacks",
     "optics_from_star",
     "parsed_image_names",
     "particles_from_star",
@@ -61,27 +70,44 @@ CTF_COLUMNS = (  # in the order of the fields of Optics
 )
 
 
-def particles_from_star(star: ParticleStar, root: Path | None = None) -> Particles:
-    """Particles with images read from disk on demand; root: where image names are looked for first."""
-    pixel_size = pixel_size_from_star(star)
+def particles_from_star(
+    star: ParticleStar, root: Path | None = None, sampling: Sampling | None = None
+) -> Particles:
+    """Particles with images read from disk on demand; root: where image names are looked for first.
+
+    They have the box and pixel size of ``sampling``, or else what most of them have. Warns, a line each, of
+    images that are resampled to it, and of origins in Å that contradict those in pixels.
+    """
+    pixel_sizes = pixel_sizes_from_star(star)
     poses, optics = poses_from_star(star), optics_from_star(star)
     names = star.particles["rlnImageName"].tolist()
     slices, stacks = parsed_image_names(star, names)
-    images = LazyImages(_found_stacks(star, stacks, root), slices, names, contrast_signs(star))
-    expected_box = number_column(star, "rlnImageSize")
-    if expected_box is not None and (expected_box != images.shape[-1]).any():
-        raise ValueError(
-            f"{star.path}: rlnImageSize says {expected_box.max():.0f} px, the images have "
-            f"{images.shape[-1]} px; correct rlnImageSize and rlnImagePixelSize"
+    paths = found_stacks(star, stacks, root)
+    expected_boxes = number_column(star, "rlnImageSize")
+
+    signs = contrast_signs(star)
+
+    def images_of(rows: np.ndarray) -> LazyImages:
+        own_paths, own_slices, own_names = (
+            [column[row] for row in rows] for column in (paths, slices, names)
         )
+        images = LazyImages(own_paths, own_slices, own_names, None if signs is None else signs[rows])
+        _check_boxes(star, None if expected_boxes is None else expected_boxes[rows], images.shape[-1])
+        return images
+
+    groups = optics_groups_from_star(star)
+    images, target = images_at_one_sampling(
+        images_of, np.zeros(len(star)) if groups is None else groups.numpy(), pixel_sizes, sampling
+    )
+    warn_of_contradicting_origins(star)
     return Particles(
         images,
-        pixel_size,
+        target.pixel_size_angstrom,
         tuple(names),
         poses,
         optics,
         subsets=subsets_from_star(star),
-        optics_groups=optics_groups_from_star(star),
+        optics_groups=groups,
     )
 
 
@@ -104,7 +130,7 @@ def poses_from_star(star: ParticleStar) -> Poses | None:
     if len(angles) < len(ANGLE_COLUMNS):
         return None
     quaternions = relion_euler_to_unitquat(torch.from_numpy(np.stack(angles, axis=-1)))
-    shifts = np.stack([_shift_angstrom(star, axis) for axis in "XY"], axis=-1)
+    shifts = np.stack([shift_angstrom(star, axis) for axis in "XY"], axis=-1)
     return Poses(quaternions, torch.from_numpy(shifts).float())
 
 
@@ -140,6 +166,15 @@ def optics_from_star(star: ParticleStar) -> Optics | None:
     return Optics(*(torch.from_numpy(column).float() for column in values))
 
 
+def _check_boxes(star: ParticleStar, expected: np.ndarray | None, box: int) -> None:
+    """ValueError where rlnImageSize is not the width of the images."""
+    if expected is not None and (expected != box).any():
+        raise ValueError(
+            f"{star.path}: rlnImageSize says {expected[expected != box][0]:.0f} px, the images have "
+            f"{box} px; correct rlnImageSize and rlnImagePixelSize"
+        )
+
+
 def _check_range(
     star: ParticleStar, column: str, values: np.ndarray | None, low: float, high: float, unit: str
 ) -> None:
@@ -172,36 +207,6 @@ def optics_groups_from_star(star: ParticleStar) -> Tensor | None:
     """rlnOpticsGroup of each particle, (n,) int64; None where there is no column."""
     groups = number_column(star, "rlnOpticsGroup") if "rlnOpticsGroup" in star.particles else None
     return None if groups is None else torch.from_numpy(groups).long()
-
-
-def pixel_sizes_from_star(star: ParticleStar) -> np.ndarray:
-    """Pixel size of each image in Å, (n,)."""
-    sizes = number_column(star, "rlnImagePixelSize")
-    if sizes is None:
-        detector_um, magnification = (
-            number_column(star, f"rln{name}") for name in ("DetectorPixelSize", "Magnification")
-        )
-        if detector_um is None or magnification is None:
-            raise ValueError(
-                f"{star.path}: expected a column rlnImagePixelSize (Å) in data_optics, found none"
-            )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sizes = 1e4 * detector_um / magnification
-    if not (np.isfinite(sizes) & (sizes > 0)).all():
-        raise ValueError(f"{star.path}: expected a pixel size > 0 Å, found {sizes.min():g}")
-    return sizes
-
-
-def pixel_size_from_star(star: ParticleStar) -> float:
-    """Pixel size of the images in Å, which all particles must share."""
-    sizes = pixel_sizes_from_star(star)
-    if np.ptp(sizes) > 1e-4 * sizes[0]:
-        found = ", ".join(f"{size:g}" for size in np.unique(sizes)[:5])
-        raise ValueError(
-            f"{star.path}: expected one pixel size, found {found} Å; rescale the images or split the file "
-            "by optics group"
-        )
-    return float(sizes[0])
 
 
 def with_poses(star: ParticleStar, poses: Poses) -> ParticleStar:
@@ -248,14 +253,6 @@ def star_from_particles(particles: Particles, image_names: Sequence[str]) -> Par
     return with_columns(ParticleStar(Path(), optics, table), columns)
 
 
-def _shift_angstrom(star: ParticleStar, axis: str) -> np.ndarray:
-    shift = number_column(star, f"rlnOrigin{axis}Angst")
-    if shift is not None:
-        return shift
-    pixels = number_column(star, f"rlnOrigin{axis}")
-    return np.zeros(len(star)) if pixels is None else pixels * pixel_sizes_from_star(star)
-
-
 def parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
     slices: list[int] = []
@@ -278,7 +275,7 @@ def parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[i
     return slices, stacks
 
 
-def _found_stacks(star: ParticleStar, stacks: Sequence[str], root: Path | None) -> list[Path]:
+def found_stacks(star: ParticleStar, stacks: Sequence[str], root: Path | None) -> list[Path]:
     """The file of each stack name; every name is looked for once."""
     found: dict[str, Path] = {}
     for row, stack in enumerate(stacks):

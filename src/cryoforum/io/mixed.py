@@ -1,0 +1,89 @@
+"""Images of optics groups whose boxes or pixel sizes differ, read at one of them."""
+
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cryoforum.io.mrc import LazyImages
+from cryoforum.particles import Images, JoinedImages
+from cryoforum.resampling import Sampling, resampled
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows (k,) of a table whose images have one box and pixel size."""
+
+    sampling: Sampling
+    rows: np.ndarray
+
+
+def images_at_one_sampling(
+    images_of: Callable[[np.ndarray], LazyImages],
+    groups: np.ndarray,
+    pixel_sizes: np.ndarray,
+    wanted: Sampling | None = None,
+) -> tuple[Images, Sampling]:
+    """The images of all rows at one box and pixel size, and which. Resampling is warned of, a line each.
+
+    Parameters
+    ----------
+    images_of : the images of some rows, as they are.
+    groups, pixel_sizes : optics group and pixel size in Å of each row, (n,). As in RELION a group has one
+        box: that of its first image.
+    wanted : None for what most images have. Images within 1 % of it are what it stands for, if there are any.
+    """
+    parts = _parts(images_of, groups, pixel_sizes)
+    target = _target(parts, wanted)
+    for part in parts:
+        if not part.sampling.is_same(target):
+            warnings.warn(
+                f"{len(part.rows)} of {len(groups)} particles are resampled from {part.sampling} to {target}",
+                stacklevel=3,
+            )
+    if len(parts) == 1:
+        return resampled(images_of(parts[0].rows), parts[0].sampling, target), target
+    part_of_row, row_in_part = torch.empty(2, len(groups), dtype=torch.long)
+    images = []
+    for number, part in enumerate(parts):
+        part_of_row[part.rows] = number
+        row_in_part[part.rows] = torch.arange(len(part.rows))
+        images.append(resampled(_part_of_images(images_of, part.rows), part.sampling, target))
+    return JoinedImages(tuple(images), part_of_row, row_in_part), target
+
+
+def _parts(
+    images_of: Callable[[np.ndarray], LazyImages], groups: np.ndarray, pixel_sizes: np.ndarray
+) -> list[_Part]:
+    """The rows of each sampling, in order."""
+    keys, first, key_of_row = np.unique(
+        np.stack([groups, pixel_sizes], axis=-1), axis=0, return_index=True, return_inverse=True
+    )
+    samplings: list[Sampling] = []
+    sampling_of_key = []
+    for (_, pixel_size), row in zip(keys.tolist(), first, strict=True):
+        found = Sampling(_part_of_images(images_of, np.array([row])).shape[-1], pixel_size)
+        same = [number for number, known in enumerate(samplings) if known.is_same(found)]
+        sampling_of_key.append(same[0] if same else len(samplings))
+        samplings += [] if same else [found]
+    sampling_of_row = np.array(sampling_of_key)[key_of_row.reshape(-1)]
+    return [_Part(known, np.flatnonzero(sampling_of_row == at)) for at, known in enumerate(samplings)]
+
+
+def _target(parts: Sequence[_Part], wanted: Sampling | None) -> Sampling:
+    fitting = [part for part in parts if wanted is None or part.sampling.is_near(wanted)]
+    if wanted is not None and not fitting:
+        return wanted
+    return max(fitting, key=lambda part: len(part.rows)).sampling
+
+
+def _part_of_images(images_of: Callable[[np.ndarray], LazyImages], rows: np.ndarray) -> LazyImages:
+    """Images of some rows; errors give the row of the table, not that among these."""
+    try:
+        return images_of(rows)
+    except ValueError as error:
+        message = re.sub(r"\(row (\d+)\)", lambda match: f"(row {rows[int(match[1]) - 1] + 1})", str(error))
+        raise ValueError(message) from error

@@ -1,0 +1,109 @@
+"""Square images at another box and pixel size: band-limited, as two matrix products a batch.
+
+Pixel values are kept: at a point that lies on both grids, what both Nyquist frequencies let through is the
+same. So a projection keeps its strength. White noise does, too, per area and frequency; its deviation per
+pixel falls by the ratio of the pixel sizes where pixels grow, and where they shrink nothing lies beyond the
+old Nyquist frequency. Pixel n // 2 stays the origin, so shifts in Å stay as they are.
+
+What lies outside the new box is cut off. Outside the old box the image goes on as its own mirror image: there
+is noise of the same strength, and no particle. A constant there would pass for less noise everywhere.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryoforum.particles import Images
+
+SAME_PIXEL_SIZE = 1e-4  # relative difference up to which pixel sizes are one
+NEAR_PIXEL_SIZE = 0.01  # up to which images may be taken as they are
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A box in pixels, which is even, and their size."""
+
+    box: int
+    pixel_size_angstrom: float
+
+    def is_same(self, other: "Sampling") -> bool:
+        """Whether images of one are images of the other."""
+        return self._is_within(other, SAME_PIXEL_SIZE)
+
+    def is_near(self, other: "Sampling") -> bool:
+        """Whether images of one may be taken for images of the other: equal boxes, pixel sizes within 1 %."""
+        return self._is_within(other, NEAR_PIXEL_SIZE)
+
+    def _is_within(self, other: "Sampling", tolerance: float) -> bool:
+        ratio = self.pixel_size_angstrom / other.pixel_size_angstrom
+        return self.box == other.box and abs(ratio - 1) <= tolerance
+
+    def __str__(self) -> str:
+        return f"{self.box} px and {self.pixel_size_angstrom:.4g} Å/px"
+
+
+@dataclass(frozen=True)
+class ResampledImages:
+    """Images (n, old box, old box), resampled when they are asked for. matrix: (box, old box)."""
+
+    source: Images
+    matrix: Tensor
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        return self.matrix @ self.source[rows] @ self.matrix.T
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.source), len(self.matrix), len(self.matrix))
+
+    @property
+    def identity(self) -> str:
+        """Text that changes with the stacks or the sampling."""
+        return f"{getattr(self.source, 'identity', '')} {self.matrix.shape} {self.matrix[0, :2].tolist()}"
+
+
+def resampled(images: Images, old: Sampling, new: Sampling) -> Images:
+    """The images (n, box, box) at another sampling; themselves where it is the same."""
+    if old.is_same(new):
+        return images
+    return ResampledImages(images, resampling_matrix(old, new).float())
+
+
+def resampling_matrix(old: Sampling, new: Sampling) -> Tensor:
+    """Weights (new box, old box), float64, by which pixels at the new sampling follow from the old ones.
+
+    Trigonometric interpolation of the periodic image (where the new box is the wider one: of the image and
+    its mirror images), without frequencies at or beyond either Nyquist frequency.
+    """
+    if old.box % 2 or new.box % 2:
+        raise ValueError(f"expected even boxes, found {old.box} and {new.box}; pad the images to an even box")
+    ratio = new.pixel_size_angstrom / old.pixel_size_angstrom
+    width = max(old.box, 2 * math.ceil(ratio * new.box / 2))  # in old pixels, even
+    highest = math.ceil(width / 2 * min(1.0, 1 / ratio) - 1e-6) - 1
+    place = (torch.arange(new.box, dtype=torch.float64) - new.box // 2) * ratio
+    pixels = torch.arange(width) - width // 2
+    angle = 2 * math.pi / width * (place[:, None] - pixels)
+    kernel = _sum_of_cosines(angle, highest) / width
+    mirrored = _mirrored(pixels + old.box // 2, old.box)
+    return torch.zeros(new.box, old.box, dtype=torch.float64).index_add_(1, mirrored, kernel)
+
+
+def _sum_of_cosines(angle: Tensor, highest: int) -> Tensor:
+    """The sum of exp(i k angle) over k from -highest to highest (Dirichlet's kernel)."""
+    half = angle / 2
+    divisor = torch.sin(half)
+    at_peak = divisor.abs() < 1e-9
+    ratio = torch.sin((2 * highest + 1) * half) / torch.where(at_peak, 1.0, divisor)
+    # All angles are within ±π of a multiple of 2π, where the quotient of odd multiples tends to 2k + 1.
+    return torch.where(at_peak, 2.0 * highest + 1, ratio)
+
+
+def _mirrored(index: Tensor, box: int) -> Tensor:
+    """Indices into a row that goes on, beyond either end, as its own mirror image."""
+    folded = index % (2 * box)
+    return torch.where(folded < box, folded, 2 * box - 1 - folded)
