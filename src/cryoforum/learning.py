@@ -13,6 +13,7 @@ from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.io.formats import read_particle_file
+from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.particles import Particles, Poses
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
@@ -53,12 +54,13 @@ def train_to_folder(
     bar: Bar,
     on_step: Callable[[Progress], None],
     tell: Callable[[str], None] = lambda line: None,
+    scratch: Scratch = NO_SCRATCH,
 ) -> TrainedModel:
     """Train on the particles of a STAR file and write the model folder with its reference.
 
-    ``tell`` is told, in one line, where no reference could be made.
+    ``tell`` is told, in one line, where no reference could be made and what is odd about the stacks.
     """
-    particles = checked_particles(read_particle_file(star_path), root)
+    particles = checked_particles(read_particle_file(star_path), root, tell)
     poses = checked_poses(star_path, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     out = Path(out)
@@ -76,21 +78,23 @@ def train_to_folder(
             "began; train without --resume"
         )
     try:
-        reference = _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
-        config = _possible_config(config, reference, tell)
-        shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
-        model = train(
-            particles,
-            config,
-            split,
-            reference=reference,
-            seed=seed,
-            max_minutes=max_minutes,
-            state_path=out / STATE,
-            resume=resume,
-            on_prepare=bar("reading particles", shown),
-            on_step=on_step,
-        )
+        used = torch.cat([split.train, split.validation])
+        with on_scratch(particles, used, scratch, bar) as near:
+            reference = _reference_or_none(near, poses, split, config.symmetry, bar, tell)
+            config = _possible_config(config, reference, tell)
+            shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
+            model = train(
+                near,
+                config,
+                split,
+                reference=reference,
+                seed=seed,
+                max_minutes=max_minutes,
+                state_path=out / STATE,
+                resume=resume,
+                on_prepare=bar("reading particles", shown),
+                on_step=on_step,
+            )
     except BaseException:
         with suppress(OSError):
             out.rmdir()  # only where it is still empty: there is nothing to resume from
@@ -167,7 +171,7 @@ def find_rate_of_star(
         require_folder_of(out)
     if steps < FEWEST_RATES:
         raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
-    particles = checked_particles(read_particle_file(star_path), root)
+    particles = checked_particles(read_particle_file(star_path), root, tell)
     poses = checked_poses(star_path, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     reference = None

@@ -6,7 +6,6 @@ to the last bit where threads and number format are the same too.
 """
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -30,6 +29,7 @@ from cryoforum.io.files import (
 )
 from cryoforum.io.formats import read_particle_file, write_particle_file
 from cryoforum.io.mrc import LazyImages
+from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.io.star import (
     ParticleStar,
     number_column,
@@ -43,7 +43,7 @@ from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure
-from cryoforum.workflow import REFERENCE_HALF, Bar, checked_particles, parsed_shard
+from cryoforum.workflow import REFERENCE_HALF, Bar, checked_particles, notices_to, parsed_shard
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 EVIDENCE_COLUMNS = ("rlnMaxValueProbDistribution", "rlnParticleFigureOfMerit")
@@ -56,7 +56,8 @@ class PredictionOptions:
     """How poses are found.
 
     polish: compare with a reference; None: wherever there is one. reference: a map or structure to use
-    instead of the model's own, up to ``resolution_angstrom``. halves: each half set against its own half's
+    instead of the model's own, up to ``resolution_angstrom``, of voxels of
+    ``reference_pixel_size_angstrom`` whatever its header says. halves: each half set against its own half's
     reference; None: where the particles have half sets and the reference has halves.
     """
 
@@ -65,6 +66,7 @@ class PredictionOptions:
     resolution_angstrom: float | None = None
     halves: bool | None = None
     posing: PosingConfig = field(default_factory=PosingConfig)
+    reference_pixel_size_angstrom: float | None = None
 
     def __post_init__(self) -> None:
         if self.polish is False and (self.posing.refine_defocus or self.posing.refine_scale):
@@ -75,6 +77,8 @@ class PredictionOptions:
             raise ValueError(
                 "expected --resolution with --reference; the model's own knows how far it is right"
             )
+        if self.reference_pixel_size_angstrom is not None and self.reference is None:
+            raise ValueError("expected --map-pixel-size with --reference, found no map")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Output:
     batch_size: int = BATCH_SIZE
     overwrite: bool = False
     tell: Callable[[str], None] = lambda line: None
+    scratch: Scratch = NO_SCRATCH
 
 
 def predict_to_star(
@@ -106,8 +111,22 @@ def predict_to_star(
     star = read_particle_file(star_path)
     if output.part is not None:
         star = select_rows(star, _rows_of_part(model, star, output.part))
-    particles = checked_particles(star, root)
+    particles = checked_particles(star, root, output.tell)
     check_compatible(model, particles)
+    rows = _rows_of_shard(len(star), output.shard, output.batch_size)
+    with on_scratch(particles, rows, output.scratch, output.bar) as near:
+        return _write_predictions(model_folder, model, star, near, options, output)
+
+
+def _write_predictions(
+    model_folder: Path,
+    model: TrainedModel,
+    star: ParticleStar,
+    particles: Particles,
+    options: PredictionOptions,
+    output: Output,
+) -> int:
+    """Choose the reference and the way to poses, then find them."""
     if options.reference is None:
         reference = load_reference(model_folder)
     else:
@@ -154,21 +173,25 @@ def match_to_star(
     """The same without a model: candidates from the search over all orientations of a map."""
     _refuse_output(output)
     star = read_particle_file(star_path)
-    particles = checked_particles(star, root)
+    particles = checked_particles(star, root, output.tell)
     reference = _loaded_reference(options, particles, symmetry, output.tell)
-    poser = make_poser(None, reference, particles, options.posing, tell=output.tell)
-    return _write_poses(star, particles, lambda batch: pose_batch(poser, batch), symmetry, options, output)
+    rows = _rows_of_shard(len(star), output.shard, output.batch_size)
+    with on_scratch(particles, rows, output.scratch, output.bar) as near:
+        poser = make_poser(None, reference, near, options.posing, tell=output.tell)
+        return _write_poses(star, near, lambda batch: pose_batch(poser, batch), symmetry, options, output)
 
 
 def _loaded_reference(
     options: PredictionOptions, particles: Particles, symmetry: str, tell: Callable[[str], None]
 ) -> Reference:
     """A map from elsewhere at the particles' box and pixel size; resampling is said aloud."""
-    with warnings.catch_warnings(record=True) as notices:
-        warnings.simplefilter("always")
-        volume = load_structure(options.reference or "", particles.box, particles.pixel_size_angstrom)
-    for notice in notices:
-        tell(str(notice.message))
+    with notices_to(tell):
+        volume = load_structure(
+            options.reference or "",
+            particles.box,
+            particles.pixel_size_angstrom,
+            options.reference_pixel_size_angstrom,
+        )
     return reference_from_map(volume, symmetry, options.resolution_angstrom)
 
 

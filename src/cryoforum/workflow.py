@@ -1,7 +1,9 @@
 """The steps on files: read, call one verb, write. The command line and the demonstration share them."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cryoforum.config import SimulationConfig
 from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
 from cryoforum.io.formats import read_particle_file, write_particle_file
 from cryoforum.io.mrc import write_stack, write_volume
+from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.io.star import (
     CTF_COLUMNS,
     ParticleStar,
@@ -49,12 +52,16 @@ def simulate_to_folder(
     out: Path,
     bar: Bar,
     overwrite: bool,
+    tell: Callable[[str], None] = lambda line: None,
+    map_pixel_size: float | None = None,
 ) -> Path:
     """Write particles.star, with half sets, and particles.mrcs into ``out``; the path of the STAR file."""
     out = Path(out)
     for name in ("particles.star", "particles.mrcs"):
         refuse_to_overwrite(out / name, overwrite)
-    particles = simulate(load_structure(structure, box, pixel_size), config)
+    with notices_to(tell):
+        volume = load_structure(structure, box, pixel_size, map_pixel_size)
+    particles = simulate(volume, config)
     out.mkdir(parents=True, exist_ok=True)
     advance = bar("simulating", len(particles))
 
@@ -126,7 +133,15 @@ def filter_star(
 
 
 def reconstruct_to_folder(
-    star_path: Path, root: Path | None, out: Path, *, symmetry: str = "C1", overwrite: bool, bar: Bar
+    star_path: Path,
+    root: Path | None,
+    out: Path,
+    *,
+    symmetry: str = "C1",
+    overwrite: bool,
+    bar: Bar,
+    tell: Callable[[str], None] = lambda line: None,
+    scratch: Scratch = NO_SCRATCH,
 ) -> dict[str, float | bool]:
     """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the halves.
 
@@ -134,7 +149,7 @@ def reconstruct_to_folder(
     """
     config = ReconstructionConfig(symmetry=symmetry)
     star = read_particle_file(star_path)
-    particles = checked_particles(star, root)
+    particles = checked_particles(star, root, tell)
     independent = _halves_are_independent(star)
     checked_poses(star_path, particles, "to reconstruct")
     out = Path(out)
@@ -142,8 +157,9 @@ def reconstruct_to_folder(
     paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
     for path in paths:
         refuse_to_overwrite(path, overwrite)
-    progress = bar("reconstructing", len(particles))
-    maps = reconstruct(particles, config, independent=independent, progress=progress)
+    with on_scratch(particles, torch.arange(len(particles)), scratch, bar) as near:
+        progress = bar("reconstructing", len(near))
+        maps = reconstruct(near, config, independent=independent, progress=progress)
     for volume, path in zip((maps.half1, maps.half2, maps.full), paths, strict=False):
         write_volume(volume, path)
     curve = fsc_curve(maps)
@@ -230,12 +246,28 @@ def finds_its_images(star_path: Path) -> bool:
     return True
 
 
-def checked_particles(star: ParticleStar, root: Path | None) -> Particles:
-    """The particles of a file that has all of the CTF or none of it: half of it is an oversight."""
+def checked_particles(
+    star: ParticleStar, root: Path | None, tell: Callable[[str], None] = lambda line: None
+) -> Particles:
+    """The particles of a file that has all of the CTF or none of it: half of it is an oversight.
+
+    ``tell`` is told what is odd about the stacks, though they can be read.
+    """
     missing = missing_columns(star, CTF_COLUMNS)
     if missing and not missing_columns(star, ["rlnDefocusU"]):
         raise ValueError(f"{star.path}: expected {missing[0]} for the CTF, found none; add the column")
-    return particles_from_star(star, root)
+    with notices_to(tell):
+        return particles_from_star(star, root)
+
+
+@contextmanager
+def notices_to(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell, a line each, what the block warns of."""
+    with warnings.catch_warnings(record=True) as notices:
+        warnings.simplefilter("always")
+        yield
+    for notice in notices:
+        tell(str(notice.message))
 
 
 def checked_poses(star_path: Path, particles: Particles, purpose: str) -> Poses:
