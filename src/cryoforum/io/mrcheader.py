@@ -56,8 +56,8 @@ class Header:
 def read_header(path: Path) -> Header:
     """The header in whichever byte order makes sense of it; ValueError where this is no whole MRC file."""
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
+    if not os.path.isfile(path):  # unlike Path's, false for a name that is too long
+        found = "a folder" if os.path.isdir(path) else "nothing"
         raise ValueError(f"MRC file {path} not found: there is {found} of that name")
     start: bytes | bytearray
     with open(path, "rb") as file:

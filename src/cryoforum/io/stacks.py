@@ -4,9 +4,10 @@ import copy
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 
 import mrcfile
@@ -17,6 +18,7 @@ from torch import Tensor
 from cryoforum.io.files import replacing
 from cryoforum.io.mrcheader import MOST_UNPACKED_BYTES, Header, Layout, read_header, unpacked_voxels
 
+_READ_BYTES = 2**18  # at a time: a few images
 _HEADER_READERS = 8  # at a time: a network disk answers slowly, but answers many
 
 
@@ -92,22 +94,26 @@ class LazyImages:
         order = np.lexsort((slices, stacks))  # the disk likes to be read in its own order
         for places in np.split(order, np.flatnonzero(np.diff(stacks[order])) + 1):
             if len(places):
-                images[places] = self._read(int(stacks[places[0]]), slices[places])
+                self._read(int(stacks[places[0]]), slices[places], places, images)
         return torch.from_numpy(images)
 
-    def _read(self, stack: int, slices: np.ndarray) -> np.ndarray:
-        """Rising slices of one stack, (k, box, box), in its numbers."""
-        layout = self._layouts[stack]
-        images = self._unpacked_stack(stack)[slices] if layout.is_packed else _read_slices(layout, slices)
-        if images.dtype.kind == "f" and not np.isfinite(images).all():
-            wrong = ~np.isfinite(images).all(axis=(1, 2))
-            raise ValueError(
-                f"{layout.path}, slice {slices[int(wrong.argmax())] + 1}: found pixels that are NaN or "
-                "infinite; leave the particle out or extract it again"
-            )
-        return images
+    def _read(self, stack: int, slices: np.ndarray, places: np.ndarray, images: np.ndarray) -> None:
+        """Read rising slices of one stack to these places of ``images`` (n, box, box)."""
+        layout, done = self._layouts[stack], 0
+        read = self._unpacked_slices(stack, slices) if layout.is_packed else _read_slices(layout, slices)
+        for found in read:
+            part = slice(done, done + len(found))
+            images[places[part]] = found
+            if found.dtype.kind == "f" and not np.isfinite(found).all():
+                wrong = ~np.isfinite(found).all(axis=(1, 2))
+                raise ValueError(
+                    f"{layout.path}, slice {slices[part][int(wrong.argmax())] + 1}: found pixels that are "
+                    "NaN or infinite; leave the particle out or extract it again"
+                )
+            done += len(found)
 
-    def _unpacked_stack(self, stack: int) -> np.ndarray:
+    def _unpacked_slices(self, stack: int, slices: np.ndarray) -> Iterator[np.ndarray]:
+        """The same slices (k, box, box) of a stack that is decompressed when it is first asked for."""
         if stack not in self._unpacked:
             total = _packed_bytes(self._layouts)
             if total > MOST_UNPACKED_BYTES:
@@ -117,7 +123,7 @@ class LazyImages:
                     f"{total / 1e9:.1f} GB; decompress them or add --scratch"
                 )
             self._unpacked[stack] = unpacked_voxels(self._layouts[stack])
-        return self._unpacked[stack]
+        yield self._unpacked[stack][slices]
 
 
 def write_stack(path: Path, batches: Iterable[Tensor], count: int, box: int, pixel_size: float) -> None:
@@ -159,23 +165,33 @@ def _reserve(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _read_slices(layout: Layout, slices: np.ndarray) -> np.ndarray:
-    """Rising slices (k, ny, nx), neighbours in one go.
+def _read_slices(layout: Layout, slices: np.ndarray) -> Iterator[np.ndarray]:
+    """Rising slices in parts (k, ny, nx) that stay in the processor's cache, neighbours in one go.
 
     Read, not mapped: of a file that somebody cuts off meanwhile a map would end the process without a word.
     """
     _, rows, columns = layout.shape
-    size = rows * columns
-    images = np.empty((len(slices), rows, columns), layout.dtype)
-    starts = np.flatnonzero(np.diff(slices, prepend=-2) != 1)
-    with open(layout.path, "rb") as file:
-        for start, stop in zip(starts, [*starts[1:], len(slices)], strict=True):
-            file.seek(layout.offset + int(slices[start]) * size * layout.dtype.itemsize)
-            if file.readinto(images[start:stop].data.cast("B")) < images[start:stop].nbytes:
-                raise ValueError(
-                    f"{layout.path}: the file became shorter while it was read; run again when it is whole"
-                )
-    return images
+    size = rows * columns * layout.dtype.itemsize
+    most = max(1, _READ_BYTES // size)
+    buffer = np.empty((most, rows, columns), layout.dtype)
+    with open(layout.path, "rb", buffering=0) as file:
+        for run in np.split(slices, np.flatnonzero(np.diff(slices) != 1) + 1):
+            file.seek(layout.offset + int(run[0]) * size)
+            for start in range(0, len(run), most):
+                images = buffer[: min(most, len(run) - start)]
+                if not _filled(file, images.view(np.uint8).data):
+                    raise ValueError(
+                        f"{layout.path}: the file became shorter while it was read; run again when whole"
+                    )
+                yield images
+
+
+def _filled(file: FileIO, place: memoryview) -> bool:
+    """Whether the file had enough bytes for all of ``place``."""
+    left = place.cast("B")
+    while len(left) and (count := file.readinto(left)):
+        left = left[count:]
+    return not len(left)
 
 
 def _common_box(layouts: Sequence[Layout]) -> int:

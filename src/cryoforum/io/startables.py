@@ -4,6 +4,7 @@ The `starfile` library guesses types (micrograph 007 becomes the number 7), take
 and pads short rows; a pass through this project must change nothing but what it means to change.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def open_for_writing(path: Path) -> TextIO:
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number from 1, values) of each line that is not empty or a comment."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # unlike Path's, false for a name that is too long
         raise ValueError(f"STAR file {path} not found")
     with open(path, encoding="utf-8", errors=_ODD_BYTES) as file:
         for number, line in enumerate(file, 1):
