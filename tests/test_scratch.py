@@ -125,6 +125,8 @@ def test_too_little_room_no_folder_and_failures_leave_nothing(
     particles: Particles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     everything = torch.arange(6)
+    with pytest.raises(ValueError, match="--keep-scratch with --scratch"):
+        Scratch(None, keep=True)
     with (
         pytest.raises(ValueError, match=r"gone, found none; create it first"),
         on_scratch(particles, everything, Scratch(tmp_path / "gone"), silent),

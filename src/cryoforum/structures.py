@@ -76,7 +76,7 @@ def load_structure(
     if not is_map and not spec.lower().endswith(ATOM_SUFFIXES):
         raise ValueError(
             f"expected a shipped molecule ({', '.join(MOLECULES)}), a PDB or mmCIF file or an MRC map, "
-            f"found {spec!r}; name a file that ends in {', '.join(_PLAIN_SUFFIXES)}, may be with .gz"
+            f"found {spec!r}; name a file that ends in {', '.join(_PLAIN_SUFFIXES)}, or these and .gz"
         )
     if not is_map:
         return atoms_to_volume(read_atoms(Path(spec)), box, pixel_size_angstrom)

@@ -29,8 +29,13 @@ class Scratch:
     folder: Path | None = None
     keep: bool = False
 
+    def __post_init__(self) -> None:
+        if self.keep and self.folder is None:
+            raise ValueError("expected --keep-scratch with --scratch, found no folder to keep copies in")
+
 
 NO_SCRATCH = Scratch()
+_LOCK = "lock"
 
 
 @contextmanager
@@ -60,15 +65,25 @@ def on_scratch(
 @contextmanager
 def _in_use(place: Path, keep: bool) -> Iterator[None]:
     """The folder of copies, which is removed at the end unless others are still in it."""
-    lock = _shared_lock(place / "lock")
+    lock = _shared_lock(place / _LOCK)
     try:
         yield
     finally:
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not keep:
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
         os.close(lock)
+
+
+def _remove(place: Path) -> None:
+    """Remove all copies, and the lock last: until then nobody else comes in."""
+    for path in place.iterdir():
+        if path.name != _LOCK:
+            path.unlink()
+    (place / _LOCK).unlink()
+    with suppress(OSError):  # somebody has begun it anew
+        place.rmdir()
 
 
 def _shared_lock(path: Path) -> int:
