@@ -4,9 +4,11 @@ import bz2
 import gzip
 import pickle
 import resource
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -14,10 +16,14 @@ import numpy as np
 import pytest
 import torch
 
+from cryoforum.config import PreprocessingConfig
 from cryoforum.io import stacks
 from cryoforum.io.mrc import LazyImages, read_volume, write_stack, write_volume
 from cryoforum.io.mrcheader import read_header
-from cryoforum.particles import Volume
+from cryoforum.particles import Particles, Poses, Volume
+from cryoforum.preprocessing import prepare_all
+from cryoforum.reconstruction import ReconstructionConfig, reconstruct
+from cryoforum.rotations import random_unitquat
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress}
 
@@ -229,3 +235,35 @@ def test_maps_and_stacks_are_written_as_others_read_them(tmp_path: Path) -> None
     write_volume(Volume(ramp(8), 2.0), tmp_path / "map.mrc")
     written(tmp_path / "stack.mrcs", ramp(8))
     assert mrcfile.validate(tmp_path / "map.mrc") and mrcfile.validate(tmp_path / "stack.mrcs")
+
+
+class Watched:
+    """Images that remember which thread read them."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images, self.readers = images, set()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.images.shape)
+
+    def __getitem__(self, rows: torch.Tensor) -> torch.Tensor:
+        self.readers.add(threading.get_ident())
+        return self.images[rows]
+
+
+def test_training_and_reconstruction_have_their_images_read_by_another_thread() -> None:
+    images = torch.randn(20, 8, 8, generator=torch.Generator().manual_seed(0))
+    poses = Poses(random_unitquat(20, generator=torch.Generator().manual_seed(1)), torch.zeros(20, 2))
+    in_memory = Particles(images, 1.5, tuple(map(str, range(20))), poses)
+    watched = Watched(images)
+    on_disk = replace(in_memory, images=watched)
+    config = PreprocessingConfig(box=8)
+    prepared = prepare_all(on_disk, config, batch_size=6)
+    assert torch.equal(prepared, prepare_all(in_memory, config, batch_size=20))
+    maps = [reconstruct(particles, ReconstructionConfig(batch_size=6)) for particles in (on_disk, in_memory)]
+    assert torch.equal(maps[0].full.voxels, maps[1].full.voxels)
+    assert watched.readers and threading.get_ident() not in watched.readers
