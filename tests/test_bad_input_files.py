@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoforum.io.mrc import LazyImages, read_volume, write_stack
+from cryoforum.io.mrc import LazyImages, write_stack
 from cryoforum.io.star import particles_from_star, read_star
 
 HEADER = """
@@ -151,14 +151,3 @@ def test_boxes_that_are_odd_or_not_square(tmp_path: Path, shape: tuple[int, int,
         pass
     with pytest.raises(ValueError, match="square images of an even width"):
         LazyImages([tmp_path / "odd.mrcs"], [0])
-
-
-def test_maps_that_are_not_cubic_or_have_no_pixel_size(tmp_path: Path) -> None:
-    with mrcfile.new(tmp_path / "flat.mrc", np.zeros((2, 4, 4), dtype=np.float32)):
-        pass
-    with pytest.raises(ValueError, match="cubic"):
-        read_volume(tmp_path / "flat.mrc")
-    with mrcfile.new(tmp_path / "sizeless.mrc", np.zeros((4, 4, 4), dtype=np.float32)):
-        pass
-    with pytest.raises(ValueError, match="pixel size"):
-        read_volume(tmp_path / "sizeless.mrc")

@@ -324,3 +324,12 @@ def test_tables_longer_than_a_chunk_come_back(
     write_star(ParticleStar(tmp_path, None, table), tmp_path / "long.star")
     found = read_star(tmp_path / "long.star").particles
     assert found.to_dict("list") == {"rlnImageName": names, "label": labels}
+
+
+@pytest.mark.parametrize("first", ["_rlnTomoName", "data_7/x.mrc", "loop_", "plain"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_values_that_look_like_keywords_come_back(tmp_path: Path, first: str, width: int) -> None:
+    row = [first, "_x", "data_y"][:width]
+    table = pd.DataFrame([row, row], columns=["rlnImageName", "a", "b"][:width], dtype=str)
+    write_star(ParticleStar(tmp_path, None, table), tmp_path / "odd.star")
+    assert read_star(tmp_path / "odd.star").particles.to_dict("list") == table.to_dict("list")

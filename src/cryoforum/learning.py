@@ -12,6 +12,7 @@ from cryoforum.checkpoint import PARTS, TrainedModel, read_split, save_model
 from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
+from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.particles import Particles, Poses
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
@@ -52,11 +53,12 @@ def train_to_folder(
     bar: Bar,
     on_step: Callable[[Progress], None],
     tell: Callable[[str], None] = lambda line: None,
+    scratch: Scratch = NO_SCRATCH,
 ) -> TrainedModel:
     """Train on the particles of one or several files and write the model folder with its reference.
 
     They are resampled to the box and pixel size that most have. ``tell`` is told, a line each, of that, of
-    what joining changed, and where no reference could be made.
+    what joining changed, of odd stacks, and where no reference could be made.
     """
     star = read_joined(star_paths, root, tell)
     particles = checked_particles(star, root, tell)
@@ -77,21 +79,23 @@ def train_to_folder(
             "began; train without --resume"
         )
     try:
-        reference = _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
-        config = _possible_config(config, reference, tell)
-        shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
-        model = train(
-            particles,
-            config,
-            split,
-            reference=reference,
-            seed=seed,
-            max_minutes=max_minutes,
-            state_path=out / STATE,
-            resume=resume,
-            on_prepare=bar("reading particles", shown),
-            on_step=on_step,
-        )
+        used = torch.cat([split.train, split.validation])
+        with on_scratch(particles, used, scratch, bar) as near:
+            reference = _reference_or_none(near, poses, split, config.symmetry, bar, tell)
+            config = _possible_config(config, reference, tell)
+            shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
+            model = train(
+                near,
+                config,
+                split,
+                reference=reference,
+                seed=seed,
+                max_minutes=max_minutes,
+                state_path=out / STATE,
+                resume=resume,
+                on_prepare=bar("reading particles", shown),
+                on_step=on_step,
+            )
     except BaseException:
         with suppress(OSError):
             out.rmdir()  # only where it is still empty: there is nothing to resume from

@@ -28,6 +28,7 @@ from cryoforum.io.files import (
     require_folder_of,
 )
 from cryoforum.io.formats import check_writable, write_particle_file
+from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.io.star import (
     ParticleStar,
     number_column,
@@ -54,7 +55,8 @@ class PredictionOptions:
     """How poses are found.
 
     polish: compare with a reference; None: wherever there is one. reference: a map or structure to use
-    instead of the model's own, up to ``resolution_angstrom``. halves: each half set against its own half's
+    instead of the model's own, up to ``resolution_angstrom``, of voxels of
+    ``reference_pixel_size_angstrom`` whatever its header says. halves: each half set against its own half's
     reference; None: where the particles have half sets and the reference has halves.
     """
 
@@ -63,6 +65,7 @@ class PredictionOptions:
     resolution_angstrom: float | None = None
     halves: bool | None = None
     posing: PosingConfig = field(default_factory=PosingConfig)
+    reference_pixel_size_angstrom: float | None = None
 
     def __post_init__(self) -> None:
         if self.polish is False and (self.posing.refine_defocus or self.posing.refine_scale):
@@ -73,6 +76,8 @@ class PredictionOptions:
             raise ValueError(
                 "expected --resolution with --reference; the model's own knows how far it is right"
             )
+        if self.reference_pixel_size_angstrom is not None and self.reference is None:
+            raise ValueError("expected --map-pixel-size with --reference, found no map")
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Output:
     batch_size: int = BATCH_SIZE
     overwrite: bool = False
     tell: Callable[[str], None] = lambda line: None
+    scratch: Scratch = NO_SCRATCH
 
 
 def predict_to_star(
@@ -110,6 +116,21 @@ def predict_to_star(
     if output.part is not None:
         star = select_rows(star, _rows_of_part(model, star, output.part))
     particles = checked_particles(star, root, output.tell, sampling_of(model))
+    rows = _rows_of_shard(len(star), output.shard, output.batch_size)
+    with on_scratch(particles, rows, output.scratch, output.bar) as near:
+        return _write_predictions(model_folder, model, star_paths, star, near, options, output)
+
+
+def _write_predictions(
+    model_folder: Path,
+    model: TrainedModel,
+    star_paths: Sequence[Path],
+    star: ParticleStar,
+    particles: Particles,
+    options: PredictionOptions,
+    output: Output,
+) -> int:
+    """Choose the reference and the way to poses, then find them."""
     if options.reference is None:
         reference = load_reference(model_folder)
     else:
@@ -166,9 +187,11 @@ def match_to_star(
     star = _read_input(star_paths, root, output)
     particles = checked_particles(star, root, output.tell)
     reference = _loaded_reference(options, particles, symmetry, output.tell)
-    poser = make_poser(None, reference, particles, options.posing, tell=output.tell)
     inputs = symmetry + _hash_of_files([*star_paths, *star.companions])
-    return _write_poses(star, particles, lambda batch: pose_batch(poser, batch), inputs, options, output)
+    rows = _rows_of_shard(len(star), output.shard, output.batch_size)
+    with on_scratch(particles, rows, output.scratch, output.bar) as near:
+        poser = make_poser(None, reference, near, options.posing, tell=output.tell)
+        return _write_poses(star, near, lambda batch: pose_batch(poser, batch), inputs, options, output)
 
 
 def _loaded_reference(
@@ -176,7 +199,12 @@ def _loaded_reference(
 ) -> Reference:
     """A map from elsewhere at the particles' box and pixel size; resampling is said aloud."""
     with notices_to(tell):
-        volume = load_structure(options.reference or "", particles.box, particles.pixel_size_angstrom)
+        volume = load_structure(
+            options.reference or "",
+            particles.box,
+            particles.pixel_size_angstrom,
+            options.reference_pixel_size_angstrom,
+        )
     return reference_from_map(volume, symmetry, options.resolution_angstrom)
 
 

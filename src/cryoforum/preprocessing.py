@@ -11,7 +11,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
 from cryoforum.ctf import Optics, ctf
 from cryoforum.fourier import crop_or_pad, to_fourier, to_real
-from cryoforum.particles import Particles, all_rows
+from cryoforum.particles import Particles, all_rows, loaded_batches
 from cryoforum.rotations import compose, rotation_about_view_axis
 
 INTENSITY_SAMPLE = 1000
@@ -97,11 +97,13 @@ def prepare_all(
 ) -> Tensor:
     """Network inputs of every particle, (n, m, m) float32; images are read batch by batch."""
     result = torch.empty(len(particles), config.box, config.box)
-    for rows in all_rows(len(particles), batch_size):
-        optics = None if particles.optics is None else particles.optics[rows]
-        pixel_size = particles.pixel_size_angstrom
-        result[rows] = prepare(particles.images[rows], optics, pixel_size, config, intensity)
-        progress(len(rows))
+    done = 0
+    for batch in loaded_batches(particles, batch_size):
+        images = batch.images[torch.arange(len(batch))]
+        prepared = prepare(images, batch.optics, particles.pixel_size_angstrom, config, intensity)
+        result[done : done + len(batch)] = prepared
+        done += len(batch)
+        progress(len(batch))
     return result
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cryoforum.ctf import ctf
 from cryoforum.fourier import phase_shift, to_fourier
-from cryoforum.particles import HalfMaps, Particles, Poses, Volume, all_rows
+from cryoforum.particles import HalfMaps, Particles, Poses, Volume, all_rows, loaded_batches
 from cryoforum.projection import (
     PADDING,
     empty_half_grid,
@@ -72,8 +72,9 @@ def reconstruct(
     # float32: even at zero frequency, where all slices meet, 10⁶ images stay far below its 2²⁴.
     data = [empty_half_grid(box, torch.complex64) for _ in range(2)]
     weight = [empty_half_grid(box, torch.float32) for _ in range(2)]
-    for rows in all_rows(len(particles), config.batch_size):
-        slices, power = _weighted_slices(particles, poses, rows)
+    batches = loaded_batches(particles, config.batch_size)
+    for rows, batch in zip(all_rows(len(particles), config.batch_size), batches, strict=True):
+        slices, power = _weighted_slices(batch, poses[rows])
         for half in range(2):
             chosen = subsets[rows] == half + 1
             quaternions = poses.quaternions[rows][chosen]
@@ -94,14 +95,15 @@ def reconstruct(
     return HalfMaps(half1, half2, full=volume(data[0], weight[0]), independent=independent)
 
 
-def _weighted_slices(particles: Particles, poses: Poses, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _weighted_slices(batch: Particles, poses: Poses) -> tuple[Tensor, Tensor]:
     """CTF · transform of the centred images, and CTF², each (b, n, n // 2 + 1)."""
-    box, pixel_size = particles.box, particles.pixel_size_angstrom
+    box, pixel_size = batch.box, batch.pixel_size_angstrom
+    images = batch.images[torch.arange(len(batch))]
     # The image is the centred projection moved by minus its origin, so plus the origin undoes it.
-    slices = phase_shift(to_fourier(particles.images[rows]), poses.shifts_angstrom[rows] / pixel_size)
+    slices = phase_shift(to_fourier(images), poses.shifts_angstrom / pixel_size)
     power = torch.ones(slices.shape)
-    if particles.optics is not None:
-        transfer = ctf(particles.optics[rows], box, pixel_size)
+    if batch.optics is not None:
+        transfer = ctf(batch.optics, box, pixel_size)
         slices, power = slices * transfer, transfer.square()
     # A half transform holds column kx = 0 with its mates: each counts half.
     power[..., 0] /= 2

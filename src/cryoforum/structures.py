@@ -16,10 +16,15 @@ from cryoforum.io.mrc import read_volume
 from cryoforum.particles import Volume
 
 PACKED_STEP_ANGSTROM = 0.05
-MAP_SUFFIXES = (".mrc", ".map", ".ccp4", ".rec")
+MAP_SUFFIXES = tuple(
+    kind + packing for kind in (".mrc", ".map", ".ccp4", ".rec", ".mrcs") for packing in ("", ".gz", ".bz2")
+)
 ATOM_SUFFIXES = tuple(
     kind + packing for kind in (".pdb", ".ent", ".cif", ".mmcif") for packing in ("", ".gz")
 )
+_PLAIN_SUFFIXES = [
+    suffix for suffix in ATOM_SUFFIXES + MAP_SUFFIXES if not suffix.endswith((".gz", ".bz2", ".mrcs"))
+]
 _MARGIN_PIXELS = 2.0  # the blurred edge of an atom, nearly three standard deviations
 _DENSITY_CUTOFF = 1e-6  # where an atom ends; leaves out less than 0.2% of the sum
 _PIXEL_SIZE_TOLERANCE = 1e-3  # relative difference of pixel sizes that is worth a notice
@@ -55,21 +60,27 @@ MOLECULES: dict[str, Molecule] = {
 }
 
 
-def load_structure(spec: str, box: int, pixel_size_angstrom: float) -> Volume:
+def load_structure(
+    spec: str, box: int, pixel_size_angstrom: float, map_pixel_size_angstrom: float | None = None
+) -> Volume:
     """The volume that ``spec`` names: a shipped molecule, a PDB or mmCIF file, or an MRC map.
 
+    map_pixel_size_angstrom: of the map, whatever its header says.
     Raises ValueError for anything else, and where a molecule does not fit in the box.
     """
+    is_map = spec.lower().endswith(MAP_SUFFIXES)
+    if map_pixel_size_angstrom is not None and not is_map:
+        raise ValueError(f"expected a map with --map-pixel-size, found {spec!r}; leave the option out")
     if spec.lower() in MOLECULES:
         return atoms_to_volume(load_molecule(spec.lower()), box, pixel_size_angstrom)
-    if not spec.lower().endswith(ATOM_SUFFIXES + MAP_SUFFIXES):
+    if not is_map and not spec.lower().endswith(ATOM_SUFFIXES):
         raise ValueError(
             f"expected a shipped molecule ({', '.join(MOLECULES)}), a PDB or mmCIF file or an MRC map, "
-            f"found {spec!r}; name a file that ends in {', '.join(ATOM_SUFFIXES + MAP_SUFFIXES)}"
+            f"found {spec!r}; name a file that ends in {', '.join(_PLAIN_SUFFIXES)}, or these and .gz"
         )
-    if spec.lower().endswith(ATOM_SUFFIXES):
+    if not is_map:
         return atoms_to_volume(read_atoms(Path(spec)), box, pixel_size_angstrom)
-    volume = read_volume(Path(spec))
+    volume = read_volume(Path(spec), map_pixel_size_angstrom)
     old_box = len(volume.voxels)
     same_pixels = math.isclose(volume.pixel_size_angstrom, pixel_size_angstrom, rel_tol=_PIXEL_SIZE_TOLERANCE)
     if not same_pixels or old_box != box:

@@ -15,6 +15,7 @@ from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
 from cryoforum.io.formats import check_writable, read_each, read_particle_file, write_particle_file
 from cryoforum.io.joining import joined
 from cryoforum.io.mrc import write_stack, write_volume
+from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.io.star import (
     CTF_COLUMNS,
     ParticleStar,
@@ -54,12 +55,16 @@ def simulate_to_folder(
     out: Path,
     bar: Bar,
     overwrite: bool,
+    tell: Callable[[str], None] = lambda line: None,
+    map_pixel_size: float | None = None,
 ) -> Path:
     """Write particles.star, with half sets, and particles.mrcs into ``out``; the path of the STAR file."""
     out = Path(out)
     for name in ("particles.star", "particles.mrcs"):
         refuse_to_overwrite(out / name, overwrite)
-    particles = simulate(load_structure(structure, box, pixel_size), config)
+    with notices_to(tell):
+        volume = load_structure(structure, box, pixel_size, map_pixel_size)
+    particles = simulate(volume, config)
     out.mkdir(parents=True, exist_ok=True)
     advance = bar("simulating", len(particles))
 
@@ -141,6 +146,7 @@ def reconstruct_to_folder(
     overwrite: bool,
     bar: Bar,
     tell: Callable[[str], None] = lambda line: None,
+    scratch: Scratch = NO_SCRATCH,
 ) -> dict[str, float | bool]:
     """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the halves.
 
@@ -156,8 +162,9 @@ def reconstruct_to_folder(
     paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
     for path in paths:
         refuse_to_overwrite(path, overwrite)
-    progress = bar("reconstructing", len(particles))
-    maps = reconstruct(particles, config, independent=independent, progress=progress)
+    with on_scratch(particles, torch.arange(len(particles)), scratch, bar) as near:
+        progress = bar("reconstructing", len(near))
+        maps = reconstruct(near, config, independent=independent, progress=progress)
     for volume, path in zip((maps.half1, maps.half2, maps.full), paths, strict=False):
         write_volume(volume, path)
     curve = fsc_curve(maps)

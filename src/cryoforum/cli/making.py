@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 from cryoforum.cli.app import app
-from cryoforum.cli.options import ConfigFile, Out, Overwrite, Preset, Root, Set, Stars
+from cryoforum.cli.options import (
+    ConfigFile,
+    KeepScratch,
+    MapPixelSize,
+    Out,
+    Overwrite,
+    Preset,
+    Root,
+    ScratchFolder,
+    Set,
+    Stars,
+)
 from cryoforum.terminal import angle, failing_clearly, progress_bars, tell, training_bar
 
 
@@ -18,6 +29,7 @@ def simulate(
     n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
     box: Annotated[int, typer.Option(help="Image width in pixels.")] = 128,
     pixel_size: Annotated[float, typer.Option(help="Å per pixel.")] = 2.8,
+    map_pixel_size: MapPixelSize = None,
     snr: Annotated[float, typer.Option(help="var(signal) / var(noise) over the whole image.")] = 0.1,
     orientations: Annotated[str, typer.Option(help="random, or grid: HEALPix-based, uniform.")] = "random",
     max_shift: Annotated[float, typer.Option(help="Largest shift along x and y, pixels.")] = 3.0,
@@ -46,7 +58,9 @@ def simulate(
             seed=seed,
         )
         with progress_bars() as bar:
-            path = simulate_to_folder(structure, box, pixel_size, config, out, bar, overwrite)
+            path = simulate_to_folder(
+                structure, box, pixel_size, config, out, bar, overwrite, tell, map_pixel_size
+            )
         typer.echo(f"{n} particles in {path}")
 
 
@@ -64,12 +78,15 @@ def train(
     split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
     seed: int = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    scratch: ScratchFolder = None,
+    keep_scratch: KeepScratch = False,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Learn from particles with known poses; writes the model folder."""
     with failing_clearly():
         from cryoforum.config import chosen_config
+        from cryoforum.io.scratch import Scratch
         from cryoforum.learning import train_to_folder
 
         if max_minutes is not None and not max_minutes > 0:
@@ -89,6 +106,7 @@ def train(
                 bar=bar,
                 on_step=on_step,
                 tell=tell,
+                scratch=Scratch(scratch, keep_scratch),
             )
         used = Counter(model.parts.values())
         typer.echo(

@@ -11,6 +11,17 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Shard = Annotated[str | None, typer.Option(help="Only one of n parts of the rows: 1/4 … 4/4.")]
 BatchSize = Annotated[int, typer.Option(help="Images at a time.")]
 Resolution = Annotated[float | None, typer.Option(help="Å up to which the given map is used.")]
+MapPixelSize = Annotated[
+    float | None,
+    typer.Option(help="Å per voxel of the given map, where its header lacks the size or is wrong."),
+]
+ScratchFolder = Annotated[
+    Path | None,
+    typer.Option("--scratch", metavar="DIR", help="Fast disk that the stacks are first copied to."),
+]
+KeepScratch = Annotated[
+    bool, typer.Option("--keep-scratch", help="Leave the copies in --scratch for the next run.")
+]
 Defocus = Annotated[
     bool, typer.Option("--refine-defocus", help="Find each particle's own defocus (rlnDefocusU/V), too.")
 ]

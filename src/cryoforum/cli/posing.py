@@ -9,12 +9,15 @@ from cryoforum.cli.app import app
 from cryoforum.cli.options import (
     BatchSize,
     Defocus,
+    KeepScratch,
+    MapPixelSize,
     MaxShift,
     Out,
     Overwrite,
     Resolution,
     Root,
     Scale,
+    ScratchFolder,
     Shard,
     Stars,
     Symmetry,
@@ -48,6 +51,7 @@ def predict(
             "1, 4 or 8. Default: 8, or fewer if the network did not learn from such copies."
         ),
     ] = None,
+    map_pixel_size: MapPixelSize = None,
     resolution: Resolution = None,
     max_shift: MaxShift = None,
     refine_defocus: Defocus = False,
@@ -65,6 +69,8 @@ def predict(
     ] = None,
     shard: Shard = None,
     batch_size: BatchSize = 256,
+    scratch: ScratchFolder = None,
+    keep_scratch: KeepScratch = False,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -75,6 +81,7 @@ def predict(
     """
     with failing_clearly():
         from cryoforum.io.files import common_folder
+        from cryoforum.io.scratch import Scratch
         from cryoforum.posing import PosingConfig
         from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 
@@ -82,6 +89,7 @@ def predict(
             polish=polish,
             reference=reference,
             resolution_angstrom=resolution,
+            reference_pixel_size_angstrom=map_pixel_size,
             halves=halves,
             posing=PosingConfig(
                 candidates,  # type: ignore[arg-type]
@@ -92,7 +100,8 @@ def predict(
             ),
         )
         with progress_bars() as bar:
-            output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell)
+            place = Scratch(scratch, keep_scratch)
+            output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell, scratch=place)
             count = predict_to_star(model, particles, root, options, output)
         say_what_was_written(count, out, root or common_folder(particles))
 
@@ -103,27 +112,33 @@ def match(
     particles: Stars,
     out: Out,
     symmetry: Symmetry = "C1",
+    map_pixel_size: MapPixelSize = None,
     resolution: Resolution = None,
     max_shift: MaxShift = None,
     refine_defocus: Defocus = False,
     refine_scale: Scale = False,
     shard: Shard = None,
     batch_size: BatchSize = 256,
+    scratch: ScratchFolder = None,
+    keep_scratch: KeepScratch = False,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Find poses without a model: search all orientations of a map, then polish."""
     with failing_clearly():
         from cryoforum.io.files import common_folder
+        from cryoforum.io.scratch import Scratch
         from cryoforum.posing import PosingConfig
         from cryoforum.predicting import Output, PredictionOptions, match_to_star
 
         options = PredictionOptions(
             reference=reference,
             resolution_angstrom=resolution,
+            reference_pixel_size_angstrom=map_pixel_size,
             posing=PosingConfig(None, max_shift, refine_defocus, refine_scale),
         )
         with progress_bars() as bar:
-            output = Output(out, bar, None, shard, batch_size, overwrite, tell=tell)
+            place = Scratch(scratch, keep_scratch)
+            output = Output(out, bar, None, shard, batch_size, overwrite, tell=tell, scratch=place)
             count = match_to_star(particles, root, symmetry, options, output)
         say_what_was_written(count, out, root or common_folder(particles))

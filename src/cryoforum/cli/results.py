@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cryoforum.cli.app import app
-from cryoforum.cli.options import Out, Overwrite, Root, Stars, Symmetry
+from cryoforum.cli.options import KeepScratch, Out, Overwrite, Root, ScratchFolder, Stars, Symmetry
 from cryoforum.terminal import failing_clearly, hint_at_root, progress_bars, show_errors, tell
 
 
@@ -46,16 +46,26 @@ def reconstruct(
     particles: Stars,
     out: Out,
     symmetry: Symmetry = "C1",
+    scratch: ScratchFolder = None,
+    keep_scratch: KeepScratch = False,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Reconstruct half maps and map by direct Fourier inversion, with FSC and resolution."""
     with failing_clearly():
+        from cryoforum.io.scratch import Scratch
         from cryoforum.workflow import reconstruct_to_folder
 
         with progress_bars() as bar:
             resolution = reconstruct_to_folder(
-                particles, root, out, symmetry=symmetry, overwrite=overwrite, bar=bar, tell=tell
+                particles,
+                root,
+                out,
+                symmetry=symmetry,
+                overwrite=overwrite,
+                bar=bar,
+                tell=tell,
+                scratch=Scratch(scratch, keep_scratch),
             )
         typer.echo(
             f"resolution at FSC 0.143: {resolution['unmasked']:.1f} Å unmasked, "

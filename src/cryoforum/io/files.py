@@ -104,7 +104,7 @@ def find_file(name: str, folder: Path, root: Path | None = None) -> Path:
         bases = [folder, *folder.parents, Path.cwd()]
         places = [base / given for base in (bases if root is None else [Path(root), *bases])]
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):  # unlike Path's, false for a name that is too long
             return place
     looked = ", ".join(dict.fromkeys(str(place) for place in places))
     raise ValueError(f"file {name} not found; give its folder with --root. Looked for {looked}")

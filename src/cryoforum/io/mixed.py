@@ -65,7 +65,10 @@ def _parts(
     samplings: list[Sampling] = []
     sampling_of_key = []
     for (_, pixel_size), row in zip(keys.tolist(), first, strict=True):
-        found = Sampling(_part_of_images(images_of, np.array([row])).shape[-1], pixel_size)
+        with warnings.catch_warnings():  # what is odd about a stack is said when all of them are opened
+            warnings.simplefilter("ignore")
+            box = _part_of_images(images_of, np.array([row])).shape[-1]
+        found = Sampling(box, pixel_size)
         same = [number for number, known in enumerate(samplings) if known.is_same(found)]
         sampling_of_key.append(same[0] if same else len(samplings))
         samplings += [] if same else [found]

@@ -4,6 +4,7 @@ The `starfile` library guesses types (micrograph 007 becomes the number 7), take
 and pads short rows; a pass through this project must change nothing but what it means to change.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import pandas as pd
 
 _TOKEN = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""")
 _NEEDS_QUOTES = re.compile(r"""^$|\s|^[#"']""")
+_KEYWORDS = ("data_", "loop_", "_")  # with which a line begins that is no row
 _ODD_BYTES = "surrogateescape"  # in file names of other encodings they come back unchanged
 _CHUNK_ROWS = 20_000  # rows that are lists of Python strings at a time: a table takes a fraction of that
 
@@ -45,11 +47,11 @@ class _Table:
     def has_rows(self) -> bool:
         return bool(self.rows or self.finished)
 
-    def takes_as_row(self, values: list[str]) -> bool:
+    def takes_as_row(self, values: list[str], is_quoted: bool) -> bool:
         """Whether a line belongs to this loop; even where it starts with data_ as a file name may."""
         if not self.is_loop or not self.columns:
             return False
-        if not values[0].startswith(("data_", "loop_", "_")):
+        if is_quoted or not values[0].startswith(_KEYWORDS):
             return True
         is_header = values[0].startswith("_") and not self.has_rows
         return len(values) == len(self.columns) > 1 and not is_header
@@ -63,9 +65,9 @@ def read_tables(path: Path) -> list[tuple[str, pd.DataFrame]]:
     tables: list[_Table] = []
     block: str | None = None
     current: _Table | None = None
-    for number, values in _numbered_lines(path):
+    for number, values, is_quoted in _numbered_lines(path):
         first = values[0]
-        if current is not None and current.takes_as_row(values):
+        if current is not None and current.takes_as_row(values, is_quoted):
             if len(values) != len(current.columns):
                 raise ValueError(
                     f"{path}, line {number}: expected {len(current.columns)} values, one for each column of "
@@ -108,9 +110,9 @@ def open_for_writing(path: Path) -> TextIO:
     return open(path, "w", newline="\n", encoding="utf-8", errors=_ODD_BYTES)
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number from 1, values) of each line that is not empty or a comment."""
-    if not Path(path).is_file():
+def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str], bool]]:
+    """Of each line that is not empty or a comment: number from 1, values, whether quotes hide a keyword."""
+    if not os.path.isfile(path):  # unlike Path's, false for a name that is too long
         raise ValueError(f"STAR file {path} not found")
     with open(path, encoding="utf-8", errors=_ODD_BYTES) as file:
         for number, line in enumerate(file, 1):
@@ -118,7 +120,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 raise ValueError(f"{path}: expected a STAR file, found a binary file")
             values = _values(line.removeprefix("\ufeff") if number == 1 else line)
             if values:
-                yield number, values
+                yield number, values, values[0].startswith(_KEYWORDS) and line.lstrip()[0] in "'\""
 
 
 def _values(line: str) -> list[str]:
@@ -135,6 +137,8 @@ def _values(line: str) -> list[str]:
 
 def _line(values: Sequence[str]) -> str:
     line = " ".join(values)
+    if values[0].startswith("_") or len(values) == 1 and values[0].startswith(_KEYWORDS):
+        return " ".join([_in_quotes(values[0]), *map(_quoted, values[1:])]) + "\n"
     if _has_marks(line) or line.split() != list(values):  # rare, and dear to ask of every value
         line = " ".join(map(_quoted, values))
     return line + "\n"
@@ -145,8 +149,10 @@ def _has_marks(text: str) -> bool:
 
 
 def _quoted(value: str) -> str:
-    if not _NEEDS_QUOTES.search(value):
-        return value
+    return _in_quotes(value) if _NEEDS_QUOTES.search(value) else value
+
+
+def _in_quotes(value: str) -> str:
     mark = "'" if '"' in value else '"'
     if mark in value or "\n" in value:
         raise ValueError(f"the value {value!r} cannot be written to a STAR file; rename it")

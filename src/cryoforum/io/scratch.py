@@ -1,0 +1,161 @@
+"""Stacks copied to a fast disk of the machine, as RELION's --scratch_dir does.
+
+Every process that uses a scratch folder holds a shared lock there; who leaves last removes all copies. A
+kill leaves copies behind, which the next run takes over, as whole ones carry the original's path, size and
+time in their names.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from cryoforum.io.files import is_leftover, replacing
+from cryoforum.io.mrcheader import Layout, unpack
+from cryoforum.io.stacks import LazyImages
+from cryoforum.particles import Images, JoinedImages, Particles
+from cryoforum.resampling import ResampledImages
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """folder: where to copy stacks to, None: nowhere. keep: leave the copies for the next run."""
+
+    folder: Path | None = None
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        if self.keep and self.folder is None:
+            raise ValueError("expected --keep-scratch with --scratch, found no folder to keep copies in")
+
+
+NO_SCRATCH = Scratch()
+_LOCK = "lock"
+
+
+@contextmanager
+def on_scratch(
+    particles: Particles,
+    rows: Tensor,
+    scratch: Scratch,
+    bar: Callable[[str, int], Callable[[int], None]],
+) -> Iterator[Particles]:
+    """The same particles, whose images of ``rows`` are read from copies; compressed ones are decompressed.
+
+    ValueError where the folder is none or has not enough room.
+    """
+    layouts = _layouts(particles.images, rows)
+    if scratch.folder is None or not layouts:
+        yield particles
+        return
+    if not scratch.folder.is_dir():
+        raise ValueError(f"expected a folder at --scratch {scratch.folder}, found none; create it first")
+    place = scratch.folder.absolute() / f"cryoforum-scratch-{os.getuid()}"
+    with _in_use(place, scratch.keep):
+        copies = {layout: place / _name(layout) for layout in layouts}
+        _copy_missing(copies, place, bar)
+        moved = {layout.path: copy for layout, copy in copies.items()}
+        yield replace(particles, images=_moved(particles.images, moved))
+
+
+def _layouts(images: Images, rows: Tensor) -> list[Layout]:
+    """Those of the stacks on disk that images of these rows are in."""
+    if isinstance(images, LazyImages):
+        return images.layouts(rows)
+    if isinstance(images, ResampledImages):
+        return _layouts(images.source, rows)
+    if isinstance(images, JoinedImages):
+        part_of_row = images.part_of_row[rows]
+        parts = enumerate(images.parts)
+        own = [(part, images.row_in_part[rows[part_of_row == number]]) for number, part in parts]
+        return [layout for part, its_rows in own if len(its_rows) for layout in _layouts(part, its_rows)]
+    return []
+
+
+def _moved(images: Images, copies: Mapping[Path, Path]) -> Images:
+    """The same images, read from the copies of their stacks."""
+    if isinstance(images, LazyImages):
+        return images.moved(copies)
+    if isinstance(images, ResampledImages):
+        return replace(images, source=_moved(images.source, copies))
+    if isinstance(images, JoinedImages):
+        return replace(images, parts=tuple(_moved(part, copies) for part in images.parts))
+    return images
+
+
+@contextmanager
+def _in_use(place: Path, keep: bool) -> Iterator[None]:
+    """The folder of copies, which is removed at the end unless others are still in it."""
+    lock = _shared_lock(place / _LOCK)
+    try:
+        yield
+    finally:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not keep:
+                _remove(place)
+        os.close(lock)
+
+
+def _remove(place: Path) -> None:
+    """Remove all copies, and the lock last: until then nobody else comes in."""
+    for path in place.iterdir():
+        if path.name != _LOCK:
+            path.unlink()
+    (place / _LOCK).unlink()
+    with suppress(OSError):  # somebody has begun it anew
+        place.rmdir()
+
+
+def _shared_lock(path: Path) -> int:
+    """The descriptor of a locked file. Waits while somebody removes the folder, then begins it anew."""
+    while True:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(file, fcntl.LOCK_SH)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), path.stat()):
+                    return file
+            os.close(file)
+
+
+def _copy_missing(
+    copies: Mapping[Layout, Path], place: Path, bar: Callable[[str, int], Callable[[int], None]]
+) -> None:
+    """Copy what is not there yet, one process at a time: the next one finds it done."""
+    with open(place / "copying", "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        for torn in filter(is_leftover, place.iterdir()):
+            torn.unlink()
+        missing = {copy: layout for layout, copy in copies.items() if not copy.exists()}
+        needed = sum(layout.offset + layout.voxel_bytes for layout in missing.values())
+        free = shutil.disk_usage(place).free
+        if needed > free:
+            raise ValueError(
+                f"{place.parent}: expected {needed / 1e9:.2f} GB of free disk for copies of "
+                f"{len(missing)} stacks, found {free / 1e9:.2f} GB; choose another --scratch or leave it out"
+            )
+        if not missing:
+            return
+        advance = bar("to scratch", sum(layout.shape[0] for layout in missing.values()))
+        for copy, layout in missing.items():
+            with replacing(copy) as temporary:
+                if layout.is_packed:
+                    unpack(layout, temporary)
+                else:
+                    shutil.copyfile(layout.path, temporary)
+            advance(layout.shape[0])
+
+
+def _name(layout: Layout) -> str:
+    """Of one file, at one time of change, the same name in every run."""
+    original = layout.path.resolve()
+    known = f"{original} {layout.path.stat().st_size} {layout.modified}"
+    return hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()[:32] + ".mrcs"
