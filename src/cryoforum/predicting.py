@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from cryoforum.checkpoint import PARTS, TrainedModel, load_model
-from cryoforum.compute import process_rank_and_count, wait_for_all
 from cryoforum.finding import make_poser
 from cryoforum.inference import BATCH_SIZE, check_compatible, predict_batch
 from cryoforum.io.batchlog import BatchLog, read_batches
@@ -40,6 +39,7 @@ from cryoforum.io.star import (
 )
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
+from cryoforum.processes import process_rank_and_count, wait_for_all
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure

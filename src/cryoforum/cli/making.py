@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cryoforum.cli.app import app
-from cryoforum.cli.options import ConfigFile, Out, Overwrite, Preset, Root, Set, Star
-from cryoforum.terminal import angle, failing_clearly, progress_bars, tell, training_bar
+from cryoforum.cli.options import ConfigFile, Devices, Out, Overwrite, Preset, Root, Set, Star
+from cryoforum.terminal import angle, failing_clearly, progress_bars, say, share_among, tell, training_bar
 
 
 @app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
@@ -64,11 +64,16 @@ def train(
     split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
     seed: int = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    devices: Devices = 1,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Learn from particles with known poses; writes the model folder."""
+    """Learn from particles with known poses; writes the model folder.
+
+    With --devices, or under torchrun or srun, several processes learn as one.
+    """
     with failing_clearly():
+        share_among(devices)
         from cryoforum.config import chosen_config
         from cryoforum.learning import train_to_folder
 
@@ -91,7 +96,7 @@ def train(
                 tell=tell,
             )
         used = Counter(model.parts.values())
-        typer.echo(
+        say(
             f"model in {out}: learned from {used['train']} particles, validated on {used['validation']}, "
             f"kept {used['test']} for tests; validation median {angle(model.validation_median_rad)}"
         )
@@ -119,4 +124,4 @@ def find_rate(
         settings = chosen_config(preset, config, set_ or [], symmetry)
         with progress_bars() as bar:
             rate = find_rate_of_star(particles, root, settings, split, steps, seed, out, overwrite, bar, tell)
-        typer.echo(f"suggested: --set training.max_learning_rate={rate:.1e}")
+        say(f"suggested: --set training.max_learning_rate={rate:.1e}")

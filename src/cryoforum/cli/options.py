@@ -28,5 +28,11 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting, as network.pooling=gem; may be repeated."),
 ]
+Devices = Annotated[
+    int,
+    typer.Option(
+        min=1, help="GPUs of this machine, or processes on CPUs, that share every batch; see docs/scaling.md."
+    ),
+]
 Star = Annotated[Path, typer.Argument(metavar="PARTICLES.star")]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]
