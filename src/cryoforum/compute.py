@@ -21,8 +21,13 @@ def best_device() -> torch.device:
     return torch.device("cuda", rank_on_machine() % torch.cuda.device_count())
 
 
-def agree_on_number_format(device: torch.device) -> None:
-    """All processes take the format that the first one finds faster; each of them has to come here."""
+def settle_on(device: torch.device) -> None:
+    """Make ``device`` this process's own; all processes take the number format that the first finds faster.
+
+    Each of them has to come here.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     faster = from_first(lambda: _is_bfloat16_faster(device))
     if process_rank_and_count()[1] > 1:
         _agreed[device] = faster

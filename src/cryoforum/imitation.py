@@ -74,8 +74,8 @@ class Imitation:
             origins = poses.shifts_angstrom[other_rows] / self.particles.pixel_size_angstrom
             signal = signal * self.points.phases(origins.to(device))
         transforms = torch.fft.rfft2(noise.to(device) / box) * self.noise_deviation[noise_rows].to(device)
-        row, column = (axis.long().to(device) for axis in (self.points.ky, self.points.kx))
-        transforms[:, row % box, column] += signal
+        row, column = self.points.ky.long() % box, self.points.kx.long()
+        transforms[:, row, column] += signal
         axis = column == 0  # of k and -k only one is among the points, but the column holds both
         transforms[:, -row[axis] % box, 0] += signal[:, axis].conj()
         images = to_real(transforms * (box / self.particles.box) ** 2, box)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cryoforum.batches import Batch, BatchSource, image_count, simulated_count
-from cryoforum.compute import agree_on_number_format, best_device, mixed_precision
+from cryoforum.compute import best_device, mixed_precision, settle_on
 from cryoforum.config import Config
 from cryoforum.imitation import imitation_of
 from cryoforum.losses import Loss, l2_penalty, loss_function
@@ -121,7 +121,7 @@ def lesson_from(
         raise ValueError("expected a reference, as simulated_share is above 0, found none to simulate from")
     refuse_unequal_shares(image_count(config, len(training_rows)))
     device = best_device()
-    agree_on_number_format(device)
+    settle_on(device)
     settings = config.preprocessing
     training = particles.select(training_rows)
     validation_rows = validation_rows[:VALIDATION_LIMIT]

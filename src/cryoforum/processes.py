@@ -163,7 +163,8 @@ def _together() -> Iterator[None]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
         raise ValueError(
             f"expected all {count} processes to come this far, but one has failed or was silent for "
-            f"{PATIENCE}; see its message, then run the same command again to go on ({reason})"
+            f"{PATIENCE}; see its message, then run the same command again, for a training with --resume "
+            f"({reason})"
         ) from error
 
 
@@ -189,8 +190,11 @@ def first_host(node_list: str) -> str:
 def start_processes(count: int, arguments: Sequence[str]) -> int:
     """Run ``python -m cryoforum`` with ``arguments`` in ``count`` processes on this machine; the exit code.
 
-    Where one fails, the others are ended.
+    Where one fails, the others are ended. ValueError where one was killed, as it could not say so itself.
     """
+    gpus = torch.cuda.device_count()
+    if 0 < gpus < count:
+        raise ValueError(f"expected --devices of at most {gpus}, the GPUs of this machine, found {count}")
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     group = {
         "WORLD_SIZE": str(count),
@@ -199,31 +203,35 @@ def start_processes(count: int, arguments: Sequence[str]) -> int:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
     }
     command = [sys.executable, "-m", "cryoforum", *arguments]
-    running = []
+    running: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(count):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             running.append(subprocess.Popen(command, env=os.environ | group | place))
-        while any(process.poll() is None for process in running):
-            if any(process.poll() for process in running):
-                break
+        codes: list[int | None] = [None]
+        while None in codes and not any(codes):
             time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        pass  # it has reached them, too
+            codes = [process.poll() for process in running]
     finally:
-        codes = [_ended(process) for process in running]
+        for process in running:
+            _end(process)
+    for rank, code in enumerate(codes):
+        if code is not None and code < 0:
+            raise ValueError(
+                f"process {rank + 1} of {count} was ended from outside (signal {-code}; 9 may be for want of "
+                "memory), and the others with it; go on with --resume"
+            )
     return next((code for code in codes if code), 0)
 
 
-def _ended(process: subprocess.Popen[bytes]) -> int:
-    """The exit code of a process, which is asked and then made to end where it still runs."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end where it still runs, then make it."""
     if process.poll() is None:
         process.terminate()
     try:
-        return process.wait(GRACE_SECONDS)
+        process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-        return process.wait()
 
 
 def _free_port() -> int:
