@@ -115,6 +115,11 @@ def test_processes_stop_together_though_their_clocks_differ(found_by_two: list[d
     assert first[-1]["seconds"] >= 0.5
 
 
+def test_processes_with_different_tasks_do_not_begin(found_by_two: list[dict[str, Any]]) -> None:
+    for found in found_by_two:
+        assert found["refused"].startswith("expected one command in all processes, found different ones")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")

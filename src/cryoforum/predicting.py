@@ -39,7 +39,7 @@ from cryoforum.io.star import (
 )
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
-from cryoforum.processes import process_rank_and_count, wait_for_all
+from cryoforum.processes import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure
@@ -222,6 +222,7 @@ def _write_poses(
     shares = shares_of_batches(len(star), process_count, batch_size)
     job = _fingerprint(inputs, star, options, rows, particles, batch_size)
     fingerprints = [f"{job} {share.start}-{share.stop}" for share in shares]
+    refuse_different((job, str(out.absolute())))
     logs = [progress_path(out, process, process_count) for process in range(process_count)]
 
     wait_for_all()  # nobody begins, let alone writes, before everyone has seen that nothing is in the way

@@ -63,6 +63,15 @@ def refuse_unequal_shares(image_count: int) -> None:
         )
 
 
+def refuse_different(task: object) -> None:
+    """ValueError in all processes where they were not all given the same ``task``."""
+    if averaged(float(from_first(lambda: task) == task)) < 1:
+        raise ValueError(
+            "expected one command in all processes, found different ones; what torchrun or one srun starts "
+            "works on one thing, so start separate ones for separate work"
+        )
+
+
 def wait_for_all() -> None:
     """Return when every process has come here; at once where there is only one.
 

@@ -21,7 +21,7 @@ from cryoforum.course import (
 )
 from cryoforum.lesson import Diverged, lesson_from
 from cryoforum.particles import Particles
-from cryoforum.processes import from_first, process_rank_and_count
+from cryoforum.processes import from_first, process_rank_and_count, refuse_different
 from cryoforum.reference import Reference
 
 VALIDATIONS = 20  # times in a training that the validation error is taken
@@ -78,6 +78,7 @@ def train(
     same arguments, the first one's clock counts and it keeps the state, and all return the model.
     ValueError: particles without poses, or nothing to simulate from.
     """
+    refuse_different((as_plain_dict(config), seed, max_minutes, len(particles), str(state_path)))
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     lesson = lesson_from(particles, config, split.train, split.validation, reference, generator, on_prepare)
