@@ -6,6 +6,7 @@ of them, is that of the whole batch. Therefore gradients are averaged, and what 
 processes takes the sum of their gradients back. With one process everything here does nothing.
 """
 
+import atexit
 import os
 import re
 import socket
@@ -95,7 +96,7 @@ def averaged(value: float) -> float:
     if count == 1:
         return value
     total = torch.tensor(value, dtype=torch.float64)
-    _add_up(total)
+    add_up(total)
     return total.item() / count
 
 
@@ -106,10 +107,9 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
         return
     gradients = [one.grad for one in parameters if one.grad is not None]
     together = torch.cat([gradient.flatten() for gradient in gradients])
-    _add_up(together)
-    for gradient, mean in zip(
-        gradients, together.div_(count).split([g.numel() for g in gradients]), strict=True
-    ):
+    add_up(together)
+    means = together.div_(count).split([gradient.numel() for gradient in gradients])
+    for gradient, mean in zip(gradients, means, strict=True):
         gradient.copy_(mean.view_as(gradient))
 
 
@@ -121,7 +121,7 @@ def joined_shares(own: Tensor, row_count: int) -> Tensor:
     rows = own.new_zeros(row_count, *own.shape[1:])
     rows[own_share()] = own
     for part in rows.split(4096):
-        _add_up(part)
+        add_up(part)
     return rows
 
 
@@ -150,11 +150,11 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.clone(memory_format=torch.contiguous_format)
-        _add_up(total)
+        add_up(total)
         return total[process_rank_and_count()[0]]
 
 
-def _add_up(values: Tensor) -> None:
+def add_up(values: Tensor) -> None:
     """Replace ``values`` by their sum over all processes."""
     with _together():
         distributed.all_reduce(values)
@@ -186,6 +186,13 @@ def _meet() -> None:
         os.environ.setdefault("MASTER_PORT", str(10_000 + step % 20_000))  # another one for every step
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, rank=rank, world_size=count, timeout=PATIENCE)
+    atexit.register(_part)
+
+
+def _part() -> None:
+    """Threads of gloo that still run when Python ends would now and then abort a process that is done."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def first_host(node_list: str) -> str:
