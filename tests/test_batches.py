@@ -1,7 +1,7 @@
 """Batches: shares of simulated images, pairs that are pairs, one domain, and lessons of every kind."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from cryoforum.imitation import Imitation, imitation_of
 from cryoforum.lesson import lesson_from
 from cryoforum.noise import NoiseModel
 from cryoforum.particles import Particles, Poses, Volume
+from cryoforum.preprocessing import Intensity
 from cryoforum.reference import Reference
 from cryoforum.rotations import geodesic_distance, random_unitquat
 from cryoforum.simulation import simulate
@@ -137,6 +138,24 @@ def test_all_images_may_be_simulated(imitation: Imitation, pairs: str, batch_siz
     batch = numbered(config, imitation=imitation).next(Course())
     assert 8 <= len(batch.images) == len(batch.orientations) <= batch_size
     assert bool(torch.isfinite(batch.images).all()) and int(batch.pairs.max()) == len(batch.images) - 1
+
+
+@pytest.mark.parametrize("standardise", ["image", "set"])
+def test_images_are_made_where_they_are_wanted(
+    particles: Particles, volume: Volume, standardise: Literal["image", "set"]
+) -> None:
+    """On the device that holds no numbers whatever would mix two devices fails, as it would on a GPU."""
+    nowhere = torch.device("meta")
+    changes = AugmentationConfig(noise=0.3, defocus_angstrom=500.0, contrast=0.1, simulated_share=0.5)
+    config = replace(
+        config_of(changes, batch_size=12), preprocessing=PreprocessingConfig(box=BOX, standardise=standardise)
+    )
+    reference, intensity = flat_reference(volume), Intensity(0.0, 1.0)
+    imitation = imitation_of(particles, reference, config.preprocessing, intensity, nowhere)
+    source = replace(numbered(config), optics=particles.optics, imitation=imitation, device=nowhere)
+    batch = source.next(Course())
+    assert batch.images.device == nowhere and batch.images.shape == (12, BOX, BOX)
+    assert batch.orientations.device.type == "cpu"
 
 
 @pytest.mark.parametrize("symmetry", ["C2", "D2"])

@@ -5,13 +5,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryoforum.compute import CPU
 from cryoforum.config import Config
 from cryoforum.course import Course
 from cryoforum.ctf import Optics
 from cryoforum.imitation import Imitation
 from cryoforum.pairs import all_pairs, random_pairs, stratified_pairs
-from cryoforum.preprocessing import augment
+from cryoforum.preprocessing import changed_images, changed_orientations, draw_changes
+from cryoforum.processes import own_share
 from cryoforum.symmetry import in_fundamental_domain, symmetry_group
+
+
+def image_count(config: Config, particle_count: int) -> int:
+    """How many images, real and simulated, a batch of so many training particles has."""
+    simulated = simulated_count(config)
+    real = config.training.batch_size - simulated
+    if draws_pairs(config):
+        return real // 2 * 2 + simulated
+    return min(real, particle_count) + simulated
+
+
+def draws_pairs(config: Config) -> bool:
+    """Whether a batch holds pairs that were drawn, instead of images that all form pairs."""
+    return config.training.loss == "pairs" and config.training.pairs != "all"
 
 
 def simulated_count(config: Config) -> int:
@@ -22,7 +38,10 @@ def simulated_count(config: Config) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """images (b, m, m), their orientations (b, 4) and pairs (2, p) of rows of both."""
+    """Orientations (b, 4) of the images of a batch, and pairs (2, p) of their rows.
+
+    images: (b, m, m); where several processes share the batch, those of `processes.own_share` alone.
+    """
 
     images: Tensor
     orientations: Tensor
@@ -35,6 +54,9 @@ class BatchSource:
 
     orientations: (n, 4). optics, pixel_size_angstrom: of the inputs, for errors in defocus. imitation:
     where a share of the images is simulated. Where pairs are drawn, simulated images form pairs at random.
+
+    Every process draws all that is random about a batch from its equal ``generator``, so that any number of
+    them makes the same batch, and makes its own share of the images on ``device``.
     """
 
     images: Tensor
@@ -44,37 +66,42 @@ class BatchSource:
     config: Config
     imitation: Imitation | None
     generator: torch.Generator
+    device: torch.device = CPU
 
     def next(self, course: Course) -> Batch:
         """The batch that comes after those that ``course`` has seen."""
-        training = self.config.training
+        augmentation = self.config.augmentation
         simulated = simulated_count(self.config)
-        real = training.batch_size - simulated
-        drawn = training.loss == "pairs" and training.pairs != "all"
+        real = self.config.training.batch_size - simulated
+        drawn = draws_pairs(self.config)
         if drawn:  # a batch holds its pairs only: first their first images, then their second ones
-            pairs = self._drawn_pairs(real // 2)
-            rows = pairs.flatten()
+            rows = self._drawn_pairs(real // 2).flatten()
         else:
             rows = course.next_rows(len(self.images), real, self.generator)
-        optics = None if self.optics is None else self.optics[rows]
-        images, orientations = augment(
-            self.images[rows],
-            self.orientations[rows],
-            self.config.augmentation,
+        changes = draw_changes(
+            len(rows),
+            self.images.shape[-1],
+            augmentation,
             self.generator,
-            optics,
-            self.pixel_size_angstrom,
             turned_alike=2 if drawn else 1,
+            has_optics=self.optics is not None,
         )
+        own = torch.arange(len(rows) + simulated)[own_share()]
+        chosen = own[own < len(rows)]
+        optics = None if self.optics is None else self.optics[rows[chosen]]
+        images = self.images[rows[chosen]].to(self.device)
+        images = changed_images(images, changes[chosen], augmentation, optics, self.pixel_size_angstrom)
+        orientations = changed_orientations(self.orientations[rows], changes)
         if self.imitation is not None and simulated:
-            more_images, more_orientations = self.imitation.draw(simulated, self.generator)
+            others = own[own >= len(rows)] - len(rows)
+            more_images, more_orientations = self.imitation.draw(simulated, self.generator, others)
             images = torch.cat([images, more_images])
             orientations = torch.cat([orientations, more_orientations])
         if self.config.symmetry_handling == "domain":
             orientations = in_fundamental_domain(orientations, symmetry_group(self.config.symmetry))
         if not drawn:
-            return Batch(images, orientations, all_pairs(len(images)))
-        parts = torch.arange(len(images)).tensor_split([len(rows)])  # real, simulated
+            return Batch(images, orientations, all_pairs(len(orientations)))
+        parts = torch.arange(len(orientations)).tensor_split([len(rows)])  # real, simulated
         return Batch(images, orientations, torch.cat([part.view(2, -1) for part in parts], dim=1))
 
     def _drawn_pairs(self, count: int) -> Tensor:

@@ -1,58 +1,50 @@
 """Devices, number formats and threads: the one place that knows what the machine can do."""
 
-import os
 import time
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from functools import lru_cache
 
 import torch
-from torch import distributed
 from torch.nn.functional import conv2d
 
-PATIENCE = timedelta(hours=2)  # the slowest of several processes may be behind the fastest by so much
+from cryoforum.processes import from_first, process_rank_and_count, rank_on_machine
+
+CPU = torch.device("cpu")
 WORTHWHILE_SPEEDUP = 1.3  # below this bfloat16 on a CPU is emulated, or not worth its rounding
+_agreed: dict[torch.device, bool] = {}  # whether bfloat16 is faster, where several processes learn as one
 
 
 def best_device() -> torch.device:
     """The GPU where torch sees one, else the CPU; processes of one machine take its GPUs in turn."""
     if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        return CPU
+    return torch.device("cuda", rank_on_machine() % torch.cuda.device_count())
 
 
-def process_rank_and_count() -> tuple[int, int]:
-    """This process, from 0, and how many there are, as torchrun says; (0, 1) without it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+def settle_on(device: torch.device) -> None:
+    """Make ``device`` this process's own; all processes take the number format that the first finds faster.
 
-
-def wait_for_all() -> None:
-    """Return when every process has come here; at once where there is only one.
-
-    ValueError where one of them ended before, or does not come within `PATIENCE`.
+    Each of them has to come here.
     """
-    _, count = process_rank_and_count()
-    if count == 1:
-        return
-    try:
-        if not distributed.is_initialized():
-            distributed.init_process_group("gloo", timeout=PATIENCE)
-        distributed.barrier()
-    except RuntimeError as error:
-        raise ValueError(
-            f"expected all {count} processes to come this far, but one has failed or was silent for "
-            f"{PATIENCE}; see its message, then run the same command again to go on"
-        ) from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    faster = from_first(lambda: _is_bfloat16_faster(device))
+    if process_rank_and_count()[1] > 1:
+        _agreed[device] = faster
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where that is faster on ``device``, else float32."""
-    return torch.bfloat16 if _is_bfloat16_faster(device) else torch.float32
+    return torch.bfloat16 if _takes_bfloat16(device) else torch.float32
 
 
 def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
     """Autocast to bfloat16 where that is faster on ``device``; parameters stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=_is_bfloat16_faster(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=_takes_bfloat16(device))
+
+
+def _takes_bfloat16(device: torch.device) -> bool:
+    return _agreed[device] if device in _agreed else _is_bfloat16_faster(device)
 
 
 @lru_cache(maxsize=4)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryoforum.compute import CPU
 from cryoforum.config import PreprocessingConfig
 from cryoforum.ctf import ctf_at
 from cryoforum.fourier import to_real
@@ -19,14 +20,17 @@ from cryoforum.projection import cropped_transform
 from cryoforum.reference import Reference
 from cryoforum.rotations import random_unitquat
 
+EVERY = slice(None)
+
 
 @dataclass(frozen=True)
 class Imitation:
     """What simulated network inputs are drawn from; made by `imitation_of`.
 
-    transform: `projection.cropped_transform` of the map. points: where it is read, in the plane of an image.
-    particles: whose optics and origins are drawn. noise_deviation: (rows, m, m // 2 + 1) and signal_scale:
-    (rows, points) of each row of the noise model; noise_rows: (n,) the row of each particle.
+    transform: `projection.cropped_transform` of the map, where images are to be made. points: where it is
+    read, in the plane of an image. particles: whose optics and origins are drawn. noise_deviation:
+    (rows, m, m // 2 + 1) and signal_scale: (rows, points) of each row of the noise model; noise_rows: (n,)
+    the row of each particle.
     """
 
     transform: Tensor
@@ -38,25 +42,38 @@ class Imitation:
     config: PreprocessingConfig
     intensity: Intensity | None
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``count`` network inputs (count, m, m) and their orientations (count, 4), uniform."""
+    def draw(
+        self, count: int, generator: torch.Generator, chosen: slice | Tensor = EVERY
+    ) -> tuple[Tensor, Tensor]:
+        """Network inputs (c, m, m) and orientations (count, 4), uniform, of ``count`` simulated particles.
+
+        All are drawn, but images are made of the ``chosen`` alone.
+        """
         rows, other_rows = torch.randint(len(self.particles), (2, count), generator=generator)
         quaternions = random_unitquat(count, generator=generator)
+        # White noise of pixels has the transform of a real image, whatever the weights on it.
+        noise = torch.randn(count, self.config.box, self.config.box, generator=generator)
+        images = self._images(rows[chosen], other_rows[chosen], quaternions[chosen], noise[chosen])
+        return images, quaternions
+
+    def _images(self, rows: Tensor, other_rows: Tensor, quaternions: Tensor, noise: Tensor) -> Tensor:
+        """Inputs (c, m, m) with the optics of ``rows``, the origins of ``other_rows`` and white ``noise``."""
+        device, box = self.transform.device, self.config.box
+        if len(rows) == 0:
+            return torch.empty(0, box, box, device=device)
         noise_rows = self.noise_rows[rows]
-        signal = slices_at(self.transform, quaternions, self.points) * self.signal_scale[noise_rows]
+        signal = slices_at(self.transform, quaternions.to(device), self.points)
+        signal = signal * self.signal_scale[noise_rows].to(device)
         optics = self.particles.optics
         if optics is not None:
             extent = self.particles.box * self.particles.pixel_size_angstrom
-            transfer = ctf_at(optics[rows], self.points.kx / extent, self.points.ky / extent)
+            transfer = ctf_at(optics[rows], self.points.kx / extent, self.points.ky / extent).to(device)
             signal = signal * (transfer.abs() if self.config.phase_flip else transfer)
         poses = self.particles.poses
         if poses is not None:
             origins = poses.shifts_angstrom[other_rows] / self.particles.pixel_size_angstrom
-            signal = signal * self.points.phases(origins)
-        box = self.config.box
-        # White noise of pixels has the transform of a real image, whatever the weights on it.
-        noise = torch.fft.rfft2(torch.randn(count, box, box, generator=generator) / box)
-        transforms = noise * self.noise_deviation[noise_rows]
+            signal = signal * self.points.phases(origins.to(device))
+        transforms = torch.fft.rfft2(noise.to(device) / box) * self.noise_deviation[noise_rows].to(device)
         row, column = self.points.ky.long() % box, self.points.kx.long()
         transforms[:, row, column] += signal
         axis = column == 0  # of k and -k only one is among the points, but the column holds both
@@ -64,7 +81,7 @@ class Imitation:
         images = to_real(transforms * (box / self.particles.box) ** 2, box)
         if self.intensity is not None:  # the level of the set, which the signal alone does not have
             images = images + self.intensity.mean
-        return masked_and_standardised(images, self.config, self.intensity), quaternions
+        return masked_and_standardised(images, self.config, self.intensity)
 
 
 def imitation_of(
@@ -72,10 +89,11 @@ def imitation_of(
     reference: Reference,
     config: PreprocessingConfig,
     intensity: Intensity | None = None,
+    device: torch.device = CPU,
 ) -> Imitation:
     """Imitations of ``particles``, whose map and noise ``reference`` holds; ValueError where it has no noise.
 
-    ``intensity`` as in `preprocessing.prepare`.
+    ``intensity`` as in `preprocessing.prepare`. Images are made on ``device``, from numbers drawn on the CPU.
     """
     if reference.noise is None:
         raise ValueError("expected a reference made from particles, found a map without their noise")
@@ -93,7 +111,7 @@ def imitation_of(
         inside = frequency.abs() < min(box, particles.box) // 2
         deviation = deviation * (inside[:, None] & inside[: box // 2 + 1])
     return Imitation(
-        transform=cropped_transform(reference.full.voxels, radius),
+        transform=cropped_transform(reference.full.voxels, radius).to(device),
         points=points,
         particles=particles,
         noise_deviation=deviation,

@@ -15,6 +15,7 @@ from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, requ
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.particles import Particles, Poses
+from cryoforum.processes import from_first, is_first, wait_for_all
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.reference import (
     Reference,
@@ -59,6 +60,7 @@ def train_to_folder(
 
     They are resampled to the box and pixel size that most have. ``tell`` is told, a line each, of that, of
     what joining changed, of odd stacks, and where no reference could be made.
+    Of several processes, which all read ``out``, the first one makes the reference and writes the folder.
     """
     star = read_joined(star_paths, root, tell)
     particles = checked_particles(star, root, tell)
@@ -71,17 +73,19 @@ def train_to_folder(
             raise ValueError(f"expected a folder at --out {out}, found a file; choose another")
         if out.exists() and any(out.iterdir()) and not overwrite:
             raise ValueError(f"{out} exists and is not empty; choose another --out or add --overwrite")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / STATE).unlink(missing_ok=True)
     elif not (out / STATE).exists():
         raise ValueError(
             f"expected {out / STATE} to resume from, found none: the training is finished or never "
             "began; train without --resume"
         )
+    wait_for_all()  # nobody writes before everyone has seen that nothing is in the way
+    if is_first() and not resume:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / STATE).unlink(missing_ok=True)
     try:
         used = torch.cat([split.train, split.validation])
         with on_scratch(particles, used, scratch, bar) as near:
-            reference = _reference_or_none(near, poses, split, config.symmetry, bar, tell)
+            reference = from_first(lambda: _reference_or_none(near, poses, split, config.symmetry, bar, tell))
             config = _possible_config(config, reference, tell)
             shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
             model = train(
@@ -98,8 +102,16 @@ def train_to_folder(
             )
     except BaseException:
         with suppress(OSError):
-            out.rmdir()  # only where it is still empty: there is nothing to resume from
+            if is_first():
+                out.rmdir()  # only where it is still empty: there is nothing to resume from
         raise
+    if is_first():
+        _write_folder(model, reference, out)
+    wait_for_all()
+    return model
+
+
+def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -> None:
     save_model(model, out)
     forget_reference(out)  # one of an earlier model must not outlive it
     if reference is not None:
@@ -107,7 +119,6 @@ def train_to_folder(
     (out / STATE).unlink(missing_ok=True)
     for leftover in filter(is_leftover, out.iterdir()):
         leftover.unlink()
-    return model
 
 
 def _possible_config(config: Config, reference: Reference | None, tell: Callable[[str], None]) -> Config:
@@ -170,6 +181,7 @@ def find_rate_of_star(
     if out is not None:
         refuse_to_overwrite(out, overwrite)
         require_folder_of(out)
+    wait_for_all()
     if steps < FEWEST_RATES:
         raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
     star = read_joined(star_paths, root, tell)
@@ -178,13 +190,15 @@ def find_rate_of_star(
     split = _split(particles, split_choice, seed)
     reference = None
     if config.augmentation.simulated_share:
-        reference = _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
+        reference = from_first(
+            lambda: _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
+        )
         config = _possible_config(config, reference, tell)
     advance = bar("raising the rate", steps)
     found = learning_rate_range(
         particles, config, split, reference=reference, steps=steps, seed=seed, on_step=advance
     )
-    if out is not None:
+    if out is not None and is_first():
         with replacing(out) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("learning_rate", "loss"))

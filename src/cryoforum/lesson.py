@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cryoforum.batches import Batch, BatchSource, simulated_count
-from cryoforum.compute import best_device, mixed_precision
+from cryoforum.batches import Batch, BatchSource, image_count, simulated_count
+from cryoforum.compute import best_device, mixed_precision, settle_on
 from cryoforum.config import Config
 from cryoforum.imitation import imitation_of
 from cryoforum.losses import Loss, l2_penalty, loss_function
@@ -16,6 +16,15 @@ from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
 from cryoforum.particles import Particles
 from cryoforum.preprocessing import Intensity, prepare_all, set_intensity
+from cryoforum.processes import (
+    average_gradients,
+    averaged,
+    from_first,
+    joined_shares,
+    own_share,
+    process_rank_and_count,
+    refuse_unequal_shares,
+)
 from cryoforum.reference import Reference
 from cryoforum.symmetry import in_fundamental_domain, symmetric_distance, symmetry_group
 
@@ -31,8 +40,8 @@ class Diverged(ValueError):
 class Lesson:
     """A network and what it learns from; network and optimizer change with every `learn`.
 
-    validation_images: (v, m, m) network inputs, and validation_truth: (v, 4) their orientations. intensity:
-    where the set is standardised as a whole.
+    validation_images: network inputs (v, m, m), of several processes each its share, and validation_truth:
+    (v, 4) the orientations of all. intensity: where the set is standardised as a whole.
     """
 
     config: Config
@@ -46,12 +55,15 @@ class Lesson:
     device: torch.device
 
     def learn(self, batch: Batch, rate: float, momentum: float, progress: float, step: int) -> float:
-        """One step of the optimizer; the loss before it. `Diverged` where numbers are no longer finite."""
+        """One step of the optimizer; the loss before it. `Diverged` where numbers are no longer finite.
+
+        Processes that share the batch (see `processes`) all take the same step, that of the whole batch.
+        """
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
         with mixed_precision(self.device):
             numbers = self.network(batch.images.to(self.device)).float()
-        if not torch.isfinite(numbers).all():
+        if averaged(float(torch.isfinite(numbers).all())) < 1:
             raise Diverged(f"training diverged in step {step}; lower max_learning_rate")
         loss = self.loss(numbers, batch.orientations.to(self.device), batch.pairs, progress, step)
         if self.config.training.l2:
@@ -59,26 +71,33 @@ class Lesson:
             loss = loss + self.config.training.l2 * l2_penalty(kernels)
         self.optimizer.zero_grad()
         loss.backward()
+        average_gradients(self.network.parameters())
         nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
         self.optimizer.step()
-        return loss.item()
+        return averaged(loss.item())
 
     def validate(self) -> tuple[float, float]:
         """Median and mean orientation error in radians, to the nearest equivalent; not finite if diverged."""
-        head = head_of(self.config.network, self.config.learned_symmetry)
         self.network.eval()
-        modes = []
-        for images in self.validation_images.split(256):
+        errors = self._validation_errors()
+        self.network.train()
+        errors = joined_shares(errors, len(self.validation_truth))
+        return errors.median().item(), errors.mean().item()
+
+    def _validation_errors(self) -> Tensor:
+        """Of this process's share of the images; NaN where the network's numbers are not finite."""
+        head = head_of(self.config.network, self.config.learned_symmetry)
+        group = symmetry_group(self.config.symmetry)
+        truths = self.validation_truth[own_share()]
+        errors = []
+        for images, truth in zip(self.validation_images.split(256), truths.split(256), strict=True):
             with torch.no_grad(), mixed_precision(self.device):
                 numbers = self.network(images.to(self.device)).float().cpu()
-            if not torch.isfinite(numbers).all():
-                self.network.train()
-                return math.nan, math.nan
-            modes.append(head.belief(numbers).mode)
-        self.network.train()
-        group = symmetry_group(self.config.symmetry)
-        errors = symmetric_distance(torch.cat(modes), self.validation_truth, group)
-        return errors.median().item(), errors.mean().item()
+            if torch.isfinite(numbers).all():
+                errors.append(symmetric_distance(head.belief(numbers).mode, truth, group))
+            else:
+                errors.append(torch.full((len(numbers),), math.nan))
+        return torch.cat(errors)
 
 
 def lesson_from(
@@ -92,6 +111,7 @@ def lesson_from(
 ) -> Lesson:
     """A new network, and the images of the given rows in memory.
 
+    Of several processes each prepares its share of the images and gets those to learn from from the others.
     ``reference`` is what simulated images show. ValueError: particles without poses, or no such reference.
     """
     if particles.poses is None:
@@ -99,29 +119,40 @@ def lesson_from(
     is_simulated = simulated_count(config) > 0
     if is_simulated and reference is None:
         raise ValueError("expected a reference, as simulated_share is above 0, found none to simulate from")
+    refuse_unequal_shares(image_count(config, len(training_rows)))
     device = best_device()
+    settle_on(device)
     settings = config.preprocessing
     training = particles.select(training_rows)
     validation_rows = validation_rows[:VALIDATION_LIMIT]
-    intensity = set_intensity(training, settings) if settings.standardise == "set" else None
+    intensity = None
+    if settings.standardise == "set":
+        intensity = from_first(lambda: set_intensity(training, settings))
+    _, process_count = process_rank_and_count()
 
-    def prepared(rows: Tensor) -> Tensor:
-        return prepare_all(particles.select(rows), settings, intensity=intensity, progress=progress)
+    def prepared_share(rows: Tensor) -> Tensor:
+        return prepare_all(
+            particles.select(rows[own_share()]),
+            settings,
+            intensity=intensity,
+            progress=lambda count: progress(count * process_count),
+        )
 
     orientations = particles.poses.quaternions[training_rows]
     if config.symmetry_handling == "domain":
         orientations = in_fundamental_domain(orientations, symmetry_group(config.symmetry))
     imitation = None
     if is_simulated and reference is not None:
-        imitation = imitation_of(training, reference, settings, intensity)
+        imitation = imitation_of(training, reference, settings, intensity, device)
     source = BatchSource(
-        images=prepared(training_rows),
+        images=joined_shares(prepared_share(training_rows), len(training_rows)),
         orientations=orientations,
         optics=training.optics,
         pixel_size_angstrom=particles.box * particles.pixel_size_angstrom / settings.box,
         config=config,
         imitation=imitation,
         generator=generator,
+        device=device,
     )
     loss = loss_function(config, generator, device)
     network = OrientationNetwork(config.network, settings.box, config.learned_symmetry).to(device)
@@ -132,7 +163,7 @@ def lesson_from(
         optimizer=_optimizer(network, config),
         loss=loss,
         source=source,
-        validation_images=prepared(validation_rows),
+        validation_images=prepared_share(validation_rows),
         validation_truth=particles.poses.quaternions[validation_rows],
         intensity=intensity,
         device=device,

@@ -7,9 +7,12 @@ from torch import Tensor
 
 from cryoforum.config import Config
 from cryoforum.network.heads import head_of
+from cryoforum.processes import gathered, own_share
 from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 # Loss of (numbers (b, k), true orientations (b, 4), pairs (2, p) of them, progress in [0, 1], step).
+# Of several processes each gives the numbers of its own share of the images, and all else of the whole batch;
+# the mean of their losses is that of the batch.
 Loss = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
 
 
@@ -27,16 +30,16 @@ def loss_function(config: Config, generator: torch.Generator, device: torch.devi
         log_likelihood = head.likelihood(settings.grid_nside, settings.grid_count, generator, device)
 
         def likelihood(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
-            return -log_likelihood(numbers, truth, step)
+            return -log_likelihood(numbers, truth[own_share()], step)
 
         return likelihood
 
     def regression(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
-        return symmetric_distance(head.orientation(numbers), truth, group).mean()
+        return symmetric_distance(head.orientation(numbers), truth[own_share()], group).mean()
 
     def siamese(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
         weight = single_weight(settings.auxiliary, settings.curriculum_exponent, progress)
-        return pair_loss(head.orientation(numbers), truth, pairs, weight, group)
+        return pair_loss(gathered(head.orientation(numbers)), truth, pairs, weight, group)
 
     return regression if settings.loss == "regression" else siamese
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from cryoforum.checkpoint import PARTS, TrainedModel, load_model
-from cryoforum.compute import process_rank_and_count, wait_for_all
 from cryoforum.finding import make_poser
 from cryoforum.inference import BATCH_SIZE, predict_batch, sampling_of
 from cryoforum.io.batchlog import BatchLog, read_batches
@@ -39,6 +38,7 @@ from cryoforum.io.star import (
 )
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
+from cryoforum.processes import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, reference_from_map
 from cryoforum.structures import load_structure
@@ -265,6 +265,7 @@ def _write_poses(
     shares = shares_of_batches(len(star), process_count, batch_size)
     job = _fingerprint(inputs, options, rows, particles, batch_size)
     fingerprints = [f"{job} {share.start}-{share.stop}" for share in shares]
+    refuse_different((job, str(out.absolute())))
     logs = [progress_path(out, process, process_count) for process in range(process_count)]
 
     wait_for_all()  # nobody begins, let alone writes, before everyone has seen that nothing is in the way

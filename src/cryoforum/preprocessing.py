@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def masked_and_standardised(
     images: Tensor, config: PreprocessingConfig, intensity: Intensity | None = None
 ) -> Tensor:
     """Images (b, m, m) less their mean, over their deviation, both inside the soft mask; 0 outside."""
-    mask = circular_mask(config.box, config.mask_inner, config.mask_outer)
+    mask = circular_mask(config.box, config.mask_inner, config.mask_outer).to(images)
     if config.standardise == "set":
         if intensity is None:
             raise ValueError("expected the intensity of a set to standardise by, found none")
@@ -114,6 +114,92 @@ def circular_mask(box: int, inner: float, outer: float) -> Tensor:
     return ((outer - radius) / (outer - inner)).clamp(0, 1)
 
 
+@dataclass(frozen=True)
+class Changes:
+    """How each of b network inputs is changed; None where nothing of that kind is.
+
+    defocus_angstrom: (b,). angles_rad, mirrored, shifts_pixel: (b,), (b,), (b, 2), as in `turn_and_shift`.
+    noise: (b, m, m) of deviation 1. factors: (b,) on the whole image.
+    """
+
+    defocus_angstrom: Tensor | None
+    angles_rad: Tensor | None
+    mirrored: Tensor | None
+    shifts_pixel: Tensor | None
+    noise: Tensor | None
+    factors: Tensor | None
+
+    def __getitem__(self, rows: Tensor) -> "Changes":
+        each = (getattr(self, entry.name) for entry in fields(self))
+        return Changes(*(None if values is None else values[rows] for values in each))
+
+
+def draw_changes(
+    count: int,
+    box: int,
+    config: AugmentationConfig,
+    generator: torch.Generator,
+    turned_alike: int = 1,
+    has_optics: bool = True,
+) -> Changes:
+    """Changes of ``count`` inputs of width ``box``, at random.
+
+    ``turned_alike``: 2 where the batch holds the first images of pairs, then the second ones: both of a pair
+    turn alike, so that their distance stays. Without optics there is no error in defocus.
+    """
+    defocus = angles = mirrored = shifts = noise = factors = None
+    if config.defocus_angstrom and has_optics:
+        defocus = config.defocus_angstrom * torch.randn(count, generator=generator)
+    if config.rotate or config.mirror or config.max_shift_pixel:
+        own = count // turned_alike
+        angles = config.rotate * 2 * math.pi * torch.rand(own, generator=generator).repeat(turned_alike)
+        mirrored = (torch.rand(own, generator=generator) < 0.5 * config.mirror).repeat(turned_alike)
+        shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * config.max_shift_pixel
+    if config.noise:
+        noise = torch.randn(count, box, box, generator=generator)
+    if config.contrast:
+        factors = torch.exp(config.contrast * torch.randn(count, generator=generator))
+    return Changes(defocus, angles, mirrored, shifts, noise, factors)
+
+
+def changed_images(
+    images: Tensor,
+    changes: Changes,
+    config: AugmentationConfig,
+    optics: Optics | None = None,
+    pixel_size_angstrom: float = 1.0,
+) -> Tensor:
+    """Network inputs (b, m, m) after changes of `draw_changes`, on the device where they are.
+
+    ``optics`` and the pixel size of the inputs are needed for an error in defocus alone.
+    """
+    if len(images) == 0:  # all images of the batch are simulated
+        return images
+    if changes.defocus_angstrom is not None and optics is not None:
+        flipped = with_defocus_error(images, optics, changes.defocus_angstrom, pixel_size_angstrom)
+        images = torch.where(images == 0, 0.0, flipped)  # 0 is what is outside the mask
+    if changes.angles_rad is not None and changes.mirrored is not None and changes.shifts_pixel is not None:
+        images = turn_and_shift(images, changes.angles_rad, changes.mirrored, changes.shifts_pixel)
+    if changes.noise is not None:
+        # Only inside the mask, where every image has something; the deviation stays what it was.
+        noise = config.noise * changes.noise.to(images) * (images != 0)
+        images = (images + noise) / math.hypot(1, config.noise)
+    if changes.factors is not None:
+        images = images * changes.factors.to(images)[:, None, None]
+    return images
+
+
+def changed_orientations(quaternions: Tensor, changes: Changes) -> Tensor:
+    """Orientations (b, 4) of images after changes of `draw_changes`.
+
+    Turning and mirroring are exact for projections: turning the image by α about the view axis makes the
+    orientation R Rz(-α); mirroring y shows the molecule from behind, R Rx(π).
+    """
+    if changes.angles_rad is None or changes.mirrored is None:
+        return quaternions
+    return turn_orientations(quaternions, changes.angles_rad, changes.mirrored)
+
+
 def augment(
     images: Tensor,
     quaternions: Tensor,
@@ -121,36 +207,11 @@ def augment(
     generator: torch.Generator,
     optics: Optics | None = None,
     pixel_size_angstrom: float = 1.0,
-    turned_alike: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Network inputs (b, m, m) changed at random, and their orientations (b, 4) (Cryo-forum, 3.2).
-
-    Turning and mirroring are exact for projections: turning the image by α about the view axis makes the
-    orientation R Rz(-α); mirroring y shows the molecule from behind, R Rx(π). ``optics`` and the pixel size
-    of the inputs are needed for an error in defocus alone. ``turned_alike``: 2 where the batch holds the
-    first images of pairs, then the second ones: both of a pair turn alike, so that their distance stays.
-    """
-    count = len(images)
-    if count == 0:  # all images of the batch are simulated
-        return images, quaternions
-    if config.defocus_angstrom and optics is not None:
-        change = config.defocus_angstrom * torch.randn(count, generator=generator)
-        flipped = with_defocus_error(images, optics, change, pixel_size_angstrom)
-        images = torch.where(images == 0, 0.0, flipped)  # 0 is what is outside the mask
-    if config.rotate or config.mirror or config.max_shift_pixel:
-        own = count // turned_alike
-        angles = config.rotate * 2 * math.pi * torch.rand(own, generator=generator).repeat(turned_alike)
-        mirrored = (torch.rand(own, generator=generator) < 0.5 * config.mirror).repeat(turned_alike)
-        shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * config.max_shift_pixel
-        images = turn_and_shift(images, angles, mirrored, shifts)
-        quaternions = turn_orientations(quaternions, angles, mirrored)
-    if config.noise:
-        # Only inside the mask, where every image has something; the deviation stays what it was.
-        noise = config.noise * torch.randn(images.shape, generator=generator) * (images != 0)
-        images = (images + noise) / math.hypot(1, config.noise)
-    if config.contrast:
-        images = images * torch.exp(config.contrast * torch.randn(count, 1, 1, generator=generator))
-    return images, quaternions
+    """Network inputs (b, m, m) changed at random, and their orientations (b, 4) (Cryo-forum, 3.2)."""
+    changes = draw_changes(len(images), images.shape[-1], config, generator, has_optics=optics is not None)
+    images = changed_images(images, changes, config, optics, pixel_size_angstrom)
+    return images, changed_orientations(quaternions, changes)
 
 
 def with_defocus_error(
@@ -162,7 +223,7 @@ def with_defocus_error(
     box = images.shape[-1]
     right = ctf(optics, box, pixel_size_angstrom)
     wrong = ctf(optics.defocused_by(change_angstrom), box, pixel_size_angstrom)
-    flips = torch.where(right * wrong < 0, -1.0, 1.0)
+    flips = torch.where(right * wrong < 0, -1.0, 1.0).to(images)
     return to_real(to_fourier(images) * flips, box)
 
 

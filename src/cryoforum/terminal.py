@@ -30,12 +30,28 @@ def failing_clearly() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, MemoryError) as error:
-        console.print("[bold red]Error:[/] ", end="")
+        console.print(f"[bold red]Error{_of_process()}:[/] ", end="")
         console.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        console.print("interrupted; a training goes on with --resume, a prediction when run again")
+        if _speaks():
+            console.print("interrupted; a training goes on with --resume, a prediction when run again")
         raise typer.Exit(130) from None
+
+
+def share_among(devices: int) -> None:
+    """Return at once where one process is wanted or several are running; else run the command in several.
+
+    These are given the same arguments, and find out by their environment that they have been started.
+    """
+    from cryoforum.processes import process_rank_and_count, start_processes
+
+    _, count = process_rank_and_count()
+    if devices == 1 or devices == count:
+        return
+    if count > 1:
+        raise ValueError(f"expected no --devices where {count} processes were started, found {devices}")
+    raise typer.Exit(start_processes(devices, sys.argv[1:]))
 
 
 class ImagesPerSecond(ProgressColumn):
@@ -48,7 +64,13 @@ class ImagesPerSecond(ProgressColumn):
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """A maker of progress bars, one a step, each told how many more images are done."""
+    """A maker of progress bars, one a step, each told how many more images are done.
+
+    Of several processes the first one shows them.
+    """
+    if not _speaks():
+        yield lambda description, total: lambda count: None
+        return
     columns = (TextColumn("{task.description:>16}"), BarColumn(), ImagesPerSecond(), TimeRemainingColumn())
 
     def bar(description: str, total: int) -> Callable[[int], None]:
@@ -80,7 +102,10 @@ def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
 
 @contextmanager
 def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
-    """Shows a training: share done, images/s, loss, validation error, time left."""
+    """Shows a training: share done, images/s, loss, validation error, time left; as `progress_bars`."""
+    if not _speaks():
+        yield lambda state: None
+        return
     columns = (
         TextColumn("{task.description:>16}"),
         BarColumn(),
@@ -111,19 +136,36 @@ def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
 
 def tell(line: str) -> None:
     """A line that the user should know; of several processes the first says it."""
-    from cryoforum.compute import process_rank_and_count
-
-    if process_rank_and_count()[0] == 0:
+    if _speaks():
         typer.echo(line, err=True)
+
+
+def say(line: str) -> None:
+    """What came out; of several processes the first says it."""
+    if _speaks():
+        typer.echo(line)
 
 
 def say_what_was_written(count: int, out: Path, root: Path) -> None:
     """How many poses are where; of several processes the first says it."""
-    from cryoforum.compute import process_rank_and_count
-
-    if process_rank_and_count()[0] == 0:
+    if _speaks():
         typer.echo(f"{count} poses in {out}")
         hint_at_root(out, root)
+
+
+def _speaks() -> bool:
+    """Whether this is the only process, or the first of several."""
+    from cryoforum.processes import is_first
+
+    return is_first()
+
+
+def _of_process() -> str:
+    """Who has failed, unless it is the first, of whom nobody needs to be told."""
+    from cryoforum.processes import process_rank_and_count
+
+    rank, count = process_rank_and_count()
+    return f" in process {rank + 1} of {count}" if rank else ""
 
 
 def hint_at_root(star: Path, root: Path) -> None:

@@ -21,6 +21,7 @@ from cryoforum.course import (
 )
 from cryoforum.lesson import Diverged, lesson_from
 from cryoforum.particles import Particles
+from cryoforum.processes import from_first, process_rank_and_count, refuse_different
 from cryoforum.reference import Reference
 
 VALIDATIONS = 20  # times in a training that the validation error is taken
@@ -73,8 +74,11 @@ def train(
 
     The schedule spans ``config.training.image_passes``, or ``max_minutes`` where given. ``reference``, made
     from the training particles, is what simulated images show. A state is kept at ``state_path`` so that
-    ``resume`` goes on after a kill. ValueError: particles without poses, or nothing to simulate from.
+    ``resume`` goes on after a kill. Several processes (see `processes`) train as one: all call this with the
+    same arguments, the first one's clock counts and it keeps the state, and all return the model.
+    ValueError: particles without poses, or nothing to simulate from.
     """
+    refuse_different((as_plain_dict(config), seed, max_minutes, len(particles), str(state_path)))
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     lesson = lesson_from(particles, config, split.train, split.validation, reference, generator, on_prepare)
@@ -94,10 +98,13 @@ def train(
                 "give the same STAR file, --preset, --config, --set, --split, --seed and --max-minutes"
             )
         course = restored_course(state, network, lesson.optimizer, generator)
+    rank, _ = process_rank_and_count()
+    if rank > 0:  # dropout of its own
+        torch.manual_seed(seed + 1_000_003 * rank + course.step)
     start = time.monotonic() - course.seconds
     saved = time.monotonic()
     while True:
-        course.seconds = time.monotonic() - start
+        course.seconds = from_first(lambda: time.monotonic() - start)
         fraction = (
             course.images / settings.image_passes
             if max_minutes is None
@@ -113,9 +120,9 @@ def train(
         rate, momentum = learning_rate_and_momentum(settings.schedule, fraction, settings.max_learning_rate)
         batch = lesson.source.next(course)
         loss = lesson.learn(batch, rate, momentum, fraction, course.step)
-        course.stepped(loss, len(batch.images), rate, momentum)
+        course.stepped(loss, len(batch.orientations), rate, momentum)
         on_step(Progress(fraction, course.images, course.mean_loss, course.best_median))
-        if state_path is not None and time.monotonic() - saved > STATE_INTERVAL_SECONDS:
+        if rank == 0 and state_path is not None and time.monotonic() - saved > STATE_INTERVAL_SECONDS:
             state = course.state(network, lesson.optimizer, generator)
             save_state({**state, "made_with": made_with}, state_path)
             saved = time.monotonic()
@@ -167,7 +174,7 @@ def learning_rate_range(
             break
         if not math.isfinite(loss):
             break
-        course.stepped(loss, len(batch.images), rate, FIXED_MOMENTUM)
+        course.stepped(loss, len(batch.orientations), rate, FIXED_MOMENTUM)
         found.append((rate, loss))
         on_step(1)
     return found

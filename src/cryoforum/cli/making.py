@@ -9,6 +9,7 @@ import typer
 from cryoforum.cli.app import app
 from cryoforum.cli.options import (
     ConfigFile,
+    Devices,
     KeepScratch,
     MapPixelSize,
     Out,
@@ -19,7 +20,7 @@ from cryoforum.cli.options import (
     Set,
     Stars,
 )
-from cryoforum.terminal import angle, failing_clearly, progress_bars, tell, training_bar
+from cryoforum.terminal import angle, failing_clearly, progress_bars, say, share_among, tell, training_bar
 
 
 @app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
@@ -80,11 +81,16 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     scratch: ScratchFolder = None,
     keep_scratch: KeepScratch = False,
+    devices: Devices = 1,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Learn from particles with known poses; writes the model folder."""
+    """Learn from particles with known poses; writes the model folder.
+
+    With --devices, or under torchrun or srun, several processes learn as one.
+    """
     with failing_clearly():
+        share_among(devices)
         from cryoforum.config import chosen_config
         from cryoforum.io.scratch import Scratch
         from cryoforum.learning import train_to_folder
@@ -109,7 +115,7 @@ def train(
                 scratch=Scratch(scratch, keep_scratch),
             )
         used = Counter(model.parts.values())
-        typer.echo(
+        say(
             f"model in {out}: learned from {used['train']} particles, validated on {used['validation']}, "
             f"kept {used['test']} for tests; validation median {angle(model.validation_median_rad)}"
         )
@@ -137,4 +143,4 @@ def find_rate(
         settings = chosen_config(preset, config, set_ or [], symmetry)
         with progress_bars() as bar:
             rate = find_rate_of_star(particles, root, settings, split, steps, seed, out, overwrite, bar, tell)
-        typer.echo(f"suggested: --set training.max_learning_rate={rate:.1e}")
+        say(f"suggested: --set training.max_learning_rate={rate:.1e}")

@@ -45,4 +45,10 @@ Stars = Annotated[
         metavar="PARTICLES...", help="Files .star of RELION or .cs of cryoSPARC; several are joined."
     ),
 ]
+Devices = Annotated[
+    int,
+    typer.Option(
+        min=1, help="GPUs of this machine, or processes on CPUs, that share every batch; see docs/scaling.md."
+    ),
+]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from cryoforum.config import NetworkConfig
+from cryoforum.network.normalisation import BatchNorm
 
 # Kernel width, max-pooling after: the ten blocks of Cryo-forum, Supplementary Table 1.
 PAPER_BLOCKS = (
@@ -51,7 +52,7 @@ class VggBackbone(nn.Module):
         for width, (kernel, pooled) in zip(config.widths, PAPER_BLOCKS, strict=False):
             convolution = nn.Conv2d(channels, width, kernel, padding="same", bias=False)
             nn.init.kaiming_normal_(convolution.weight)
-            normalisation = nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)
+            normalisation = BatchNorm(width, eps=1e-3, momentum=0.01)
             layers += [convolution, normalisation, activation_layer(config.activation, width, side)]
             if pooled:
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
@@ -77,10 +78,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             nn.Conv2d(channels, width, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(width),
+            BatchNorm(width),
             activation_layer(activation, width, side),
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(width),
+            BatchNorm(width),
         )
         self.activation = activation_layer(activation, width, side)
         self.shortcut = (
@@ -105,7 +106,7 @@ class ResidualBackbone(nn.Module):
         kernel = 2 * self.stride + 1
         layers: list[nn.Module] = [
             nn.Conv2d(channels, previous, kernel, self.stride, self.stride, bias=False),
-            nn.BatchNorm2d(previous),
+            BatchNorm(previous),
             activation_layer(config.activation, previous, side),
         ]
         for stage, width in enumerate(config.widths):
