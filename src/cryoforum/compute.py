@@ -21,6 +21,13 @@ def best_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
+def use_threads(count: str) -> None:
+    """Let torch use so many threads, and the compiled loops, which ask it when they are first imported."""
+    if not count.isdecimal() or int(count) < 1:
+        raise ValueError(f"expected a number of threads of 1 or more, found '{count}'")
+    torch.set_num_threads(int(count))
+
+
 def process_rank_and_count() -> tuple[int, int]:
     """This process, from 0, and how many there are, as torchrun says; (0, 1) without it."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))

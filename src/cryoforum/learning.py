@@ -53,12 +53,16 @@ def train_to_folder(
     bar: Bar,
     on_step: Callable[[Progress], None],
     tell: Callable[[str], None] = lambda line: None,
+    half: int | None = None,
 ) -> TrainedModel:
     """Train on the particles of a STAR file and write the model folder with its reference.
 
-    ``tell`` is told, in one line, where no reference could be made.
+    ``tell`` is told, in one line, where no reference could be made. ``half``: 1 or 2, to learn from that half
+    set alone; drawn by ``seed`` where the file has none.
     """
     particles = checked_particles(read_particle_file(star_path), root)
+    if half is not None:
+        particles = _half_of(particles, half, seed)
     poses = checked_poses(star_path, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     out = Path(out)
@@ -103,6 +107,15 @@ def train_to_folder(
     for leftover in filter(is_leftover, out.iterdir()):
         leftover.unlink()
     return model
+
+
+def _half_of(particles: Particles, half: int, seed: int) -> Particles:
+    """The particles of one half set, which know of no halves: those of the reference are drawn among them."""
+    subsets = drawn_subsets(len(particles), seed) if particles.subsets is None else particles.subsets
+    rows = (subsets == half).nonzero()[:, 0]
+    if not len(rows):
+        raise ValueError(f"expected particles with rlnRandomSubset {half} for --halves, found none")
+    return replace(particles.select(rows), subsets=None)
 
 
 def _possible_config(config: Config, reference: Reference | None, tell: Callable[[str], None]) -> Config:
