@@ -24,6 +24,7 @@ SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{ending}" for ending in ("SUCCESS
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
 OUTPUT_NODES = "RELION_OUTPUT_NODES.star"
 PARTICLES, DROPPED, MODEL = "particles.star", "dropped.star", "model"
+OTHER_INPUTS = ("--in_movies", "--in_mics", "--in_coords")
 ABORT_SECONDS = 1.0  # between two looks for ABORT_NOW
 
 
@@ -61,6 +62,9 @@ class ExternalJob:
             raise ValueError(f"expected --action {', '.join(_COMMANDS)}, found '{self.action}'")
         if self.particles is None:
             raise ValueError("expected --in_parts: particles in the Input tab of the job, found none")
+        others = [word for word in self.options if word in OTHER_INPUTS]
+        if others:
+            raise ValueError(f"expected particles as input, found {others[0]}; leave that field empty")
         if self.action != "predict" and (self.reference or self.mask):
             raise ValueError(
                 f"expected --in_3dref and --in_mask with --action predict alone, found {self.action}; "
