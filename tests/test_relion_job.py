@@ -22,6 +22,7 @@ from cryoforum.io.star import number_column, read_star, select_rows, with_column
 from cryoforum.io.startables import read_tables
 from cryoforum.particles import Volume
 from cryoforum.reference import REFERENCE
+from cryoforum.relionjob import ExternalJob, write_output_nodes
 
 COUNT, BOX, PIXEL_SIZE = 80, 28, 12.8
 TINY = ("--preset", "tiny", "--split", "60,20,20", "--set", "training.image_passes=64")
@@ -169,6 +170,19 @@ def test_prediction_and_filter_follow_each_other(project: Path) -> None:
     run(job, *parts, "--keep", "1.0")  # what was dropped before is no result of this run
     assert nodes(job) == {"External/job004/particles.star": PARTICLES}
     assert not (project / job / "dropped.star").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "label"),
+    [("30001", "ParticlesData.star.relion"), ("50001", "ParticleGroupMetadata.star.relion")],
+)
+def test_labels_are_those_of_the_relion_that_made_the_folder(
+    tmp_path: Path, version: str, label: str
+) -> None:
+    (tmp_path / "job.star").write_text(f"\n# version {version}\n\ndata_job\n\n_rlnJobIsContinue 0\n")
+    (tmp_path / "particles.star").touch()
+    write_output_nodes(ExternalJob(tmp_path, "predict", None))
+    assert list(nodes(str(tmp_path)).values()) == [("3", label)]
 
 
 def test_a_model_may_be_named_by_its_own_folder_and_labels_may_have_underscores(project: Path) -> None:

@@ -5,6 +5,7 @@ parameters of its form as text, and a number of threads. The program leaves in t
 that says how it ended, and a table of the files that later jobs may take as input.
 """
 
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ ABORT_NOW = "RELION_JOB_ABORT_NOW"
 OUTPUT_NODES = "RELION_OUTPUT_NODES.star"
 PARTICLES, DROPPED, MODEL = "particles.star", "dropped.star", "model"
 OTHER_INPUTS = ("--in_movies", "--in_mics", "--in_coords")
+RELION_5 = 50000  # its STAR files are of version 50001, those of 3.1 and 4 of 30001
 ABORT_SECONDS = 1.0  # between two looks for ABORT_NOW
 
 
@@ -36,7 +38,6 @@ class NodeType:
     label: str
 
 
-PARTICLE_NODE = NodeType(3, "ParticleGroupMetadata.star.relion")
 MAP_NODE = NodeType(6, "DensityMap.mrc")
 
 
@@ -79,11 +80,19 @@ class ExternalJob:
         Not a model's half maps: they are masked and filtered, and would pass for raw ones.
         """
         if self.action != "train":
-            files = [(self.folder / name, PARTICLE_NODE) for name in (PARTICLES, DROPPED)]
-            files = files if self.action == "filter" else files[:1]
+            names = (PARTICLES, DROPPED) if self.action == "filter" else (PARTICLES,)
+            files = [(self.folder / name, _particle_node(self.folder)) for name in names]
         else:
             files = [(folder / REFERENCE, MAP_NODE) for folder in model_folders(self.folder / MODEL)]
         return [(path, kind) for path, kind in files if path.exists()]
+
+
+def _particle_node(folder: Path) -> NodeType:
+    """Particles; RELION 5 has another label for them than 4, and the version in its job.star tells."""
+    form = folder / "job.star"
+    version = re.search(r"# version (\d+)", form.read_text(errors="replace")) if form.exists() else None
+    is_older = version is not None and int(version[1]) < RELION_5
+    return NodeType(3, "ParticlesData.star.relion" if is_older else "ParticleGroupMetadata.star.relion")
 
 
 def _train(job: ExternalJob, particles: str) -> list[str]:
