@@ -35,7 +35,18 @@ from cryoforum.particles import Poses
 from cryoforum.rotations import geodesic_distance
 from cryoforum.workflow import matched_errors, matched_shift_errors_angstrom
 
-COMMANDS = ("simulate", "train", "find-rate", "predict", "filter", "reconstruct", "compare", "report", "demo")
+COMMANDS = (
+    "simulate",
+    "train",
+    "find-rate",
+    "predict",
+    "relion-job",
+    "filter",
+    "reconstruct",
+    "compare",
+    "report",
+    "demo",
+)
 TOML = """
 [training]
 image_passes = 320

@@ -16,8 +16,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from cryoforum import compute, predicting
-from cryoforum.checkpoint import TrainedModel, save_model
+from cryoforum import compute, predicting, predictors
+from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, preset
 from cryoforum.io.files import is_leftover
@@ -31,7 +31,7 @@ COUNT, BOX, PIXEL_SIZE, BATCH = 90, 32, 4.0, 8
 # What a child runs: the command line, with one number format whatever the machine is busy with.
 CHILD = """
 import os, signal, sys, time
-from cryoforum import compute, predicting
+from cryoforum import compute, predicting, predictors
 from cryoforum.io import batchlog
 compute._is_bfloat16_faster = lambda device: False
 {changes}
@@ -74,13 +74,13 @@ def one_number_format(monkeypatch: pytest.MonkeyPatch) -> None:
 def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that are computed from now on."""
     sizes: list[int] = []
-    compute_batch = predicting.predict_batch
+    compute_batch = predictors.predict_batch
 
     def counted(model: TrainedModel, batch: Particles, views: int | None) -> object:
         sizes.append(len(batch))
         return compute_batch(model, batch, views)
 
-    monkeypatch.setattr(predicting, "predict_batch", counted)
+    monkeypatch.setattr(predictors, "predict_batch", counted)
     return sizes
 
 
@@ -113,7 +113,7 @@ def test_a_kill_at_any_moment_loses_no_finished_batch(
     folder: Path, tmp_path: Path, batch_sizes: list[int]
 ) -> None:
     """One run after the other is killed from outside until one is through; together they do every row once."""
-    slow = "batch = predicting.predict_batch\npredicting.predict_batch = lambda *a: time.sleep(0.03) or batch(*a)"
+    slow = "batch = predictors.predict_batch\npredictors.predict_batch = lambda *a: time.sleep(0.03) or batch(*a)"
     script, out = child(tmp_path, slow), tmp_path / "out.star"
     log = tmp_path / ".out.star.progress-1-of-1"
     running = subprocess.Popen(
@@ -207,7 +207,7 @@ def test_changed_inputs_start_anew(
         star = read_star(work / "particles.star")
         write_star(with_columns(star, {"label": ["x"] * COUNT}), work / "particles.star")
     elif changed == "weights":
-        model = predicting.load_model(work / "model")
+        model = load_model(work / "model")
         with torch.no_grad():
             model.network.dense.bias += 1
         save_model(model, work / "model")
@@ -236,11 +236,11 @@ def test_a_shard_of_changed_images_starts_anew(
 def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Path, tmp_path: Path) -> None:
     """First started without a launcher, that would end the one that waits: the lost connection tells it."""
     failing = (
-        "batch = predicting.predict_batch\n"
+        "batch = predictors.predict_batch\n"
         "def failing(model, particles, views):\n"
         "    if particles.names[0].startswith('000073'): os._exit(3)\n"
         "    return batch(model, particles, views)\n"
-        "predicting.predict_batch = failing"
+        "predictors.predict_batch = failing"
     )
     out, logs = tmp_path / "out.star", [tmp_path / f".out.star.progress-{rank}-of-2" for rank in (1, 2)]
     arguments = [sys.executable, str(child(tmp_path, failing)), *command(folder, out)]

@@ -31,6 +31,17 @@ from cryoforum.symmetry import (
 ORDERS = {"C1": 1, "C4": 4, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24} | dict.fromkeys(
     ("I", "I1", "I2", "I3", "I4"), 60
 )
+CYCLIC = tuple(f"C{n}" for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 17))
+DIHEDRAL = tuple(f"D{n}" for n in (1, 2, 3, 4, 5, 6, 7, 12))
+MIRRORED = ("Ci", "Cs", "C2v", "C3h", "S4", "D2h", "D3v", "Td", "Th", "Oh", "Ih", "I2h")
+
+
+def relions_operators(relion: Path, name: str, folder: Path) -> Tensor:
+    """The matrices (g, 3, 3) of a point group as `relion_refine` prints them."""
+    command = [relion.parent / "relion_refine", "--sym", name, "--print_symmetry_ops"]
+    text = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+    numbers = [re.findall(r"\S+", block)[:9] for block in re.split(r"R\(\d+\)=", text)[1:]]
+    return torch.tensor([[float(n) for n in block] for block in numbers]).view(-1, 3, 3)
 
 
 def random_rotations(count: int, seed: int = 0) -> Tensor:
@@ -71,16 +82,30 @@ def test_they_are_groups_of_the_right_order(name: str) -> None:
     assert widest_gap(group, inverse(group)) < 1e-5
 
 
-@pytest.mark.parametrize("name", ["C4", "D2", "D7", "T", "O", "I", "I1", "I2", "I3", "I4"])
+@pytest.mark.parametrize(
+    "name", [*CYCLIC, *DIHEDRAL, "T", "O", "I", "I1", "I2", "I3", "I4", "c4", "d3", "i3"]
+)
 def test_the_axes_are_those_of_relion(relion: Path, tmp_path: Path, name: str) -> None:
-    command = [relion.parent / "relion_refine", "--sym", name, "--print_symmetry_ops"]
-    text = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    numbers = [re.findall(r"\S+", block)[:9] for block in re.split(r"R\(\d+\)=", text)[1:]]
-    matrices = torch.tensor([[float(n) for n in block] for block in numbers]).view(-1, 3, 3)
-    theirs, ours = rotmat_to_unitquat(matrices), symmetry_group(name)
-    assert len(theirs) == len(ours) == ORDERS[name]
+    theirs, ours = rotmat_to_unitquat(relions_operators(relion, name, tmp_path)), symmetry_group(name)
+    assert len(theirs) == len(ours)
     # RELION writes five to six digits. A group holds its inverses, so either reading of R will do.
     assert widest_gap(ours, theirs) < 1e-3 and widest_gap(theirs, ours) < 1e-3
+
+
+@pytest.mark.parametrize("name", MIRRORED)
+def test_groups_that_relion_gives_mirrors_are_refused_with_the_reason(
+    relion: Path, tmp_path: Path, name: str
+) -> None:
+    determinants = torch.linalg.det(relions_operators(relion, name, tmp_path))
+    assert float(determinants.min()) < -0.9
+    with pytest.raises(ValueError, match="of the other hand"):
+        symmetry_group(name)
+
+
+def test_the_setting_that_relion_names_but_lacks_is_refused(relion: Path, tmp_path: Path) -> None:
+    assert len(relions_operators(relion, "I5", tmp_path)) == 0
+    with pytest.raises(ValueError, match="no operators"):
+        symmetry_group("I5")
 
 
 @pytest.mark.parametrize("name", ["c4", " D2", "i1", "t"])

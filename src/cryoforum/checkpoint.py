@@ -4,6 +4,8 @@ weights.safetensors   the network's tensors
 model.json            configuration, image size, pixel size, validation error, versions
 log.csv               the course of training
 split.csv             which particle was used for what
+
+Models of two half sets are two such folders in one, half1 and half2.
 """
 
 import csv
@@ -26,6 +28,7 @@ from cryoforum.preprocessing import Intensity
 
 FORMAT = "cryo-forum model 2"
 PARTS = ("train", "validation", "test")  # of a split
+HALF_FOLDERS = ("half1", "half2")
 WEIGHTS, DESCRIPTION, LOG, SPLIT = "weights.safetensors", "model.json", "log.csv", "split.csv"
 
 
@@ -107,6 +110,23 @@ def load_model(folder: Path) -> TrainedModel:
     except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
     raise ValueError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
+
+
+def model_folders(folder: Path) -> tuple[Path, ...]:
+    """The folder itself, or those of its two half models."""
+    halves = tuple(Path(folder) / name for name in HALF_FOLDERS)
+    if (Path(folder) / DESCRIPTION).exists() or not any(half.is_dir() for half in halves):
+        return (Path(folder),)
+    return halves
+
+
+def load_models(folder: Path) -> tuple[TrainedModel, ...]:
+    """The one model of a folder, or its two half models, which have no particle in common."""
+    models = tuple(load_model(each) for each in model_folders(folder))
+    shared = set.intersection(*(set(model.parts) for model in models)) if len(models) == 2 else set()
+    if shared:
+        raise ValueError(f"{folder}: expected two models of disjoint half sets, found {min(shared)} in both")
+    return models
 
 
 def read_split(path: Path) -> dict[str, str]:

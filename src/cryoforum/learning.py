@@ -55,15 +55,19 @@ def train_to_folder(
     on_step: Callable[[Progress], None],
     tell: Callable[[str], None] = lambda line: None,
     scratch: Scratch = NO_SCRATCH,
+    half: int | None = None,
 ) -> TrainedModel:
     """Train on the particles of one or several files and write the model folder with its reference.
 
     They are resampled to the box and pixel size that most have. ``tell`` is told, a line each, of that, of
     what joining changed, of odd stacks, and where no reference could be made.
-    Of several processes, which all read ``out``, the first one makes the reference and writes the folder.
+    ``half``: 1 or 2, to learn from that half set alone; drawn by ``seed`` where the file has none. Of several
+    processes, which all read ``out``, the first one makes the reference and writes the folder.
     """
     star = read_joined(star_paths, root, tell)
     particles = checked_particles(star, root, tell)
+    if half is not None:
+        particles = _half_of(particles, half, seed)
     poses = checked_poses(star, particles, "to learn from")
     split = _split(particles, split_choice, seed)
     out = Path(out)
@@ -119,6 +123,15 @@ def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -
     (out / STATE).unlink(missing_ok=True)
     for leftover in filter(is_leftover, out.iterdir()):
         leftover.unlink()
+
+
+def _half_of(particles: Particles, half: int, seed: int) -> Particles:
+    """The particles of one half set, which know of no halves: those of the reference are drawn among them."""
+    subsets = drawn_subsets(len(particles), seed) if particles.subsets is None else particles.subsets
+    rows = (subsets == half).nonzero()[:, 0]
+    if not len(rows):
+        raise ValueError(f"expected particles with rlnRandomSubset {half} for --halves, found none")
+    return replace(particles.select(rows), subsets=None)
 
 
 def _possible_config(config: Config, reference: Reference | None, tell: Callable[[str], None]) -> Config:

@@ -176,15 +176,28 @@ class Predictions:
     expected_error_rad: (n,) root mean square orientation error that the belief means.
     shifts_angstrom: (n, 2) as in `Poses`; None where there was no reference to find them by.
     evidence: None for the network alone.
+    model_half: (n,) int, the half (1 or 2) whose particles alone made the model and the reference that were
+        used; 0 where a reference came from elsewhere; None where one model posed both halves.
     """
 
     belief: OrientationBelief
     expected_error_rad: Tensor
     shifts_angstrom: Tensor | None = None
     evidence: ImageEvidence | None = None
+    model_half: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.belief)
+
+    def __getitem__(self, rows: Tensor) -> "Predictions":
+        evidence = self.evidence
+        return Predictions(
+            OrientationBelief(self.belief.concentration[rows]),
+            self.expected_error_rad[rows],
+            None if self.shifts_angstrom is None else self.shifts_angstrom[rows],
+            None if evidence is None else ImageEvidence(**{k: v[rows] for k, v in vars(evidence).items()}),
+            None if self.model_half is None else self.model_half[rows],
+        )
 
     @property
     def poses(self) -> Poses:
@@ -203,11 +216,13 @@ def joined_predictions(batches: Sequence[Predictions]) -> Predictions:
     """The predictions of consecutive batches in one; all have the same fields."""
     shifts = [batch.shifts_angstrom for batch in batches if batch.shifts_angstrom is not None]
     evidence = [batch.evidence for batch in batches if batch.evidence is not None]
+    halves = [batch.model_half for batch in batches if batch.model_half is not None]
     return Predictions(
         belief=OrientationBelief(torch.cat([batch.belief.concentration for batch in batches])),
         expected_error_rad=torch.cat([batch.expected_error_rad for batch in batches]),
         shifts_angstrom=torch.cat(shifts) if shifts else None,
         evidence=_joined_evidence(evidence) if evidence else None,
+        model_half=torch.cat(halves) if halves else None,
     )
 
 

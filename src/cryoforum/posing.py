@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.defocus import defocus_change
 from cryoforum.inference import VIEWS, network_numbers, predict_batch
@@ -112,7 +111,7 @@ def pose_batch(poser: Poser, batch: Particles) -> Predictions:
         reference_half = half + 1 if len(poser.transforms) > 1 else 0
         parts.append(_predictions(polished, batch.pixel_size_angstrom, reference_half, change))
         order.append(rows)
-    return _picked(joined_predictions(parts), torch.argsort(torch.cat(order)))
+    return joined_predictions(parts)[torch.argsort(torch.cat(order))]
 
 
 def _refocused(
@@ -219,13 +218,3 @@ def predict_with_shifts(poser: Poser, batch: Particles) -> Predictions:
         search = poser.templates[half].config
         origins[own] = best_origins(transform, images[own], predictions.belief.mode[own], search)
     return replace(predictions, shifts_angstrom=origins * batch.pixel_size_angstrom)
-
-
-def _picked(predictions: Predictions, rows: Tensor) -> Predictions:
-    evidence = predictions.evidence
-    return Predictions(
-        OrientationBelief(predictions.belief.concentration[rows]),
-        predictions.expected_error_rad[rows],
-        None if predictions.shifts_angstrom is None else predictions.shifts_angstrom[rows],
-        None if evidence is None else ImageEvidence(**{k: v[rows] for k, v in vars(evidence).items()}),
-    )

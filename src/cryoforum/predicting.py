@@ -7,7 +7,7 @@ to the last bit where threads and number format are the same too.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import PARTS, TrainedModel, load_model
+from cryoforum.checkpoint import PARTS, TrainedModel, load_models, model_folders
 from cryoforum.finding import make_poser
-from cryoforum.inference import BATCH_SIZE, predict_batch, sampling_of
+from cryoforum.halves import Predictor
+from cryoforum.inference import BATCH_SIZE, sampling_of
 from cryoforum.io.batchlog import BatchLog, read_batches
 from cryoforum.io.files import (
     is_leftover,
@@ -37,47 +38,15 @@ from cryoforum.io.star import (
     with_poses,
 )
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
-from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
+from cryoforum.posing import pose_batch
+from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.processes import process_rank_and_count, refuse_different, wait_for_all
-from cryoforum.reconstruction import drawn_subsets
-from cryoforum.reference import Reference, load_reference, reference_from_map
-from cryoforum.structures import load_structure
-from cryoforum.workflow import REFERENCE_HALF, Bar, checked_particles, notices_to, parsed_shard, read_joined
+from cryoforum.workflow import MODEL_HALF, REFERENCE_HALF, Bar, checked_particles, parsed_shard, read_joined
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 EVIDENCE_COLUMNS = ("rlnMaxValueProbDistribution", "rlnParticleFigureOfMerit")
 DEFOCUS_CHANGE = "cryoforumDefocusChange"
 _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
-
-
-@dataclass(frozen=True)
-class PredictionOptions:
-    """How poses are found.
-
-    polish: compare with a reference; None: wherever there is one. reference: a map or structure to use
-    instead of the model's own, up to ``resolution_angstrom``, of voxels of
-    ``reference_pixel_size_angstrom`` whatever its header says. halves: each half set against its own half's
-    reference; None: where the particles have half sets and the reference has halves.
-    """
-
-    polish: bool | None = None
-    reference: str | None = None
-    resolution_angstrom: float | None = None
-    halves: bool | None = None
-    posing: PosingConfig = field(default_factory=PosingConfig)
-    reference_pixel_size_angstrom: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.polish is False and (self.posing.refine_defocus or self.posing.refine_scale):
-            raise ValueError("expected --refine-defocus or --refine-scale with polishing, found --no-polish")
-        if self.polish and self.posing.views is not None:
-            raise ValueError("expected --views with --no-polish, found --polish: polishing has the last word")
-        if self.resolution_angstrom is not None and self.reference is None:
-            raise ValueError(
-                "expected --resolution with --reference; the model's own knows how far it is right"
-            )
-        if self.reference_pixel_size_angstrom is not None and self.reference is None:
-            raise ValueError("expected --map-pixel-size with --reference, found no map")
 
 
 @dataclass(frozen=True)
@@ -111,65 +80,16 @@ def predict_to_star(
     processes each does its share of the rows, and the first one shows progress and writes the file.
     """
     _refuse_output(output)
-    model = load_model(model_folder)
+    models = load_models(model_folder)
     star = _read_input(star_paths, root, output)
     if output.part is not None:
-        star = select_rows(star, _rows_of_part(model, star, output.part))
-    particles = checked_particles(star, root, output.tell, sampling_of(model))
+        star = select_rows(star, _rows_of_part(models, star, output.part))
+    particles = checked_particles(star, root, output.tell, sampling_of(models[0]))
+    inputs = _hash_of_model(model_folder, output.path) + _hash_of_files([*star_paths, *star.companions])
     rows = _rows_of_shard(len(star), output.shard, output.batch_size)
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
-        return _write_predictions(model_folder, model, star_paths, star, near, options, output)
-
-
-def _write_predictions(
-    model_folder: Path,
-    model: TrainedModel,
-    star_paths: Sequence[Path],
-    star: ParticleStar,
-    particles: Particles,
-    options: PredictionOptions,
-    output: Output,
-) -> int:
-    """Choose the reference and the way to poses, then find them."""
-    if options.reference is None:
-        reference = load_reference(model_folder)
-    else:
-        reference = _loaded_reference(options, particles, model.config.symmetry, output.tell)
-    if reference is None:
-        _refuse_without_reference(model_folder, options)
-        output.tell("the model has no reference: orientations of the network alone, origins stay as they are")
-    if options.halves and particles.subsets is None:
-        output.tell("no rlnRandomSubset: half sets are drawn and written")
-    star, particles, halves = _with_half_sets(star, particles, model, reference, options.halves)
-    files = sorted(path for path in Path(model_folder).iterdir() if path.is_file() and not is_leftover(path))
-    files = [path for path in files if path.resolve() != output.path.resolve()]
-    inputs = _hash_of_files([*files, *star_paths, *star.companions])
-    if reference is None:
-        return _write_poses(
-            star,
-            particles,
-            lambda batch: predict_batch(model, batch, options.posing.views),
-            inputs,
-            options,
-            output,
-        )
-    posing, pose = options.posing, pose_batch
-    if options.polish is None and posing.views is not None:
-        raise ValueError("expected --views with --no-polish, as polishing has the last word; add it")
-    if options.polish is False:
-        posing, pose = replace(posing, source=posing.source or "network"), predict_with_shifts
-    poser = make_poser(model, reference, particles, posing, halves=halves, tell=output.tell)
-    return _write_poses(star, particles, lambda batch: pose(poser, batch), inputs, options, output)
-
-
-def _refuse_without_reference(model_folder: Path, options: PredictionOptions) -> None:
-    """ValueError where something was asked for that only a comparison with a reference can give."""
-    posing = options.posing
-    refining = posing.refine_defocus or posing.refine_scale
-    if options.polish or options.halves or refining or posing.source in ("search", "both"):
-        raise ValueError(
-            f"{model_folder} has no reference to compare images with; give a map with --reference"
-        )
+        star, near, predict = predictor_of(model_folder, models, star, near, options, output.tell)
+        return _write_poses(star, near, predict, inputs, options, output)
 
 
 def match_to_star(
@@ -186,51 +106,12 @@ def match_to_star(
     _refuse_output(output)
     star = _read_input(star_paths, root, output)
     particles = checked_particles(star, root, output.tell)
-    reference = _loaded_reference(options, particles, symmetry, output.tell)
+    reference = loaded_reference(options, particles, symmetry, output.tell)
     inputs = symmetry + _hash_of_files([*star_paths, *star.companions])
     rows = _rows_of_shard(len(star), output.shard, output.batch_size)
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
         poser = make_poser(None, reference, near, options.posing, tell=output.tell)
         return _write_poses(star, near, lambda batch: pose_batch(poser, batch), inputs, options, output)
-
-
-def _loaded_reference(
-    options: PredictionOptions, particles: Particles, symmetry: str, tell: Callable[[str], None]
-) -> Reference:
-    """A map from elsewhere at the particles' box and pixel size; resampling is said aloud."""
-    with notices_to(tell):
-        volume = load_structure(
-            options.reference or "",
-            particles.box,
-            particles.pixel_size_angstrom,
-            options.reference_pixel_size_angstrom,
-        )
-    return reference_from_map(volume, symmetry, options.resolution_angstrom)
-
-
-def _with_half_sets(
-    star: ParticleStar,
-    particles: Particles,
-    model: TrainedModel,
-    reference: Reference | None,
-    wanted: bool | None,
-) -> tuple[ParticleStar, Particles, bool]:
-    """Table and particles with half sets where they are wanted, and whether they are kept apart."""
-    possible = reference is not None and reference.halves is not None
-    if wanted and not possible:
-        raise ValueError("expected a reference with half maps for --halves; leave out --reference")
-    if not possible or wanted is False or (wanted is None and particles.subsets is None):
-        return star, particles, False
-    if particles.subsets is None:
-        if any(model.parts.get(name) == "train" for name in particles.names):
-            raise ValueError(
-                f"{star.path}: expected rlnRandomSubset for --halves, as some of these particles are in the "
-                "map of one half of the training"
-            )
-        subsets = drawn_subsets(len(star))
-        star = with_columns(star, {"rlnRandomSubset": subsets})
-        particles = replace(particles, subsets=subsets)
-    return star, particles, True
 
 
 def _read_input(star_paths: Sequence[Path], root: Path | None, output: Output) -> ParticleStar:
@@ -250,7 +131,7 @@ def _refuse_output(output: Output) -> None:
 def _write_poses(
     star: ParticleStar,
     particles: Particles,
-    predict: Callable[[Particles], Predictions],
+    predict: Predictor,
     inputs: str,
     options: PredictionOptions,
     output: Output,
@@ -307,6 +188,8 @@ def batch_columns(predictions: Predictions) -> dict[str, np.ndarray]:
             columns[f"cryoforumA{row + 1}{column + 1}"] = belief.concentration[:, row, column]
     columns["cryoforumExpectedErrorDeg"] = torch.rad2deg(predictions.expected_error_rad)
     columns["rlnParticleFigureOfMerit"] = predictions.figure_of_merit
+    if predictions.model_half is not None:
+        columns[MODEL_HALF] = predictions.model_half
     if evidence is not None:
         columns["cryoforumBoundDeg"] = torch.rad2deg(evidence.bound_rad)
         covariance = evidence.origin_covariance_angstrom2
@@ -329,8 +212,8 @@ def with_predictions(star: ParticleStar, table: Mapping[str, np.ndarray]) -> Par
     star = replace(star, particles=star.particles.drop(columns=earlier))
     quaternions = torch.from_numpy(np.stack([table[name] for name in _QUATERNION], axis=-1))
     columns = {name: values for name, values in table.items() if name not in (*_QUATERNION, *_SHIFT)}
-    if REFERENCE_HALF in columns:
-        columns[REFERENCE_HALF] = columns[REFERENCE_HALF].astype(np.int64)
+    for name in {MODEL_HALF, REFERENCE_HALF} & columns.keys():
+        columns[name] = columns[name].astype(np.int64)
     change = columns.pop(DEFOCUS_CHANGE, np.zeros(1))
     if change.any():
         columns[DEFOCUS_CHANGE] = change
@@ -363,11 +246,11 @@ def _rows_of_shard(count: int, shard: str | None, batch_size: int) -> Tensor:
     return _tensor(shares[index - 1])
 
 
-def _rows_of_part(model: TrainedModel, star: ParticleStar, part: str) -> Tensor:
+def _rows_of_part(models: Sequence[TrainedModel], star: ParticleStar, part: str) -> Tensor:
     if part not in PARTS:
         raise ValueError(f"expected --part {', '.join(PARTS)}, found '{part}'")
     names = star.particles["rlnImageName"].tolist()
-    rows = [row for row, name in enumerate(names) if model.parts.get(name) == part]
+    rows = [row for row, name in enumerate(names) if any(model.parts.get(name) == part for model in models)]
     if not rows:
         raise ValueError(f"{star.path}: none of its particles is in the {part} part of the model's split")
     return torch.tensor(rows)
@@ -382,13 +265,20 @@ def _fingerprint(
 ) -> str:
     """Hash of all that the result depends on: files, options, rows, images, batches, versions."""
     digest = hashlib.sha256(inputs.encode())
-    maps = [Path(options.reference)] if options.reference and Path(options.reference).is_file() else []
+    maps = [Path(path) for path in (options.reference, options.mask) if path and Path(path).is_file()]
     digest.update(_hash_of_files(maps).encode())
     digest.update(repr(options).encode())
     digest.update(rows.numpy().tobytes())
     digest.update("\n".join(particles.names).encode())
     digest.update(f"{batch_size} {version('cryo-forum')} {torch.__version__}".encode())
     return digest.hexdigest()
+
+
+def _hash_of_model(model_folder: Path, besides: Path) -> str:
+    """Hash of the files of one model or two, ``besides`` left out: the output may lie there."""
+    files = [path for folder in model_folders(model_folder) for path in sorted(folder.iterdir())]
+    files = [path for path in files if path.is_file() and not is_leftover(path)]
+    return _hash_of_files([path for path in files if path.resolve() != besides.resolve()])
 
 
 def _hash_of_files(paths: Sequence[Path]) -> str:

@@ -95,6 +95,16 @@ def reference_from_map(
     return Reference(volume, None, highest, symmetry)
 
 
+def masked_reference(reference: Reference, mask: Tensor) -> Reference:
+    """The same reference, its maps multiplied by a mask (n, n, n) of their box."""
+
+    def masked(volume: Volume) -> Volume:
+        return replace(volume, voxels=volume.voxels * mask)
+
+    halves = reference.halves and (masked(reference.halves[0]), masked(reference.halves[1]))
+    return replace(reference, full=masked(reference.full), halves=halves)
+
+
 def noise_of_halves(reference: Reference, particles: Particles, rows: Tensor, subsets: Tensor) -> NoiseModel:
     """Noise and scale of particles with known poses, each compared with the map of the other half.
 

@@ -2,7 +2,8 @@
 
 A symmetry S acts on the volume, from the left: a molecule that S leaves as it is looks alike at R and
 at S·R. Cn turns about z and Dn about x as well; T has a 3-fold axis along z, O its 4-fold axes along
-x, y and z; I1 to I4 are four settings of the icosahedron, of which I is I2.
+x, y and z; I1 to I4 are four settings of the icosahedron, of which I is I2. Groups with mirrors or an
+inversion are refused, as a molecule of one hand cannot have them.
 """
 
 import math
@@ -16,6 +17,8 @@ from torch.nn.functional import normalize
 from cryoforum.rotations import QUATERNION_DTYPE, compose, geodesic_distance, inverse
 
 NAMES = "C1 to C99, D1 to D99, T, O, I, I1, I2, I3, I4"
+# RELION's names of groups with mirrors, an inversion or rotary reflections.
+_IMPROPER = re.compile(r"C[IS]|[CD][0-9]+[VH]|S[0-9]+|T[DH]|OH|I[1-5]?H")
 GOLDEN = (1 + math.sqrt(5)) / 2
 Z = (0.0, 0.0, 1.0)
 
@@ -113,9 +116,16 @@ def _generators(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]
         return _GENERATORS[known]
     match = re.fullmatch(r"([CD])([1-9][0-9]?)", known)
     if match is None:
-        raise ValueError(f"expected a point group out of {NAMES}, found '{name}'")
+        raise ValueError(f"expected a point group out of {NAMES}, found '{name}'{_reason(known)}")
     turns = ((int(match[2]), Z),)
     return turns if match[1] == "C" else (*turns, (2, (1.0, 0.0, 0.0)))
+
+
+def _reason(name: str) -> str:
+    """Why a point group that RELION knows by name is none of ours; empty where nobody knows it."""
+    if _IMPROPER.fullmatch(name):
+        return ": it turns molecules into those of the other hand; give the group of its rotations alone"
+    return ": RELION has its name, but no operators for it" if name == "I5" else ""
 
 
 def _turn(order: int, axis: tuple[float, float, float]) -> Tensor:

@@ -45,6 +45,7 @@ STATISTICS = {
 }
 BOUND = "cryoforumBoundDeg"
 REFERENCE_HALF = "cryoforumReferenceHalf"
+MODEL_HALF = "cryoforumModelHalf"
 
 
 def simulate_to_folder(
@@ -134,6 +135,8 @@ def filter_star(
     write_particle_file(select_rows(star, kept), out)
     if dropped_out is not None and dropped.any():
         write_particle_file(select_rows(star, dropped.nonzero()[:, 0]), dropped_out)
+    elif dropped_out is not None:
+        Path(dropped_out).unlink(missing_ok=True)  # of an earlier run, which dropped some
     return len(kept), int(dropped.sum())
 
 
@@ -181,11 +184,15 @@ def reconstruct_to_folder(
 
 
 def _halves_are_independent(star: ParticleStar) -> bool:
-    """Whether no prediction posed the particles, or each half set was posed by its own half's reference."""
+    """Whether no prediction posed the particles, or each half set was posed by its own half's reference.
+
+    Where there are two models, each half set by its own half's model, too.
+    """
     if STATISTICS["trace"] not in star.particles.columns:
         return True
-    used, subsets = number_column(star, REFERENCE_HALF), number_column(star, "rlnRandomSubset")
-    return used is not None and subsets is not None and bool((used == subsets).all())
+    columns = [number_column(star, name) for name in (MODEL_HALF, REFERENCE_HALF)]
+    used, subsets = [c for c in columns if c is not None], number_column(star, "rlnRandomSubset")
+    return subsets is not None and bool(used) and all(bool((half == subsets).all()) for half in used)
 
 
 def compare_stars(

@@ -77,6 +77,10 @@ def train(
         str | None, typer.Option(help="Point group as in RELION: C4, D2, T, O, I1 ...; default: C1.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
+    halves: Annotated[
+        bool,
+        typer.Option("--halves", help="A model of each half set (rlnRandomSubset), in OUT/half1 and half2."),
+    ] = False,
     seed: int = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     scratch: ScratchFolder = None,
@@ -91,7 +95,9 @@ def train(
     """
     with failing_clearly():
         share_among(devices)
+        from cryoforum.checkpoint import model_folders
         from cryoforum.config import chosen_config
+        from cryoforum.halves import train_halves_to_folder
         from cryoforum.io.scratch import Scratch
         from cryoforum.learning import train_to_folder
 
@@ -99,7 +105,7 @@ def train(
             raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
         settings = chosen_config(preset, config, set_ or [], symmetry)
         with progress_bars() as bar, training_bar() as on_step:
-            model = train_to_folder(
+            trained = (train_halves_to_folder if halves else train_to_folder)(
                 particles,
                 root,
                 out,
@@ -114,11 +120,14 @@ def train(
                 tell=tell,
                 scratch=Scratch(scratch, keep_scratch),
             )
-        used = Counter(model.parts.values())
-        say(
-            f"model in {out}: learned from {used['train']} particles, validated on {used['validation']}, "
-            f"kept {used['test']} for tests; validation median {angle(model.validation_median_rad)}"
-        )
+        models = trained if isinstance(trained, tuple) else (trained,)
+        for folder, model in zip(model_folders(out), models, strict=True):
+            used = Counter(model.parts.values())
+            say(
+                f"model in {folder}: learned from {used['train']} particles, "
+                f"validated on {used['validation']}, kept {used['test']} for tests; "
+                f"validation median {angle(model.validation_median_rad)}"
+            )
 
 
 @app.command(epilog="Example: cryoforum find-rate simulated/particles.star --set network.pooling=gem")

@@ -44,6 +44,9 @@ def predict(
     reference: Annotated[
         str | None, typer.Option(help="Map to compare with instead of the model's own.")
     ] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="Multiply the reference by this mask (MRC, values from 0 to 1).")
+    ] = None,
     views: Annotated[
         int | None,
         typer.Option(
@@ -64,6 +67,14 @@ def predict(
             "Default: where the file has rlnRandomSubset.",
         ),
     ] = None,
+    cross_fit: Annotated[
+        bool,
+        typer.Option(
+            "--cross-fit",
+            help="With two half models: each training particle by the one that never saw it. "
+            "Honest errors, but half maps that depend on each other.",
+        ),
+    ] = False,
     part: Annotated[
         str | None, typer.Option(help="Only this part of the model's split: train, validation, test.")
     ] = None,
@@ -91,6 +102,8 @@ def predict(
             resolution_angstrom=resolution,
             reference_pixel_size_angstrom=map_pixel_size,
             halves=halves,
+            cross_fit=cross_fit,
+            mask=mask,
             posing=PosingConfig(
                 candidates,  # type: ignore[arg-type]
                 max_shift,

@@ -72,7 +72,7 @@ def reconstruct(
             f"{resolution['masked']:.1f} Å masked; maps in {out}"
         )
         if not resolution["independent"]:
-            typer.echo("one model posed both halves: the resolution is optimistic")
+            typer.echo("the poses of the two halves depend on each other: the resolution is optimistic")
 
 
 @app.command(epilog="Example: cryoforum compare predicted.star simulated/particles.star")
