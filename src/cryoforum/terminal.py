@@ -17,6 +17,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from cryoforum.course import Progress as TrainingProgress
     from cryoforum.demo import DemoResult
+    from cryoforum.filecheck import Check
     from cryoforum.metrics import ErrorSummary
 
 console = Console(stderr=True)
@@ -166,6 +167,27 @@ def show_demo(result: "DemoResult") -> None:
     for name, resolution in result.resolutions.items():
         note = "" if resolution["independent"] else "; halves not independent, optimistic"
         typer.echo(f"map from {name} poses: {resolution['masked']:.1f} Å (masked FSC 0.143{note})")
+
+
+def show_check(check: "Check") -> None:
+    """What was understood of a file, what its images say of other readings, and what to do."""
+    table = Table(show_header=False)
+    for what, understood in check.inventory:
+        table.add_row(Text(what), Text(understood))
+    printer = Console()
+    printer.print(table)
+    judgement = check.judgement
+    if judgement is not None:
+        table = Table("other reading", "images say", "σ", "log-likelihood")
+        for verdict in sorted(judgement.verdicts, key=lambda verdict: -verdict.share):
+            numbers = f"{verdict.deviations:+.0f}", f"{100 * verdict.share:+.1f} %"
+            table.add_row(Text(verdict.name), verdict.outcome, *numbers)
+        printer.print(table)
+    if check.untold:
+        typer.echo(f"cannot tell: {', '.join(check.untold)}")
+    for complaint in check.complaints:
+        typer.echo(f"wrong: {complaint.fault}\n  mend: {complaint.remedy}")
+    typer.echo(check.conclusion)
 
 
 def angle(radians: float) -> str:

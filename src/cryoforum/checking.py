@@ -1,0 +1,291 @@
+"""Whether a particle file means what it says: its images against other ways to read it.
+
+Of every way that people are known to get wrong, the images are asked whether they bear it out better than what
+the file says. What they bear out best is adopted, and the others are asked again, as faults come in company.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from cryoforum.metrics import filter_shells, fourier_shell_correlation
+from cryoforum.particles import Particles, Volume
+from cryoforum.readings import Reading, Sample, Support, Transfer, drawn_sample, support, support_by_maps_of
+
+MOST_PARTICLES = 1000  # that are looked at: their errors are 20 times smaller than most faults
+MOST_FAULTS = 4  # adopted one after the other
+# A reading is better, or worse, where the difference of the log-likelihoods is this many of its standard errors and
+# this share of all that is explained: what is smaller says more about our model of images than about the file.
+LEAST_DEVIATIONS, LEAST_SHARE = 5.0, 0.02
+PIXEL_FACTORS = (0.5, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 2.0)
+LEAST_PIXEL_CHANGE = 0.02  # smaller differences are calibration, not error
+SAME_FACTOR = 0.1  # relative: origins scaled by nearly the same are nearly the same
+LEAST_ORIGIN_PIXEL = 0.05  # root mean square, below which origins say nothing
+LEAST_SKEWNESS = 0.5  # of a map: a molecule is dense and small beside its box, and has 1 to 4
+TRIED_BY_OWN_MAPS = 2  # readings of a kind
+FEWEST = 20  # particles from which two halves make maps
+
+
+class Outcome(StrEnum):
+    """What the images say of another reading."""
+
+    BETTER = "fits better"
+    WORSE = "excluded"
+    UNDECIDED = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the images say of another reading than that which they bear out best.
+
+    deviations: difference of the mean log-likelihood over its standard error, positive where the other is better.
+    share: the same over what the better of the two explains.
+    """
+
+    name: str
+    reading: Reading
+    deviations: float
+    share: float
+
+    @property
+    def outcome(self) -> Outcome:
+        if abs(self.deviations) < LEAST_DEVIATIONS or abs(self.share) < LEAST_SHARE:
+            return Outcome.UNDECIDED
+        return Outcome.BETTER if self.share > 0 else Outcome.WORSE
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong, and how it is mended."""
+
+    fault: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the images of a file say about it.
+
+    reading: that which they bear out best. verdicts: of the others, relative to it. oriented: whether their
+    orientations explain more than those of other images would; None where they are too faint to tell.
+    skewness: of the map; negative where contrast is inverted. volume: that map, filtered to what its halves share.
+    """
+
+    count: int
+    reading: Reading
+    verdicts: tuple[Verdict, ...]
+    oriented: bool | None
+    skewness: float
+    volume: Volume
+
+
+def judge(
+    particles: Particles, symmetry: str = "C1", progress: Callable[[int], None] = lambda count: None
+) -> Judgement:
+    """Which reading of a file its images bear out; ``progress`` is told of each reading that was tried."""
+    sample = drawn_sample(particles, MOST_PARTICLES, symmetry)
+    if len(sample) < FEWEST:
+        raise ValueError(f"expected {FEWEST} particles or more to judge a file by, found {len(sample)}")
+    adopted = support(sample, Reading())
+    verdicts: tuple[Verdict, ...] = ()
+    for _ in range(MOST_FAULTS):
+        rivals, verdicts = _compared(sample, adopted, particles.pixel_size_angstrom)
+        better = [rival for rival, verdict in rivals if verdict.outcome is Outcome.BETTER]
+        progress(1)
+        if not better:
+            break
+        adopted = max(better, key=lambda rival: float(rival.gains.mean()))
+        if adopted.reading.pixel_factor != 1:
+            adopted = _refined_pixel(sample, adopted)
+    shuffled = support(sample, replace(adopted.reading, shuffled=True))
+    oriented = _verdict("", shuffled.reading, shuffled.gains, adopted).outcome is Outcome.WORSE
+    seen = float(shuffled.gains.mean() / _standard_error(shuffled.gains)) > LEAST_DEVIATIONS
+    volume = filtered_map(adopted.half_maps, sample.extent_angstrom * adopted.reading.pixel_factor)
+    return Judgement(
+        len(sample),
+        adopted.reading,
+        verdicts,
+        True if oriented else (False if seen else None),
+        skewness(volume.voxels),
+        volume,
+    )
+
+
+def _compared(
+    sample: Sample, adopted: Support, pixel_size: float
+) -> tuple[list[tuple[Support, Verdict]], tuple[Verdict, ...]]:
+    """The readings that may be better, each with maps of its own; and the verdicts on all.
+
+    Of a kind all are tried by the maps of what is adopted, and its best by maps of its own.
+    """
+    rivals, verdicts = [], []
+    for kind in other_readings(sample, adopted.reading, pixel_size):
+        tried = list(kind.items())
+        if len(tried) > 1:
+            gains = [support_by_maps_of(adopted, sample, reading) for _, reading in tried]
+            order = sorted(range(len(tried)), key=lambda at: -float(gains[at].mean()))
+            for at in order[TRIED_BY_OWN_MAPS:]:
+                verdicts.append(_verdict(*tried[at], gains[at], adopted))
+            tried = [tried[at] for at in order[:TRIED_BY_OWN_MAPS]]
+        for name, reading in tried:
+            rival = support(sample, reading)
+            verdicts.append(_verdict(name, reading, rival.gains, adopted))
+            rivals.append((rival, verdicts[-1]))
+    return rivals, tuple(verdicts)
+
+
+def other_readings(sample: Sample, current: Reading, pixel_size: float) -> list[dict[str, Reading]]:
+    """Every other reading that differs from ``current`` in one respect, by name; one dictionary a respect."""
+    angles = "angles as in the file" if current.inverse_rotation else "angles of the inverse rotation"
+    kinds = [{angles: replace(current, inverse_rotation=not current.inverse_rotation)}]
+    rms = sample.poses.shifts_angstrom.square().mean().sqrt() * sample.points.box / sample.extent_angstrom
+    if rms > LEAST_ORIGIN_PIXEL:
+        kinds.append(
+            {
+                name: replace(current, origin_factor=factor)
+                for factor, name in _origin_factors(pixel_size)
+                if factor != current.origin_factor
+            }
+        )
+    if sample.optics is None:
+        return kinds
+    kinds.append(
+        {
+            f"images {transfer}": replace(current, transfer=transfer)
+            for transfer in Transfer
+            if transfer is not current.transfer
+        }
+    )
+    sizes = [current.pixel_factor * factor for factor in PIXEL_FACTORS]
+    kinds.append(
+        {f"pixel size {pixel_size * size:.3g} Å": replace(current, pixel_factor=size) for size in sizes}
+    )
+    return kinds
+
+
+def _origin_factors(pixel_size: float) -> list[tuple[float, str]]:
+    """Factors on origins, each with what it means; none nearly the same as an earlier one."""
+    named = [
+        (1.0, "origins as in the file"),
+        (-1.0, "origins of the opposite sign"),
+        (0.0, "origins applied already"),
+        (pixel_size, "origins too small by the pixel size"),
+        (1 / pixel_size, "origins too large by the pixel size"),
+        (2.0, "origins too small by 2"),
+        (0.5, "origins too large by 2"),
+    ]
+    distinct: list[tuple[float, str]] = []
+    for factor, name in named:
+        if all(abs(factor - other) > SAME_FACTOR * abs(factor) for other, _ in distinct):
+            distinct.append((factor, name))
+    return distinct
+
+
+def _verdict(name: str, reading: Reading, gains: Tensor, adopted: Support) -> Verdict:
+    difference = gains - adopted.gains
+    explained = max(float(gains.mean()), float(adopted.gains.mean()), 1e-30)
+    error = _standard_error(difference)
+    deviations = float(difference.mean()) / error if error > 0 else 0.0
+    return Verdict(name, reading, deviations, float(difference.mean()) / explained)
+
+
+def _standard_error(values: Tensor) -> float:
+    return float(values.std()) / math.sqrt(len(values))
+
+
+def _refined_pixel(sample: Sample, found: Support) -> Support:
+    """The reading with the pixel size that the images bear out best, to 1 %."""
+    step, best, factor = 0.04, float(found.gains.mean()), found.reading.pixel_factor
+    while step >= 0.01:
+        tried = {}
+        for other in (factor * (1 - step), factor * (1 + step)):
+            reading = replace(found.reading, pixel_factor=other)
+            tried[float(support_by_maps_of(found, sample, reading).mean())] = other
+        if max(tried) > best:
+            best, factor = max(tried), tried[max(tried)]
+        else:
+            step /= 2
+    return support(sample, replace(found.reading, pixel_factor=factor))
+
+
+def filtered_map(half_maps: Tensor, extent_angstrom: float) -> Volume:
+    """The mean of two half maps (2, b, b, b), every shell weighted by what its FSC says is signal."""
+    pixel_size = extent_angstrom / half_maps.shape[-1]
+    fsc = fourier_shell_correlation(*(Volume(half, pixel_size) for half in half_maps)).clamp(0, 1)
+    return Volume(filter_shells(half_maps.mean(0), (2 * fsc / (1 + fsc)).float()), pixel_size)
+
+
+def skewness(voxels: Tensor) -> float:
+    """Third standardised moment: a molecule fills little of its box, so its contrast gives the sign."""
+    centred = voxels - voxels.mean()
+    return float(centred.pow(3).mean() / centred.square().mean().pow(1.5).clamp_min(1e-30))
+
+
+def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list[Complaint]:
+    """What is wrong with a file whose origins are ``in_pixels`` (RELION 3.0) or in Å."""
+    reading, found = judgement.reading, []
+    if reading.inverse_rotation:
+        found.append(
+            Complaint(
+                "the angles are those of the inverse rotations",
+                "write -rlnAnglePsi as rlnAngleRot, -rlnAngleTilt as rlnAngleTilt, -rlnAngleRot as rlnAnglePsi",
+            )
+        )
+    if reading.origin_factor != 1:
+        found.append(_about_origins(reading.origin_factor, pixel_size, in_pixels))
+    if reading.transfer is not Transfer.AS_RECORDED:
+        found.append(_about_transfer(reading.transfer))
+    if abs(reading.pixel_factor - 1) > LEAST_PIXEL_CHANGE:
+        size = pixel_size * reading.pixel_factor
+        found.append(
+            Complaint(
+                f"the pixel size is {pixel_size:.4g} Å, but the CTF in the images is that of {size:.3g} Å",
+                "correct rlnImagePixelSize; or the defocus, which was estimated at another pixel size",
+            )
+        )
+    if judgement.oriented is False:
+        found.append(
+            Complaint(
+                "the orientations explain no more of the images than those of other images would",
+                "use the file of a refinement of these very images; check that stacks were not reordered",
+            )
+        )
+    elif judgement.oriented and judgement.skewness < -LEAST_SKEWNESS:
+        found.append(
+            Complaint(
+                "the contrast is inverted: the molecule is darker than its surroundings",
+                "multiply the images by -1: relion_image_handler --i IN.mrcs --o OUT.mrcs --multiply_constant -1",
+            )
+        )
+    return found
+
+
+def _about_origins(factor: float, pixel_size: float, in_pixels: bool) -> Complaint:
+    columns = "rlnOriginX and rlnOriginY" if in_pixels else "rlnOriginXAngst and rlnOriginYAngst"
+    if factor == 0:
+        return Complaint("the images are centred already: their origins were applied", f"set {columns} to 0")
+    if factor == -1:
+        return Complaint("the origins have the opposite sign", f"multiply {columns} by -1")
+    if factor == pixel_size and not in_pixels:
+        return Complaint(f"{columns} hold pixels, not Å", f"multiply them by {pixel_size:g}")
+    if factor == 1 / pixel_size and in_pixels:
+        return Complaint(f"{columns} hold Å, not pixels", "rename them to rlnOriginXAngst and rlnOriginYAngst")
+    size = f"{1 / factor:.3g} times too {'large' if factor < 1 else 'small'}"
+    return Complaint(f"the origins are {size}", f"multiply {columns} by {factor:.4g}")
+
+
+def _about_transfer(transfer: Transfer) -> Complaint:
+    if transfer is Transfer.OVERFOCUS:
+        return Complaint(
+            "the defocus has the opposite sign", "multiply rlnDefocusU and V by -1: underfocus is positive"
+        )
+    if transfer is Transfer.CORRECTED:
+        remedy = "remove the CTF columns (rlnDefocusU, …), or extract the images again without correction"
+        return Complaint("the images are corrected for their CTF already", remedy)
+    return Complaint(
+        f"the images are {transfer} already", "extract them again as they were recorded, without CTF correction"
+    )
