@@ -1,31 +1,30 @@
 """Whether a particle file means what it says: its images against other ways to read it.
 
-Of every way that people are known to get wrong, the images are asked whether they bear it out better than what
-the file says. What they bear out best is adopted, and the others are asked again, as faults come in company.
+Of every mistake that is common the images are asked whether they bear it out better than what the file says.
+What they bear out best is adopted, and the others are asked again, as faults come in company.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-import torch
 from torch import Tensor
 
+from cryoforum.aligning import skewness
 from cryoforum.metrics import filter_shells, fourier_shell_correlation
+from cryoforum.owndefocus import own_defocus
 from cryoforum.particles import Particles, Volume
 from cryoforum.readings import Reading, Sample, Support, Transfer, drawn_sample, support, support_by_maps_of
 
 MOST_PARTICLES = 1000  # that are looked at: their errors are 20 times smaller than most faults
 MOST_FAULTS = 4  # adopted one after the other
-# A reading is better, or worse, where the difference of the log-likelihoods is this many of its standard errors and
-# this share of all that is explained: what is smaller says more about our model of images than about the file.
-LEAST_DEVIATIONS, LEAST_SHARE = 5.0, 0.02
+# A reading is better, or worse, where the difference of the log-likelihoods is this many of its standard
+# errors and this share of all that is explained: less says more about our image model than about the file.
+LEAST_DEVIATIONS, LEAST_SHARE = 5.0, 0.01
 PIXEL_FACTORS = (0.5, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 2.0)
-LEAST_PIXEL_CHANGE = 0.02  # smaller differences are calibration, not error
 SAME_FACTOR = 0.1  # relative: origins scaled by nearly the same are nearly the same
 LEAST_ORIGIN_PIXEL = 0.05  # root mean square, below which origins say nothing
-LEAST_SKEWNESS = 0.5  # of a map: a molecule is dense and small beside its box, and has 1 to 4
 TRIED_BY_OWN_MAPS = 2  # readings of a kind
 FEWEST = 20  # particles from which two halves make maps
 
@@ -42,8 +41,8 @@ class Outcome(StrEnum):
 class Verdict:
     """What the images say of another reading than that which they bear out best.
 
-    deviations: difference of the mean log-likelihood over its standard error, positive where the other is better.
-    share: the same over what the better of the two explains.
+    deviations: difference of the mean log-likelihoods over its standard error, positive where the other is
+    better. share: the same over what the better of the two explains.
     """
 
     name: str
@@ -59,20 +58,13 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Complaint:
-    """What is wrong, and how it is mended."""
-
-    fault: str
-    remedy: str
-
-
-@dataclass(frozen=True)
 class Judgement:
     """What the images of a file say about it.
 
     reading: that which they bear out best. verdicts: of the others, relative to it. oriented: whether their
     orientations explain more than those of other images would; None where they are too faint to tell.
-    skewness: of the map; negative where contrast is inverted. volume: that map, filtered to what its halves share.
+    skewness: of the map; negative where contrast is inverted. volume: the map, filtered to what its halves
+    share. unsaid_defocus_angstrom: median of a CTF that is in the images and not in the file, else None.
     """
 
     count: int
@@ -81,6 +73,7 @@ class Judgement:
     oriented: bool | None
     skewness: float
     volume: Volume
+    unsaid_defocus_angstrom: float | None = None
 
 
 def judge(
@@ -112,7 +105,15 @@ def judge(
         True if oriented else (False if seen else None),
         skewness(volume.voxels),
         volume,
+        _unsaid_defocus(sample, adopted) if oriented and sample.optics is None else None,
     )
+
+
+def _unsaid_defocus(sample: Sample, adopted: Support) -> float | None:
+    found = own_defocus(sample, adopted)
+    plain = replace(adopted, gains=found.gains_without)
+    outcome = _verdict("", adopted.reading, found.gains_with, plain).outcome
+    return found.median_angstrom if outcome is Outcome.BETTER else None
 
 
 def _compared(
@@ -217,75 +218,3 @@ def filtered_map(half_maps: Tensor, extent_angstrom: float) -> Volume:
     pixel_size = extent_angstrom / half_maps.shape[-1]
     fsc = fourier_shell_correlation(*(Volume(half, pixel_size) for half in half_maps)).clamp(0, 1)
     return Volume(filter_shells(half_maps.mean(0), (2 * fsc / (1 + fsc)).float()), pixel_size)
-
-
-def skewness(voxels: Tensor) -> float:
-    """Third standardised moment: a molecule fills little of its box, so its contrast gives the sign."""
-    centred = voxels - voxels.mean()
-    return float(centred.pow(3).mean() / centred.square().mean().pow(1.5).clamp_min(1e-30))
-
-
-def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list[Complaint]:
-    """What is wrong with a file whose origins are ``in_pixels`` (RELION 3.0) or in Å."""
-    reading, found = judgement.reading, []
-    if reading.inverse_rotation:
-        found.append(
-            Complaint(
-                "the angles are those of the inverse rotations",
-                "write -rlnAnglePsi as rlnAngleRot, -rlnAngleTilt as rlnAngleTilt, -rlnAngleRot as rlnAnglePsi",
-            )
-        )
-    if reading.origin_factor != 1:
-        found.append(_about_origins(reading.origin_factor, pixel_size, in_pixels))
-    if reading.transfer is not Transfer.AS_RECORDED:
-        found.append(_about_transfer(reading.transfer))
-    if abs(reading.pixel_factor - 1) > LEAST_PIXEL_CHANGE:
-        size = pixel_size * reading.pixel_factor
-        found.append(
-            Complaint(
-                f"the pixel size is {pixel_size:.4g} Å, but the CTF in the images is that of {size:.3g} Å",
-                "correct rlnImagePixelSize; or the defocus, which was estimated at another pixel size",
-            )
-        )
-    if judgement.oriented is False:
-        found.append(
-            Complaint(
-                "the orientations explain no more of the images than those of other images would",
-                "use the file of a refinement of these very images; check that stacks were not reordered",
-            )
-        )
-    elif judgement.oriented and judgement.skewness < -LEAST_SKEWNESS:
-        found.append(
-            Complaint(
-                "the contrast is inverted: the molecule is darker than its surroundings",
-                "multiply the images by -1: relion_image_handler --i IN.mrcs --o OUT.mrcs --multiply_constant -1",
-            )
-        )
-    return found
-
-
-def _about_origins(factor: float, pixel_size: float, in_pixels: bool) -> Complaint:
-    columns = "rlnOriginX and rlnOriginY" if in_pixels else "rlnOriginXAngst and rlnOriginYAngst"
-    if factor == 0:
-        return Complaint("the images are centred already: their origins were applied", f"set {columns} to 0")
-    if factor == -1:
-        return Complaint("the origins have the opposite sign", f"multiply {columns} by -1")
-    if factor == pixel_size and not in_pixels:
-        return Complaint(f"{columns} hold pixels, not Å", f"multiply them by {pixel_size:g}")
-    if factor == 1 / pixel_size and in_pixels:
-        return Complaint(f"{columns} hold Å, not pixels", "rename them to rlnOriginXAngst and rlnOriginYAngst")
-    size = f"{1 / factor:.3g} times too {'large' if factor < 1 else 'small'}"
-    return Complaint(f"the origins are {size}", f"multiply {columns} by {factor:.4g}")
-
-
-def _about_transfer(transfer: Transfer) -> Complaint:
-    if transfer is Transfer.OVERFOCUS:
-        return Complaint(
-            "the defocus has the opposite sign", "multiply rlnDefocusU and V by -1: underfocus is positive"
-        )
-    if transfer is Transfer.CORRECTED:
-        remedy = "remove the CTF columns (rlnDefocusU, …), or extract the images again without correction"
-        return Complaint("the images are corrected for their CTF already", remedy)
-    return Complaint(
-        f"the images are {transfer} already", "extract them again as they were recorded, without CTF correction"
-    )

@@ -1,23 +1,19 @@
 """Checking a particle file: what it says, whether its images bear it out, and what to do."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cryoforum.checking import (
-    FEWEST,
-    LEAST_SKEWNESS,
-    Complaint,
-    Judgement,
-    Outcome,
-    complaints,
-    judge,
-)
+from cryoforum.aligning import Comparison, compare_maps
+from cryoforum.checking import FEWEST, Judgement, Outcome, judge
 from cryoforum.inventory import inventory, origins_in_pixels
 from cryoforum.io.formats import read_particle_file
-from cryoforum.particles import Particles
+from cryoforum.particles import Particles, Volume
+from cryoforum.remedies import LEAST_SKEWNESS, Complaint, complaints, complaints_beside
+from cryoforum.structures import load_structure
 from cryoforum.symmetry import symmetry_group
 from cryoforum.workflow import checked_particles
 
@@ -39,6 +35,8 @@ class Check:
     complaints: tuple[Complaint, ...]
     untold: tuple[str, ...]
     conclusion: str
+    reference: Volume | None = None
+    comparison: Comparison | None = None
 
     @property
     def shown(self) -> Tensor:
@@ -52,23 +50,49 @@ def check_file(path: Path, root: Path | None, symmetry: str = "C1", reference: s
     star = read_particle_file(path)
     particles = checked_particles(star, root)
     rows = tuple(inventory(star, particles, root))
-    if particles.poses is None:
-        return Check(path, particles, rows, None, (), (), "ready to predict, not to train: there are no poses")
-    q = particles.poses.quaternions
-    if len(q) > 1 and bool((q == q[0]).all()):
-        one = "ready to predict, not to train: all orientations are the same, as before a refinement"
-        return Check(path, particles, rows, None, (), (), one)
-    if len(particles) < FEWEST:
-        few = f"cannot tell: {len(particles)} particles are too few to judge the file by ({FEWEST} or more)"
-        return Check(path, particles, rows, None, (), (), few)
+    unjudged = _why_not_judged(particles)
+    if unjudged is not None:
+        return Check(path, particles, rows, None, (), (), unjudged)
     judgement = judge(particles, symmetry)
     found = complaints(judgement, particles.pixel_size_angstrom, origins_in_pixels(star))
     untold = [v.name for v in judgement.verdicts if v.outcome is Outcome.UNDECIDED]
     if judgement.oriented and abs(judgement.skewness) < LEAST_SKEWNESS:
         untold.append("contrast")
+    volume, comparison = None, None
     if reference is None:
         untold.append("hand (needs --reference)")
-    return Check(path, particles, rows, judgement, tuple(found), tuple(untold), _conclusion(judgement, found))
+    elif judgement.oriented:
+        own = judgement.volume
+        volume = _loaded(reference, len(own.voxels), own.pixel_size_angstrom)
+        comparison = compare_maps(own.voxels, volume.voxels)
+        size = judgement.reading.pixel_factor * particles.pixel_size_angstrom
+        found += complaints_beside(reference, comparison, size)
+        if comparison.other_hand is None:
+            untold.append("hand")
+    conclusion = _conclusion(judgement, found)
+    return Check(
+        path, particles, rows, judgement, tuple(found), tuple(untold), conclusion, volume, comparison
+    )
+
+
+def _why_not_judged(particles: Particles) -> str | None:
+    """The conclusion on a file whose images cannot be asked; None where they can."""
+    predictable = "ready to predict, not to train"
+    if particles.poses is None:
+        return f"{predictable}: there are no poses"
+    q = particles.poses.quaternions
+    if len(q) > 1 and bool((q == q[0]).all()):
+        return f"{predictable}: all orientations are the same, as before a refinement"
+    if len(q) < FEWEST:
+        return f"cannot tell: {len(q)} particles are too few to judge the file by ({FEWEST} or more)"
+    return None
+
+
+def _loaded(reference: str, box: int, pixel_size: float) -> Volume:
+    """A map at the box and pixel size of the particles' own; that it is resampled is no news here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_structure(reference, box, pixel_size)
 
 
 def _conclusion(judgement: Judgement, found: list[Complaint]) -> str:

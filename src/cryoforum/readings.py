@@ -1,8 +1,8 @@
 """How a particle file may be read, and how well its images bear out each reading.
 
 Half of the particles make a map under a reading; the images of the other half are compared with its
-projections, and the other way round. Nothing is compared with its own noise, so that what a reading explains of
-the images counts for it, and particle by particle two readings differ by a number with an error of its own.
+projections, and the other way round. Nothing is compared with its own noise, so what a reading explains of
+the images speaks for it, and two readings differ by one number a particle, whose mean has a standard error.
 """
 
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ class Reading:
 class Sample:
     """Some particles of a file, ready to be read one way or another.
 
-    values: (n, p) complex64, transforms of the images at ``points``, divided by the deviation (p,) of a shell.
+    values: (n, p) complex64, transforms of the images at ``points``, over the deviation (p,) of their shell.
     extent_angstrom: width of the images. halves: (n,) 0 or 1. rows: of the particles in the file.
     judged: (p,) bool, the points by which readings are judged.
     """
@@ -96,6 +96,20 @@ class Support:
     gains: Tensor
     half_maps: Tensor
     slices: Tensor
+
+
+def as_read(particles: Particles, reading: Reading) -> Particles:
+    """The particles with poses and pixel size as a reading has them."""
+    if particles.poses is None:
+        raise ValueError("expected particles with poses, found none")
+    quaternions, shifts = particles.poses.quaternions, particles.poses.shifts_angstrom
+    return replace(
+        particles,
+        poses=Poses(
+            inverse(quaternions) if reading.inverse_rotation else quaternions, reading.origin_factor * shifts
+        ),
+        pixel_size_angstrom=reading.pixel_factor * particles.pixel_size_angstrom,
+    )
 
 
 def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: int = 128) -> Sample:
@@ -148,23 +162,22 @@ def _halves(particles: Particles, rows: Tensor) -> Tensor:
 
 def support(sample: Sample, reading: Reading) -> Support:
     """Half maps under a reading, and how much each explains of the images of the other half."""
-    quaternions, centred, transfer = _read(sample, reading)
+    quaternions, centred, transfer = read(sample, reading)
     half_maps = _half_maps(sample, quaternions, centred, transfer)
     slices = _slices(sample, quaternions, half_maps.flip(0))
     return Support(reading, _gains(sample, centred, transfer * slices), half_maps, slices)
 
 
 def support_by_maps_of(other: Support, sample: Sample, reading: Reading) -> Tensor:
-    """What the maps of another reading with the same orientations explain under this one, (n,); much faster."""
-    _, centred, transfer = _read(sample, reading)
+    """What the maps of another reading of the same orientations explain under this one, (n,): much faster."""
+    _, centred, transfer = read(sample, reading)
     return _gains(sample, centred, transfer * other.slices)
 
 
-def support_by_map(voxels: Tensor, turn: Tensor, sample: Sample, reading: Reading) -> Tensor:
-    """What a map (b, b, b) from elsewhere explains of each image, (n,), at orientations ``turn``∘R."""
-    quaternions, centred, transfer = _read(sample, reading)
-    slices = _slices(sample, compose(turn, quaternions), voxels.expand(2, -1, -1, -1))
-    return _gains(sample, centred, transfer * slices)
+def shell_sums(sample: Sample, centred: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
+    """Re⟨image, model⟩ and ⟨model, model⟩ of each particle by shell, (n, shells), over the judged points."""
+    cross = (centred.real * model.real + centred.imag * model.imag) @ sample.shells
+    return cross, (model.real.square() + model.imag.square()) @ sample.shells
 
 
 def _gains(sample: Sample, centred: Tensor, model: Tensor) -> Tensor:
@@ -172,13 +185,12 @@ def _gains(sample: Sample, centred: Tensor, model: Tensor) -> Tensor:
 
     One scale a shell, from all particles: a map of few of them is too strong where it is mostly noise.
     """
-    cross = (centred.real * model.real + centred.imag * model.imag) @ sample.shells
-    power = (model.real.square() + model.imag.square()) @ sample.shells
+    cross, power = shell_sums(sample, centred, model)
     scale = cross.sum(0) / power.sum(0).clamp_min(1e-30)
     return cross @ (2 * scale) - power @ scale.square()
 
 
-def _read(sample: Sample, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+def read(sample: Sample, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
     """Orientations (n, 4), whitened images (n, p) moved to the centre, and their transfer (n, p)."""
     quaternions = sample.poses.quaternions
     if reading.shuffled:

@@ -183,6 +183,9 @@ def show_check(check: "Check") -> None:
             numbers = f"{verdict.deviations:+.0f}", f"{100 * verdict.share:+.1f} %"
             table.add_row(Text(verdict.name), verdict.outcome, *numbers)
         printer.print(table)
+    if check.comparison is not None:
+        hands = check.comparison.correlation, check.comparison.mirrored_correlation
+        typer.echo(f"correlation with the reference: {hands[0]:.3f}; of the other hand: {hands[1]:.3f}")
     if check.untold:
         typer.echo(f"cannot tell: {', '.join(check.untold)}")
     for complaint in check.complaints:

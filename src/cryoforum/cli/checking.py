@@ -28,8 +28,8 @@ def check(
     Ends with "ready", or with what is wrong and what mends it (exit code 1).
     """
     with failing_clearly():
-        from cryoforum.io.files import refuse_to_overwrite
         from cryoforum.filecheck import check_file
+        from cryoforum.io.files import refuse_to_overwrite
 
         if out is not None:
             refuse_to_overwrite(out, overwrite)
@@ -37,7 +37,7 @@ def check(
                 raise ValueError(f"expected --out PAGE.html or PICTURES.png, found {out}")
         result = check_file(particles, root, symmetry, reference)
         if out is not None:
-            from cryoforum.reporting.check import write_check
+            from cryoforum.checkpage import write_check
 
             write_check(result, out)
         show_check(result)
