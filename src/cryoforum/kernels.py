@@ -197,3 +197,68 @@ def _add(
     sums = (g0, g1, g2, g3, g4, h00, h01, h02, h03, h04, h11, h12, h13, h14, h22, h23, h24, h33, h34, h44)
     for k in range(20):
         result[2 + k] += 2 * sums[k]
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def read_slices(transform: np.ndarray, kx: np.ndarray, ky: np.ndarray, rotations: np.ndarray) -> np.ndarray:
+    """What `likelihood.slices_at` gives, (m, p) complex64; arrays as of `accumulate`."""
+    count = len(kx)
+    height, width = transform.shape[0], transform.shape[2]
+    flat = transform.ravel()
+    result = np.empty((len(rotations), count), np.complex64)
+    for row in prange(len(rotations)):
+        corner, place = np.empty((16, BLOCK), np.float32), np.empty((4, BLOCK), np.float32)
+        for start in range(0, count, BLOCK):
+            size = min(BLOCK, count - start)
+            u, v = kx[start : start + size], ky[start : start + size]
+            _fetch(flat, height, width, u, v, rotations[row], corner, place)
+            for j in range(size):
+                x, y, z = place[0, j], place[1, j], place[2, j]
+                real = imaginary = np.float32(0)
+                for k in range(8):
+                    share = (x if k & 1 else ONE - x) * (y if k & 2 else ONE - y) * (z if k & 4 else ONE - z)
+                    real += share * corner[2 * k, j]
+                    imaginary += share * corner[2 * k + 1, j]
+                result[row, start + j] = complex(real, place[3, j] * imaginary)
+    return result
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def insert_points(
+    data: np.ndarray,
+    weight: np.ndarray,
+    kx: np.ndarray,
+    ky: np.ndarray,
+    values: np.ndarray,
+    powers: np.ndarray,
+    rotations: np.ndarray,
+    halves: np.ndarray,
+) -> None:
+    """What `projection.insert_slices` does, in place, with each image in the grid of its half.
+
+    data: (h, m, m, n + 1) complex64 and weight: the same in float32. kx, ky: (p,) float32 cycles per box.
+    values: (i, p) complex64 and powers: (i, p) float32. rotations: (i, 3, 3). halves: (i,) from 0 to h - 1.
+    """
+    size, width = data.shape[1], data.shape[3]
+    for half in prange(len(data)):
+        grid, share = data[half].ravel(), weight[half].ravel()
+        for row in range(len(values)):
+            if halves[row] != half:
+                continue
+            r = rotations[row]
+            for p in range(len(kx)):
+                x = TWO * (r[0, 0] * kx[p] + r[0, 1] * ky[p])
+                y = TWO * (r[1, 0] * kx[p] + r[1, 1] * ky[p])
+                z = TWO * (r[2, 0] * kx[p] + r[2, 1] * ky[p])
+                value, power = values[row, p], powers[row, p]
+                if x < 0:
+                    x, y, z, value = -x, -y, -z, value.conjugate()
+                fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
+                dx, dy, dz = x - fx, y - fy, z - fz
+                first = ((int(fz) + size // 2) * size + int(fy) + size // 2) * width + int(fx)
+                for k in range(8):
+                    part = (dx if k & 1 else ONE - dx) * (dy if k & 2 else ONE - dy)
+                    part *= dz if k & 4 else ONE - dz
+                    place = first + (k >> 2) * size * width + (k >> 1 & 1) * width + (k & 1)
+                    grid[place] += part * value
+                    share[place] += part * power

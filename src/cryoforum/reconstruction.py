@@ -86,7 +86,7 @@ def reconstruct(
             data[half], weight[half] = symmetrised(data[half], weight[half], group, box)
 
     def volume(data: Tensor, weight: Tensor) -> Volume:
-        return Volume(_invert(data, weight, box, config.weight_floor), particles.pixel_size_angstrom)
+        return Volume(inverted(data, weight, box, config.weight_floor), particles.pixel_size_angstrom)
 
     half1, half2 = volume(data[0], weight[0]), volume(data[1], weight[1])
     # In place: at a box of 256 every grid is half a gigabyte.
@@ -111,8 +111,8 @@ def _weighted_slices(batch: Particles, poses: Poses) -> tuple[Tensor, Tensor]:
     return slices, power
 
 
-def _invert(data: Tensor, weight: Tensor, box: int, weight_floor: float) -> Tensor:
-    """Map (n, n, n) from the flat half grids of CTF · data and of CTF²."""
+def inverted(data: Tensor, weight: Tensor, box: int, weight_floor: float) -> Tensor:
+    """Map (n, n, n) from the flat half grids of CTF · data and of CTF², as `insert_slices` fills them."""
     size = PADDING * box
     weight = hermitian_sum(weight, box)
     transform = hermitian_sum(data, box) / weight.maximum(_weight_floor(weight, weight_floor))

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from cryoforum.checking import Check
     from cryoforum.course import Progress as TrainingProgress
     from cryoforum.demo import DemoResult
     from cryoforum.metrics import ErrorSummary
@@ -208,6 +209,30 @@ def show_demo(result: "DemoResult") -> None:
     for name, resolution in result.resolutions.items():
         note = "" if resolution["independent"] else "; halves not independent, optimistic"
         typer.echo(f"map from {name} poses: {resolution['masked']:.1f} Å (masked FSC 0.143{note})")
+
+
+def show_check(check: "Check") -> None:
+    """What was understood of a file, what its images say of other readings, and what to do."""
+    table = Table(show_header=False)
+    for what, understood in check.inventory:
+        table.add_row(Text(what), Text(understood))
+    printer = Console()
+    printer.print(table)
+    judgement = check.judgement
+    if judgement is not None:
+        table = Table("other reading", "images say", "σ", "log-likelihood")
+        for verdict in sorted(judgement.verdicts, key=lambda verdict: -verdict.share):
+            numbers = f"{verdict.deviations:+.0f}", f"{100 * verdict.share:+.1f} %"
+            table.add_row(Text(verdict.name), verdict.outcome, *numbers)
+        printer.print(table)
+    if check.comparison is not None:
+        hands = check.comparison.correlation, check.comparison.mirrored_correlation
+        typer.echo(f"correlation with the reference: {hands[0]:.3f}; of the other hand: {hands[1]:.3f}")
+    if check.untold:
+        typer.echo(f"cannot tell: {', '.join(check.untold)}")
+    for complaint in check.complaints:
+        typer.echo(f"wrong: {complaint.fault}\n  mend: {complaint.remedy}")
+    typer.echo(check.conclusion)
 
 
 def angle(radians: float) -> str:

@@ -1,0 +1,202 @@
+"""Faults put into particle files, and what `cryoforum check` says of them.
+
+    python benchmarks/check.py --out DIR [--map MAP.mrc] [--symmetry G] [--count N] [--snr S] [--simulated]
+
+`relion_project --ctf --add_noise --white_noise` makes particles of a map (the package's 70S ribosome, 128 px,
+if none is given); with --simulated cryo-forum makes them itself. Then one fault after the other is put into the
+STAR file or the stack, and the command is run. Prints a Markdown table. Needs RELION 3.1 on the PATH.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from relion_made import relion_particles
+
+from cryoforum.checking.aligning import mirrored
+from cryoforum.config import SimulationConfig
+from cryoforum.ctf import ctf
+from cryoforum.fourier import phase_shift, to_fourier, to_real
+from cryoforum.io.mrc import read_volume, write_stack, write_volume
+from cryoforum.io.star import (
+    ParticleStar,
+    number_column,
+    particles_from_star,
+    read_star,
+    star_from_particles,
+    with_columns,
+    write_star,
+)
+from cryoforum.particles import Particles, Volume, all_rows
+from cryoforum.simulation import simulate
+from cryoforum.structures import load_structure
+
+ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
+CTF_OF_PARTICLES = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"]
+Slices = Callable[[torch.Tensor, Particles, torch.Tensor], torch.Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--map", type=str, default="4v5d")
+    parser.add_argument("--box", type=int, default=128)
+    parser.add_argument("--pixel-size", type=float, default=2.8)
+    parser.add_argument("--symmetry", default="C1")
+    parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--snr", type=float, default=0.1)
+    parser.add_argument("--simulated", action="store_true")
+    parser.add_argument("--only", default="")
+    arguments = parser.parse_args()
+    folder = arguments.out.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    known = arguments.map in ("4v5d", "6z6u")
+    volume = (
+        load_structure(arguments.map, arguments.box, arguments.pixel_size)
+        if known
+        else read_volume(Path(arguments.map))
+    )
+    make = simulated_particles if arguments.simulated else relion_particles
+    star = make(volume, folder, arguments.count, arguments.snr)
+    write_volume(Volume(mirrored(volume.voxels), volume.pixel_size_angstrom), folder / "mirrored.mrc")
+    particles = particles_from_star(star)
+    cases: dict[str, Callable[[], Path]] = {"none": lambda: star.path}
+    cases |= {name: lambda edit=edit: edited(star, edit) for name, edit in edits(particles, star).items()}
+    cases |= {
+        name: lambda change=change: restacked(star, particles, change) for name, change in CHANGES.items()
+    }
+    print(
+        f"| fault in {arguments.count} particles, SNR {arguments.snr} | verdict | σ of the nearest | wall s | CPU s |"
+    )
+    print("|---|---|---|---|---|")
+    for name, path in cases.items():
+        if arguments.only in name:
+            report(name, path(), arguments.symmetry, [])
+    if arguments.only in "mirror image given as reference":
+        report(
+            "mirror image given as reference",
+            star.path,
+            arguments.symmetry,
+            ["--reference", str(folder / "mirrored.mrc")],
+        )
+        report(
+            "none, the map given as reference",
+            star.path,
+            arguments.symmetry,
+            ["--reference", str(folder / "map.mrc")],
+        )
+
+
+def edits(particles: Particles, star: ParticleStar) -> dict[str, Callable[[ParticleStar], ParticleStar]]:
+    """What is written wrongly in the STAR file."""
+    size = particles.pixel_size_angstrom
+    psi, tilt, rot = (number_column(star, f"rlnAngle{name}") for name in ("Psi", "Tilt", "Rot"))
+    inverse = {"rlnAngleRot": -psi, "rlnAngleTilt": -tilt, "rlnAnglePsi": -rot}
+    return {
+        "pixels given as Å": lambda star: scaled_origins(star, 1 / size),
+        "Å given as pixels": lambda star: scaled_origins(star, size),
+        "origins of the opposite sign": lambda star: scaled_origins(star, -1),
+        "angles of the inverse rotation": lambda star: with_columns(star, inverse),
+        "no CTF columns": without_ctf,
+        "pixel size 15 % too large": lambda star: with_pixel_size(star, 1.15 * size),
+        "pixel size 4 % too small": lambda star: with_pixel_size(star, 0.96 * size),
+    }
+
+
+CHANGES: Mapping[str, Slices] = {
+    "images centred, origins kept": lambda slices, p, rows: phase_shift(
+        slices, p.poses[rows].shifts_angstrom / p.pixel_size_angstrom
+    ),
+    "contrast inverted": lambda slices, p, rows: -slices,
+    "images phase-flipped": lambda slices, p, rows: slices * transfer(p, rows).sign(),
+    "images multiplied by the CTF": lambda slices, p, rows: slices * transfer(p, rows),
+    "images CTF-corrected": lambda slices, p, rows: (
+        slices * transfer(p, rows) / (transfer(p, rows).square() + 0.1)
+    ),
+}
+
+
+def transfer(particles: Particles, rows: torch.Tensor) -> torch.Tensor:
+    return ctf(particles.optics[rows], particles.box, particles.pixel_size_angstrom)
+
+
+def scaled_origins(star: ParticleStar, factor: float) -> ParticleStar:
+    return with_columns(star, {name: factor * number_column(star, name) for name in ORIGINS})
+
+
+def without_ctf(star: ParticleStar) -> ParticleStar:
+    return replace(star, particles=star.particles.drop(columns=CTF_OF_PARTICLES, errors="ignore"))
+
+
+def with_pixel_size(star: ParticleStar, size: float) -> ParticleStar:
+    return replace(star, optics=star.optics.assign(rlnImagePixelSize=f"{size:.6f}"))
+
+
+def edited(star: ParticleStar, edit: Callable[[ParticleStar], ParticleStar]) -> Path:
+    path = star.path.with_name("faulty.star")
+    write_star(edit(star), path)
+    return path
+
+
+def restacked(star: ParticleStar, particles: Particles, change: Slices) -> Path:
+    """A file whose images were changed and whose columns were not."""
+
+    def batches():
+        for rows in all_rows(len(particles), 128):
+            slices = change(to_fourier(particles.images[rows]), particles, rows)
+            yield to_real(slices, particles.box)
+
+    stack = star.path.with_name("faulty.mrcs")
+    write_stack(stack, batches(), len(particles), particles.box, particles.pixel_size_angstrom)
+    names = [f"{row + 1:06d}@faulty.mrcs" for row in range(len(particles))]
+    return edited(star, lambda star: with_columns(star, {"rlnImageName": names}))
+
+
+def simulated_particles(volume: Volume, folder: Path, count: int, snr: float) -> ParticleStar:
+    """The same as `relion_particles`, made by cryo-forum."""
+    particles = simulate(volume, SimulationConfig(count=count, snr=snr))
+    write_volume(volume, folder / "map.mrc")
+    write_stack(
+        folder / "particles.mrcs",
+        (particles.images[rows] for rows in all_rows(count, 128)),
+        count,
+        particles.box,
+        particles.pixel_size_angstrom,
+    )
+    write_star(star_from_particles(particles, particles.names), folder / "noisy.star")
+    return read_star(folder / "noisy.star")
+
+
+def report(name: str, star: Path, symmetry: str, more: list[str]) -> None:
+    """One row: what the command said, and what it cost."""
+    code = "from cryoforum.cli import app; app()"
+    command = [sys.executable, "-c", code, "check", str(star), "--symmetry", symmetry, *more]
+    start, before = time.perf_counter(), os.times()
+    done = subprocess.run(
+        command, cwd=star.parent, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
+    )
+    seconds, after = time.perf_counter() - start, os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    said = [line.removeprefix("wrong: ") for line in done.stdout.splitlines() if line.startswith("wrong: ")]
+    untold = [line for line in done.stdout.splitlines() if line.startswith("cannot tell")]
+    deviations = [abs(int(number)) for number in re.findall(r"│ +([+-]\d+) │", done.stdout)]
+    last = done.stdout.splitlines()[-1] if done.stdout else done.stderr
+    verdict = "; ".join(said) or last
+    note = (
+        " (" + untold[0].replace(", hand (needs --reference)", "") + ")"
+        if untold and "hand (" not in untold[0][:20]
+        else ""
+    )
+    nearest = min(deviations, default=0)
+    print(f"| {name} | {verdict}{note} | {nearest} | {seconds:.0f} | {cpu:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""Whether a particle file means what it says: its images against other ways to read it.
+
+Of every mistake that is common the images are asked whether they bear it out better than what the file says.
+What they bear out best is adopted, and the others are asked again, as faults come in company.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from torch import Tensor
+
+from cryoforum.checking.aligning import skewness
+from cryoforum.checking.owndefocus import own_defocus
+from cryoforum.checking.readings import (
+    Reading,
+    Sample,
+    Support,
+    Transfer,
+    drawn_sample,
+    support,
+    support_by_maps_of,
+)
+from cryoforum.metrics import filter_shells, fourier_shell_correlation
+from cryoforum.particles import Particles, Volume
+
+MOST_PARTICLES = 1000  # that are looked at: their errors are 20 times smaller than most faults
+MOST_FAULTS = 4  # adopted one after the other
+# A reading is better, or worse, where the difference of the log-likelihoods is this many of its standard
+# errors and this share of all that is explained: less says more about our image model than about the file.
+LEAST_DEVIATIONS, LEAST_SHARE = 5.0, 0.01
+PIXEL_FACTORS = (0.5, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 2.0)
+SAME_FACTOR = 0.1  # relative: origins scaled by nearly the same are nearly the same
+LEAST_ORIGIN_PIXEL = 0.05  # root mean square, below which origins say nothing
+TRIED_BY_OWN_MAPS = 2  # readings of a kind
+FEWEST = 20  # particles from which two halves make maps
+
+
+class Outcome(StrEnum):
+    """What the images say of another reading."""
+
+    BETTER = "fits better"
+    WORSE = "excluded"
+    UNDECIDED = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the images say of another reading than that which they bear out best.
+
+    deviations: difference of the mean log-likelihoods over its standard error, positive where the other is
+    better. share: the same over what the better of the two explains.
+    """
+
+    name: str
+    reading: Reading
+    deviations: float
+    share: float
+
+    @property
+    def outcome(self) -> Outcome:
+        if abs(self.deviations) < LEAST_DEVIATIONS or abs(self.share) < LEAST_SHARE:
+            return Outcome.UNDECIDED
+        return Outcome.BETTER if self.share > 0 else Outcome.WORSE
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the images of a file say about it.
+
+    reading: that which they bear out best. verdicts: of the others, relative to it. oriented: whether their
+    orientations explain more than those of other images would; None where they are too faint to tell.
+    skewness: of the map; negative where contrast is inverted. volume: the map, filtered to what its halves
+    share. unsaid_defocus_angstrom: median of a CTF that is in the images and not in the file, else None.
+    """
+
+    count: int
+    reading: Reading
+    verdicts: tuple[Verdict, ...]
+    oriented: bool | None
+    skewness: float
+    volume: Volume
+    unsaid_defocus_angstrom: float | None = None
+
+
+def judge(
+    particles: Particles, symmetry: str = "C1", progress: Callable[[int], None] = lambda count: None
+) -> Judgement:
+    """Which reading of a file its images bear out; ``progress`` is told of each reading that was tried."""
+    sample = drawn_sample(particles, MOST_PARTICLES, symmetry)
+    if len(sample) < FEWEST:
+        raise ValueError(f"expected {FEWEST} particles or more to judge a file by, found {len(sample)}")
+    adopted = support(sample, Reading())
+    verdicts: tuple[Verdict, ...] = ()
+    for _ in range(MOST_FAULTS):
+        rivals, verdicts = _compared(sample, adopted, particles.pixel_size_angstrom)
+        better = [rival for rival, verdict in rivals if verdict.outcome is Outcome.BETTER]
+        progress(1)
+        if not better:
+            break
+        adopted = max(better, key=lambda rival: float(rival.gains.mean()))
+        if adopted.reading.pixel_factor != 1:
+            adopted = _refined_pixel(sample, adopted)
+    shuffled = support(sample, replace(adopted.reading, shuffled=True))
+    oriented = _verdict("", shuffled.reading, shuffled.gains, adopted).outcome is Outcome.WORSE
+    seen = float(shuffled.gains.mean() / _standard_error(shuffled.gains)) > LEAST_DEVIATIONS
+    volume = filtered_map(adopted.half_maps, sample.extent_angstrom * adopted.reading.pixel_factor)
+    return Judgement(
+        len(sample),
+        adopted.reading,
+        verdicts,
+        True if oriented else (False if seen else None),
+        skewness(volume.voxels),
+        volume,
+        _unsaid_defocus(sample, adopted) if oriented and sample.optics is None else None,
+    )
+
+
+def _unsaid_defocus(sample: Sample, adopted: Support) -> float | None:
+    found = own_defocus(sample, adopted)
+    plain = replace(adopted, gains=found.gains_without)
+    outcome = _verdict("", adopted.reading, found.gains_with, plain).outcome
+    return found.median_angstrom if outcome is Outcome.BETTER else None
+
+
+def _compared(
+    sample: Sample, adopted: Support, pixel_size: float
+) -> tuple[list[tuple[Support, Verdict]], tuple[Verdict, ...]]:
+    """The readings that may be better, each with maps of its own; and the verdicts on all.
+
+    Of a kind all are tried by the maps of what is adopted, and its best by maps of its own.
+    """
+    rivals, verdicts = [], []
+    for kind in other_readings(sample, adopted.reading, pixel_size):
+        tried = list(kind.items())
+        if len(tried) > 1:
+            gains = [support_by_maps_of(adopted, sample, reading) for _, reading in tried]
+            order = sorted(range(len(tried)), key=lambda at: -float(gains[at].mean()))
+            for at in order[TRIED_BY_OWN_MAPS:]:
+                verdicts.append(_verdict(*tried[at], gains[at], adopted))
+            tried = [tried[at] for at in order[:TRIED_BY_OWN_MAPS]]
+        for name, reading in tried:
+            rival = support(sample, reading)
+            verdicts.append(_verdict(name, reading, rival.gains, adopted))
+            rivals.append((rival, verdicts[-1]))
+    return rivals, tuple(verdicts)
+
+
+def other_readings(sample: Sample, current: Reading, pixel_size: float) -> list[dict[str, Reading]]:
+    """Every other reading that differs from ``current`` in one respect, by name; one dictionary a respect."""
+    angles = "angles as in the file" if current.inverse_rotation else "angles of the inverse rotation"
+    kinds = [{angles: replace(current, inverse_rotation=not current.inverse_rotation)}]
+    rms = sample.poses.shifts_angstrom.square().mean().sqrt() * sample.points.box / sample.extent_angstrom
+    if rms > LEAST_ORIGIN_PIXEL:
+        kinds.append(
+            {
+                name: replace(current, origin_factor=factor)
+                for factor, name in _origin_factors(pixel_size)
+                if factor != current.origin_factor
+            }
+        )
+    if sample.optics is None:
+        return kinds
+    kinds.append(
+        {
+            f"images {transfer}": replace(current, transfer=transfer)
+            for transfer in Transfer
+            if transfer is not current.transfer
+        }
+    )
+    sizes = [current.pixel_factor * factor for factor in PIXEL_FACTORS]
+    kinds.append(
+        {f"pixel size {pixel_size * size:.3g} Å": replace(current, pixel_factor=size) for size in sizes}
+    )
+    return kinds
+
+
+def _origin_factors(pixel_size: float) -> list[tuple[float, str]]:
+    """Factors on origins, each with what it means; none nearly the same as an earlier one."""
+    named = [
+        (1.0, "origins as in the file"),
+        (-1.0, "origins of the opposite sign"),
+        (0.0, "origins applied already"),
+        (pixel_size, "origins too small by the pixel size"),
+        (1 / pixel_size, "origins too large by the pixel size"),
+        (2.0, "origins too small by 2"),
+        (0.5, "origins too large by 2"),
+    ]
+    distinct: list[tuple[float, str]] = []
+    for factor, name in named:
+        if all(abs(factor - other) > SAME_FACTOR * abs(factor) for other, _ in distinct):
+            distinct.append((factor, name))
+    return distinct
+
+
+def _verdict(name: str, reading: Reading, gains: Tensor, adopted: Support) -> Verdict:
+    difference = gains - adopted.gains
+    explained = max(float(gains.mean()), float(adopted.gains.mean()), 1e-30)
+    error = _standard_error(difference)
+    deviations = float(difference.mean()) / error if error > 0 else 0.0
+    return Verdict(name, reading, deviations, float(difference.mean()) / explained)
+
+
+def _standard_error(values: Tensor) -> float:
+    return float(values.std()) / math.sqrt(len(values))
+
+
+def _refined_pixel(sample: Sample, found: Support) -> Support:
+    """The reading with the pixel size that the images bear out best, to 1 %."""
+    step, best, factor = 0.04, float(found.gains.mean()), found.reading.pixel_factor
+    while step >= 0.01:
+        tried = {}
+        for other in (factor * (1 - step), factor * (1 + step)):
+            reading = replace(found.reading, pixel_factor=other)
+            tried[float(support_by_maps_of(found, sample, reading).mean())] = other
+        if max(tried) > best:
+            best, factor = max(tried), tried[max(tried)]
+        else:
+            step /= 2
+    return support(sample, replace(found.reading, pixel_factor=factor))
+
+
+def filtered_map(half_maps: Tensor, extent_angstrom: float) -> Volume:
+    """The mean of two half maps (2, b, b, b), every shell weighted by what its FSC says is signal."""
+    pixel_size = extent_angstrom / half_maps.shape[-1]
+    fsc = fourier_shell_correlation(*(Volume(half, pixel_size) for half in half_maps)).clamp(0, 1)
+    return Volume(filter_shells(half_maps.mean(0), (2 * fsc / (1 + fsc)).float()), pixel_size)

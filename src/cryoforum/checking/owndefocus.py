@@ -1,0 +1,77 @@
+"""Do images carry a CTF that their file does not describe?
+
+Every particle is given the defocus that fits one half of its Fourier points best, and the other half of its
+points is asked whether that explains more than no CTF at all. Images without one cannot gain by it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cryoforum.checking.readings import (
+    Reading,
+    Sample,
+    Support,
+    read,
+    shell_sums,
+    support,
+    support_by_maps_of,
+)
+from cryoforum.ctf import Optics, ctf_at
+
+# Nothing is known of the microscope: another voltage or Cs only looks like another defocus here.
+VOLTAGE_KV, SPHERICAL_MM, AMPLITUDE_CONTRAST = 300.0, 2.7, 0.1
+DEFOCUS_ANGSTROM = torch.logspace(3.5, 4.7, 60)  # 0.3 to 5 µm
+ROUNDS, INNER_ROUNDS = 2, 5
+LEAST_MEAN_CTF = 0.1  # below, the map without a CTF says nothing of a shell
+
+
+@dataclass(frozen=True)
+class OwnDefocus:
+    """gains_without, gains_with: (n,) log-likelihoods of the points that chose no defocus, both ways."""
+
+    gains_without: Tensor
+    gains_with: Tensor
+    median_angstrom: float
+
+
+def own_defocus(sample: Sample, plain: Support) -> OwnDefocus:
+    """``plain``: the reading without a CTF, under which orientations and origins are right."""
+    choosing_points = torch.arange(len(sample.points.kx)) % 2 == 0
+    choosing, judging = replace(sample, judged=choosing_points), replace(sample, judged=~choosing_points)
+    shells = sample.shells.shape[1]
+    radius = torch.arange(shells) / sample.extent_angstrom
+    curves = ctf_at(_optics(DEFOCUS_ANGSTROM), radius, torch.zeros(shells))
+    # The map without a CTF is the molecule times the mean CTF.
+    mean = curves.mean(0)
+    scale = torch.where(mean.abs() > LEAST_MEAN_CTF, mean / mean.square(), 0.0)
+    found, without = plain, support_by_maps_of(plain, judging, plain.reading)
+    defocus = torch.empty(0)
+    for _ in range(ROUNDS):
+        _, centred, transfer = read(replace(choosing, optics=None), plain.reading)
+        cross, power = shell_sums(choosing, centred, transfer * found.slices)
+        for _ in range(INNER_ROUNDS):
+            gains = cross @ (2 * scale * curves).T - power @ (scale * curves).square().T
+            best = curves[gains.argmax(1)]
+            scale = (best * cross).sum(0) / (best.square() * power).sum(0).clamp_min(1e-30)
+        defocus = DEFOCUS_ANGSTROM[gains.argmax(1)]
+        reading = Reading(plain.reading.inverse_rotation, origin_factor=plain.reading.origin_factor)
+        found = support(replace(judging, optics=_optics(defocus)), reading)
+        scale = torch.ones(shells)
+    return OwnDefocus(without, found.gains, float(defocus.median()))
+
+
+def _optics(defocus_angstrom: Tensor) -> Optics:
+    def constant(value: float) -> Tensor:
+        return torch.full_like(defocus_angstrom, value)
+
+    return Optics(
+        defocus_u_angstrom=defocus_angstrom,
+        defocus_v_angstrom=defocus_angstrom,
+        defocus_angle_deg=constant(0.0),
+        voltage_kv=constant(VOLTAGE_KV),
+        spherical_aberration_mm=constant(SPHERICAL_MM),
+        amplitude_contrast=constant(AMPLITUDE_CONTRAST),
+        phase_shift_deg=constant(0.0),
+    )

@@ -1,0 +1,267 @@
+"""How a particle file may be read, and how well its images bear out each reading.
+
+Half of the particles make a map under a reading; the images of the other half are compared with its
+projections, and the other way round. Nothing is compared with its own noise, so what a reading explains of
+the images speaks for it, and two readings differ by one number a particle, whose mean has a standard error.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cryoforum.ctf import Optics, ctf_at
+from cryoforum.fourier import crop_or_pad, to_fourier
+from cryoforum.likelihood import FrequencyPoints, frequency_points
+from cryoforum.metrics import soft_spherical_mask
+from cryoforum.particles import Particles, Poses, all_rows
+from cryoforum.projection import PADDING, cropped_transform
+from cryoforum.reconstruction import drawn_subsets, inverted
+from cryoforum.rotations import compose, inverse, unitquat_to_rotmat
+from cryoforum.symmetry import symmetry_group
+
+LARGEST_BOX = 64  # pixels that images are cut to in Fourier space; the field of view stays
+MOST_COPIES = 4  # of a particle, turned by symmetry, that a map is made from: more cost more than they tell
+WEIGHT_FLOOR = 0.3  # as of `ReconstructionConfig`
+MASK_RADIUS, MASK_EDGE = 0.40, 0.08  # of the box: what lies outside is solvent
+OUTLIER_VARIANCE = 10.0  # of an image over the median: ice or metal
+
+
+class Transfer(StrEnum):
+    """What was done to the images before they were stored."""
+
+    AS_RECORDED = "as recorded"
+    FLIPPED = "phase-flipped"
+    MULTIPLIED = "multiplied by their CTF"
+    CORRECTED = "CTF-corrected"
+    OVERFOCUS = "of the opposite defocus"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the columns of a file mean; by default what they say.
+
+    inverse_rotation: angles are those of the inverse. shuffled: every image has the angles of another one.
+    origin_factor: origins are to be multiplied by it. pixel_factor: so is the pixel size. transfer: of the
+    images.
+    """
+
+    inverse_rotation: bool = False
+    shuffled: bool = False
+    origin_factor: float = 1.0
+    pixel_factor: float = 1.0
+    transfer: Transfer = Transfer.AS_RECORDED
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some particles of a file, ready to be read one way or another.
+
+    values: (n, p) complex64, transforms of the images at ``points``, over the deviation (p,) of their shell.
+    extent_angstrom: width of the images. halves: (n,) 0 or 1. rows: of the particles in the file.
+    judged: (p,) bool, the points by which readings are judged.
+    """
+
+    points: FrequencyPoints
+    values: Tensor
+    deviation: Tensor
+    extent_angstrom: float
+    poses: Poses
+    optics: Optics | None
+    halves: Tensor
+    symmetry: str
+    rows: Tensor
+    judged: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @cached_property
+    def shells(self) -> Tensor:
+        """(p, shells) 1 where a judged point lies in a shell: sums over shells are products with it."""
+        return torch.nn.functional.one_hot(self.points.shell).float() * self.judged[:, None]
+
+
+@dataclass(frozen=True)
+class Support:
+    """How far the images bear out a reading.
+
+    gains: (n,) log-likelihood that the map of the other half adds to each image. half_maps: (2, b, b, b).
+    slices: (n, p) of the other half's map.
+    """
+
+    reading: Reading
+    gains: Tensor
+    half_maps: Tensor
+    slices: Tensor
+
+
+def as_read(particles: Particles, reading: Reading) -> Particles:
+    """The particles with poses and pixel size as a reading has them."""
+    if particles.poses is None:
+        raise ValueError("expected particles with poses, found none")
+    quaternions, shifts = particles.poses.quaternions, particles.poses.shifts_angstrom
+    return replace(
+        particles,
+        poses=Poses(
+            inverse(quaternions) if reading.inverse_rotation else quaternions, reading.origin_factor * shifts
+        ),
+        pixel_size_angstrom=reading.pixel_factor * particles.pixel_size_angstrom,
+    )
+
+
+def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: int = 128) -> Sample:
+    """At most ``count`` particles with poses, spread evenly over the file, without far stronger images."""
+    if particles.poses is None:
+        raise ValueError("expected particles with poses, found none")
+    total = len(particles)
+    rows = torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
+    box = min(LARGEST_BOX, particles.box)
+    points = frequency_points(box, box // 2 - 2)
+    parts, strengths = [], []
+    for batch in all_rows(len(rows), batch_size):
+        images = particles.images[rows[batch]]
+        transforms = to_fourier(images)
+        if box < particles.box:
+            transforms = crop_or_pad(transforms, particles.box, box)
+        parts.append(transforms[:, points.ky.long() % box, points.kx.long()])
+        strengths.append(images.var(dim=(1, 2)))
+    values, strength = torch.cat(parts), torch.cat(strengths)
+    usual = strength.median()
+    if not usual > 0:
+        raise ValueError("expected particles with contrast, found constant images for at least half of them")
+    usable = (strength > 0) & (strength < OUTLIER_VARIANCE * usual)
+    values, rows = values[usable] / strength[usable, None].sqrt(), rows[usable]
+    shells = torch.nn.functional.one_hot(points.shell).float()
+    power = (values.abs().square().mean(0) @ shells) / shells.sum(0).clamp_min(1)
+    deviation = power[points.shell].clamp_min(1e-12 * power.max()).sqrt()
+    return Sample(
+        points,
+        values / deviation,
+        deviation,
+        particles.box * particles.pixel_size_angstrom,
+        particles.poses[rows],
+        None if particles.optics is None else particles.optics[rows],
+        _halves(particles, rows),
+        symmetry,
+        rows,
+        torch.ones(len(points.kx), dtype=torch.bool),
+    )
+
+
+def _halves(particles: Particles, rows: Tensor) -> Tensor:
+    """The file's own random subsets where both are well filled, as their poses know nothing of each other."""
+    if particles.subsets is not None:
+        own = particles.subsets[rows] - 1
+        if 0.25 < float(own.float().mean()) < 0.75:
+            return own
+    return drawn_subsets(len(rows)) - 1
+
+
+def support(sample: Sample, reading: Reading) -> Support:
+    """Half maps under a reading, and how much each explains of the images of the other half."""
+    quaternions, centred, transfer = read(sample, reading)
+    half_maps = _half_maps(sample, quaternions, centred, transfer)
+    slices = _slices(sample, quaternions, half_maps.flip(0))
+    return Support(reading, _gains(sample, centred, transfer * slices), half_maps, slices)
+
+
+def support_by_maps_of(other: Support, sample: Sample, reading: Reading) -> Tensor:
+    """What the maps of another reading of the same orientations explain under this one, (n,): much faster."""
+    _, centred, transfer = read(sample, reading)
+    return _gains(sample, centred, transfer * other.slices)
+
+
+def shell_sums(sample: Sample, centred: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
+    """Re⟨image, model⟩ and ⟨model, model⟩ of each particle by shell, (n, shells), over the judged points."""
+    cross = (centred.real * model.real + centred.imag * model.imag) @ sample.shells
+    return cross, (model.real.square() + model.imag.square()) @ sample.shells
+
+
+def _gains(sample: Sample, centred: Tensor, model: Tensor) -> Tensor:
+    """Log-likelihood (n,) of images over noise alone, for both (n, p).
+
+    One scale a shell, from all particles: a map of few of them is too strong where it is mostly noise.
+    """
+    cross, power = shell_sums(sample, centred, model)
+    scale = cross.sum(0) / power.sum(0).clamp_min(1e-30)
+    return cross @ (2 * scale) - power @ scale.square()
+
+
+def read(sample: Sample, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+    """Orientations (n, 4), whitened images (n, p) moved to the centre, and their transfer (n, p)."""
+    quaternions = sample.poses.quaternions
+    if reading.shuffled:
+        quaternions = quaternions.roll(1, 0)
+    extent = sample.extent_angstrom * reading.pixel_factor
+    pixel = extent / sample.points.box
+    origins = sample.poses.shifts_angstrom * reading.origin_factor / pixel
+    transfer = torch.ones(len(sample), len(sample.points.kx))
+    if sample.optics is not None:
+        transfer = _transfer(sample.optics, reading.transfer, sample.points, extent)
+    return (
+        inverse(quaternions) if reading.inverse_rotation else quaternions,
+        sample.values * sample.points.phases(origins).conj(),
+        transfer / sample.deviation,
+    )
+
+
+def _transfer(optics: Optics, kind: Transfer, points: FrequencyPoints, extent: float) -> Tensor:
+    if kind is Transfer.CORRECTED:
+        return torch.ones(len(optics), len(points.kx))
+    if kind is Transfer.OVERFOCUS:
+        optics = replace(
+            optics,
+            defocus_u_angstrom=-optics.defocus_u_angstrom,
+            defocus_v_angstrom=-optics.defocus_v_angstrom,
+        )
+    values = ctf_at(optics, points.kx / extent, points.ky / extent)
+    if kind is Transfer.FLIPPED:
+        return values.abs()
+    return values.square() if kind is Transfer.MULTIPLIED else values
+
+
+def _half_maps(sample: Sample, quaternions: Tensor, centred: Tensor, transfer: Tensor) -> Tensor:
+    """Maps (2, b, b, b) of either half, solvent flattened."""
+    from cryoforum.kernels import insert_points  # compiling takes seconds: only for those who need it
+
+    box, points = sample.points.box, sample.points
+    shape = (2, PADDING * box, PADDING * box, box + 1)
+    data, weight = torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape)
+    values, powers = transfer * centred, transfer.square()
+    group = symmetry_group(sample.symmetry)
+    copies = min(len(group), MOST_COPIES)
+    for copy in range(copies):
+        element = (torch.arange(len(sample)) * copies + copy) % len(group)
+        turned = compose(group[element], quaternions) if len(group) > 1 else quaternions
+        insert_points(
+            data.numpy(),
+            weight.numpy(),
+            points.kx.numpy(),
+            points.ky.numpy(),
+            values.numpy(),
+            powers.numpy(),
+            unitquat_to_rotmat(turned).numpy(),
+            sample.halves.numpy(),
+        )
+    mask = soft_spherical_mask(box, MASK_RADIUS * box, MASK_EDGE * box)
+    rim = (mask > 0) & (mask < 0.5)
+    maps = [inverted(data[half].flatten(), weight[half].flatten(), box, WEIGHT_FLOOR) for half in range(2)]
+    return torch.stack([mask * (voxels - voxels[rim].mean()) for voxels in maps])
+
+
+def _slices(sample: Sample, quaternions: Tensor, maps: Tensor) -> Tensor:
+    """Slices (n, p) along ``quaternions`` (n, 4), for each half of its own of ``maps`` (2, b, b, b)."""
+    from cryoforum.kernels import read_slices
+
+    points = sample.points
+    rotations = unitquat_to_rotmat(quaternions).numpy()
+    result = torch.empty(len(sample), len(points.kx), dtype=torch.complex64)
+    for half, voxels in enumerate(maps):
+        rows = sample.halves == half
+        transform = cropped_transform(voxels, int(points.radius[-1])).numpy()
+        slices = read_slices(transform, points.kx.numpy(), points.ky.numpy(), rotations[rows.numpy()])
+        result[rows] = torch.from_numpy(slices)
+    return result

@@ -1,0 +1,129 @@
+"""What is wrong with a particle file, in words, and how it is mended."""
+
+import math
+from dataclasses import dataclass
+
+from cryoforum.checking.aligning import Comparison
+from cryoforum.checking.judging import Judgement
+from cryoforum.checking.readings import Transfer
+
+LEAST_PIXEL_CHANGE = 0.02  # smaller differences are calibration, not error
+LEAST_SKEWNESS = 0.5  # of a map: a molecule is dense and small beside its box, and has 1 to 4
+LEAST_SIZE_CHANGE = 0.025  # of a map beside another
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is wrong, and how it is mended."""
+
+    fault: str
+    remedy: str
+
+
+def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list[Complaint]:
+    """What is wrong with a file whose origins are ``in_pixels`` (RELION 3.0) or in Å."""
+    reading, found = judgement.reading, []
+    if reading.inverse_rotation:
+        found.append(
+            Complaint(
+                "the angles are those of the inverse rotations",
+                "write -rlnAnglePsi, -rlnAngleTilt, -rlnAngleRot as rlnAngleRot, rlnAngleTilt, rlnAnglePsi",
+            )
+        )
+    if reading.origin_factor != 1:
+        found.append(_about_origins(reading.origin_factor, pixel_size, in_pixels))
+    if reading.transfer is not Transfer.AS_RECORDED:
+        found.append(_about_transfer(reading.transfer))
+    if judgement.unsaid_defocus_angstrom is not None:
+        defocus = judgement.unsaid_defocus_angstrom / 1e4
+        found.append(
+            Complaint(
+                f"the images carry a CTF (about {defocus:.1f} µm) that the file does not describe",
+                "add rlnDefocusU, rlnDefocusV, rlnDefocusAngle, rlnVoltage, rlnSphericalAberration and "
+                "rlnAmplitudeContrast; or extract the images again, corrected for it",
+            )
+        )
+    if abs(reading.pixel_factor - 1) > LEAST_PIXEL_CHANGE:
+        size = pixel_size * reading.pixel_factor
+        found.append(
+            Complaint(
+                f"the pixel size is {pixel_size:.4g} Å, but the CTF in the images is that of {size:.3g} Å",
+                "correct rlnImagePixelSize; or the defocus, which was estimated at another pixel size",
+            )
+        )
+    if judgement.oriented is False:
+        found.append(
+            Complaint(
+                "the orientations explain no more of the images than those of other images would",
+                "use the file of a refinement of these very images; check that stacks were not reordered",
+            )
+        )
+    elif judgement.oriented and judgement.skewness < -LEAST_SKEWNESS:
+        found.append(
+            Complaint(
+                "the contrast is inverted: the molecule is darker than its surroundings",
+                "multiply the images by -1: "
+                "relion_image_handler --i IN.mrcs --o OUT.mrcs --multiply_constant -1",
+            )
+        )
+    return found
+
+
+def complaints_beside(reference: str, comparison: Comparison, pixel_size: float) -> list[Complaint]:
+    """What is wrong with the file by a map from elsewhere."""
+    found = []
+    if comparison.other_hand:
+        found.append(
+            Complaint(
+                f"the hand is not that of {reference}: the mirror image of the particles' map fits better",
+                "find the poses again from a start of the other hand: refine with this map, or "
+                f"cryoforum match {reference} PARTICLES.star --out matched.star",
+            )
+        )
+    if math.isnan(comparison.size):
+        found.append(
+            Complaint(
+                f"{reference} does not look like the particles' own map "
+                f"(correlation {max(comparison.correlation, comparison.mirrored_correlation):.2f})",
+                "give a map of this molecule, centred in its box",
+            )
+        )
+    elif abs(comparison.size - 1) > LEAST_SIZE_CHANGE:
+        found.append(
+            Complaint(
+                f"beside {reference} the particles' map has the wrong size: its pixels are "
+                f"{pixel_size * comparison.size:.3g} Å, not {pixel_size:.4g} Å",
+                "correct rlnImagePixelSize, or the pixel size in the map's header",
+            )
+        )
+    return found
+
+
+def _about_origins(factor: float, pixel_size: float, in_pixels: bool) -> Complaint:
+    columns = "rlnOriginX and rlnOriginY" if in_pixels else "rlnOriginXAngst and rlnOriginYAngst"
+    if factor == 0:
+        return Complaint("the images are centred already: their origins were applied", f"set {columns} to 0")
+    if factor == -1:
+        return Complaint("the origins have the opposite sign", f"multiply {columns} by -1")
+    if factor == pixel_size and not in_pixels:
+        return Complaint(f"{columns} hold pixels, not Å", f"multiply them by {pixel_size:g}")
+    if factor == 1 / pixel_size and in_pixels:
+        return Complaint(
+            f"{columns} hold Å, not pixels", "rename them to rlnOriginXAngst and rlnOriginYAngst"
+        )
+    size = f"{1 / factor:.3g} times too {'large' if factor < 1 else 'small'}"
+    return Complaint(f"the origins are {size}", f"multiply {columns} by {factor:.4g}")
+
+
+def _about_transfer(transfer: Transfer) -> Complaint:
+    if transfer is Transfer.OVERFOCUS:
+        return Complaint(
+            "the defocus has the opposite sign", "multiply rlnDefocusU and V by -1: underfocus is positive"
+        )
+    if transfer is Transfer.CORRECTED:
+        remedy = "remove the CTF columns (rlnDefocusU, …), or extract the images again without correction"
+        return Complaint("the images are corrected for their CTF already", remedy)
+    return Complaint(
+        f"the images are {transfer} already",
+        "extract them again as they were recorded, without CTF correction",
+    )

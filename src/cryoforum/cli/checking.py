@@ -1,0 +1,42 @@
+"""The command that asks a particle file's images whether it means what it says."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoforum.cli.app import app
+from cryoforum.cli.options import Overwrite, Root, Stars, Symmetry
+from cryoforum.terminal import failing_clearly, show_check, tell
+
+
+@app.command(epilog="Example: cryoforum check refined.star --out check.html")
+def check(
+    particles: Stars,
+    reference: Annotated[
+        str | None, typer.Option(help="Map of the molecule, to tell the hand and the pixel size by.")
+    ] = None,
+    symmetry: Symmetry = "C1",
+    out: Annotated[
+        Path | None, typer.Option(help="Picture page (.html), or the pictures alone (.png).")
+    ] = None,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say what was understood of a file, and whether its images bear it out: units, signs, CTF, contrast.
+
+    Ends with "ready", or with what is wrong and what mends it (exit code 1).
+    """
+    with failing_clearly():
+        from cryoforum.checking import check_files, write_check
+        from cryoforum.io.files import refuse_to_overwrite
+
+        if out is not None:
+            refuse_to_overwrite(out, overwrite)
+            if out.suffix not in (".html", ".png"):
+                raise ValueError(f"expected --out PAGE.html or PICTURES.png, found {out}")
+        result = check_files(particles, root, symmetry, reference, tell)
+        if out is not None:
+            write_check(result, out)
+        show_check(result)
+    raise typer.Exit(1 if result.complaints else 0)

@@ -1,0 +1,293 @@
+"""What a particle file says, and whether its images bear it out."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cryoforum.checking.aligning import compare_maps, mirrored
+from cryoforum.checking.judging import Judgement, Outcome, judge
+from cryoforum.checking.readings import Reading, Transfer
+from cryoforum.checking.remedies import complaints
+from cryoforum.cli import app
+from cryoforum.config import SimulationConfig
+from cryoforum.ctf import ctf
+from cryoforum.fourier import phase_shift, to_fourier, to_real
+from cryoforum.io.mrc import write_volume
+from cryoforum.io.star import read_star, select_rows, with_columns, write_star
+from cryoforum.kernels import insert_points, read_slices
+from cryoforum.likelihood import frequency_points, slices_at
+from cryoforum.particles import Particles, Poses
+from cryoforum.projection import cropped_transform, empty_half_grid, insert_slices
+from cryoforum.rotations import inverse, random_unitquat, unitquat_to_rotmat
+from cryoforum.simulation import simulate
+from cryoforum.structures import load_structure
+from cryoforum.workflow import simulate_to_folder
+
+BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400
+
+
+@cache
+def right_set() -> Particles:
+    """Particles in memory of which everything is as it says."""
+    volume = load_structure("4v5d", BOX, PIXEL_SIZE)
+    particles = simulate(volume, SimulationConfig(count=COUNT, snr=0.5, seed=5))
+    return replace(particles, images=particles.images[torch.arange(COUNT)])
+
+
+def with_shifts(particles: Particles, factor: float) -> Particles:
+    assert particles.poses is not None
+    return particles.with_poses(Poses(particles.poses.quaternions, factor * particles.poses.shifts_angstrom))
+
+
+def with_images_multiplied(particles: Particles, factor: torch.Tensor) -> Particles:
+    assert isinstance(particles.images, torch.Tensor)
+    return replace(particles, images=to_real(to_fourier(particles.images) * factor, particles.box))
+
+
+def transfer(particles: Particles) -> torch.Tensor:
+    assert particles.optics is not None
+    return ctf(particles.optics, particles.box, particles.pixel_size_angstrom)
+
+
+def faults(judgement: Judgement) -> str:
+    return " / ".join(complaint.fault for complaint in complaints(judgement, PIXEL_SIZE, in_pixels=False))
+
+
+def test_what_is_right_passes_and_most_wrong_readings_are_excluded() -> None:
+    judgement = judge(right_set())
+    assert judgement.reading == Reading()
+    assert judgement.oriented
+    assert faults(judgement) == ""
+    excluded = {verdict.name for verdict in judgement.verdicts if verdict.outcome is Outcome.WORSE}
+    assert {
+        "angles of the inverse rotation",
+        "origins of the opposite sign",
+        "origins applied already",
+    } <= excluded
+    assert all(verdict.deviations < 0 for verdict in judgement.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("factor", "fault"),
+    [
+        (1 / PIXEL_SIZE, "hold pixels, not Å"),
+        (PIXEL_SIZE, f"{PIXEL_SIZE:g} times too large"),
+        (-1.0, "opposite sign"),
+        (2.0, "2 times too large"),
+    ],
+)
+def test_wrong_origins_are_caught(factor: float, fault: str) -> None:
+    judgement = judge(with_shifts(right_set(), factor))
+    assert judgement.reading.origin_factor == pytest.approx(1 / factor)
+    assert fault in faults(judgement)
+
+
+def test_origins_of_images_that_were_centred_are_caught() -> None:
+    particles = right_set()
+    assert particles.poses is not None and isinstance(particles.images, torch.Tensor)
+    moved = phase_shift(to_fourier(particles.images), particles.poses.shifts_angstrom / PIXEL_SIZE)
+    judgement = judge(replace(particles, images=to_real(moved, BOX)))
+    assert "centred already" in faults(judgement)
+
+
+def test_inverse_rotations_are_caught() -> None:
+    particles = right_set()
+    assert particles.poses is not None
+    judgement = judge(particles.with_orientations(inverse(particles.poses.quaternions)))
+    assert judgement.reading == Reading(inverse_rotation=True)
+
+
+def test_inverted_contrast_is_caught_and_nothing_else() -> None:
+    particles = right_set()
+    judgement = judge(with_images_multiplied(particles, torch.tensor(-1.0)))
+    assert judgement.reading == Reading()
+    assert faults(judgement) == "the contrast is inverted: the molecule is darker than its surroundings"
+
+
+def test_several_faults_are_caught_at_once() -> None:
+    particles = with_images_multiplied(with_shifts(right_set(), -1), torch.tensor(-1.0))
+    assert particles.poses is not None
+    judgement = judge(particles.with_orientations(inverse(particles.poses.quaternions)))
+    assert judgement.reading == Reading(inverse_rotation=True, origin_factor=-1.0)
+    assert "contrast is inverted" in faults(judgement)
+
+
+@pytest.mark.parametrize(
+    ("kind", "power"), [(Transfer.FLIPPED, 0.0), (Transfer.MULTIPLIED, 1.0), (Transfer.OVERFOCUS, 0.0)]
+)
+def test_what_was_done_to_the_images_is_caught(kind: Transfer, power: float) -> None:
+    volume = load_structure("6z6u", 52, 3.0)  # finer pixels: the first zeros of the CTF are within reach
+    particles = simulate(volume, SimulationConfig(count=COUNT, snr=0.5, seed=6))
+    particles = replace(particles, images=particles.images[torch.arange(COUNT)])
+    if kind is Transfer.OVERFOCUS:
+        assert particles.optics is not None
+        optics = particles.optics
+        changed = optics.defocused_by(-(optics.defocus_u_angstrom + optics.defocus_v_angstrom))
+        particles = replace(particles, optics=changed)
+    else:
+        values = transfer(particles)
+        particles = with_images_multiplied(particles, values.sign() if power == 0 else values)
+    assert judge(particles, "O").reading == Reading(transfer=kind)
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.15, 2.0])
+def test_a_wrong_pixel_size_is_caught_by_the_ctf(factor: float) -> None:
+    judgement = judge(replace(right_set(), pixel_size_angstrom=factor * PIXEL_SIZE))
+    assert judgement.reading.pixel_factor == pytest.approx(1 / factor, rel=0.02)
+    found = complaints(judgement, factor * PIXEL_SIZE, in_pixels=False)
+    assert [complaint.fault for complaint in found if "pixel size" in complaint.fault]
+
+
+def test_a_ctf_that_the_file_does_not_describe_is_caught() -> None:
+    judgement = judge(replace(right_set(), optics=None))
+    optics = right_set().optics
+    assert optics is not None and judgement.unsaid_defocus_angstrom is not None
+    assert judgement.unsaid_defocus_angstrom == pytest.approx(
+        float(optics.defocus_u_angstrom.median()), rel=0.15
+    )
+
+
+def test_images_without_a_ctf_need_none() -> None:
+    particles = right_set()
+    values = transfer(particles)
+    corrected = with_images_multiplied(particles, values / (values.square() + 0.1))
+    judgement = judge(replace(corrected, optics=None))
+    assert judgement.unsaid_defocus_angstrom is None
+    assert faults(judgement) == ""
+
+
+def test_orientations_of_other_images_are_caught() -> None:
+    particles = right_set()
+    assert particles.poses is not None
+    judgement = judge(
+        particles.with_orientations(random_unitquat(COUNT, generator=torch.Generator().manual_seed(9)))
+    )
+    assert judgement.oriented is False
+    assert "explain no more" in faults(judgement)
+
+
+def test_noise_says_nothing() -> None:
+    noise = torch.randn(COUNT, BOX, BOX, generator=torch.Generator().manual_seed(3))
+    judgement = judge(replace(right_set(), images=noise))
+    assert judgement.oriented is None
+    assert judgement.reading == Reading()
+    assert faults(judgement) == ""
+
+
+def test_the_mirror_image_of_a_turned_map_is_told() -> None:
+    volume = load_structure("4v5d", 52, 7.0)
+    particles = simulate(volume, SimulationConfig(count=1, snr=1))
+    assert particles.poses is not None
+    turned = volume.voxels.permute(1, 2, 0).contiguous()  # a turn by 120° about the diagonal
+    same, other = compare_maps(volume.voxels, turned), compare_maps(mirrored(volume.voxels), turned)
+    assert same.other_hand is False and other.other_hand is True
+    assert same.correlation == pytest.approx(other.mirrored_correlation, abs=0.05)
+    assert same.size == pytest.approx(1, abs=0.02)
+    larger = load_structure("4v5d", 52, 7.0 / 1.06)
+    assert compare_maps(larger.voxels, volume.voxels).size == pytest.approx(1 / 1.06, abs=0.02)
+
+
+def test_compiled_slices_are_those_of_their_twins() -> None:
+    box, count = 16, 6
+    generator = torch.Generator().manual_seed(2)
+    points = frequency_points(box, box // 2 - 2)
+    views = random_unitquat(count, generator=generator)
+    rotations = unitquat_to_rotmat(views).numpy()
+    transform = cropped_transform(torch.randn(box, box, box, generator=generator), box // 2 - 2)
+    found = read_slices(transform.numpy(), points.kx.numpy(), points.ky.numpy(), rotations)
+    torch.testing.assert_close(
+        torch.from_numpy(found), slices_at(transform, views, points), rtol=1e-4, atol=1e-3
+    )
+    values = torch.randn(count, len(points.kx), dtype=torch.complex64, generator=generator)
+    powers = torch.rand(count, len(points.kx), generator=generator)
+    shape = (2, 2 * box, 2 * box, box + 1)
+    data, weight = torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape)
+    halves = np.arange(count) % 2
+    insert_points(
+        data.numpy(), weight.numpy(), points.kx.numpy(), points.ky.numpy(), values.numpy(), powers.numpy(),
+        rotations, halves,
+    )  # fmt: skip
+    slices = torch.zeros(count, box, box // 2 + 1, dtype=torch.complex64)
+    slices[:, points.ky.long() % box, points.kx.long()] = values
+    for half in range(2):
+        grid = empty_half_grid(box, torch.complex64)
+        insert_slices([grid], [slices[half::2]], views[half::2])
+        torch.testing.assert_close(data[half].flatten(), grid, rtol=1e-4, atol=1e-4)
+
+
+def silent(description: str, total: int):
+    return lambda count: None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("check")
+    config = SimulationConfig(count=COUNT, snr=0.5, seed=5)
+    simulate_to_folder("4v5d", BOX, PIXEL_SIZE, config, place, silent, False)
+    return place
+
+
+def check(*arguments: object, code: int) -> str:
+    result = CliRunner().invoke(app, ["check", *map(str, arguments)])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result.output
+
+
+def test_the_command_says_ready_and_draws(folder: Path, tmp_path: Path) -> None:
+    write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), tmp_path / "map.mrc")
+    page = tmp_path / "page.html"
+    output = check(folder / "particles.star", "--reference", tmp_path / "map.mrc", "--out", page, code=0)
+    assert output.splitlines()[-1] == "ready"
+    for part in ("40 px of 9 Å", "300 kV", "amplitude contrast 0.1", "float32", "200 and 200"):
+        assert part in output
+    assert page.read_text().count("data:image/png") > 40
+    assert "already exists" in check(folder / "particles.star", "--out", page, code=1)
+
+
+def test_the_command_names_the_fault_and_what_mends_it(folder: Path, tmp_path: Path) -> None:
+    star = read_star(folder / "particles.star")
+    flipped = {
+        f"rlnOrigin{axis}Angst": -star.particles[f"rlnOrigin{axis}Angst"].astype(float) for axis in "XY"
+    }
+    write_star(with_columns(star, flipped), folder / "flipped.star")
+    write_volume(
+        replace(volume := load_structure("4v5d", BOX, PIXEL_SIZE), voxels=mirrored(volume.voxels)),
+        tmp_path / "mirrored.mrc",
+    )
+    picture = tmp_path / "pictures.png"
+    output = check(
+        folder / "flipped.star", "--reference", tmp_path / "mirrored.mrc", "--out", picture, code=1
+    )
+    assert "multiply rlnOriginXAngst and rlnOriginYAngst by -1" in output
+    assert "the hand is not that of" in output
+    assert output.splitlines()[-1] == "not ready"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_files_that_cannot_be_judged_are_told_what_for(folder: Path) -> None:
+    star = read_star(folder / "particles.star")
+    unposed = replace(
+        star, particles=star.particles.drop(columns=["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"])
+    )
+    write_star(unposed, folder / "unposed.star")
+    assert "ready to predict, not to train: there are no poses" in check(folder / "unposed.star", code=0)
+    write_star(select_rows(star, list(range(5))), folder / "few.star")
+    assert "cannot tell: 5 particles" in check(folder / "few.star", code=0)
+
+
+def test_bad_input_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    assert "STAR file" in check(tmp_path / "none.star", code=1)
+    star = folder / "particles.star"
+    assert "PAGE.html" in check(star, "--out", tmp_path / "page.pdf", code=1)
+    assert "point group" in check(star, "--symmetry", "Q7", code=1)
+    blank = tmp_path / "blank"
+    blank.mkdir()
+    with mrcfile.new(blank / "particles.mrcs") as file:
+        file.set_data(np.zeros((COUNT, BOX, BOX), np.float32))
+    assert "constant images" in check(star, "--root", blank, code=1)
