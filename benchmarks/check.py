@@ -2,9 +2,9 @@
 
     python benchmarks/check.py --out DIR [--map MAP.mrc] [--symmetry G] [--count N] [--snr S] [--simulated]
 
-`relion_project --ctf --add_noise --white_noise` makes particles of a map (the package's 70S ribosome, 128 px,
-if none is given); with --simulated cryo-forum makes them itself. Then one fault after the other is put into the
-STAR file or the stack, and the command is run. Prints a Markdown table. Needs RELION 3.1 on the PATH.
+Particles of a map (the 70S ribosome, 128 px, if none is given) are made by `relion_project --ctf --add_noise
+--white_noise`, or by cryo-forum with --simulated. Then one fault after the other is put into the STAR file or
+the stack, and the command is run. Prints a Markdown table. Needs RELION 3.1 on the PATH.
 """
 
 import argparse
@@ -72,9 +72,8 @@ def main() -> None:
     cases |= {
         name: lambda change=change: restacked(star, particles, change) for name, change in CHANGES.items()
     }
-    print(
-        f"| fault in {arguments.count} particles, SNR {arguments.snr} | verdict | σ of the nearest | wall s | CPU s |"
-    )
+    title = f"fault in {arguments.count} particles, SNR {arguments.snr}"
+    print(f"| {title} | verdict | σ of the nearest | wall s | CPU s |")
     print("|---|---|---|---|---|")
     for name, path in cases.items():
         if arguments.only in name:

@@ -5,8 +5,8 @@
 Prints Markdown. Parts: stacks (10⁴ stacks of ten images beside one stack of them all), star (10⁶ rows read,
 selected and written), million (10⁶ images read in order), predict (a part of a file of 10⁶ rows; needs MODEL
 and TRUE.star of `benchmarks/limit.py`). All where none is named. Every measurement is a process of its own
-that may open 1024 files, and gives its peak memory, imports of the package included. Seconds are the processor's
-(those of predict the clock's). Files were just written, so they come from the page cache.
+that may open 1024 files, and gives its peak memory, imports of the package included. Seconds are the
+processor's (those of predict the clock's). Files were just written, so they come from the page cache.
 """
 
 import argparse

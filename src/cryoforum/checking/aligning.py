@@ -93,9 +93,8 @@ def align(voxels: Tensor, other: Tensor) -> Alignment:
     sizes = torch.stack(
         [_correlations(transforms, views, best[None], fine, float(size)).mean() for size in SIZES]
     )
-    return Alignment(
-        best, _correlations(transforms, views, best[None], fine)[0], float(SIZES[sizes.argmax()])
-    )
+    looks_larger = float(SIZES[sizes.argmax()])  # its transform at k is the other's at that times k
+    return Alignment(best, _correlations(transforms, views, best[None], fine)[0], 1 / looks_larger)
 
 
 def mirrored(voxels: Tensor) -> Tensor:
