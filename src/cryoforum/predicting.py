@@ -102,8 +102,15 @@ def predict_to_star(
     processes each does its share of the rows, and the first one shows progress and writes the file.
     """
     _refuse_output(output)
+    return predict_rows_to_star(model_folder, read_particle_file(star_path), root, options, output)
+
+
+def predict_rows_to_star(
+    model_folder: Path, star: ParticleStar, root: Path | None, options: PredictionOptions, output: Output
+) -> int:
+    """The same for tables that were read already, such as some rows of a file, whose path they bear."""
+    _refuse_output(output)
     model = load_model(model_folder)
-    star = read_particle_file(star_path)
     if output.part is not None:
         star = select_rows(star, _rows_of_part(model, star, output.part))
     particles = checked_particles(star, root)
@@ -118,8 +125,7 @@ def predict_to_star(
     if options.halves and particles.subsets is None:
         output.tell("no rlnRandomSubset: half sets are drawn and written")
     star, particles, halves = _with_half_sets(star, particles, model, reference, options.halves)
-    files = sorted(path for path in Path(model_folder).iterdir() if path.is_file() and not is_leftover(path))
-    inputs = _hash_of_files([path for path in files if path.resolve() != output.path.resolve()])
+    inputs = hash_of_model(model_folder, without=output.path)
     if reference is None:
         return _write_poses(
             star,
@@ -346,6 +352,12 @@ def _fingerprint(
     digest.update("\n".join(particles.names).encode())
     digest.update(f"{batch_size} {version('cryo-forum')} {torch.__version__}".encode())
     return digest.hexdigest()
+
+
+def hash_of_model(folder: Path, without: Path | None = None) -> str:
+    """Hash of the files in a model folder, but for one that is no part of it."""
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file() and not is_leftover(path))
+    return _hash_of_files([path for path in files if without is None or path.resolve() != without.resolve()])
 
 
 def _hash_of_files(paths: Sequence[Path]) -> str:

@@ -78,6 +78,11 @@ class LazyImages:
         """Text that changes when one of the stacks is replaced or changed."""
         return str([(layout.modified, layout.shape) for layout in self._layouts])
 
+    @property
+    def changed_seconds(self) -> float:
+        """When the last of the stacks was changed, in the time of `time.time`."""
+        return max(layout.modified[1] for layout in self._layouts) / 1e9
+
     def __getitem__(self, rows: Tensor, /) -> Tensor:
         """Images (len(rows), box, box), float32, in the order asked for."""
         rows_array = rows.cpu().numpy()
