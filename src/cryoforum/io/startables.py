@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import pandas as pd
 
@@ -108,7 +108,7 @@ def write_rows(file: TextIO, table: pd.DataFrame) -> None:
         file.writelines(_line(row) for row in zip(*columns, strict=True))
 
 
-def open_for_writing(path: Path, mode: str = "w") -> TextIO:
+def open_for_writing(path: Path, mode: Literal["w", "a"] = "w") -> TextIO:
     """A text file in the encoding that `read_tables` reads; mode "w" or, to add to it, "a"."""
     return open(path, mode, newline="\n", encoding="utf-8", errors=_ODD_BYTES)
 
