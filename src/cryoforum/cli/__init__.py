@@ -3,7 +3,7 @@
 Every module registers its commands when it is imported; `cryoforum --help` lists them in this order.
 """
 
-from cryoforum.cli import making, posing, results, studies
+from cryoforum.cli import making, posing, results, studies, watching
 from cryoforum.cli.app import app
 
-__all__ = ["app", "making", "posing", "results", "studies"]
+__all__ = ["app", "making", "posing", "results", "studies", "watching"]
