@@ -80,12 +80,30 @@ def predict_to_star(
     processes each does its share of the rows, and the first one shows progress and writes the file.
     """
     _refuse_output(output)
+    star = read_joined(star_paths, root, output.tell)
+    inputs = _hash_of_files([*star_paths, *star.companions])
+    return predict_rows_to_star(model_folder, star, root, options, output, inputs)
+
+
+def predict_rows_to_star(
+    model_folder: Path,
+    star: ParticleStar,
+    root: Path | None,
+    options: PredictionOptions,
+    output: Output,
+    inputs: str = "",
+) -> int:
+    """The same for tables that were read already, such as some rows of a file, whose path they bear.
+
+    inputs: what the result depends on besides; an earlier run with other ones is not gone on with.
+    """
+    _refuse_output(output)
+    check_writable(star, output.path)
     models = load_models(model_folder)
-    star = _read_input(star_paths, root, output)
     if output.part is not None:
         star = select_rows(star, _rows_of_part(models, star, output.part))
     particles = checked_particles(star, root, output.tell, sampling_of(models[0]))
-    inputs = _hash_of_model(model_folder, output.path) + _hash_of_files([*star_paths, *star.companions])
+    inputs += hash_of_model(model_folder, without=output.path)
     rows = _rows_of_shard(len(star), output.shard, output.batch_size)
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
         star, near, predict = predictor_of(model_folder, models, star, near, options, output.tell)
@@ -104,7 +122,8 @@ def match_to_star(
     Map and images are resampled to the box and pixel size that most images have.
     """
     _refuse_output(output)
-    star = _read_input(star_paths, root, output)
+    star = read_joined(star_paths, root, output.tell)
+    check_writable(star, output.path)
     particles = checked_particles(star, root, output.tell)
     reference = loaded_reference(options, particles, symmetry, output.tell)
     inputs = symmetry + _hash_of_files([*star_paths, *star.companions])
@@ -112,13 +131,6 @@ def match_to_star(
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
         poser = make_poser(None, reference, near, options.posing, tell=output.tell)
         return _write_poses(star, near, lambda batch: pose_batch(poser, batch), inputs, options, output)
-
-
-def _read_input(star_paths: Sequence[Path], root: Path | None, output: Output) -> ParticleStar:
-    """The particle files as one, whose predictions the output can hold."""
-    star = read_joined(star_paths, root, output.tell)
-    check_writable(star, output.path)
-    return star
 
 
 def _refuse_output(output: Output) -> None:
@@ -274,11 +286,11 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def _hash_of_model(model_folder: Path, besides: Path) -> str:
-    """Hash of the files of one model or two, ``besides`` left out: the output may lie there."""
+def hash_of_model(model_folder: Path, without: Path | None = None) -> str:
+    """Hash of the files of one model or two, but for one that is no part of it: an output may lie there."""
     files = [path for folder in model_folders(model_folder) for path in sorted(folder.iterdir())]
     files = [path for path in files if path.is_file() and not is_leftover(path)]
-    return _hash_of_files([path for path in files if path.resolve() != besides.resolve()])
+    return _hash_of_files([path for path in files if without is None or path.resolve() != without.resolve()])
 
 
 def _hash_of_files(paths: Sequence[Path]) -> str:

@@ -6,7 +6,7 @@ both are first summed over all turns of the point group.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,30 +66,66 @@ def reconstruct(
     independent : whether the poses of the two halves know nothing of each other, passed on.
     progress : called with the number of images of each batch done.
     """
-    poses = _checked_poses(particles)
+    _checked_poses(particles)
     subsets = _checked_subsets(particles, seed)
-    box = particles.box
+    sums = empty_sums(particles.box, particles.pixel_size_angstrom)
+    add_to_sums(sums, replace(particles, subsets=subsets), config.batch_size, progress)
+    return finished_maps(sums, config, independent=independent)
+
+
+@dataclass(frozen=True)
+class HalfSums:
+    """What a reconstruction adds up, for each half: CTF · data and CTF², as flat half grids.
+
+    Sums over particles, so that more of them can be added at any time.
+    """
+
+    box: int
+    pixel_size_angstrom: float
+    data: tuple[Tensor, Tensor]
+    weight: tuple[Tensor, Tensor]
+
+
+def empty_sums(box: int, pixel_size_angstrom: float) -> HalfSums:
+    """Sums over no particle."""
     # float32: even at zero frequency, where all slices meet, 10⁶ images stay far below its 2²⁴.
-    data = [empty_half_grid(box, torch.complex64) for _ in range(2)]
-    weight = [empty_half_grid(box, torch.float32) for _ in range(2)]
-    batches = loaded_batches(particles, config.batch_size)
-    for rows, batch in zip(all_rows(len(particles), config.batch_size), batches, strict=True):
+    first, second = (empty_half_grid(box, torch.complex64) for _ in range(2))
+    weights = empty_half_grid(box, torch.float32), empty_half_grid(box, torch.float32)
+    return HalfSums(box, pixel_size_angstrom, (first, second), weights)
+
+
+def add_to_sums(
+    sums: HalfSums,
+    particles: Particles,
+    batch_size: int = DEFAULT_CONFIG.batch_size,
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Add particles that have poses and half sets, in place: at a box of 256 a grid is half a gigabyte."""
+    poses, subsets = _checked_poses(particles), particles.subsets
+    if subsets is None or particles.box != sums.box:
+        raise ValueError(f"expected particles of {sums.box} px with half sets, found {particles.box} px")
+    batches = loaded_batches(particles, batch_size)
+    for rows, batch in zip(all_rows(len(particles), batch_size), batches, strict=True):
         slices, power = _weighted_slices(batch, poses[rows])
         for half in range(2):
             chosen = subsets[rows] == half + 1
             quaternions = poses.quaternions[rows][chosen]
-            insert_slices([data[half], weight[half]], [slices[chosen], power[chosen]], quaternions)
+            insert_slices([sums.data[half], sums.weight[half]], [slices[chosen], power[chosen]], quaternions)
         progress(len(rows))
+
+
+def finished_maps(sums: HalfSums, config: ReconstructionConfig, *, independent: bool) -> HalfMaps:
+    """Half maps and full map. The sums are used up: their memory takes the sum of both halves."""
+    box, data, weight = sums.box, list(sums.data), list(sums.weight)
     group = symmetry_group(config.symmetry)
     if len(group) > 1:
         for half in range(2):
             data[half], weight[half] = symmetrised(data[half], weight[half], group, box)
 
     def volume(data: Tensor, weight: Tensor) -> Volume:
-        return Volume(inverted(data, weight, box, config.weight_floor), particles.pixel_size_angstrom)
+        return Volume(inverted(data, weight, box, config.weight_floor), sums.pixel_size_angstrom)
 
     half1, half2 = volume(data[0], weight[0]), volume(data[1], weight[1])
-    # In place: at a box of 256 every grid is half a gigabyte.
     data[0] += data[1]
     weight[0] += weight[1]
     return HalfMaps(half1, half2, full=volume(data[0], weight[0]), independent=independent)

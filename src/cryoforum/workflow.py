@@ -28,7 +28,7 @@ from cryoforum.io.star import (
     star_from_particles,
 )
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
-from cryoforum.particles import Particles, Poses, all_rows
+from cryoforum.particles import HalfMaps, Particles, Poses, all_rows
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.resampling import Sampling
 from cryoforum.selection import quantile_threshold, select
@@ -46,6 +46,7 @@ STATISTICS = {
 BOUND = "cryoforumBoundDeg"
 REFERENCE_HALF = "cryoforumReferenceHalf"
 MODEL_HALF = "cryoforumModelHalf"
+MAP_FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")
 
 
 def simulate_to_folder(
@@ -158,32 +159,37 @@ def reconstruct_to_folder(
     config = ReconstructionConfig(symmetry=symmetry)
     star = read_joined(star_paths, root, tell)
     particles = checked_particles(star, root, tell)
-    independent = _halves_are_independent(star)
+    independent = halves_are_independent(star)
     checked_poses(star, particles, "to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / name for name in ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")]
-    for path in paths:
-        refuse_to_overwrite(path, overwrite)
+    for name in MAP_FILES:
+        refuse_to_overwrite(out / name, overwrite)
     with on_scratch(particles, torch.arange(len(particles)), scratch, bar) as near:
         progress = bar("reconstructing", len(near))
         maps = reconstruct(near, config, independent=independent, progress=progress)
-    for volume, path in zip((maps.half1, maps.half2, maps.full), paths, strict=False):
+    return write_maps(maps, out)
+
+
+def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:
+    """Write `MAP_FILES` into ``folder``, each atomically; the resolution in Å and whether it is honest."""
+    *map_paths, fsc_path, resolution_path = (Path(folder) / name for name in MAP_FILES)
+    for volume, path in zip((maps.half1, maps.half2, maps.full), map_paths, strict=True):
         write_volume(volume, path)
     curve = fsc_curve(maps)
-    with replacing(paths[3]) as temporary:
+    with replacing(fsc_path) as temporary:
         curve.table().to_csv(temporary, index=False)
     result = {
         "unmasked": curve.unmasked_resolution_angstrom,
         "masked": curve.masked_resolution_angstrom,
         "independent": maps.independent,
     }
-    with replacing(paths[4]) as temporary:
+    with replacing(resolution_path) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
-def _halves_are_independent(star: ParticleStar) -> bool:
+def halves_are_independent(star: ParticleStar) -> bool:
     """Whether no prediction posed the particles, or each half set was posed by its own half's reference.
 
     Where there are two models, each half set by its own half's model, too.

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import pandas as pd
 
@@ -98,16 +98,21 @@ def write_tables(file: TextIO, tables: Iterable[tuple[str, pd.DataFrame]], versi
     for block, table in tables:
         file.write(f"\n{version_line}\n\ndata_{block}\n\nloop_\n")
         file.writelines(f"_{column} #{number}\n" for number, column in enumerate(table.columns, 1))
-        for start in range(0, len(table), _CHUNK_ROWS):
-            chunk = table.iloc[start : start + _CHUNK_ROWS]
-            columns = [chunk[column].tolist() for column in chunk.columns]
-            file.writelines(_line(row) for row in zip(*columns, strict=True))
+        write_rows(file, table)
         file.write("\n")
 
 
-def open_for_writing(path: Path) -> TextIO:
-    """A text file in the encoding that `read_tables` reads."""
-    return open(path, "w", newline="\n", encoding="utf-8", errors=_ODD_BYTES)
+def write_rows(file: TextIO, table: pd.DataFrame) -> None:
+    """Write the lines of a table without its header."""
+    for start in range(0, len(table), _CHUNK_ROWS):
+        chunk = table.iloc[start : start + _CHUNK_ROWS]
+        columns = [chunk[column].tolist() for column in chunk.columns]
+        file.writelines(_line(row) for row in zip(*columns, strict=True))
+
+
+def open_for_writing(path: Path, mode: Literal["w", "a"] = "w") -> TextIO:
+    """A text file in the encoding that `read_tables` reads; mode "w" or, to add to it, "a"."""
+    return open(path, mode, newline="\n", encoding="utf-8", errors=_ODD_BYTES)
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str], bool]]:

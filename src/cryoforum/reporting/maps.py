@@ -36,7 +36,7 @@ def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | Non
         place = folder / "reconstruction" / kind
         table = read_csv(place / "fsc.csv", ("frequency_per_angstrom", "fsc_unmasked"))
         if (place / "map.mrc").is_file():
-            sections.append(Panel(name, _central_sections(place / "map.mrc", name, table)))
+            sections.append(Panel(name, central_sections(place / "map.mrc", name, table)))
         if table is not None:
             halves[kind] = read_json(place / "resolution.json").get("independent")
             for masking, found in curves.items():
@@ -95,7 +95,8 @@ def _about_halves(halves: dict[str, bool | None], names: dict[str, str]) -> str:
     return text
 
 
-def _central_sections(path: Path, name: str, fsc: pd.DataFrame | None) -> str:
+def central_sections(path: Path, name: str, fsc: pd.DataFrame | None) -> str:
+    """Picture of the middle of a map, low-pass filtered to the unmasked resolution where it is known."""
     volume = read_volume(path)
     voxels = volume.voxels
     if fsc is not None:

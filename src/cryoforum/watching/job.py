@@ -1,0 +1,100 @@
+"""What a watcher is asked to do, and the folder that remembers it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryoforum.io.files import is_leftover, replacing
+from cryoforum.predicting import hash_of_model
+
+FORMAT = "cryo-forum watch 1"
+JOB, LOCK, PREDICTED = "watch.json", "watch.lock", "predicted"
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """Particle files that fit ``pattern`` anywhere below ``folder`` are predicted by ``model`` into ``out``.
+
+    keep, max_error_deg: a particle counts where its expected error is at most ``max_error_deg`` or, where
+        that is None, what the surest share ``keep`` of the first particles does not exceed.
+    every_seconds: between two looks; a file is taken that did not change from one to the next.
+    until_idle_seconds: end when nothing came for so long; once: end after what is there; neither: never.
+    root: where image names are looked for first. polish: as of `PredictionOptions`.
+    """
+
+    folder: Path
+    model: Path
+    out: Path
+    pattern: str = "*.star"
+    keep: float = 0.75
+    max_error_deg: float | None = None
+    every_seconds: float = 20.0
+    until_idle_seconds: float | None = None
+    once: bool = False
+    root: Path | None = None
+    polish: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not Path(self.folder).is_dir():
+            raise ValueError(f"expected a folder to watch, found none at {self.folder}")
+        if not 0 < self.keep <= 1:
+            raise ValueError(f"expected --keep above 0 and at most 1, found {self.keep}")
+        if self.max_error_deg is not None and not self.max_error_deg > 0:
+            raise ValueError(f"expected --max-error above 0 degrees, found {self.max_error_deg}")
+        if not self.every_seconds > 0:
+            raise ValueError(f"expected --every above 0 seconds, found {self.every_seconds}")
+        if self.once and self.until_idle_seconds is not None:
+            raise ValueError("expected --once or --until-idle, found both")
+        if self.pattern.startswith("/") or not self.pattern:
+            raise ValueError(f"expected --pattern as '*.star', found '{self.pattern}'")
+
+
+def prepare_folder(options: WatchOptions) -> None:
+    """Make the output folder; ValueError where it is somebody's own."""
+    out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"expected a folder at {out}, found a file; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    entries = [path.name for path in out.iterdir() if path.name != LOCK and not is_leftover(path)]
+    if entries and JOB not in entries:
+        raise ValueError(f"{out} holds {min(entries)} but no {JOB}; choose an empty folder for --out")
+
+
+def begin_or_go_on(options: WatchOptions) -> None:
+    """Write the job down, or compare it with the one that is there. ValueError where it is another."""
+    job = {
+        "format": FORMAT,
+        "folder": str(Path(options.folder).resolve()),
+        "model": hash_of_model(options.model),
+        "polish": options.polish,
+    }
+    known = read_job(options.out)
+    for name, value in job.items():
+        if known and known.get(name) != value:
+            raise ValueError(
+                f"{options.out} holds the results of another {name} ({known.get(name)}, not {value}); "
+                "choose another --out"
+            )
+    write_job(options.out, {**known, **job})
+    (Path(options.out) / PREDICTED).mkdir(exist_ok=True)
+
+
+def read_job(out: Path) -> dict[str, Any]:
+    """The job of an output folder; empty where there is none yet."""
+    path = Path(out) / JOB
+    if not path.is_file():
+        return {}
+    try:
+        job = json.loads(path.read_text())
+        if not isinstance(job, dict):
+            raise ValueError(f"found {type(job).__name__}")
+    except ValueError as error:
+        raise ValueError(f"{path}: expected what the watcher wrote: {error}; choose another --out") from None
+    return job
+
+
+def write_job(out: Path, job: dict[str, Any]) -> None:
+    """Write the job down, atomically."""
+    with replacing(Path(out) / JOB) as temporary:
+        temporary.write_text(json.dumps(job, indent=2) + "\n")

@@ -1,0 +1,198 @@
+"""Predicted portions of the input files: what lies in OUT/predicted, and what it is of.
+
+The name of a portion says all: its number in the order of arrival, the input file, the rows, and a hash of
+their text. So its being there, which is one atomic step, means that it is done, and an input file that
+changes shows which portions still hold.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cryoforum.checkpoint import TrainedModel
+from cryoforum.io.files import find_file, is_leftover
+from cryoforum.io.particlestar import ParticleStar, number_column, with_columns
+
+ROWS = 20_000  # in a portion at most: maps and report follow a large file while it is being predicted
+_NAME = re.compile(r"(\d{6,})-(.*-[0-9a-f]{8})-(\d+)-(\d+)-([0-9a-f]{12})\.star")
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Rows ``start`` to ``stop`` of the input file that ``source`` stands for, predicted in ``path``."""
+
+    path: Path
+    number: int
+    source: str
+    start: int
+    stop: int
+    digest: str
+
+
+def listed_portions(folder: Path) -> list[Portion]:
+    """All finished portions, in the order of their arrival."""
+    found = [(path, _NAME.fullmatch(path.name)) for path in Path(folder).iterdir()]
+    portions = [
+        Portion(path, int(match[1]), match[2], int(match[3]), int(match[4]), match[5])
+        for path, match in found
+        if match is not None
+    ]
+    return sorted(portions, key=lambda portion: (portion.number, portion.path.name))
+
+
+def source_of(path: Path, folder: Path) -> str:
+    """A name for an input file of ``folder``: readable, and unique by a hash of its whole path there."""
+    relative = Path(path).relative_to(folder).as_posix()
+    readable = re.sub(r"[^A-Za-z0-9.]+", "_", relative.removesuffix(Path(path).suffix))[-60:]
+    return f"{readable}-{hashlib.sha256(relative.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def split_by_change(
+    star: ParticleStar, source: str, portions: Iterable[Portion]
+) -> tuple[int, list[Portion]]:
+    """How many of the first rows are predicted already, and the portions of the file that hold no longer."""
+    own = [portion for portion in portions if portion.source == source]
+    valid: list[Portion] = []
+    position = 0
+    while following := [
+        portion
+        for portion in own
+        if portion.start == position
+        and portion.stop <= len(star)
+        and portion.digest == digest_of_rows(star, portion.start, portion.stop)
+    ]:
+        valid.append(following[0])
+        position = following[0].stop
+    return position, [portion for portion in own if portion not in valid]
+
+
+def new_portions(star: ParticleStar, source: str, start: int, folder: Path) -> list[Portion]:
+    """The rows from ``start`` on as portions to predict, numbered after all that are there.
+
+    One that a kill interrupted gets the number it had, so that it is gone on with.
+    """
+    number = 1 + max((portion.number for portion in listed_portions(folder)), default=0)
+    result = []
+    for first in range(start, len(star), ROWS):
+        last = min(first + ROWS, len(star))
+        digest = digest_of_rows(star, first, last)
+        rest = f"{source}-{first}-{last}-{digest}.star"
+        begun = [int(log.name[1:].split("-")[0]) for log in folder.glob(f".*-{rest}.progress-1-of-1")]
+        number = max(number, *begun) if begun else number
+        result.append(Portion(folder / f"{number:06d}-{rest}", number, source, first, last, digest))
+        number += 1
+    return result
+
+
+def digest_of_rows(star: ParticleStar, start: int, stop: int) -> str:
+    """Hash of the text of some rows and of their optics groups."""
+    table = star.particles.iloc[start:stop]
+    digest = hashlib.sha256("\t".join(table.columns).encode())
+    columns = [table[name].tolist() for name in table.columns]
+    text = "\n".join("\t".join(row) for row in zip(*columns, strict=True))
+    digest.update(text.encode("utf-8", "surrogateescape"))
+    if star.optics is not None:
+        optics, groups = star.optics, "rlnOpticsGroup"
+        if groups in optics and groups in table:
+            optics = optics[optics[groups].isin(set(table[groups]))]
+        digest.update(repr(optics.to_dict("records")).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:12]
+
+
+def with_findable_names(star: ParticleStar, root: Path | None, place: Path) -> ParticleStar:
+    """The same file with image names that a file in the folder ``place`` may use without a root.
+
+    A name stays where it means the same stack from there, and becomes an absolute path where it does not.
+    ValueError where a stack is not found.
+    """
+    folder = star.path.absolute().parent
+    text_of: dict[str, str] = {}
+    names = []
+    for name in star.particles["rlnImageName"]:
+        index, at, stack = name.rpartition("@")
+        if stack not in text_of:
+            meant = find_file(stack, folder, root)
+            text_of[stack] = stack if _leads_to(stack, place, meant) else str(meant.absolute())
+        names.append(f"{index}{at}{text_of[stack]}")
+    return with_columns(star, {"rlnImageName": names})
+
+
+def _leads_to(stack: str, place: Path, meant: Path) -> bool:
+    try:
+        return find_file(stack, place).resolve() == meant.resolve()
+    except ValueError:
+        return False
+
+
+def image_keys(star: ParticleStar) -> list[str]:
+    """What tells one image from another, whatever it is called: its slice, and the path of its stack."""
+    folder = star.path.absolute().parent
+    path_of: dict[str, str] = {}
+    keys = []
+    for name in star.particles["rlnImageName"]:
+        index, _, stack = name.rpartition("@")
+        if stack not in path_of:
+            try:
+                path_of[stack] = str(find_file(stack, folder).resolve())
+            except ValueError:  # removed after it was predicted
+                path_of[stack] = stack
+        keys.append(f"{int(index or 1)}@{path_of[stack]}")
+    return keys
+
+
+def last_change_of_images(star: ParticleStar, root: Path | None) -> float:
+    """When the last of the stacks was changed, in the time of `time.time`. ValueError: one is missing."""
+    stacks = {name.rpartition("@")[2] for name in star.particles["rlnImageName"]}
+    folder = star.path.absolute().parent
+    return max(find_file(stack, folder, root).stat().st_mtime for stack in stacks)
+
+
+def with_half_sets(star: ParticleStar, models: Sequence[TrainedModel]) -> ParticleStar:
+    """The same file with rlnRandomSubset, drawn from the image name so that no restart moves a particle.
+
+    What one of two half models learned from is in its half.
+    """
+    if "rlnRandomSubset" in star.particles:
+        return star
+    learned = {name: half for half, model in enumerate(models, 1) if len(models) == 2 for name in model.parts}
+    halves = [learned.get(name) or _drawn_half(name) for name in star.particles["rlnImageName"]]
+    return with_columns(star, {"rlnRandomSubset": np.array(halves)})
+
+
+def _drawn_half(name: str) -> int:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[0] % 2 + 1
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What is kept in memory of a portion: keys of its images, expected errors in degrees, signal scales.
+
+    apart: whether each half set was compared with its own half's reference. scales: empty without one.
+    """
+
+    keys: Sequence[str]
+    errors_deg: np.ndarray
+    scales: np.ndarray
+    apart: bool
+
+
+def beliefs_of(star: ParticleStar, apart: bool) -> Beliefs:
+    """Read from a predicted portion."""
+    errors, scales = (
+        number_column(star, name) for name in ("cryoforumExpectedErrorDeg", "cryoforumSignalScale")
+    )
+    if errors is None:
+        raise ValueError(f"{star.path}: expected a column cryoforumExpectedErrorDeg")
+    scales = np.empty(0) if scales is None else scales
+    return Beliefs(image_keys(star), errors.astype(np.float32), scales.astype(np.float32), apart)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what kills left behind of portions that nobody wants any more."""
+    for path in Path(folder).iterdir():
+        if is_leftover(path):
+            path.unlink(missing_ok=True)

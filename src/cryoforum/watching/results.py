@@ -1,0 +1,205 @@
+"""All that is made of predicted portions: joined files, maps, history and report, kept up to date."""
+
+import csv
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoforum.io.files import replacing
+from cryoforum.io.formats import read_particle_file
+from cryoforum.io.growing import GrowingStar, joined
+from cryoforum.io.particlestar import ParticleStar, select_rows
+from cryoforum.particles import Particles
+from cryoforum.posing import SCALE_RANGE
+from cryoforum.reconstruction import ReconstructionConfig, finished_maps
+from cryoforum.reporting.watch import write_watch_report
+from cryoforum.resampling import Sampling
+from cryoforum.selection import quantile_threshold
+from cryoforum.watching.job import PREDICTED, WatchOptions, read_job, write_job
+from cryoforum.watching.portions import Beliefs, Portion, beliefs_of, listed_portions
+from cryoforum.watching.sums import updated_sums
+from cryoforum.workflow import checked_particles, halves_are_independent, write_maps
+
+FIRST_COUNT = 1000  # particles, in the order of arrival, whose quantile fixes the threshold
+HISTORY = ("seconds", "particles", "kept", "junk", "unmasked", "masked")
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A portion, what is believed of its rows, and which of them count: those named by no earlier portion."""
+
+    portion: Portion
+    beliefs: Beliefs
+    rows: np.ndarray
+
+
+class Results:
+    """The predicted portions of an output folder and everything that is made of them."""
+
+    def __init__(
+        self, options: WatchOptions, symmetry: str, sampling: Sampling, tell: Callable[[str], None]
+    ) -> None:
+        self._options, self._sampling, self._tell = options, sampling, tell
+        self._out = Path(options.out)
+        self._config = ReconstructionConfig(symmetry=symmetry)
+        self._all, self._kept = (GrowingStar(self._out / name) for name in ("all.star", "kept.star"))
+        self._joined: list[str] = []  # portions that both hold, of the threshold below
+        self._joined_threshold = 0.0
+        self._counted: list[_Counted] = []
+        self._seen: set[str] = set()
+        self._head: ParticleStar | None = None  # optics and columns that other files have to fit
+        for portion in listed_portions(self._out / PREDICTED):
+            self.add(portion)
+
+    @property
+    def portions(self) -> list[Portion]:
+        """All of them, in the order of arrival."""
+        return [counted.portion for counted in self._counted]
+
+    @property
+    def count(self) -> int:
+        """Particles; an image that two files name is one."""
+        return sum(int(counted.rows.sum()) for counted in self._counted)
+
+    def add(self, portion: Portion) -> None:
+        """A portion was predicted. One that cannot be read is removed, and so predicted again."""
+        try:
+            star = read_particle_file(portion.path)
+            beliefs = beliefs_of(star, halves_are_independent(star))
+        except ValueError as error:  # torn by a power cut
+            self._tell(f"predicting again: {error}")
+            portion.path.unlink()
+            return
+        self._head = self._head or select_rows(star, [])
+        self._count(portion, beliefs)
+
+    def check_fits(self, star: ParticleStar) -> None:
+        """ValueError where the particles of a file cannot be joined with the others."""
+        joined([*([] if self._head is None else [self._head]), select_rows(star, [])])
+
+    def remove(self, portions: list[Portion]) -> None:
+        """Portions hold no longer: their files go, and what counts is counted anew."""
+        if not portions:
+            return
+        for portion in portions:
+            portion.path.unlink()
+        left = [counted for counted in self._counted if counted.portion not in portions]
+        self._counted, self._seen = [], set()
+        for counted in left:
+            self._count(counted.portion, counted.beliefs)
+
+    def _count(self, portion: Portion, beliefs: Beliefs) -> None:
+        rows = np.array([key not in self._seen for key in beliefs.keys])
+        self._seen.update(beliefs.keys)
+        self._counted.append(_Counted(portion, beliefs, rows))
+        again = int((~rows).sum())
+        if again:
+            self._tell(
+                f"{portion.source}: {again} of {len(rows)} images were predicted in another file already and "
+                "count once; narrow --pattern to save the work"
+            )
+
+    def update(self) -> None:
+        """Bring every file up to date with the portions; each is replaced in one step."""
+        if not self._counted:
+            return
+        threshold = self._threshold()
+        self._join(threshold)
+        resolution = self._update_maps(threshold)
+        history = self._update_history(threshold, resolution)
+        errors, scales = self._errors_deg(), self._scales()
+        write_watch_report(self._out, history, errors, threshold, scales, SCALE_RANGE[0])
+
+    def _threshold(self) -> float:
+        """Degrees of expected error up to which a particle counts; fixed as soon as enough are there."""
+        keep = self._options.keep
+        if self._options.max_error_deg is not None:
+            return self._options.max_error_deg
+        job = read_job(self._out)
+        if job.get("keep") == keep and "max_error_deg" in job:
+            return float(job["max_error_deg"])
+        first: list[np.ndarray] = []
+        for counted in self._counted:
+            if sum(map(len, first)) < FIRST_COUNT:
+                first.append(counted.beliefs.errors_deg[counted.rows])
+        errors = torch.from_numpy(np.concatenate(first))
+        threshold = quantile_threshold(errors, keep)
+        if len(errors) >= FIRST_COUNT:
+            write_job(self._out, {**job, "keep": keep, "max_error_deg": threshold})
+        return threshold
+
+    def _join(self, threshold: float) -> None:
+        """all.star and kept.star: new portions are added; where others left, all is written anew."""
+        names = [counted.portion.path.name for counted in self._counted]
+        new = self._counted[len(self._joined) :]
+        grown = names[: len(self._joined)] == self._joined and threshold == self._joined_threshold
+        stars = [self._rows(counted) for counted in new] if grown else []
+        kept = [self._rows(counted, threshold) for counted in new] if grown else []
+        if not (grown and self._all.append(stars) and self._kept.append(kept)):
+            self._all.rewrite(lambda: map(self._rows, self._counted))
+            self._kept.rewrite(lambda: (self._rows(counted, threshold) for counted in self._counted))
+        self._joined, self._joined_threshold = names, threshold
+
+    def _rows(self, counted: _Counted, threshold: float = np.inf) -> ParticleStar:
+        """The particles of a portion that count and are sure enough."""
+        chosen = counted.rows & (counted.beliefs.errors_deg <= threshold)
+        return select_rows(read_particle_file(counted.portion.path), chosen)
+
+    def _update_maps(self, threshold: float) -> dict[str, float | bool]:
+        """Sums and maps; the resolution, empty while one half set is."""
+        entries = {self._entry(counted, threshold): counted for counted in self._counted}
+
+        def particles_of(entry: str) -> Particles | None:
+            star = self._rows(entries[entry], threshold)
+            return checked_particles(star, None, sampling=self._sampling) if len(star) else None
+
+        # While the first particles move the threshold it is quickly done and no news.
+        tell = self._tell if self.count > FIRST_COUNT else lambda line: None
+        sums = updated_sums(self._out / "sums.npz", list(entries), particles_of, tell)
+        if sums is None or not all(bool((weight > 0).any()) for weight in sums.weight):
+            return {}
+        folder = self._out / "map"
+        folder.mkdir(exist_ok=True)
+        independent = all(counted.beliefs.apart for counted in self._counted)
+        return write_maps(finished_maps(sums, self._config, independent=independent), folder)
+
+    @staticmethod
+    def _entry(counted: _Counted, threshold: float) -> str:
+        """What sums say of a portion that they hold: all that decides which of its rows count."""
+        return f"{counted.portion.path.name} {int(counted.rows.sum())} {threshold:.9g}"
+
+    def _update_history(
+        self, threshold: float, resolution: dict[str, float | bool]
+    ) -> list[dict[str, float | None]]:
+        """history.csv with a line of now, unless nothing has come since the last."""
+        path = self._out / "history.csv"
+        rows: list[dict[str, str]] = []
+        if path.is_file():
+            with open(path, newline="") as file:
+                rows = list(csv.DictReader(file))
+        errors, scales = self._errors_deg(), self._scales()
+        now = {
+            "particles": str(len(errors)),
+            "kept": str(int((errors <= threshold).sum())),
+            "junk": str(int((scales < SCALE_RANGE[0]).sum())) if len(scales) else "",
+            "unmasked": f"{resolution['unmasked']:.4f}" if resolution else "",
+            "masked": f"{resolution['masked']:.4f}" if resolution else "",
+        }
+        if not rows or any(rows[-1].get(name) != value for name, value in now.items()):
+            rows.append({"seconds": f"{time.time():.1f}", **now})
+            with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, HISTORY)
+                writer.writeheader()
+                writer.writerows(rows)
+        return [{name: float(row[name]) if row.get(name) else None for name in HISTORY} for row in rows]
+
+    def _errors_deg(self) -> np.ndarray:
+        return np.concatenate([counted.beliefs.errors_deg[counted.rows] for counted in self._counted])
+
+    def _scales(self) -> np.ndarray:
+        parts = [c.beliefs.scales[c.rows] for c in self._counted if len(c.beliefs.scales)]
+        return np.concatenate(parts) if parts else np.empty(0)

@@ -1,0 +1,82 @@
+"""Running half maps: sums on disk that hold a list of what was added, so that nothing is added twice."""
+
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cryoforum.io.files import replacing
+from cryoforum.particles import Particles
+from cryoforum.reconstruction import HalfSums, add_to_sums, empty_sums
+
+FORMAT = "cryo-forum sums 1"
+SAVED_EVERY = 100_000  # particles added, where many are: what a kill may cost
+_GRIDS = ("data1", "data2", "weight1", "weight2")
+
+
+def updated_sums(
+    path: Path,
+    wanted: Sequence[str],
+    particles_of: Callable[[str], Particles | None],
+    tell: Callable[[str], None],
+) -> HalfSums | None:
+    """The sums of all ``wanted`` entries, saved in ``path``; None where they hold no particle.
+
+    An entry is added once, from the particles that ``particles_of`` it gives (None: no particle counts). Sums
+    that hold anything else cannot be corrected, and begin anew.
+    """
+    found = load_sums(path)
+    if found is not None and not set(found[1]) <= set(wanted):
+        tell("what was in the map has changed: it is summed up anew")
+        found = None
+    sums, held = (None, []) if found is None else found
+    unsaved = 0
+    for entry, particles in _each_new(wanted, held, particles_of):
+        held.append(entry)
+        if particles is not None:
+            sums = sums or empty_sums(particles.box, particles.pixel_size_angstrom)
+            add_to_sums(sums, particles)
+            unsaved += len(particles)
+        if unsaved >= SAVED_EVERY and sums is not None:
+            save_sums(path, sums, held)
+            unsaved = 0
+    if sums is not None and unsaved:
+        save_sums(path, sums, held)
+    return sums
+
+
+def _each_new(
+    wanted: Iterable[str], held: Sequence[str], particles_of: Callable[[str], Particles | None]
+) -> Iterator[tuple[str, Particles | None]]:
+    known = set(held)
+    return ((entry, particles_of(entry)) for entry in wanted if entry not in known)
+
+
+def save_sums(path: Path, sums: HalfSums, held: Sequence[str]) -> None:
+    """Write sums and what they hold in one file, atomically."""
+    about = {
+        "format": FORMAT,
+        "box": sums.box,
+        "pixel_size_angstrom": sums.pixel_size_angstrom,
+        "held": list(held),
+    }
+    grids = dict(zip(_GRIDS, (grid.numpy() for grid in (*sums.data, *sums.weight)), strict=True))
+    with replacing(path) as temporary:
+        np.savez(temporary, about=np.array(json.dumps(about)), **grids)  # type: ignore[arg-type]
+
+
+def load_sums(path: Path) -> tuple[HalfSums, list[str]] | None:
+    """Sums and what they hold; None where there is no file, or a power cut damaged it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            if about["format"] != FORMAT:
+                return None
+            data1, data2, weight1, weight2 = (torch.from_numpy(file[name]) for name in _GRIDS)
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        return None
+    sums = HalfSums(about["box"], about["pixel_size_angstrom"], (data1, data2), (weight1, weight2))
+    return sums, about["held"]

@@ -1,0 +1,183 @@
+"""The watcher: look, predict what is new, bring everything that follows from it up to date, look again.
+
+All state is files in the output folder, each of which is replaced in one step:
+
+watch.json        the job, and the threshold once it is fixed
+predicted/        one STAR file for each portion of an input file; its being there means that it is done
+all.star          the rows of all portions, kept.star those sure enough, each image once
+sums.npz          what the half maps are made of, with the list of portions that it holds
+map/              half maps, map, FSC and resolution
+history.csv       a line for each update; report.html shows it
+
+Whatever a kill interrupts, the next start finds `predicted` true and everything else is made of it.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from cryoforum.checkpoint import TrainedModel, load_models
+from cryoforum.inference import sampling_of
+from cryoforum.io.arrivals import Arrivals
+from cryoforum.io.formats import read_particle_file
+from cryoforum.io.locks import only_one
+from cryoforum.io.particlestar import ParticleStar, select_rows
+from cryoforum.predicting import Output, predict_rows_to_star
+from cryoforum.predictors import PredictionOptions
+from cryoforum.watching.job import LOCK, PREDICTED, WatchOptions, begin_or_go_on, prepare_folder
+from cryoforum.watching.portions import (
+    last_change_of_images,
+    new_portions,
+    remove_unfinished,
+    source_of,
+    split_by_change,
+    with_findable_names,
+    with_half_sets,
+)
+from cryoforum.watching.results import Results
+from cryoforum.workflow import Bar, checked_particles
+
+SHARE_OF_WORK = 9  # times as long as an update of maps and report took, predicting goes on before the next
+
+
+def watch(options: WatchOptions, bar: Bar, tell: Callable[[str], None]) -> int:
+    """Process what comes below ``options.folder``; the number of particles when it is over.
+
+    ValueError: a folder or model that is none, or an output folder of another job.
+    """
+    models = load_models(options.model)
+    prepare_folder(options)
+    with only_one(Path(options.out) / LOCK):
+        begin_or_go_on(options)
+        for path in Path(options.out).rglob(".*.partial*"):  # batches in predicted/ are gone on with
+            path.unlink(missing_ok=True)
+        watcher = _Watcher(options, models, bar, tell)
+        watcher.run()
+        return watcher.results.count
+
+
+class _NotNow(Exception):
+    """A file has to wait; the message says what for."""
+
+
+class _Watcher:
+    """What one run remembers between two looks, to save work; everything that matters is in files."""
+
+    def __init__(
+        self, options: WatchOptions, models: Sequence[TrainedModel], bar: Bar, tell: Callable[[str], None]
+    ) -> None:
+        self._options, self._models, self._bar, self._tell = options, models, bar, tell
+        self._sampling = sampling_of(models[0])
+        self._told: set[str] = set()
+        self._failed: dict[Path, tuple[str, str]] = {}  # identity of images that did not work, and why
+        self._images: dict[Path, str] = {}  # their identity at the last look
+        self._next_update, self._is_behind = 0.0, True  # a kill may have come between predicting and the rest
+        self._predicted = Path(options.out).absolute() / PREDICTED
+        self._arrivals = Arrivals(Path(options.folder), options.pattern, Path(options.out).absolute())
+        self.results = Results(options, models[0].config.symmetry, self._sampling, self._tell_once)
+
+    def run(self) -> None:
+        """Look and work until it is over."""
+        self._arrivals.settled()  # what is there: the next look shows what has settled
+        last_news = time.monotonic()
+        while True:
+            time.sleep(self._options.every_seconds)
+            if self._work():
+                last_news = time.monotonic()
+            elif self._is_over(time.monotonic() - last_news):
+                break
+        remove_unfinished(self._predicted)
+
+    def _is_over(self, idle_seconds: float) -> bool:
+        limit = self._options.until_idle_seconds
+        return self._options.once or (limit is not None and idle_seconds >= limit)
+
+    def _work(self) -> bool:
+        """Predict what did not change since the last look; whether there was anything new."""
+        news = False
+        for path in self._arrivals.settled():
+            for _ in self._steps(path):
+                news = self._is_behind = True
+                if time.monotonic() >= self._next_update:
+                    self._update()
+        if self._is_behind:
+            self._update()
+        return news
+
+    def _update(self) -> None:
+        start = time.monotonic()
+        self.results.update()
+        self._is_behind = False
+        took = time.monotonic() - start
+        self._next_update = time.monotonic() + max(self._options.every_seconds, SHARE_OF_WORK * took)
+
+    def _steps(self, path: Path) -> Iterator[None]:
+        """Predict the new rows of a file, a portion a step. What is wrong with a file is told once."""
+        try:
+            star = read_particle_file(path)
+            self.results.check_fits(star)
+        except ValueError as error:
+            self._tell_once(f"left out until it changes: {error}")
+            self._arrivals.done(path)
+            return
+        try:
+            yield from self._portions(path, star)
+        except _NotNow as error:  # its images may change though the file does not: looked at again
+            self._tell_once(str(error))
+        else:
+            self._arrivals.done(path)
+
+    def _portions(self, path: Path, star: ParticleStar) -> Iterator[None]:
+        source = source_of(path, Path(self._options.folder))
+        start, stale = split_by_change(star, source, self.results.portions)
+        for portion in new_portions(star, source, start, self._predicted):
+            rows = select_rows(star, range(portion.start, portion.stop))
+            images = self._complete_images(rows)
+            if self._failed.get(path, ("", ""))[0] == images:
+                raise _NotNow(self._failed[path][1])
+            try:
+                self._predict(rows, portion.path)
+            except ValueError as error:
+                self._failed[path] = images, f"left out until it changes: {error}"
+                raise _NotNow(self._failed[path][1]) from error
+            self.results.add(portion)
+            yield
+        if stale:  # only now: until the new version is done, the old one counts
+            self.results.remove(stale)
+            yield
+
+    def _complete_images(self, rows: ParticleStar) -> str:
+        """The identity of the images; _NotNow where one is missing, cut off or just being written."""
+        try:
+            images = checked_particles(rows, self._options.root, sampling=self._sampling).images
+            changed = last_change_of_images(rows, self._options.root)
+        except (ValueError, OSError) as error:
+            raise _NotNow(f"waiting: {error}") from error
+        identity = str(getattr(images, "identity", ""))
+        # A file server's clock may be wrong: what looks new is old enough if the last look found it the same.
+        is_new = time.time() - changed < self._options.every_seconds
+        known, self._images[rows.path] = self._images.get(rows.path), identity
+        if is_new and known != identity:
+            raise _NotNow(f"waiting: {rows.path}: its images were written a moment ago")
+        return identity
+
+    def _predict(self, rows: ParticleStar, path: Path) -> None:
+        """Write the predictions of these rows, which have half sets and can be found from there."""
+        drawn = "rlnRandomSubset" not in rows.particles
+        mixed = drawn and len(self._models) == 1 and self._knows_some_of(rows)
+        if mixed:
+            self._tell_once(f"{rows.path}: the model learned from some of these: halves are not kept apart")
+        named = with_findable_names(with_half_sets(rows, self._models), self._options.root, path.parent)
+        options = PredictionOptions(polish=self._options.polish, halves=False if mixed else None)
+        output = Output(path, self._bar, tell=self._tell_once)
+        predict_rows_to_star(self._options.model, named, self._options.root, options, output)
+
+    def _knows_some_of(self, rows: ParticleStar) -> bool:
+        """Whether the model learned from one of these images."""
+        parts = self._models[0].parts
+        return any(parts.get(name) == "train" for name in rows.particles["rlnImageName"])
+
+    def _tell_once(self, line: str) -> None:
+        if line not in self._told:
+            self._told.add(line)
+            self._tell(line)

@@ -1,0 +1,70 @@
+"""A STAR file that grows: at every moment that of all its parts in one, whatever their optics."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cryoforum.io.growing import GrowingStar, joined
+from cryoforum.io.particlestar import ParticleStar, number_column, read_star, select_rows
+
+
+def part(
+    first: int, count: int, groups: Sequence[tuple[str, str]] = (("1", "300"),), extra: str = ""
+) -> ParticleStar:
+    """Rows of each optics group (number, voltage) in turn."""
+    optics = pd.DataFrame([{"rlnOpticsGroup": number, "rlnVoltage": kv} for number, kv in groups], dtype=str)
+    rows = [
+        {"rlnImageName": f"{row:06d}@p.mrcs", "rlnOpticsGroup": groups[row % len(groups)][0]}
+        | ({extra: "x"} if extra else {})
+        for row in range(first, first + count)
+    ]
+    return ParticleStar(Path(f"part{first}.star"), optics, pd.DataFrame(rows, dtype=str))
+
+
+def test_appending_writes_what_writing_anew_does(tmp_path: Path) -> None:
+    parts = [part(1, 3), select_rows(part(4, 1), []), part(5, 2), part(7, 1)]
+    grown, anew = GrowingStar(tmp_path / "grown.star"), GrowingStar(tmp_path / "anew.star")
+    assert not grown.append(parts)
+    grown.rewrite(lambda: parts[:1])
+    assert grown.append(parts[1:2]) and grown.append(parts[2:])
+    anew.rewrite(lambda: parts)
+    assert grown.path.read_bytes() == anew.path.read_bytes()
+    assert len(read_star(grown.path)) == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["anew.star", "grown.star"]
+
+
+def test_optics_groups_keep_their_values_whatever_their_numbers(tmp_path: Path) -> None:
+    parts = [part(1, 4, [("1", "300"), ("2", "200")]), part(5, 4, [("1", "200"), ("2", "120")])]
+    expected = [voltage for each in parts for voltage in number_column(each, "rlnVoltage")]  # type: ignore[union-attr]
+    grown = GrowingStar(tmp_path / "grown.star")
+    grown.rewrite(lambda: parts[:1])
+    before = grown.path.read_bytes()
+    assert not grown.append(parts[1:])
+    assert grown.path.read_bytes() == before
+    grown.rewrite(lambda: parts)
+    for found in (read_star(grown.path), joined(parts)):
+        voltages = number_column(found, "rlnVoltage")
+        assert voltages is not None and voltages.tolist() == expected
+        assert found.optics is not None and len(found.optics) == 3
+
+
+def test_columns_that_only_some_have_are_left_out(tmp_path: Path) -> None:
+    parts = [part(1, 2, extra="rlnLogLikeliContribution"), part(3, 2)]
+    grown = GrowingStar(tmp_path / "grown.star")
+    grown.rewrite(lambda: parts)
+    assert list(read_star(grown.path).particles.columns) == ["rlnImageName", "rlnOpticsGroup"]
+
+
+def test_dialects_are_not_mixed() -> None:
+    old = ParticleStar(Path("old.star"), None, part(1, 2).particles)
+    with pytest.raises(ValueError, match="old.star: expected data_optics as in part1.star"):
+        joined([part(1, 2), old])
+
+
+def test_nothing_to_write_is_no_file(tmp_path: Path) -> None:
+    grown = GrowingStar(tmp_path / "grown.star")
+    grown.rewrite(lambda: [part(1, 1)])
+    grown.rewrite(lambda: [select_rows(part(1, 1), [])])
+    assert list(tmp_path.iterdir()) == []
