@@ -40,6 +40,11 @@ from cryoforum.structures import load_structure
 
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 CTF_OF_PARTICLES = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"]
+MAPS = {
+    "mirror image given as reference": "mirrored.mrc",
+    "map with pixels 6 % too large given as reference": "larger.mrc",
+    "none, the map given as reference": "map.mrc",
+}
 Slices = Callable[[torch.Tensor, Particles, torch.Tensor], torch.Tensor]
 
 
@@ -66,6 +71,7 @@ def main() -> None:
     make = simulated_particles if arguments.simulated else relion_particles
     star = make(volume, folder, arguments.count, arguments.snr)
     write_volume(Volume(mirrored(volume.voxels), volume.pixel_size_angstrom), folder / "mirrored.mrc")
+    write_volume(Volume(volume.voxels, 1.06 * volume.pixel_size_angstrom), folder / "larger.mrc")
     particles = particles_from_star(star)
     cases: dict[str, Callable[[], Path]] = {"none": lambda: star.path}
     cases |= {name: lambda edit=edit: edited(star, edit) for name, edit in edits(particles, star).items()}
@@ -78,19 +84,9 @@ def main() -> None:
     for name, path in cases.items():
         if arguments.only in name:
             report(name, path(), arguments.symmetry, [])
-    if arguments.only in "mirror image given as reference":
-        report(
-            "mirror image given as reference",
-            star.path,
-            arguments.symmetry,
-            ["--reference", str(folder / "mirrored.mrc")],
-        )
-        report(
-            "none, the map given as reference",
-            star.path,
-            arguments.symmetry,
-            ["--reference", str(folder / "map.mrc")],
-        )
+    for name, file in MAPS.items():
+        if arguments.only in name:
+            report(name, star.path, arguments.symmetry, ["--reference", str(folder / file)])
 
 
 def edits(particles: Particles, star: ParticleStar) -> dict[str, Callable[[ParticleStar], ParticleStar]]:
@@ -187,7 +183,7 @@ def report(name: str, star: Path, symmetry: str, more: list[str]) -> None:
     untold = [line for line in done.stdout.splitlines() if line.startswith("cannot tell")]
     deviations = [abs(int(number)) for number in re.findall(r"│ +([+-]\d+) │", done.stdout)]
     last = done.stdout.splitlines()[-1] if done.stdout else done.stderr
-    verdict = "; ".join(said) or last
+    verdict = ("; ".join(said) or last).replace(f"{star.parent}/", "")
     note = (
         " (" + untold[0].replace(", hand (needs --reference)", "") + ")"
         if untold and "hand (" not in untold[0][:20]
