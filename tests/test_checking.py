@@ -1,5 +1,6 @@
 """What a particle file says, and whether its images bear it out."""
 
+import shlex
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from cryoforum.checking.readings import Reading, Transfer
 from cryoforum.checking.remedies import complaints
 from cryoforum.cli import app
 from cryoforum.config import SimulationConfig
+from cryoforum.correcting import Corrections, corrected
 from cryoforum.ctf import ctf
 from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.io.mrc import write_volume
@@ -27,7 +29,7 @@ from cryoforum.projection import cropped_transform, empty_half_grid, insert_slic
 from cryoforum.rotations import inverse, random_unitquat, unitquat_to_rotmat
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure
-from cryoforum.workflow import simulate_to_folder
+from cryoforum.workflow import matched_errors, simulate_to_folder
 
 BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400
 
@@ -268,6 +270,26 @@ def test_the_command_names_the_fault_and_what_mends_it(folder: Path, tmp_path: P
     assert "the hand is not that of" in output
     assert output.splitlines()[-1] == "not ready"
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("fault", ["sign", "unit", "inverse", "pixel size", "sign and inverse"])
+def test_the_command_it_names_mends_the_file(
+    folder: Path, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factor = {"sign": -1.0, "unit": 1 / PIXEL_SIZE, "sign and inverse": -1.0}.get(fault, 1.0)
+    size = 1.1 * PIXEL_SIZE if fault == "pixel size" else None
+    faulty, true = folder / f"{fault}.star", read_star(folder / "particles.star")
+    write_star(corrected(true, Corrections(factor, "inverse" in fault, size)), faulty)
+    monkeypatch.chdir(folder)
+    said = check(faulty, code=1).splitlines()
+    command = next(line for line in said if line.startswith("this does it: cryoforum "))
+    arguments = shlex.split(command.removeprefix("this does it: cryoforum "))
+    result = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    assert result.exit_code == 0, result.output
+    assert check(folder / "corrected.star", code=0).splitlines()[-1] == "ready"
+    if size is None:
+        errors = matched_errors(read_star(folder / "corrected.star"), true)
+        assert float(errors.max()) < 1e-5
 
 
 def test_files_that_cannot_be_judged_are_told_what_for(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from cryoforum.cli import app
 from cryoforum.config import SimulationConfig
 from cryoforum.io.formats import read_particle_file
+from cryoforum.io.lengths import pixel_size_from_star
 from cryoforum.io.mrc import write_stack
 from cryoforum.io.particlestar import (
     ParticleStar,
@@ -173,6 +174,35 @@ def test_optics_groups_are_the_distinct_optics(tmp_path: Path) -> None:
     assert new.particles["rlnImageName"].tolist() == [f"{row}@x.mrcs" for row in range(1, 5)]
 
 
+@pytest.mark.parametrize("kind", ["3.1", "3.0", "cs"])
+def test_corrections_in_every_format(simulated: Path, tmp_path: Path, kind: str) -> None:
+    source, suffix = simulated, ".cs" if kind == "cs" else ".star"
+    more = ("--root", simulated.parent)
+    if kind != "3.1":
+        source = tmp_path / f"source{suffix}"
+        convert(simulated, "--out", source, *more, *(("--relion", "3.0") if kind == "3.0" else ()))
+    once, twice = tmp_path / f"once{suffix}", tmp_path / f"twice{suffix}"
+    flags = ("--invert-rotations", *more, *(("--relion", "3.0") if kind == "3.0" else ()))
+    convert(source, "--out", once, "--scale-origins", -2, *flags)
+    convert(once, "--out", twice, "--scale-origins", -0.5, *flags)
+    stars = [read_particle_file(path) for path in (source, once, twice)]
+    before, between, after = (poses_from_star(star) for star in stars)
+    assert before is not None and between is not None and after is not None
+    turned = Rotation.from_quat(before.quaternions) * Rotation.from_quat(between.quaternions)
+    assert turned.magnitude().max() < 1e-5
+    np.testing.assert_allclose(between.shifts_angstrom, -2 * before.shifts_angstrom, atol=1e-3)
+    assert_same_particles(stars[0], stars[2])
+    if kind == "cs":
+        assert "convert it first" in convert(
+            source, "--out", tmp_path / "x.cs", "--pixel-size", 3, *more, code=1
+        )
+    else:
+        convert(source, "--out", tmp_path / "sized.star", "--pixel-size", 3.25, *flags[1:])
+        sized = read_star(tmp_path / "sized.star")
+        assert pixel_size_from_star(sized) == pytest.approx(3.25)
+        assert (sized.optics is None) == (kind == "3.0")
+
+
 def test_images_need_not_be_there(simulated: Path, tmp_path: Path) -> None:
     star = read_star(simulated)
     assert star.optics is not None
@@ -197,6 +227,8 @@ def test_refusals_leave_nothing_behind(simulated: Path, tmp_path: Path) -> None:
         ((simulated, "--out", tmp_path / "b.cs", "--relion", "3.0"), "--relion with a .star file"),
         ((simulated, cs, "--out", out), "cs files of the same particles"),
         ((cs, "--out", tmp_path / "b.csv"), "found the suffix '.csv'"),
+        ((simulated, "--out", out, "--pixel-size", "0"), "expected --pixel-size above 0"),
+        ((simulated, "--out", out, "--scale-origins", "nan"), "expected a number for --scale-origins"),
         ((cs, "--out", tmp_path / "no" / "b.star"), "create it first"),
     ):
         assert words in convert(*arguments, code=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoforum.correcting import Corrections, corrected
 from cryoforum.io.cryosparc import lost_in_star
 from cryoforum.io.dialects import relion30, relion31
 from cryoforum.io.files import find_file, refuse_to_overwrite, require_folder_of
@@ -14,6 +15,7 @@ from cryoforum.io.formats import CRYOSPARC, check_writable, read_each, write_par
 from cryoforum.io.mrc import LazyImages
 from cryoforum.io.star import ParticleStar, missing_columns, optics_groups_from_star
 
+NO_CORRECTIONS = Corrections()
 Tell = Callable[[str], None]
 _RELION_ABERRATIONS = (
     *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
@@ -22,7 +24,13 @@ _RELION_ABERRATIONS = (
 
 
 def convert_file(
-    inputs: Sequence[Path], out: Path, relion: str | None, root: Path | None, overwrite: bool, tell: Tell
+    inputs: Sequence[Path],
+    out: Path,
+    relion: str | None,
+    root: Path | None,
+    overwrite: bool,
+    tell: Tell,
+    corrections: Corrections = NO_CORRECTIONS,
 ) -> int:
     """Write the particles of a file, or of a .cs file and its passthrough files, in the format of ``out``.
 
@@ -46,7 +54,9 @@ def convert_file(
     to_cryosparc = Path(out).suffix == CRYOSPARC
     if to_cryosparc and relion is not None:
         raise ValueError(f"expected --relion with a .star file at --out, found {out}")
-    _refuse_idle_work(star, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
+    if corrections == NO_CORRECTIONS:
+        _refuse_idle_work(star, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
+    star = corrected(star, corrections)
     converted = _for_cryosparc(star, root, tell) if to_cryosparc else _for_relion(star, relion, root, tell)
     write_particle_file(converted, out)
     return len(star)

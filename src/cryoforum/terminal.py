@@ -232,6 +232,8 @@ def show_check(check: "Check") -> None:
         typer.echo(f"cannot tell: {', '.join(check.untold)}")
     for complaint in check.complaints:
         typer.echo(f"wrong: {complaint.fault}\n  mend: {complaint.remedy}")
+    if check.correction is not None:
+        typer.echo(f"this does it: {check.correction}")
     typer.echo(check.conclusion)
 
 

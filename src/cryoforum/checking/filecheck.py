@@ -1,8 +1,10 @@
 """Checking a particle file: what it says, whether its images bear it out, and what to do."""
 
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -37,6 +39,15 @@ class Check:
     conclusion: str
     reference: Volume | None = None
     comparison: Comparison | None = None
+
+    @property
+    def correction(self) -> str | None:
+        """The command that mends all that changing the table can; None where it cannot."""
+        flags = {complaint.flags[0]: complaint.flags for complaint in self.complaints if complaint.flags}
+        if not flags or not self.path.is_file():  # several files have one path, which is none
+            return None
+        command = ["cryoforum", "convert", str(self.path), *chain(*flags.values())]
+        return shlex.join([*command, "--out", f"corrected{self.path.suffix}"])
 
     @property
     def shown(self) -> Tensor:

@@ -96,7 +96,8 @@ def _low_passed(images: Tensor) -> Tensor:
 def _facts(check: Check) -> list[tuple[str, str, str]]:
     facts = [(f"{len(check.particles)}", "particles", f"{check.particles.box} px")]
     if check.judgement is not None:
-        facts.append((f"{len(check.complaints)}", "faults found", f"by {check.judgement.count} images"))
+        found = "fault found" if len(check.complaints) == 1 else "faults found"
+        facts.append((f"{len(check.complaints)}", found, f"by {check.judgement.count} images"))
         facts.append((f"{len(check.judgement.verdicts)}", "other readings tried", ""))
     return facts
 
@@ -117,9 +118,10 @@ def _sections(check: Check) -> list[Section]:
         sections.append(Section("map", "Map", "", (Exhibit(panels, caption, columns=1),)))
     if check.complaints:
         rows = tuple((complaint.fault, complaint.remedy) for complaint in check.complaints)
-        table = Table("What is wrong", ("Fault", "How it is mended"), rows)
-        sections.insert(0, Section("faults", "Faults", "", (), (table,)))
-    told = Table("What the file says", ("", "Understood"), check.inventory)
+        table = Table("What is wrong", ("Fault", "How it is mended"), rows, prose=True)
+        text = "" if check.correction is None else f"Changed by: {check.correction}"
+        sections.insert(0, Section("faults", "Faults", text, (), (table,)))
+    told = Table("What the file says", ("", "Understood"), check.inventory, prose=True)
     sections.append(Section("file", "File", "", (), (told,)))
     if check.judgement is not None:
         sections.append(_verdicts(check))

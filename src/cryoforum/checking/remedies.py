@@ -14,10 +14,11 @@ LEAST_SIZE_CHANGE = 0.025  # of a map beside another
 
 @dataclass(frozen=True)
 class Complaint:
-    """What is wrong, and how it is mended."""
+    """What is wrong, and how it is mended; ``flags`` of `cryoforum convert` that do it, if any can."""
 
     fault: str
     remedy: str
+    flags: tuple[str, ...] = ()
 
 
 def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list[Complaint]:
@@ -28,6 +29,7 @@ def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list
             Complaint(
                 "the angles are those of the inverse rotations",
                 "write -rlnAnglePsi, -rlnAngleTilt, -rlnAngleRot as rlnAngleRot, rlnAngleTilt, rlnAnglePsi",
+                ("--invert-rotations",),
             )
         )
     if reading.origin_factor != 1:
@@ -49,6 +51,7 @@ def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list
             Complaint(
                 f"the pixel size is {pixel_size:.4g} Å, but the CTF in the images is that of {size:.3g} Å",
                 "correct rlnImagePixelSize; or the defocus, which was estimated at another pixel size",
+                ("--pixel-size", f"{size:.3g}"),
             )
         )
     if judgement.oriented is False:
@@ -89,11 +92,13 @@ def complaints_beside(reference: str, comparison: Comparison, pixel_size: float)
             )
         )
     elif abs(comparison.size - 1) > LEAST_SIZE_CHANGE:
+        size = pixel_size * comparison.size
         found.append(
             Complaint(
                 f"beside {reference} the particles' map has the wrong size: its pixels are "
-                f"{pixel_size * comparison.size:.3g} Å, not {pixel_size:.4g} Å",
+                f"{size:.3g} Å, not {pixel_size:.4g} Å",
                 "correct rlnImagePixelSize, or the pixel size in the map's header",
+                ("--pixel-size", f"{size:.3g}"),
             )
         )
     return found
@@ -102,17 +107,17 @@ def complaints_beside(reference: str, comparison: Comparison, pixel_size: float)
 def _about_origins(factor: float, pixel_size: float, in_pixels: bool) -> Complaint:
     columns = "rlnOriginX and rlnOriginY" if in_pixels else "rlnOriginXAngst and rlnOriginYAngst"
     if factor == 0:
-        return Complaint("the images are centred already: their origins were applied", f"set {columns} to 0")
-    if factor == -1:
-        return Complaint("the origins have the opposite sign", f"multiply {columns} by -1")
-    if factor == pixel_size and not in_pixels:
-        return Complaint(f"{columns} hold pixels, not Å", f"multiply them by {pixel_size:g}")
-    if factor == 1 / pixel_size and in_pixels:
-        return Complaint(
-            f"{columns} hold Å, not pixels", "rename them to rlnOriginXAngst and rlnOriginYAngst"
-        )
-    size = f"{1 / factor:.3g} times too {'large' if factor < 1 else 'small'}"
-    return Complaint(f"the origins are {size}", f"multiply {columns} by {factor:.4g}")
+        fault, remedy = "the images are centred already: their origins were applied", f"set {columns} to 0"
+    elif factor == -1:
+        fault, remedy = "the origins have the opposite sign", f"multiply {columns} by -1"
+    elif factor == pixel_size and not in_pixels:
+        fault, remedy = f"{columns} hold pixels, not Å", f"multiply them by {pixel_size:g}"
+    elif factor == 1 / pixel_size and in_pixels:
+        fault, remedy = f"{columns} hold Å, not pixels", f"divide them by {pixel_size:g}"
+    else:
+        fault = f"the origins are {1 / factor:.3g} times too {'large' if factor < 1 else 'small'}"
+        remedy = f"multiply {columns} by {factor:.4g}"
+    return Complaint(fault, remedy, ("--scale-origins", f"{factor:.6g}"))
 
 
 def _about_transfer(transfer: Transfer) -> Complaint:

@@ -20,12 +20,27 @@ def convert(
     relion: Annotated[
         str | None, typer.Option(help="Dialect of a .star file: 3.0 or 3.1 (the default).")
     ] = None,
+    scale_origins: Annotated[
+        float | None, typer.Option(metavar="FACTOR", help="Multiply all origins by it; -1 turns their sign.")
+    ] = None,
+    invert_rotations: Annotated[
+        bool, typer.Option("--invert-rotations", help="Write the angles of the inverse rotations.")
+    ] = False,
+    pixel_size: Annotated[
+        float | None, typer.Option(metavar="Å", help="Pixel size of the images, instead of the file's.")
+    ] = None,
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Turn a particle file of cryoSPARC into one of RELION, back, or RELION 3.0 into 3.1 and back."""
+    """Turn a particle file of cryoSPARC into one of RELION, back, or RELION 3.0 into 3.1 and back.
+
+    May correct what `check` found wrong, in the same format, too.
+    """
     with failing_clearly():
         from cryoforum.converting import convert_file
+        from cryoforum.correcting import Corrections
 
-        count = convert_file(inputs, out, relion, root, overwrite, tell)
+        factor = 1.0 if scale_origins is None else scale_origins
+        corrections = Corrections(factor, invert_rotations, pixel_size)
+        count = convert_file(inputs, out, relion, root, overwrite, tell, corrections)
         typer.echo(f"{count} particles in {out}")

@@ -23,12 +23,16 @@ class Exhibit:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; the first cell of each row is its heading. ``folded``: closed until opened."""
+    """Rows of text; the first cell of each row is its heading.
+
+    ``folded``: closed until opened. ``prose``: cells are sentences, which stand on the left and may wrap.
+    """
 
     caption: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     folded: bool = False
+    prose: bool = False
 
 
 @dataclass(frozen=True)
