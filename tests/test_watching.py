@@ -19,7 +19,7 @@ import torch
 from typer.testing import CliRunner
 
 from cryoforum import compute, predictors
-from cryoforum.checkpoint import TrainedModel, save_model
+from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import preset
 from cryoforum.io.files import is_leftover
@@ -199,6 +199,42 @@ def test_what_comes_in_pieces_gives_what_all_at_once_gives(
     assert "optimistic" in page
     counts = [int(line.split(",")[1]) for line in (out / "history.csv").read_text().splitlines()[1:]]
     assert counts == sorted(set(counts)) and (counts[0], counts[-1]) == (30, 95)
+
+
+def test_images_of_another_box_come_to_that_of_the_model(tmp_path: Path, model: Path) -> None:
+    live, out = tmp_path / "live", tmp_path / "out"
+    deliver(live / "a", 0, 30)
+    fine, half = live / "fine", BOX * 2
+    fine.mkdir()
+    images = torch.randn(20, half, half, generator=torch.Generator().manual_seed(1))
+    write_stack(fine / "q.mrcs", [images], 20, half, PIXEL_SIZE / 2)
+    os.utime(fine / "q.mrcs", (time.time() - 60,) * 2)
+    names = tuple(f"{row + 1}@q.mrcs" for row in range(20))
+    write_star(star_from_particles(Particles(images, PIXEL_SIZE / 2, names), names), fine / "q.star")
+    told = look(live, model, out)
+    assert any("resampled from 64 px" in line for line in told), told
+    found = read_star(out / "all.star")
+    assert len(found) == 50 and found.optics is not None
+    assert sorted(found.optics["rlnImageSize"]) == ["32", "64"]
+    assert read_volume(out / "map" / "map.mrc").voxels.shape == (BOX,) * 3
+
+
+def test_two_half_models_keep_what_they_learned_from_in_their_half(tmp_path: Path, model: Path) -> None:
+    live, halves = tmp_path / "live", tmp_path / "halves"
+    deliver(live, 0, 30)
+    names = table(0, 30).particles["rlnImageName"].tolist()
+    learned = {1: names[:10], 2: names[10:20]}
+    for half, known in learned.items():
+        save_model(replace(load_model(model), parts=dict.fromkeys(known, "train")), halves / f"half{half}")
+    look(live, halves, tmp_path / "out")
+    found = read_star(tmp_path / "out" / "all.star")
+    columns = [number_column(found, name) for name in ("rlnRandomSubset", "cryoforumModelHalf")]
+    assert columns[0] is not None and columns[1] is not None
+    np.testing.assert_array_equal(columns[0], columns[1])
+    numbers = [int(name.split("@")[0]) for name in found.particles["rlnImageName"]]
+    half_of = dict(zip(numbers, columns[0].tolist(), strict=True))
+    assert [half_of[number] for number in range(1, 21)] == 10 * [1] + 10 * [2]
+    assert {half_of[number] for number in range(21, 31)} == {1, 2}
 
 
 def test_of_a_file_that_grows_only_the_new_rows_are_predicted(
