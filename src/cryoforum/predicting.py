@@ -80,13 +80,15 @@ def predict_to_star(
     processes each does its share of the rows, and the first one shows progress and writes the file.
     """
     _refuse_output(output)
+    models = load_models(model_folder)
     star = read_joined(star_paths, root, output.tell)
     inputs = _hash_of_files([*star_paths, *star.companions])
-    return predict_rows_to_star(model_folder, star, root, options, output, inputs)
+    return predict_rows_to_star(model_folder, models, star, root, options, output, inputs)
 
 
 def predict_rows_to_star(
     model_folder: Path,
+    models: Sequence[TrainedModel],
     star: ParticleStar,
     root: Path | None,
     options: PredictionOptions,
@@ -95,11 +97,10 @@ def predict_rows_to_star(
 ) -> int:
     """The same for tables that were read already, such as some rows of a file, whose path they bear.
 
-    inputs: what the result depends on besides; an earlier run with other ones is not gone on with.
+    models: those of ``model_folder``. inputs: what the result depends on besides; an earlier run with other ones is not gone on with.
     """
     _refuse_output(output)
     check_writable(star, output.path)
-    models = load_models(model_folder)
     if output.part is not None:
         star = select_rows(star, _rows_of_part(models, star, output.part))
     particles = checked_particles(star, root, output.tell, sampling_of(models[0]))

@@ -170,7 +170,7 @@ class _Watcher:
         named = with_findable_names(with_half_sets(rows, self._models), self._options.root, path.parent)
         options = PredictionOptions(polish=self._options.polish, halves=False if mixed else None)
         output = Output(path, self._bar, tell=self._tell_once)
-        predict_rows_to_star(self._options.model, named, self._options.root, options, output)
+        predict_rows_to_star(self._options.model, self._models, named, self._options.root, options, output)
 
     def _knows_some_of(self, rows: ParticleStar) -> bool:
         """Whether the model learned from one of these images."""
