@@ -97,7 +97,8 @@ def predict_rows_to_star(
 ) -> int:
     """The same for tables that were read already, such as some rows of a file, whose path they bear.
 
-    models: those of ``model_folder``. inputs: what the result depends on besides; an earlier run with other ones is not gone on with.
+    models: those of ``model_folder``. inputs: what the result depends on besides; an earlier run with other
+    ones is not gone on with.
     """
     _refuse_output(output)
     check_writable(star, output.path)

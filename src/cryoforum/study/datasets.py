@@ -68,12 +68,13 @@ def junk_rows(dataset: Dataset) -> Tensor:
 
 
 def _with_junk(particles: Particles, dataset: Dataset, config: SimulationConfig) -> Particles:
-    """Some images show another molecule, under orientations that mean nothing."""
+    """Some images show another molecule, as strong and noisy, under orientations that mean nothing."""
     rows = junk_rows(dataset)
     other = simulate(load_structure(_JUNK, dataset.box, dataset.pixel_size_angstrom), replace(config, seed=1))
     images: Images = particles.images
     everything = images[torch.arange(len(particles))].clone()
-    everything[rows] = other.images[rows]
+    junk = other.images[rows]
+    everything[rows] = junk * (everything.square().mean() / junk.square().mean()).sqrt()
     poses = particles.poses
     if poses is None:
         raise ValueError("expected simulated particles to have poses")

@@ -23,18 +23,26 @@ from cryoforum.checkpoint import TrainedModel
 from cryoforum.inference import network_numbers, predict
 from cryoforum.io.files import is_leftover, replacing
 from cryoforum.learning import reference_from_particles
-from cryoforum.metrics import FscCurve, fsc_curve, orientation_errors, summarise_errors
-from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
+from cryoforum.metrics import (
+    fourier_shell_correlation,
+    fsc_curve,
+    orientation_errors,
+    resolution_angstrom,
+    soft_mask,
+    summarise_errors,
+)
+from cryoforum.particles import HalfMaps, Particles, Poses, Predictions, Volume, loaded_batches
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.rotations import compose
 from cryoforum.selection import quantile_threshold
-from cryoforum.study.datasets import junk_rows, particles_of
+from cryoforum.study.datasets import junk_rows, molecule, particles_of
 from cryoforum.study.variants import Run
 from cryoforum.symmetry import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.training import Split, split_rows, train
 from cryoforum.workflow import Bar
 
 KEPT_SHARE = 0.75  # of the validation part, whose threshold the test part is filtered by
+TRUE_MAP_FSC = 0.5  # with a map without noise: as good as 0.143 between two half maps
 BORDER_RAD = 0.1  # nearer to its domain's border than this an orientation counts as near
 
 
@@ -238,8 +246,11 @@ def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, f
     """Masked resolution in Å from the test part under true, predicted and filtered orientations (Fig. 4).
 
     Origins are the given ones, as the network finds none. Filtered: those whose trace (eq. 7) is below
-    ``threshold``. The second value holds the masked FSC of each.
+    ``threshold``. Half maps also agree on what junk they share, so of simulated particles the FSC of the
+    full map with the true one is there, too (resolution where it falls to 0.5). The second value holds the
+    masked FSC of each.
     """
+    known = None if run.dataset.star else molecule(run.dataset)
     everything = torch.arange(len(posed.test))
     surest = (posed.predictions.belief.trace <= threshold).nonzero()[:, 0]
     mode = posed.predictions.belief.mode
@@ -251,9 +262,16 @@ def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, f
     }
     found, curves = {}, {}
     for name, (rows, quaternions) in ways.items():
-        curve = _fsc(posed.test, rows, quaternions, run.config.symmetry)
+        maps = _maps(posed.test, rows, quaternions, run.config.symmetry)
+        curve = fsc_curve(maps)
         found[f"resolution_{name}_angstrom"] = curve.masked_resolution_angstrom
         curves[f"fsc_{name}"] = curve.masked.numpy()
+        if known is not None:
+            beside = _correlation_with(known, maps.full)
+            found[f"true_resolution_{name}_angstrom"] = resolution_angstrom(
+                beside, len(known.voxels), known.pixel_size_angstrom, TRUE_MAP_FSC
+            )
+            curves[f"fsc_with_true_map_{name}"] = beside.numpy()
     found["kept_share"] = len(surest) / len(posed.test)
     found["junk_share"] = float((~posed.genuine).float().mean())
     found["junk_share_of_kept"] = float((~posed.genuine[surest]).float().mean())
@@ -261,11 +279,17 @@ def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, f
     return found, curves
 
 
-def _fsc(test: Particles, rows: Tensor, quaternions: Tensor, symmetry: str) -> FscCurve:
+def _maps(test: Particles, rows: Tensor, quaternions: Tensor, symmetry: str) -> HalfMaps:
     chosen = test.select(rows)
     if chosen.poses is None:
         raise ValueError("expected particles with origins")
     posed = chosen.with_poses(Poses(quaternions[rows], chosen.poses.shifts_angstrom))
     posed = replace(posed, subsets=drawn_subsets(len(rows)))
-    maps = reconstruct(posed, ReconstructionConfig(symmetry=symmetry), independent=False)
-    return fsc_curve(maps)
+    return reconstruct(posed, ReconstructionConfig(symmetry=symmetry), independent=False)
+
+
+def _correlation_with(known: Volume, found: Volume) -> Tensor:
+    """FSC of a map with the true one, both under the true one's mask."""
+    mask = soft_mask(known)
+    first, second = (Volume(each.voxels * mask, each.pixel_size_angstrom) for each in (known, found))
+    return fourier_shell_correlation(first, second)
