@@ -170,7 +170,7 @@ def test_states_come_back_and_cannot_run_code(tmp_path: Path) -> None:
 
 
 def test_read_split_wants_its_columns(folder: Path, tmp_path: Path) -> None:
-    assert read_split(folder / "split.csv")["1@a.mrcs"] == "train"
+    assert read_split(folder / "split.csv")[0]["1@a.mrcs"] == "train"
     (tmp_path / "empty.csv").write_text("image,part\n")
     with pytest.raises(ValueError, match="columns image and part"):
         read_split(tmp_path / "empty.csv")

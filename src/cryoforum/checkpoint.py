@@ -3,7 +3,7 @@
 weights.safetensors   the network's tensors
 model.json            configuration, image size, pixel size, validation error, versions
 log.csv               the course of training
-split.csv             which particle was used for what
+split.csv             which particle was used for what, by its name and by a number for its place on disk
 
 Models of two half sets are two such folders in one, half1 and half2.
 """
@@ -11,7 +11,7 @@ Models of two half sets are two such folders in one, half1 and half2.
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cryoforum.config import Config, as_plain_dict, updated
 from cryoforum.io.files import replacing
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import Head, head_of
+from cryoforum.particles import Particles
 from cryoforum.preprocessing import Intensity
 
 FORMAT = "cryo-forum model 2"
@@ -37,8 +38,9 @@ class TrainedModel:
     """A network with all it needs to be used on other particles of the same molecule.
 
     box and pixel_size_angstrom: of the particles it learned from. validation_median_rad: error of the
-    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split. intensity:
-    of the training set, where it was standardised as a whole.
+    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split.
+    sources: the same by `Particles.sources`, for images read from disk. intensity: of the training set,
+    where it was standardised as a whole.
     """
 
     network: OrientationNetwork
@@ -49,6 +51,7 @@ class TrainedModel:
     log: Sequence[Mapping[str, float]]
     parts: Mapping[str, str]
     intensity: Intensity | None = None
+    sources: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def head(self) -> Head:
@@ -80,7 +83,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
     with replacing(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")
     _write_csv(folder / LOG, model.log)
-    _write_csv(folder / SPLIT, [{"image": name, "part": part} for name, part in model.parts.items()])
+    write_split(folder / SPLIT, model.parts, model.sources)
 
 
 def load_model(folder: Path) -> TrainedModel:
@@ -94,6 +97,7 @@ def load_model(folder: Path) -> TrainedModel:
         network = OrientationNetwork(config.network, config.preprocessing.box, config.learned_symmetry)
         intensity = description["intensity"]
         network.load_state_dict(load_file(folder / WEIGHTS))
+        parts, sources = read_split(folder / SPLIT)
         log = [{k: float(v) for k, v in row.items() if v} for row in _read_csv(folder / LOG)]
         return TrainedModel(
             network=network.eval(),
@@ -102,7 +106,8 @@ def load_model(folder: Path) -> TrainedModel:
             pixel_size_angstrom=float(description["pixel_size_angstrom"]),
             validation_median_rad=float(description["validation_median_rad"]),
             log=log,
-            parts=read_split(folder / SPLIT),
+            parts=parts,
+            sources=sources,
             intensity=None if intensity is None else Intensity(**intensity),
         )
     except KeyError as error:
@@ -129,12 +134,34 @@ def load_models(folder: Path) -> tuple[TrainedModel, ...]:
     return models
 
 
-def read_split(path: Path) -> dict[str, str]:
-    """Image name → train, validation or test, of a split.csv."""
+def parts_of(particles: Particles, parts: Mapping[str, str], sources: Mapping[int, str]) -> list[str | None]:
+    """The part of a split that each particle is in, if any.
+
+    An image is known by its place on disk, whatever its name there; else, as data move, by its name.
+    """
+    by_name = [parts.get(name) for name in particles.names]
+    if particles.sources is None or not sources:
+        return by_name
+    return [
+        sources.get(place) or named for place, named in zip(particles.sources.tolist(), by_name, strict=True)
+    ]
+
+
+def write_split(path: Path, parts: Mapping[str, str], sources: Mapping[int, str]) -> None:
+    """Write a split, each image by its name and, where ``sources`` are as many, its place on disk."""
+    rows = [{"image": name, "part": part} for name, part in parts.items()]
+    if len(sources) == len(rows):
+        rows = [{**row, "source": str(place)} for row, place in zip(rows, sources, strict=True)]
+    _write_csv(path, rows)
+
+
+def read_split(path: Path) -> tuple[dict[str, str], dict[int, str]]:
+    """Part of a split by image name, and by the image's place on disk; the second may be empty."""
     rows = _read_csv(path)
     if any({"image", "part"} - row.keys() for row in rows) or not rows:
         raise ValueError(f"{path}: expected a table with columns image and part")
-    return {row["image"]: row["part"] for row in rows}
+    places = {int(row["source"]): row["part"] for row in rows if row.get("source")}
+    return {row["image"]: row["part"] for row in rows}, places
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:

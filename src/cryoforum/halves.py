@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import DESCRIPTION, HALF_FOLDERS, TrainedModel, load_model
+from cryoforum.checkpoint import DESCRIPTION, HALF_FOLDERS, TrainedModel, load_model, parts_of
 from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
@@ -111,8 +111,8 @@ def with_own_halves(
 
 def half_of_training(particles: Particles, models: Sequence[TrainedModel]) -> Tensor:
     """The half model, 1 or 2, that knows each particle from its training (n,); 0: neither."""
-    first, second = (model.parts for model in models)
-    return torch.tensor([1 if name in first else 2 if name in second else 0 for name in particles.names])
+    first, second = (parts_of(particles, model.parts, model.sources) for model in models)
+    return torch.tensor([1 if own else 2 if other else 0 for own, other in zip(first, second, strict=True)])
 
 
 def model_of_each(particles: Particles, models: Sequence[TrainedModel], cross_fit: bool) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.checkpoint import PARTS, TrainedModel, read_split, save_model
+from cryoforum.checkpoint import PARTS, TrainedModel, parts_of, read_split, save_model
 from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
@@ -224,8 +224,7 @@ def _split(particles: Particles, choice: str | None, seed: int) -> Split:
     if choice is None:
         return split_rows(len(particles), seed=seed)
     if Path(choice).is_file():
-        part_of_name = read_split(Path(choice))
-        parts = [part_of_name.get(name) for name in particles.names]
+        parts = parts_of(particles, *read_split(Path(choice)))
         rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]) for p in PARTS}
         if min(len(rows["train"]), len(rows["validation"])) < 2:
             raise ValueError(f"{choice}: expected particles to train and to validate, found none of this set")

@@ -55,6 +55,7 @@ class Particles:
     poses, optics: None where unknown.
     subsets: (n,) int, RELION's random half 1 or 2; None where not assigned.
     optics_groups: (n,) int, rlnOpticsGroup; None where there is none.
+    sources: (n,) int64, a number for the place of each image on disk, whatever its name; None in memory.
     """
 
     images: Images
@@ -64,6 +65,7 @@ class Particles:
     optics: Optics | None = None
     subsets: Tensor | None = None
     optics_groups: Tensor | None = None
+    sources: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,6 +85,7 @@ class Particles:
             optics=None if self.optics is None else self.optics[rows],
             subsets=None if self.subsets is None else self.subsets[rows],
             optics_groups=None if self.optics_groups is None else self.optics_groups[rows],
+            sources=None if self.sources is None else self.sources[rows],
         )
 
     def with_poses(self, poses: Poses) -> "Particles":

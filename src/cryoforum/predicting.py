@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import PARTS, TrainedModel, load_models, model_folders
+from cryoforum.checkpoint import PARTS, TrainedModel, load_models, model_folders, parts_of
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor
 from cryoforum.inference import BATCH_SIZE, sampling_of
@@ -102,9 +102,10 @@ def predict_rows_to_star(
     """
     _refuse_output(output)
     check_writable(star, output.path)
-    if output.part is not None:
-        star = select_rows(star, _rows_of_part(models, star, output.part))
     particles = checked_particles(star, root, output.tell, sampling_of(models[0]))
+    if output.part is not None:
+        chosen = _rows_of_part(models, particles, output.part, star.path)
+        star, particles = select_rows(star, chosen), particles.select(chosen)
     inputs += hash_of_model(model_folder, without=output.path)
     rows = _rows_of_shard(len(star), output.shard, output.batch_size)
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
@@ -260,13 +261,13 @@ def _rows_of_shard(count: int, shard: str | None, batch_size: int) -> Tensor:
     return _tensor(shares[index - 1])
 
 
-def _rows_of_part(models: Sequence[TrainedModel], star: ParticleStar, part: str) -> Tensor:
+def _rows_of_part(models: Sequence[TrainedModel], particles: Particles, part: str, path: Path) -> Tensor:
     if part not in PARTS:
         raise ValueError(f"expected --part {', '.join(PARTS)}, found '{part}'")
-    names = star.particles["rlnImageName"].tolist()
-    rows = [row for row, name in enumerate(names) if any(model.parts.get(name) == part for model in models)]
+    found = [parts_of(particles, model.parts, model.sources) for model in models]
+    rows = [row for row, parts in enumerate(zip(*found, strict=True)) if part in parts]
     if not rows:
-        raise ValueError(f"{star.path}: none of its particles is in the {part} part of the model's split")
+        raise ValueError(f"{path}: none of its particles is in the {part} part of the model's split")
     return torch.tensor(rows)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel, model_folders
+from cryoforum.checkpoint import TrainedModel, model_folders, parts_of
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor, by_halves, half_of_training, model_of_each, with_own_halves
 from cryoforum.inference import check_compatible, predict_batch
@@ -203,7 +203,7 @@ def _with_half_sets(
     if not possible or wanted is False or (wanted is None and particles.subsets is None):
         return star, particles, False
     if particles.subsets is None:
-        if any(model.parts.get(name) == "train" for name in particles.names):
+        if "train" in parts_of(particles, model.parts, model.sources):
             raise ValueError(
                 f"{star.path}: expected rlnRandomSubset for --halves, as some of these particles are in the "
                 "map of one half of the training"

@@ -3,14 +3,15 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel, load_state, save_state
+from cryoforum.checkpoint import PARTS, TrainedModel, load_state, save_state
 from cryoforum.config import Config, as_plain_dict
 from cryoforum.course import (
     FIXED_MOMENTUM,
@@ -137,7 +138,8 @@ def train(
         pixel_size_angstrom=particles.pixel_size_angstrom,
         validation_median_rad=course.best_median or math.inf,
         log=course.log,
-        parts=_parts(particles, split),
+        parts=_part_of_each(particles.names, split),
+        sources={} if particles.sources is None else _part_of_each(particles.sources.tolist(), split),
         intensity=lesson.intensity,
     )
 
@@ -207,8 +209,9 @@ def _fingerprint(particles: Particles, split: Split) -> str:
     return digest.hexdigest()
 
 
-def _parts(particles: Particles, split: Split) -> dict[str, str]:
-    parts = {}
-    for part in ("train", "validation", "test"):
-        parts.update({particles.names[row]: part for row in getattr(split, part).tolist()})
-    return parts
+Key = TypeVar("Key")
+
+
+def _part_of_each(keys: Sequence[Key], split: Split) -> dict[Key, str]:
+    """Part of the split by what each particle is known by."""
+    return {keys[row]: part for part in PARTS for row in getattr(split, part).tolist()}

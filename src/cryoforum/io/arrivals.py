@@ -1,5 +1,7 @@
 """Files that other programs write while we look."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,16 +25,23 @@ class Arrivals:
     def settled(self) -> list[Path]:
         """Files that have not changed since the last look and are not `done`, by name."""
         found = {}
-        for path in self.folder.rglob(self.pattern):
-            if not path.name.startswith(".") and self.without not in path.absolute().parents:
-                try:
-                    status = path.stat()
-                except OSError:  # gone in between
-                    continue
-                found[path] = status.st_ino, status.st_size, status.st_mtime_ns
+        for path in self._matching():
+            try:
+                status = path.stat()
+            except OSError:  # gone in between
+                continue
+            found[path] = status.st_ino, status.st_size, status.st_mtime_ns
         calm = [path for path, stamp in found.items() if self._seen.get(path) == stamp]
         self._seen = found
         return sorted(path for path in calm if self._done.get(path) != found[path])
+
+    def _matching(self) -> Iterator[Path]:
+        """Files of that name; folders that go while we look are passed over, unlike by `Path.rglob`."""
+        without = self.without.resolve()
+        for place, folders, names in os.walk(self.folder):
+            folders[:] = [name for name in folders if Path(place, name).resolve() != without]
+            paths = (Path(place, name) for name in names if not name.startswith("."))
+            yield from (path for path in paths if path.match(self.pattern))
 
     def done(self, path: Path) -> None:
         """Leave a file alone until it changes from what the last look found."""

@@ -80,6 +80,8 @@ def write_star(star: ParticleStar, path: Path) -> None:
 def select_rows(star: ParticleStar, rows: Tensor | np.ndarray | Sequence[int]) -> ParticleStar:
     """The particles of the given rows (numbers or a mask), in that order; all optics groups stay."""
     chosen = np.asarray(rows)
+    if not len(chosen):
+        chosen = chosen.astype(np.int64)  # no rows are of no kind
     particles = star.particles.iloc[chosen].reset_index(drop=True)
     return replace(star, particles=particles, dataset=None if star.dataset is None else star.dataset[chosen])
 

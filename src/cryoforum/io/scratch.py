@@ -19,7 +19,7 @@ from torch import Tensor
 from cryoforum.io.files import is_leftover, replacing
 from cryoforum.io.mrcheader import Layout, unpack
 from cryoforum.io.stacks import LazyImages
-from cryoforum.particles import Images, JoinedImages, Particles
+from cryoforum.particles import Images, JoinedImages, Particles, SelectedImages
 from cryoforum.resampling import ResampledImages
 
 
@@ -70,6 +70,8 @@ def _layouts(images: Images, rows: Tensor) -> list[Layout]:
         return images.layouts(rows)
     if isinstance(images, ResampledImages):
         return _layouts(images.source, rows)
+    if isinstance(images, SelectedImages):
+        return _layouts(images.source, images.rows[rows])
     if isinstance(images, JoinedImages):
         part_of_row = images.part_of_row[rows]
         parts = enumerate(images.parts)
@@ -82,7 +84,7 @@ def _moved(images: Images, copies: Mapping[Path, Path]) -> Images:
     """The same images, read from the copies of their stacks."""
     if isinstance(images, LazyImages):
         return images.moved(copies)
-    if isinstance(images, ResampledImages):
+    if isinstance(images, ResampledImages | SelectedImages):
         return replace(images, source=_moved(images.source, copies))
     if isinstance(images, JoinedImages):
         return replace(images, parts=tuple(_moved(part, copies) for part in images.parts))

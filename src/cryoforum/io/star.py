@@ -1,5 +1,7 @@
 """RELION's particle STAR files (3.1 and, where it says the same with other words, 3.0) and our nouns."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +110,19 @@ def particles_from_star(
         optics,
         subsets=subsets_from_star(star),
         optics_groups=groups,
+        sources=_sources(paths, slices),
     )
+
+
+def _sources(paths: Sequence[Path], slices: Sequence[int]) -> Tensor:
+    """A number (n,) for each image by the real path of its stack, and its slice: two names give the same."""
+    number_of_stack = {}
+    for path in set(paths):
+        digest = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).digest()
+        number_of_stack[path] = int.from_bytes(digest, "little")
+    numbers = np.array([number_of_stack[path] for path in paths], dtype=np.uint64)
+    numbers += np.array(slices, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # odd: no two slices meet
+    return torch.from_numpy(numbers.view(np.int64))
 
 
 def contrast_signs(star: ParticleStar) -> np.ndarray | None:

@@ -267,10 +267,11 @@ def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, f
         found[f"resolution_{name}_angstrom"] = curve.masked_resolution_angstrom
         curves[f"fsc_{name}"] = curve.masked.numpy()
         if known is not None:
-            beside = _correlation_with(known, maps.full)
+            beside = _fsc_with(known, maps.full)
             found[f"true_resolution_{name}_angstrom"] = resolution_angstrom(
                 beside, len(known.voxels), known.pixel_size_angstrom, TRUE_MAP_FSC
             )
+            found[f"true_correlation_{name}"] = _correlation(known, maps.full)
             curves[f"fsc_with_true_map_{name}"] = beside.numpy()
     found["kept_share"] = len(surest) / len(posed.test)
     found["junk_share"] = float((~posed.genuine).float().mean())
@@ -288,8 +289,14 @@ def _maps(test: Particles, rows: Tensor, quaternions: Tensor, symmetry: str) -> 
     return reconstruct(posed, ReconstructionConfig(symmetry=symmetry), independent=False)
 
 
-def _correlation_with(known: Volume, found: Volume) -> Tensor:
+def _fsc_with(known: Volume, found: Volume) -> Tensor:
     """FSC of a map with the true one, both under the true one's mask."""
     mask = soft_mask(known)
     first, second = (Volume(each.voxels * mask, each.pixel_size_angstrom) for each in (known, found))
     return fourier_shell_correlation(first, second)
+
+
+def _correlation(known: Volume, found: Volume) -> float:
+    """Of the voxels of both maps where the true one has density."""
+    inside = soft_mask(known) > 0.5
+    return float(torch.corrcoef(torch.stack([known.voxels[inside], found.voxels[inside]]))[0, 1])

@@ -1,6 +1,7 @@
 """What a watcher is asked to do, and the folder that remembers it."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class WatchOptions:
             raise ValueError(f"expected --keep above 0 and at most 1, found {self.keep}")
         if self.max_error_deg is not None and not self.max_error_deg > 0:
             raise ValueError(f"expected --max-error above 0 degrees, found {self.max_error_deg}")
-        if not self.every_seconds > 0:
+        if not 0 < self.every_seconds < math.inf:
             raise ValueError(f"expected --every above 0 seconds, found {self.every_seconds}")
         if self.once and self.until_idle_seconds is not None:
             raise ValueError("expected --once or --until-idle, found both")

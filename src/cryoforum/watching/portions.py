@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoforum.checkpoint import TrainedModel
 from cryoforum.io.files import find_file, is_leftover
 from cryoforum.io.particlestar import ParticleStar, number_column, with_columns
 
@@ -106,8 +105,8 @@ def digest_of_rows(star: ParticleStar, start: int, stop: int) -> str:
 def with_findable_names(star: ParticleStar, root: Path | None, place: Path) -> ParticleStar:
     """The same file with image names that a file in the folder ``place`` may use without a root.
 
-    A name stays where it means the same stack from there, and becomes an absolute path where it does not.
-    ValueError where a stack is not found.
+    A name stays where it means the same stack from there, and becomes an absolute path where it does not:
+    whoever reads the file may be in any folder. ValueError where a stack is not found.
     """
     folder = star.path.absolute().parent
     text_of: dict[str, str] = {}
@@ -122,10 +121,10 @@ def with_findable_names(star: ParticleStar, root: Path | None, place: Path) -> P
 
 
 def _leads_to(stack: str, place: Path, meant: Path) -> bool:
-    try:
-        return find_file(stack, place).resolve() == meant.resolve()
-    except ValueError:
-        return False
+    """Whether the first file of that name in ``place`` or above is the one that is meant."""
+    found = (folder / stack for folder in (place, *place.parents) if (folder / stack).is_file())
+    first = next(found, None)
+    return first is not None and first.resolve() == meant.resolve()
 
 
 def image_keys(star: ParticleStar) -> list[str]:
@@ -151,15 +150,15 @@ def last_change_of_images(star: ParticleStar, root: Path | None) -> float:
     return max(find_file(stack, folder, root).stat().st_mtime for stack in stacks)
 
 
-def with_half_sets(star: ParticleStar, models: Sequence[TrainedModel]) -> ParticleStar:
+def with_half_sets(star: ParticleStar, learned: Sequence[int]) -> ParticleStar:
     """The same file with rlnRandomSubset, drawn from the image name so that no restart moves a particle.
 
-    What one of two half models learned from is in its half.
+    learned: half, 1 or 2, that each row is in already, 0: neither.
     """
     if "rlnRandomSubset" in star.particles:
         return star
-    learned = {name: half for half, model in enumerate(models, 1) if len(models) == 2 for name in model.parts}
-    halves = [learned.get(name) or _drawn_half(name) for name in star.particles["rlnImageName"]]
+    names = star.particles["rlnImageName"]
+    halves = [half or _drawn_half(name) for half, name in zip(learned, names, strict=True)]
     return with_columns(star, {"rlnRandomSubset": np.array(halves)})
 
 

@@ -97,11 +97,18 @@ class Results:
         self._seen.update(beliefs.keys)
         self._counted.append(_Counted(portion, beliefs, rows))
         again = int((~rows).sum())
-        if again:
+        if again and not self._is_newer_version(portion):
             self._tell(
                 f"{portion.source}: {again} of {len(rows)} images were predicted in another file already and "
                 "count once; narrow --pattern to save the work"
             )
+
+    def _is_newer_version(self, portion: Portion) -> bool:
+        """Whether rows of the same file that it overlaps are still counted: they are about to leave."""
+        earlier = (
+            counted.portion for counted in self._counted[:-1] if counted.portion.source == portion.source
+        )
+        return any(other.start < portion.stop and portion.start < other.stop for other in earlier)
 
     def update(self) -> None:
         """Bring every file up to date with the portions; each is replaced in one step."""
@@ -126,7 +133,7 @@ class Results:
         for counted in self._counted:
             if sum(map(len, first)) < FIRST_COUNT:
                 first.append(counted.beliefs.errors_deg[counted.rows])
-        errors = torch.from_numpy(np.concatenate(first))
+        errors = torch.from_numpy(np.concatenate(first)[:FIRST_COUNT])
         threshold = quantile_threshold(errors, keep)
         if len(errors) >= FIRST_COUNT:
             write_job(self._out, {**job, "keep": keep, "max_error_deg": threshold})

@@ -16,12 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cryoforum.checkpoint import TrainedModel, load_models
+from cryoforum.checkpoint import TrainedModel, load_models, parts_of
+from cryoforum.halves import half_of_training
 from cryoforum.inference import sampling_of
 from cryoforum.io.arrivals import Arrivals
 from cryoforum.io.formats import read_particle_file
 from cryoforum.io.locks import only_one
 from cryoforum.io.particlestar import ParticleStar, select_rows
+from cryoforum.io.star import contrast_signs
+from cryoforum.particles import Particles
 from cryoforum.predicting import Output, predict_rows_to_star
 from cryoforum.predictors import PredictionOptions
 from cryoforum.watching.job import LOCK, PREDICTED, WatchOptions, begin_or_go_on, prepare_folder
@@ -56,6 +59,11 @@ def watch(options: WatchOptions, bar: Bar, tell: Callable[[str], None]) -> int:
         return watcher.results.count
 
 
+def _identity(particles: Particles) -> str:
+    """Text that changes when one of the stacks does."""
+    return str(getattr(particles.images, "identity", ""))
+
+
 class _NotNow(Exception):
     """A file has to wait; the message says what for."""
 
@@ -69,8 +77,10 @@ class _Watcher:
         self._options, self._models, self._bar, self._tell = options, models, bar, tell
         self._sampling = sampling_of(models[0])
         self._told: set[str] = set()
-        self._failed: dict[Path, tuple[str, str]] = {}  # identity of images that did not work, and why
+        self._failed: dict[Path, tuple[str, str]] = {}  # rows and images that did not work, and why
         self._images: dict[Path, str] = {}  # their identity at the last look
+        self._problem: str | None = None  # that the last update met
+        self._look_again = False  # as images had been written a moment ago
         self._next_update, self._is_behind = 0.0, True  # a kill may have come between predicting and the rest
         self._predicted = Path(options.out).absolute() / PREDICTED
         self._arrivals = Arrivals(Path(options.folder), options.pattern, Path(options.out).absolute())
@@ -86,27 +96,35 @@ class _Watcher:
                 last_news = time.monotonic()
             elif self._is_over(time.monotonic() - last_news):
                 break
+        if self._problem is not None:
+            raise ValueError(self._problem)
         remove_unfinished(self._predicted)
 
     def _is_over(self, idle_seconds: float) -> bool:
         limit = self._options.until_idle_seconds
-        return self._options.once or (limit is not None and idle_seconds >= limit)
+        return (self._options.once and not self._look_again) or (limit is not None and idle_seconds >= limit)
 
     def _work(self) -> bool:
         """Predict what did not change since the last look; whether there was anything new."""
-        news = False
+        news = self._look_again = False
         for path in self._arrivals.settled():
             for _ in self._steps(path):
                 news = self._is_behind = True
                 if time.monotonic() >= self._next_update:
                     self._update()
-        if self._is_behind:
+        if self._is_behind and (not news or time.monotonic() >= self._next_update):
             self._update()
         return news
 
     def _update(self) -> None:
+        """Joined files, maps and page; images that are gone by now are no reason to stop predicting."""
         start = time.monotonic()
-        self.results.update()
+        try:
+            self.results.update()
+            self._problem = None
+        except (ValueError, OSError) as error:
+            self._problem = str(error)
+            self._tell_once(f"the maps stay as they are: {error}")
         self._is_behind = False
         took = time.monotonic() - start
         self._next_update = time.monotonic() + max(self._options.every_seconds, SHARE_OF_WORK * took)
@@ -115,6 +133,8 @@ class _Watcher:
         """Predict the new rows of a file, a portion a step. What is wrong with a file is told once."""
         try:
             star = read_particle_file(path)
+            if contrast_signs(star) is not None:
+                raise ValueError(f"{path}: its particles are dark on light, which no STAR file can say")
             self.results.check_fits(star)
         except ValueError as error:
             self._tell_once(f"left out until it changes: {error}")
@@ -132,13 +152,14 @@ class _Watcher:
         start, stale = split_by_change(star, source, self.results.portions)
         for portion in new_portions(star, source, start, self._predicted):
             rows = select_rows(star, range(portion.start, portion.stop))
-            images = self._complete_images(rows)
-            if self._failed.get(path, ("", ""))[0] == images:
+            particles = self._complete_particles(rows)
+            tried = f"{portion.digest} {_identity(particles)}"
+            if self._failed.get(path, ("", ""))[0] == tried:
                 raise _NotNow(self._failed[path][1])
             try:
-                self._predict(rows, portion.path)
+                self._predict(rows, particles, portion.path)
             except ValueError as error:
-                self._failed[path] = images, f"left out until it changes: {error}"
+                self._failed[path] = tried, f"left out until it changes: {error}"
                 raise _NotNow(self._failed[path][1]) from error
             self.results.add(portion)
             yield
@@ -146,36 +167,36 @@ class _Watcher:
             self.results.remove(stale)
             yield
 
-    def _complete_images(self, rows: ParticleStar) -> str:
-        """The identity of the images; _NotNow where one is missing, cut off or just being written."""
+    def _complete_particles(self, rows: ParticleStar) -> Particles:
+        """The particles; _NotNow where an image is missing, cut off or just being written."""
         try:
-            images = checked_particles(rows, self._options.root, sampling=self._sampling).images
+            particles = checked_particles(rows, self._options.root, sampling=self._sampling)
             changed = last_change_of_images(rows, self._options.root)
         except (ValueError, OSError) as error:
             raise _NotNow(f"waiting: {error}") from error
-        identity = str(getattr(images, "identity", ""))
+        identity = _identity(particles)
         # A file server's clock may be wrong: what looks new is old enough if the last look found it the same.
         is_new = time.time() - changed < self._options.every_seconds
         known, self._images[rows.path] = self._images.get(rows.path), identity
         if is_new and known != identity:
+            self._look_again = True
             raise _NotNow(f"waiting: {rows.path}: its images were written a moment ago")
-        return identity
+        return particles
 
-    def _predict(self, rows: ParticleStar, path: Path) -> None:
+    def _predict(self, rows: ParticleStar, particles: Particles, path: Path) -> None:
         """Write the predictions of these rows, which have half sets and can be found from there."""
-        drawn = "rlnRandomSubset" not in rows.particles
-        mixed = drawn and len(self._models) == 1 and self._knows_some_of(rows)
+        drawn, learned = "rlnRandomSubset" not in rows.particles, [0] * len(rows)
+        if len(self._models) == 2:
+            learned = half_of_training(particles, self._models).tolist()
+        model = self._models[0]
+        known = parts_of(particles, model.parts, model.sources) if len(self._models) == 1 else []
+        mixed = drawn and "train" in known
         if mixed:
             self._tell_once(f"{rows.path}: the model learned from some of these: halves are not kept apart")
-        named = with_findable_names(with_half_sets(rows, self._models), self._options.root, path.parent)
+        named = with_findable_names(with_half_sets(rows, learned), self._options.root, path.parent)
         options = PredictionOptions(polish=self._options.polish, halves=False if mixed else None)
         output = Output(path, self._bar, tell=self._tell_once)
         predict_rows_to_star(self._options.model, self._models, named, self._options.root, options, output)
-
-    def _knows_some_of(self, rows: ParticleStar) -> bool:
-        """Whether the model learned from one of these images."""
-        parts = self._models[0].parts
-        return any(parts.get(name) == "train" for name in rows.particles["rlnImageName"])
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:
