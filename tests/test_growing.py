@@ -57,6 +57,44 @@ def test_columns_that_only_some_have_are_left_out(tmp_path: Path) -> None:
     assert list(read_star(grown.path).particles.columns) == ["rlnImageName", "rlnOpticsGroup"]
 
 
+def named(star: ParticleStar, voltage: str, number: str = "1") -> ParticleStar:
+    optics = star.optics.assign(rlnVoltage=voltage, rlnOpticsGroupName="first", rlnOpticsGroup=number)  # type: ignore[union-attr]
+    return ParticleStar(star.path, optics, star.particles)
+
+
+def test_what_a_missing_column_means_is_written(tmp_path: Path) -> None:
+    plate, plain = part(1, 2), part(3, 1)
+    plate.particles["rlnPhaseShift"] = "90"
+    plate.optics["rlnBeamTiltX"] = "0.5"  # type: ignore[index]
+    grown = GrowingStar(tmp_path / "grown.star")
+    grown.rewrite(lambda: [plate, plain])
+    assert grown.append([part(4, 1)])
+    found = read_star(grown.path)
+    for name, values in (("rlnPhaseShift", [90, 90, 0, 0]), ("rlnBeamTiltX", [0.5, 0.5, 0, 0])):
+        column = number_column(found, name)
+        assert column is not None and column.tolist() == values
+
+
+def test_equal_names_of_other_groups_are_told_apart_and_found_again(tmp_path: Path) -> None:
+    parts = [named(part(1, 2), "300"), named(part(3, 1), "200"), named(part(4, 2), "200")]
+    grown = GrowingStar(tmp_path / "grown.star")
+    grown.rewrite(lambda: parts[:2])
+    assert grown.append(parts[2:])
+    found = read_star(grown.path)
+    assert found.optics is not None
+    assert found.optics["rlnOpticsGroupName"].tolist() == ["first", "first_2"]
+    voltages = number_column(found, "rlnVoltage")
+    assert voltages is not None and voltages.tolist() == [300, 300, 200, 200, 200]
+
+
+def test_group_numbers_may_be_written_as_any_number(tmp_path: Path) -> None:
+    parts = [part(1, 2), named(part(3, 2), "200", "1.000000")]
+    grown = GrowingStar(tmp_path / "grown.star")
+    grown.rewrite(lambda: parts)
+    voltages = number_column(read_star(grown.path), "rlnVoltage")
+    assert voltages is not None and voltages.tolist() == [300, 300, 200, 200]
+
+
 def test_dialects_are_not_mixed() -> None:
     old = ParticleStar(Path("old.star"), None, part(1, 2).particles)
     with pytest.raises(ValueError, match="old.star: expected data_optics as in part1.star"):

@@ -1,17 +1,20 @@
 """One STAR file of the rows of many, which grows while others may read it."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cryoforum.io.files import replacing
-from cryoforum.io.particlestar import ParticleStar, select_rows, write_star
+from cryoforum.io.joining import NEUTRAL_OPTICS, NEUTRAL_PARTICLE, free_name, with_common_columns
+from cryoforum.io.particlestar import ParticleStar, optics_rows, select_rows, write_star
 from cryoforum.io.startables import open_for_writing, write_rows
 
-_GROUP = "rlnOpticsGroup"
+_GROUP, _NAME = "rlnOpticsGroup", "rlnOpticsGroupName"
 
 
 class GrowingStar:
@@ -64,49 +67,53 @@ class GrowingStar:
 
 
 def joined(stars: Sequence[ParticleStar]) -> ParticleStar:
-    """The rows of all files in one, with the columns that all have.
+    """The rows of all files in one, with the columns that all have; left out ones are warned of.
 
-    Unlike `io.joining` it looks at tables alone, so that adding to a file costs what is added. Optics groups
-    of the same values are one; others keep their number where it is free. ValueError where only some files
-    have optics.
+    As in `io.joining` a missing column may have a meaning; but tables alone are looked at, so that adding to
+    a file costs what is added. Optics groups of the same name and values are one; others keep their number
+    and name where they are free. ValueError where only some files have optics.
     """
     first = stars[0]
+    paths = [star.path for star in stars]
     for star in stars:
         if (star.optics is None) != (first.optics is None):
             raise ValueError(f"{star.path}: expected data_optics as in {first.path}, or in none of the two")
-    tables = [star.particles for star in stars]
     if first.optics is None:
-        return replace(first, particles=_concatenated(tables))
-    columns = _common_columns([star.optics for star in stars if star.optics is not None])
-    groups: dict[tuple[str, ...], dict[str, str]] = {}
-    renumbered = []
-    for star, table in zip(stars, tables, strict=True):
-        if star.optics is None or _GROUP not in star.optics or _GROUP not in table:
-            raise ValueError(f"{star.path}: expected a column {_GROUP} in data_optics and data_particles")
-        number_of = {}
-        for row in star.optics[columns].to_dict("records"):
-            values = tuple(value for name, value in row.items() if name != _GROUP)
-            if values not in groups:
-                groups[values] = {**row, _GROUP: _free(row[_GROUP], groups.values())}
-            number_of[row[_GROUP]] = groups[values][_GROUP]
-        renumbered.append(table.assign(**{_GROUP: table[_GROUP].map(number_of).astype(str)}))
-    optics = pd.DataFrame(list(groups.values()), columns=columns, dtype=str)
-    return replace(first, optics=optics, particles=_concatenated(renumbered))
+        tables = with_common_columns([star.particles for star in stars], paths, {})
+        return replace(first, particles=pd.concat(tables, ignore_index=True))
+    optics_tables = [star.optics for star in stars if star.optics is not None]
+    groups: list[dict[str, str]] = []
+    particles = []
+    for star, table in zip(stars, with_common_columns(optics_tables, paths, NEUTRAL_OPTICS), strict=True):
+        numbers = np.array([_number_of(row, groups) for row in table.to_dict("records")], dtype=str)
+        particles.append(star.particles.assign(**{_GROUP: numbers[optics_rows(star, table)]}))
+    optics = pd.DataFrame(groups, columns=list(table), dtype=str)
+    tables = with_common_columns(particles, paths, NEUTRAL_PARTICLE)
+    return replace(first, optics=optics, particles=pd.concat(tables, ignore_index=True))
 
 
-def _free(number: str, groups: Iterable[dict[str, str]]) -> str:
-    """The number or, where another group has it, the first that none has."""
-    taken = {group[_GROUP] for group in groups}
-    return next(each for each in (number, *map(str, range(1, len(taken) + 2))) if each not in taken)
+def _number_of(row: dict[str, str], groups: list[dict[str, str]]) -> str:
+    """The number of an optics group among ``groups``, which it is added to where it is new."""
+    for group in groups:
+        if _values(group) == _values(row) and _may_be_called(group.get(_NAME, ""), row.get(_NAME, "")):
+            return group[_GROUP]
+    numbers, names = {float(group[_GROUP]) for group in groups}, {group.get(_NAME, "") for group in groups}
+    new = dict(row)
+    if float(new[_GROUP]) in numbers:
+        new[_GROUP] = next(str(free) for free in range(1, len(numbers) + 2) if free not in numbers)
+    if _NAME in new and new[_NAME] in names:
+        new[_NAME] = free_name(new[_NAME], names)
+    groups.append(new)
+    return new[_GROUP]
 
 
-def _concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    columns = _common_columns(tables)
-    return pd.concat([table[columns] for table in tables], ignore_index=True)
+def _values(group: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in group.items() if name not in (_GROUP, _NAME)}
 
 
-def _common_columns(tables: Sequence[pd.DataFrame]) -> list[str]:
-    return [name for name in tables[0].columns if all(name in table for table in tables)]
+def _may_be_called(given: str, own: str) -> bool:
+    """Whether a group's name is its own, or what `free_name` made of it at an earlier joining."""
+    return given == own or re.fullmatch(re.escape(own) + r"_\d+", given) is not None
 
 
 def _fits(star: ParticleStar, head: ParticleStar) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from cryoforum.io.star import (
 )
 
 # What an optics group has whose file does not say: RELION's own values.
-_NEUTRAL = {
+NEUTRAL_OPTICS = {
     "rlnBeamTiltX": "0.000000",
     "rlnBeamTiltY": "0.000000",
     "rlnMagMat00": "1.000000",
@@ -34,7 +34,7 @@ _NEUTRAL = {
     "rlnEvenZernike": f"[{','.join(9 * ['0.000000'])}]",
     "rlnCtfDataAreCtfPremultiplied": "0",
 }
-_NO_ORIGIN = {"rlnOriginXAngst": "0.000000", "rlnOriginYAngst": "0.000000"}
+NEUTRAL_PARTICLE = dict.fromkeys(("rlnOriginXAngst", "rlnOriginYAngst", "rlnPhaseShift"), "0.000000")
 _NAME, _GROUP = "rlnOpticsGroupName", "rlnOpticsGroup"
 
 
@@ -73,7 +73,7 @@ def joined(stars: Sequence[ParticleStar], root: Path | None = None) -> ParticleS
             table["rlnGroupName"] = "optics" + table[_GROUP] + "_" + table["rlnGroupName"]
         particles.append(table)
     paths = [file.star.path for file in files]
-    table = pd.concat(_with_common_columns(particles, paths, _NO_ORIGIN), ignore_index=True)
+    table = pd.concat(with_common_columns(particles, paths, NEUTRAL_PARTICLE), ignore_index=True)
     names = [path.name for path in paths]
     name = " + ".join(names) if len(names) < 4 else f"{names[0]} + {len(names) - 1} more"
     return ParticleStar(folder / name, optics, table)
@@ -157,7 +157,7 @@ def _leads_to(stack: Path, name: str, folder: Path, root: Path | None) -> bool:
 def _joined_optics(files: Sequence[_File]) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """The optics groups of all files, and the number, as text, of each particle's in each file."""
     paths = [file.star.path for file in files]
-    tables = _with_common_columns([file.optics for file in files], paths, _NEUTRAL)
+    tables = with_common_columns([file.optics for file in files], paths, NEUTRAL_OPTICS)
     known: dict[tuple[float | str, ...], str] = {}
     names: set[str] = set()
     rows, numbers = [], []
@@ -169,7 +169,7 @@ def _joined_optics(files: Sequence[_File]) -> tuple[pd.DataFrame, list[np.ndarra
                 known[key] = str(len(known) + 1)
                 name = group[_NAME]
                 if name in names:
-                    group[_NAME] = _free_name(name, names)
+                    group[_NAME] = free_name(name, names)
                     warnings.warn(
                         f"{file.star.path}: its optics group {name} is another one than that of an earlier "
                         f"file; it is called {group[_NAME]}",
@@ -182,7 +182,8 @@ def _joined_optics(files: Sequence[_File]) -> tuple[pd.DataFrame, list[np.ndarra
     return pd.DataFrame(rows, columns=list(tables[0]), dtype=str), numbers
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: Container[str]) -> str:
+    """The name with the first number behind it that makes it another than those taken."""
     number = 2
     while f"{name}_{number}" in taken:
         number += 1
@@ -197,7 +198,7 @@ def _as_number(text: str) -> float | str:
         return text
 
 
-def _with_common_columns(
+def with_common_columns(
     tables: Sequence[pd.DataFrame], paths: Sequence[Path], absent: Mapping[str, str]
 ) -> list[pd.DataFrame]:
     """The columns that all have, in the order of the first; ``absent``: what a missing one means."""

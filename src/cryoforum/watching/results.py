@@ -22,7 +22,7 @@ from cryoforum.selection import quantile_threshold
 from cryoforum.watching.job import PREDICTED, WatchOptions, read_job, write_job
 from cryoforum.watching.portions import Beliefs, Portion, beliefs_of, listed_portions
 from cryoforum.watching.sums import updated_sums
-from cryoforum.workflow import checked_particles, halves_are_independent, write_maps
+from cryoforum.workflow import checked_particles, halves_are_independent, notices_to, write_maps
 
 FIRST_COUNT = 1000  # particles, in the order of arrival, whose quantile fixes the threshold
 HISTORY = ("seconds", "particles", "kept", "junk", "unmasked", "masked")
@@ -79,7 +79,8 @@ class Results:
 
     def check_fits(self, star: ParticleStar) -> None:
         """ValueError where the particles of a file cannot be joined with the others."""
-        joined([*([] if self._head is None else [self._head]), select_rows(star, [])])
+        with notices_to(self._tell):
+            joined([*([] if self._head is None else [self._head]), select_rows(star, [])])
 
     def remove(self, portions: list[Portion]) -> None:
         """Portions hold no longer: their files go, and what counts is counted anew."""
@@ -141,6 +142,10 @@ class Results:
 
     def _join(self, threshold: float) -> None:
         """all.star and kept.star: new portions are added; where others left, all is written anew."""
+        with notices_to(self._tell):
+            self._join_rows(threshold)
+
+    def _join_rows(self, threshold: float) -> None:
         names = [counted.portion.path.name for counted in self._counted]
         new = self._counted[len(self._joined) :]
         grown = names[: len(self._joined)] == self._joined and threshold == self._joined_threshold
