@@ -22,7 +22,6 @@ from cryoforum.matching import (
     Templates,
     best_origins,
     candidates,
-    grid_belief,
     log_likelihood_on_grid,
     make_templates,
 )
@@ -240,52 +239,6 @@ def test_origins_lie_on_a_square_that_reaches_as_far_as_asked() -> None:
         steps = origins[:, 0].unique().diff()
         assert not len(steps) or float(steps.max()) <= BOX / (8 * COARSE.highest_frequency) + 1e-6
         assert len(origins) == len(origins.unique(dim=0)) == (len(steps) + 1) ** 2
-
-
-def test_a_grid_belief_is_where_the_image_is_and_widens_with_noise() -> None:
-    voxels = blobs(BOX)
-    templates = templates_of(voxels, FINE)
-    merits = []
-    for deviation in (0.1, 1.0, 3.0, 10.0, 1000.0):
-        images, quaternions = particles(voxels, torch.zeros(6, 2), deviation, noise=False)
-        belief = grid_belief(templates, log_likelihood_on_grid(templates, images))
-        assert bool((belief.dispersion <= 1e-6).all())
-        merits.append(belief.mode_moment)
-        if deviation == 0.1:
-            errors = geodesic_distance(belief.mode, quaternions)
-            assert float(errors.max()) < torch.pi / 12
-    assert bool((torch.stack(merits).diff(dim=0) < 0).all())
-    torch.testing.assert_close(merits[-1], torch.full((6,), 0.25), atol=0.02, rtol=0)
-    # However clear the image, nobody knows where in its cell of the grid, some 15° wide, the truth is.
-    expected = 2 * torch.acos(merits[0].sqrt())
-    assert float(torch.rad2deg(expected).min()) > 3 and float(torch.rad2deg(expected).max()) < 20
-
-
-def test_moments_of_a_grid_are_those_of_its_density() -> None:
-    """A narrow density far from the grid's own points comes out with its centre and its width."""
-    templates = templates_of(blobs(BOX), replace(FINE, nside=6))
-    centres = random_unitquat(5, generator=seeded(1))
-    width = 0.35
-    distance = geodesic_distance(centres[:, None], templates.rotations)
-    belief = grid_belief(templates, -0.5 * (distance / width).square())
-    assert float(geodesic_distance(belief.mode, centres).max()) < 0.03
-    # Rotations of independent components of that width have E cos²(angle / 2) ≈ 1 - 3 width² / 4.
-    found = 1 - belief.mode_moment
-    torch.testing.assert_close(found, torch.full((5,), 0.75 * width**2), rtol=0.15, atol=0)
-
-
-@pytest.mark.parametrize("symmetry", ["D2", "O"])
-def test_under_symmetry_a_belief_is_about_one_of_the_equivalents(symmetry: str) -> None:
-    """Where the density's mode lies at the edge of the asymmetric unit, half of it is on the other side."""
-    group = symmetry_group(symmetry)
-    templates = templates_of(blobs(BOX), replace(FINE, nside=6), symmetry)
-    centres = random_unitquat(20, generator=seeded(1))
-    width = 0.12
-    distance = symmetric_distance(templates.rotations, centres[:, None], group)
-    belief = grid_belief(templates, -0.5 * (distance / width).square())
-    assert float(symmetric_distance(belief.mode, centres, group).max()) < 0.06
-    expected = torch.full((20,), 0.75 * width**2)
-    torch.testing.assert_close(1 - belief.mode_moment, expected, rtol=0.5, atol=0)
 
 
 def test_settings_and_frequencies_that_do_not_fit_are_refused() -> None:

@@ -10,7 +10,6 @@ from torch_fourier_shell_correlation import fourier_shell_correlation as judge_f
 from cryoforum.metrics import (
     fourier_shell_correlation,
     fsc_curve,
-    fsc_table,
     orientation_errors,
     resolution_angstrom,
     soft_mask,
@@ -115,7 +114,8 @@ def test_soft_mask_of_nothing_is_a_ball() -> None:
 
 def test_masking_solvent_noise_raises_the_fsc() -> None:
     halves = noisy_halves()
-    curve, table = fsc_curve(halves), fsc_table(halves)
+    curve = fsc_curve(halves)
+    table = curve.table()
     assert list(table.columns) == [
         "shell",
         "frequency_per_angstrom",

@@ -23,6 +23,7 @@ from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import preset
 from cryoforum.io.files import is_leftover
+from cryoforum.io.formats import write_particle_file
 from cryoforum.io.locks import only_one
 from cryoforum.io.mrc import read_volume, write_stack
 from cryoforum.io.star import (
@@ -201,6 +202,84 @@ def test_what_comes_in_pieces_gives_what_all_at_once_gives(
     assert counts == sorted(set(counts)) and (counts[0], counts[-1]) == (30, 95)
 
 
+def test_cryosparc_files_are_taken(tmp_path: Path, model: Path, posed: list[int]) -> None:
+    live, out = tmp_path / "live", tmp_path / "out"
+    star = deliver(live, 0, 12)
+    write_particle_file(read_star(star), live / "p.cs")
+    star.unlink()
+    look(live, model, out, pattern="*.cs")
+    assert sum(posed) == 12 == len(read_star(out / "all.star"))
+    assert sorted(identities(read_star(out / "all.star"))) == sorted(
+        image.numpy().tobytes() for image in images_of(0, 12)
+    )
+
+
+def test_its_own_results_are_no_input_however_the_folder_is_called(
+    tmp_path: Path, model: Path, posed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    deliver(project / "Extract", 0, 10)
+    (tmp_path / "link").symlink_to(project)
+    monkeypatch.chdir(project)
+    for folder in (Path("../project"), tmp_path / "link", Path(".")):
+        look(folder, model, Path("live"))
+    assert sum(posed) == 10 == len(read_star(project / "live" / "all.star"))
+
+
+def test_images_that_are_gone_do_not_stop_it(tmp_path: Path, model: Path, posed: list[int]) -> None:
+    live, out = tmp_path / "live", tmp_path / "out"
+    deliver(live / "a", 0, 10)
+    look(live, model, out)
+    (live / "a" / "p.mrcs").unlink()
+    (live / "a" / "p.star").unlink()
+    deliver(live / "b", 10, 20)
+    with pytest.raises(ValueError, match="p.mrcs not found"):
+        look(live, model, out, keep=0.5)
+    assert posed == [10, 10] and len(read_star(out / "all.star")) == 20
+
+
+def test_a_file_that_was_mended_is_taken_though_its_images_are_the_same(
+    tmp_path: Path, model: Path, posed: list[int]
+) -> None:
+    live, out = tmp_path / "live", tmp_path / "out"
+    path, halves = deliver(live, 0, 10), tmp_path / "halves"
+    right, told = read_star(path), []
+    names = right.particles["rlnImageName"].tolist()
+    for half, known in enumerate((names[:5], names[5:]), 1):
+        save_model(replace(load_model(model), parts=dict.fromkeys(known, "train")), halves / f"half{half}")
+    write_star(with_columns(right, {"rlnRandomSubset": np.array(5 * [2] + 5 * [1])}), path)
+
+    def mend(line: str) -> None:
+        told.append(line)
+        if "left out until it changes" in line:
+            write_star(right, path)
+
+    options = WatchOptions(live, halves, out, every_seconds=EVERY, until_idle_seconds=1.0)
+    watch(options, silent_bar, mend)
+    assert any("left out until it changes" in line for line in told)
+    assert sum(posed) == 10
+
+
+def test_a_clock_that_is_ahead_delays_nothing_for_good(tmp_path: Path, model: Path, posed: list[int]) -> None:
+    live = tmp_path / "live"
+    deliver(live, 0, 10)
+    os.utime(live / "p.mrcs", (time.time() + 3600,) * 2)
+    look(live, model, tmp_path / "out")
+    assert posed == [10]
+
+
+def test_particles_of_the_training_are_known_under_other_names(tmp_path: Path, model: Path) -> None:
+    live, knowing = tmp_path / "live", tmp_path / "knowing"
+    path = deliver(live, 0, 10)
+    particles = particles_from_star(read_star(path))
+    assert particles.sources is not None
+    learned = dict.fromkeys(particles.sources.tolist(), "train")
+    parts = {f"{row}@moved/elsewhere.mrcs": "train" for row in range(10)}
+    save_model(replace(load_model(model), parts=parts, sources=learned), knowing)
+    told = look(live, knowing, tmp_path / "out")
+    assert any("halves are not kept apart" in line for line in told), told
+
+
 def test_images_of_another_box_come_to_that_of_the_model(tmp_path: Path, model: Path) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
     deliver(live / "a", 0, 30)
@@ -269,8 +348,9 @@ def test_a_changed_file_is_predicted_again(
     else:
         star.optics["rlnVoltage"] = "200.000000"
     write_star(star, stars[0])
-    look(live, model, out)
+    told = look(live, model, out)
     assert posed == [30, 20, len(star)]
+    assert not any("in another file" in line for line in told)
     assert len(list((out / "predicted").iterdir())) == 2
     assert_is_that_of_all_at_once(out, stars, model, tmp_path / "at_once")
 
@@ -543,7 +623,7 @@ def test_one_watcher_at_a_time_and_one_job_in_a_folder(tmp_path: Path, model: Pa
         look(live, model, out, polish=False)
     other = tmp_path / "model"
     subprocess.run(["cp", "-r", model, other], check=True)
-    (other / "log.csv").write_text((other / "log.csv").read_text() + "2.0\n")
+    (other / "split.csv").write_text((other / "split.csv").read_text() + "b,test\n")
     with pytest.raises(ValueError, match="another model"):
         look(live, other, out)
     (tmp_path / "mine").mkdir()

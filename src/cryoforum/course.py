@@ -86,7 +86,7 @@ def restored_course(
     generator.set_state(state["generator"])
     torch.set_rng_state(state["dropout_generator"])
     if state["cuda_generators"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_generators"])
+        torch.cuda.set_rng_state_all(state["cuda_generators"][: torch.cuda.device_count()])
     course = Course()
     vars(course).update(state["course"])
     return course

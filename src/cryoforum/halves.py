@@ -50,6 +50,9 @@ def train_halves_to_folder(
         raise ValueError(f"{out} exists and is not empty; choose another --out or add --overwrite")
     if subsets_from_star(read_joined(star_paths, root)) is None:
         tell("no rlnRandomSubset: half sets are drawn; what poses refined together share, they keep")
+    if not resume:
+        for folder in folders:  # an old model of one half must not be taken for a mate of a new one
+            (folder / DESCRIPTION).unlink(missing_ok=True)
     models = []
     for half, folder in enumerate(folders, 1):
         unfinished = resume and is_unfinished(folder)

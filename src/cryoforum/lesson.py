@@ -89,8 +89,10 @@ class Lesson:
         head = head_of(self.config.network, self.config.learned_symmetry)
         group = symmetry_group(self.config.symmetry)
         truths = self.validation_truth[own_share()]
-        errors = []
+        errors = [torch.empty(0)]
         for images, truth in zip(self.validation_images.split(256), truths.split(256), strict=True):
+            if not len(images):  # more processes than images
+                continue
             with torch.no_grad(), mixed_precision(self.device):
                 numbers = self.network(images.to(self.device)).float().cpu()
             if torch.isfinite(numbers).all():

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.bingham import OrientationBelief, belief_from_moment
 from cryoforum.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at
 from cryoforum.rotations import compose
 from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetry_group
+from cryoforum.symmetry import asymmetric_unit, symmetry_group
 
 _SCORES_AT_ONCE = 2**21  # so that a batch of scores stays in the processor's cache
 _NEGLIGIBLE = -50.0  # log of what a further origin may add to the likelihood
@@ -135,28 +134,6 @@ def best_origins(
     product = images.transfer * images.values * slices_at(transform, quaternions, points).conj()
     phases = _real_part_of_product(points.phases(origins).mH)
     return origins[(torch.view_as_real(product).flatten(1) @ phases).argmax(1)]
-
-
-def grid_belief(templates: Templates, log_density: Tensor) -> OrientationBelief:
-    """The Bingham distributions with the moments of log densities (n, g) on the templates' rotations.
-
-    No distribution comes out narrower than the grid is wide. Under symmetry the moments are those of
-    the equivalents next to each density's highest rotation.
-    """
-    group = symmetry_group(templates.symmetry)
-    probability = log_density.softmax(dim=1)
-    highest = templates.rotations[log_density.argmax(1)]
-    moment = torch.zeros(len(highest), 4, 4)
-    for part in torch.arange(len(highest)).split(64):
-        near = templates.rotations.expand(len(part), -1, -1)
-        if len(group) > 1:
-            near = nearest_equivalent(near, highest[part, None], group)
-        moment[part] = torch.einsum("ng,ngi,ngj->nij", probability[part], near, near)
-    spacing = torch.pi / (3 * templates.config.nside)
-    # Second moment of half an angle that is uniform within one cell of the grid, along each axis.
-    within_cell = (spacing / 2) ** 2 / 12
-    blurred = (1 - 4 * within_cell) * moment + within_cell * torch.eye(4)
-    return belief_from_moment(blurred)
 
 
 def _separated_peaks(templates: Templates, log_density: Tensor) -> tuple[Tensor, Tensor]:

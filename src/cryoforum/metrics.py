@@ -140,11 +140,6 @@ def fsc_curve(half_maps: HalfMaps, mask: Tensor | None = None) -> FscCurve:
     )
 
 
-def fsc_table(half_maps: HalfMaps, mask: Tensor | None = None) -> pd.DataFrame:
-    """Columns shell, frequency_per_angstrom, resolution_angstrom, fsc_unmasked, fsc_masked."""
-    return fsc_curve(half_maps, mask).table()
-
-
 def fourier_shell_correlation(first: Volume, second: Volume) -> Tensor:
     """Correlation of two maps per integer shell 0 … n // 2, (n // 2 + 1,) float64; 0 where one is empty."""
     if first.voxels.shape != second.voxels.shape:

@@ -15,13 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import PARTS, TrainedModel, load_models, model_folders, parts_of
+from cryoforum.checkpoint import (
+    DESCRIPTION,
+    PARTS,
+    SPLIT,
+    WEIGHTS,
+    TrainedModel,
+    load_models,
+    model_folders,
+    parts_of,
+)
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor
 from cryoforum.inference import BATCH_SIZE, sampling_of
 from cryoforum.io.batchlog import BatchLog, read_batches
 from cryoforum.io.files import (
-    is_leftover,
     progress_path,
     refuse_to_overwrite,
     remove_leftovers_of,
@@ -41,6 +49,7 @@ from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.posing import pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.processes import process_rank_and_count, refuse_different, wait_for_all
+from cryoforum.reference import REFERENCE_FILES
 from cryoforum.workflow import MODEL_HALF, REFERENCE_HALF, Bar, checked_particles, parsed_shard, read_joined
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
@@ -53,7 +62,8 @@ _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
 class Output:
     """Where the result goes, which share of the particles is done, and who is told.
 
-    part: of the model's split. shard: "i/n" of the rows.
+    part: of the model's split. shard: "i/n" of the rows. finished: the last change to the table before it is
+    written.
     """
 
     path: Path
@@ -64,6 +74,7 @@ class Output:
     overwrite: bool = False
     tell: Callable[[str], None] = lambda line: None
     scratch: Scratch = NO_SCRATCH
+    finished: Callable[[ParticleStar], ParticleStar] = lambda star: star
 
 
 def predict_to_star(
@@ -106,7 +117,7 @@ def predict_rows_to_star(
     if output.part is not None:
         chosen = _rows_of_part(models, particles, output.part, star.path)
         star, particles = select_rows(star, chosen), particles.select(chosen)
-    inputs += hash_of_model(model_folder, without=output.path)
+    inputs += hash_of_model(model_folder)
     rows = _rows_of_shard(len(star), output.shard, output.batch_size)
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
         star, near, predict = predictor_of(model_folder, models, star, near, options, output.tell)
@@ -182,7 +193,7 @@ def _write_poses(
     if rank == 0:
         finished = zip(logs, fingerprints, shares, strict=True)
         tables = [read_batches(path, made_by, len(done)) for path, made_by, done in finished if done]
-        write_particle_file(with_predictions(star, _joined(tables)), out)
+        write_particle_file(output.finished(with_predictions(star, _joined(tables))), out)
         remove_leftovers_of(out)
     return len(star)
 
@@ -289,11 +300,11 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def hash_of_model(model_folder: Path, without: Path | None = None) -> str:
-    """Hash of the files of one model or two, but for one that is no part of it: an output may lie there."""
-    files = [path for folder in model_folders(model_folder) for path in sorted(folder.iterdir())]
-    files = [path for path in files if path.is_file() and not is_leftover(path)]
-    return _hash_of_files([path for path in files if without is None or path.resolve() != without.resolve()])
+def hash_of_model(model_folder: Path) -> str:
+    """Hash of all files of one model or two that predictions depend on."""
+    names = (WEIGHTS, DESCRIPTION, SPLIT, *REFERENCE_FILES)
+    files = [folder / name for folder in model_folders(model_folder) for name in names]
+    return _hash_of_files([path for path in files if path.is_file()])
 
 
 def _hash_of_files(paths: Sequence[Path]) -> str:

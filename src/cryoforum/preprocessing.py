@@ -98,7 +98,7 @@ def prepare_all(
     """Network inputs of every particle, (n, m, m) float32; images are read batch by batch."""
     result = torch.empty(len(particles), config.box, config.box)
     done = 0
-    for batch in loaded_batches(particles, batch_size):
+    for batch in loaded_batches(particles, batch_size) if len(particles) else ():
         images = batch.images[torch.arange(len(batch))]
         prepared = prepare(images, batch.optics, particles.pixel_size_angstrom, config, intensity)
         result[done : done + len(batch)] = prepared

@@ -24,6 +24,7 @@ from cryoforum.projection import cropped_transform
 REFERENCE = "reference.mrc"
 HALVES = ("reference_half1.mrc", "reference_half2.mrc")
 DESCRIPTION = "reference.json"
+REFERENCE_FILES = (DESCRIPTION, REFERENCE, *HALVES)
 FORMAT = "cryo-forum reference 1"
 # Of a map that comes without half maps nobody knows how far it is right. The scale measured shell by
 # shell against the images takes care of that up to here, in units of Nyquist.
@@ -131,7 +132,7 @@ def with_noise(reference: Reference, noise: NoiseModel) -> Reference:
 
 def forget_reference(folder: Path) -> None:
     """Remove the reference of a model folder, if there is one."""
-    for name in (DESCRIPTION, REFERENCE, *HALVES):
+    for name in REFERENCE_FILES:
         (Path(folder) / name).unlink(missing_ok=True)
 
 

@@ -123,8 +123,12 @@ _COMMANDS: dict[str, Callable[[ExternalJob, str], list[str]]] = {
 
 
 def _spelled(options: Sequence[str]) -> list[str]:
-    """Labels written as RELION's own, --max_minutes, in our spelling."""
-    return [word.replace("_", "-") if word.startswith("--") else word for word in options]
+    """Labels written as RELION's own, --max_minutes, in our spelling; what follows = stays."""
+    parts = [word.partition("=") for word in options]
+    return [
+        name.replace("_", "-") + sign + value if name.startswith("--") else name + sign + value
+        for name, sign, value in parts
+    ]
 
 
 def write_output_nodes(job: ExternalJob) -> None:

@@ -1,5 +1,6 @@
 """The command that RELION's External job calls."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -47,11 +48,14 @@ def relion_job(
             if j is not None:
                 use_threads(j)
             words = job.words
+            given, sys.argv[1:] = sys.argv[1:], words  # what --devices starts does the command, not the job
             try:
                 code = app(words, standalone_mode=False)
             except UsageError as error:
                 said = getattr(error, "format_message", error.__str__)()
                 raise ValueError(f"cryoforum {words[0]}: {said}") from None
+            finally:
+                sys.argv[1:] = given
             if code:
                 raise typer.Exit(code)
             write_output_nodes(job)

@@ -37,6 +37,10 @@ def study(
 
         if particles is not None and name != "real":
             raise ValueError(f"expected --particles with study real, found study {name}")
+        if particles is not None and only is not None:
+            raise ValueError("expected --only with simulated sets, found --particles, too")
+        if particles is None and symmetry != "C1":
+            raise ValueError("expected --symmetry with --particles: simulated sets have their own")
         runs = (
             planned_runs(name, scale, seeds, only)
             if particles is None

@@ -102,7 +102,7 @@ def _map_section(folder: Path, independent: bool) -> Section | None:
         Panel("Half maps", figures.fsc_curves(curves, _FSC_NAMES, "Masked and unmasked")),
     )
     text = (
-        "Each half set was compared with its own half of the reference: the halves are independent."
+        "Each half set was posed by what was made of its own half alone: the halves are independent."
         if independent
         else "One model posed both halves: they share its mistakes, and the resolution is optimistic."
     )

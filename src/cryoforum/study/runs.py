@@ -4,6 +4,7 @@ runs/NAME.json   its row of the table
 runs/NAME.npz    of each test particle: truth, belief, statistics; for the figures
 """
 
+import hashlib
 import json
 import math
 import platform
@@ -82,7 +83,11 @@ def _is_done(run: Run, folder: Path) -> bool:
 def _identity(run: Run) -> dict[str, Any]:
     """What makes results those of ``run``, besides its name."""
     settings = " ".join((run.preset, *run.settings))
-    return {"settings": settings, "dataset": run.dataset.name, "views": run.views}
+    identity = {"settings": settings, "dataset": run.dataset.name, "views": run.views}
+    if run.dataset.star:  # many a refinement is called run_data.star
+        with open(run.dataset.star, "rb") as file:
+            identity["particles"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return identity
 
 
 def _processor() -> str:

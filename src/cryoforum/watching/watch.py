@@ -193,10 +193,17 @@ class _Watcher:
         mixed = drawn and "train" in known
         if mixed:
             self._tell_once(f"{rows.path}: the model learned from some of these: halves are not kept apart")
-        named = with_findable_names(with_half_sets(rows, learned), self._options.root, path.parent)
+        root = self._options.root
         options = PredictionOptions(polish=self._options.polish, halves=False if mixed else None)
-        output = Output(path, self._bar, tell=self._tell_once)
-        predict_rows_to_star(self._options.model, self._models, named, self._options.root, options, output)
+        # Under their own names, by which a model may know them, they are posed; then made findable.
+        output = Output(
+            path,
+            self._bar,
+            tell=self._tell_once,
+            finished=lambda star: with_findable_names(star, root, path.parent),
+        )
+        halved = with_half_sets(rows, learned)
+        predict_rows_to_star(self._options.model, self._models, halved, root, options, output)
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:
