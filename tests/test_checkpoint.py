@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cryoforum.checkpoint import (
     TrainedModel,
     load_model,
     load_state,
+    parts_of,
     read_split,
     save_model,
     save_state,
@@ -20,6 +22,7 @@ from cryoforum.checkpoint import (
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.io.files import new_folder
 from cryoforum.network import OrientationNetwork
+from cryoforum.particles import Particles
 
 
 @pytest.fixture
@@ -41,6 +44,19 @@ def folder(model: TrainedModel, tmp_path: Path) -> Path:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_images_are_known_by_their_place_or_if_they_moved_by_their_name(
+    model: TrainedModel, tmp_path: Path
+) -> None:
+    save_model(replace(model, sources={7: "train", -(2**63): "test"}), tmp_path / "model")
+    known = load_model(tmp_path / "model")
+    assert known.sources == {7: "train", -(2**63): "test"}
+    names = ("other.mrcs", "1@a.mrcs", 'odd, "name".mrcs', "new.mrcs")
+    particles = Particles(torch.zeros(4, 2, 2), 1.0, names, sources=torch.tensor([-(2**63), 1, 7, 2]))
+    assert parts_of(particles, known.parts, known.sources) == ["test", "train", "train", None]
+    nowhere = replace(particles, sources=None)
+    assert parts_of(nowhere, known.parts, known.sources) == [None, "train", "test", None]
 
 
 def test_round_trip(model: TrainedModel, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from cryoforum import compute
+from cryoforum import compute, halves
 from cryoforum.checkpoint import load_model, load_models, save_model
 from cryoforum.cli import app
 from cryoforum.halves import is_unfinished
@@ -251,6 +251,22 @@ def test_an_interrupted_training_goes_on_with_the_half_that_is_left(lab: Path, t
     assert (work / "half1" / "weights.safetensors").stat().st_mtime_ns == before
     ours, theirs = (folder / "half2" / "weights.safetensors" for folder in (work, lab / "model"))
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_replacing_a_pair_leaves_no_old_mate(
+    lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "model"
+    shutil.copytree(lab / "model", work)
+
+    def stopped(*arguments: object, **options: object) -> None:
+        raise ValueError("stopped")
+
+    monkeypatch.setattr(halves, "train_to_folder", stopped)
+    arguments = ("train", lab / "particles.star", "--halves", "--out", work, "--overwrite", *TINY)
+    assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 1
+    with pytest.raises(ValueError, match="expected a model folder"):
+        load_models(work)
 
 
 def test_half_sets_are_drawn_for_a_training_without_them(lab: Path, tmp_path: Path) -> None:

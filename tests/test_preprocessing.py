@@ -175,6 +175,7 @@ def test_all_particles_come_in_order_and_are_counted() -> None:
     inputs = prepare_all(particles, config, batch_size=4, progress=done.append)
     assert done == [4, 4, 2] and inputs.shape == (10, 16, 16)
     torch.testing.assert_close(inputs, prepare(images, particles.optics, 3.0, config))
+    assert prepare_all(particles.select(torch.arange(0)), config).shape == (0, 16, 16)
 
 
 def test_odd_images_are_refused() -> None:

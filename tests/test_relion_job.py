@@ -46,6 +46,25 @@ PARTICLES, MAP = ("3", "ParticleGroupMetadata.star.relion"), ("6", "DensityMap.m
 MADE_BY_RELION = ("run.out", "run.err", "job.star", "note.txt", "default_pipeline.star", "job_pipeline.star")
 
 
+def test_labels_are_spelled_as_our_options_and_values_stay() -> None:
+    words = (
+        "--max_minutes",
+        "3",
+        "--set=training.max_learning_rate=0.1",
+        "--quantile_of=job_1/p.star",
+        "a_b",
+    )
+    job = ExternalJob(Path("External/job001"), "filter", Path("x_1.star"), options=words)
+    spelled = [
+        "--max-minutes",
+        "3",
+        "--set=training.max_learning_rate=0.1",
+        "--quantile-of=job_1/p.star",
+        "a_b",
+    ]
+    assert job.words[-5:] == spelled
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with particles in Extract/job001 and a training in External/job002; not to be changed."""

@@ -153,3 +153,7 @@ def test_a_refinement_of_ones_own_is_a_study_too(tmp_path: Path) -> None:
     write_pages(tmp_path / "out")
     assert "| particles | 1 | 0.0" in (tmp_path / "out" / "real.md").read_text()
     assert runs_on(star, "D2", "paper", 2)[1].config.symmetry == "D2"
+    run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)  # done already
+    star.write_text(star.read_text() + "\n")
+    with pytest.raises(ValueError, match="expected results of"):
+        run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)
