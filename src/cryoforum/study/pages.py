@@ -33,6 +33,8 @@ _COLUMNS = [
     *("share_near_border", "median_near_border_rad"),
     *("mean_near_border_rad", "median_inside_rad", "mean_inside_rad", "resolution_true_angstrom"),
     *("resolution_predicted_angstrom", "resolution_filtered_angstrom", "resolution_genuine_angstrom"),
+    *(f"true_resolution_{way}_angstrom" for way in ("true", "predicted", "filtered", "genuine")),
+    *(f"coarse_fsc_{way}" for way in ("true", "predicted", "filtered", "genuine")),
     *("kept_share", "junk_share", "junk_share_of_kept", "share_above_0_3_rad_of_kept"),
     *("processor", "threads", "cryo-forum", "settings"),
 ]
@@ -237,8 +239,21 @@ def _real(rows: pd.DataFrame, out: Path) -> Section:
         f"but the junk, by the truth; test images above are those. Junk counts among "
         f"the kept above 0.3 rad. {published.NOTE}"
     )
-    table = Table("Resolution and junk", header, tuple(lines))
-    return _section(rows, "Maps and junk", notes, exhibits, [table])
+    tables = [Table("Resolution and junk", header, tuple(lines)), *_beside_the_true_map(rows)]
+    return _section(rows, "Maps and junk", notes, exhibits, tables)
+
+
+def _beside_the_true_map(rows: pd.DataFrame) -> list[Table]:
+    """What half maps cannot tell, as they share what junk makes of them; none where no truth is known."""
+    if "coarse_fsc_true" not in rows:
+        return []
+    lines = []
+    for (_, label), own in _variants(rows).items():
+        fine = (_spread(own, f"true_resolution_{way}_angstrom", 1) for way in _WAYS)
+        coarse = (_spread(own, f"coarse_fsc_{way}", 3) for way in _WAYS)
+        lines += [(f"{label}: FSC 0.5 at (Å)", *fine), (f"{label}: mean FSC down to 30 Å", *coarse)]
+    header = ("Map beside the true one", *(way.capitalize() for way in _WAYS))
+    return [Table("Full maps beside the true map", header, tuple(lines))]
 
 
 def _symmetry(rows: pd.DataFrame, out: Path) -> Section:

@@ -43,6 +43,7 @@ from cryoforum.training import Split, split_rows, train
 from cryoforum.workflow import Bar
 
 KEPT_SHARE = 0.75  # of the validation part, whose threshold the test part is filtered by
+COARSE_ANGSTROM = 30.0  # down to which maps show the shape of a molecule
 TRUE_MAP_FSC = 0.5  # with a map without noise: as good as 0.143 between two half maps
 BORDER_RAD = 0.1  # nearer to its domain's border than this an orientation counts as near
 
@@ -252,8 +253,8 @@ def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, f
 
     Origins are the given ones, as the network finds none. Filtered: those whose trace (eq. 7) is below
     ``threshold``. Half maps also agree on what junk they share, so of simulated particles the FSC of the
-    full map with the true one is there, too (resolution where it falls to 0.5). The second value holds the
-    masked FSC of each.
+    full map with the true one is there, too: where it falls to 0.5, and its mean down to 30 Å. The second
+    value holds the masked FSC of each.
     """
     known = None if run.dataset.star else molecule(run.dataset)
     everything = torch.arange(len(posed.test))
@@ -276,7 +277,8 @@ def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, f
             found[f"true_resolution_{name}_angstrom"] = resolution_angstrom(
                 beside, len(known.voxels), known.pixel_size_angstrom, TRUE_MAP_FSC
             )
-            found[f"true_correlation_{name}"] = _correlation(known, maps.full)
+            coarse = slice(1, int(len(known.voxels) * known.pixel_size_angstrom / COARSE_ANGSTROM) + 1)
+            found[f"coarse_fsc_{name}"] = float(beside[coarse].mean())
             curves[f"fsc_with_true_map_{name}"] = beside.numpy()
     found["kept_share"] = len(surest) / len(posed.test)
     found["junk_share"] = float((~posed.genuine).float().mean())
@@ -299,9 +301,3 @@ def _fsc_with(known: Volume, found: Volume) -> Tensor:
     mask = soft_mask(known)
     first, second = (Volume(each.voxels * mask, each.pixel_size_angstrom) for each in (known, found))
     return fourier_shell_correlation(first, second)
-
-
-def _correlation(known: Volume, found: Volume) -> float:
-    """Of the voxels of both maps where the true one has density."""
-    inside = soft_mask(known) > 0.5
-    return float(torch.corrcoef(torch.stack([known.voxels[inside], found.voxels[inside]]))[0, 1])
