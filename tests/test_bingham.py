@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, special
+from torch.nn.functional import normalize
 
 from cryoforum.bingham import (
     OrientationBelief,
     belief_from_curvature,
     belief_from_moment,
+    likeliest_sharpness,
     log_density,
     log_normaliser,
     psd_from_lower_triangle,
@@ -269,3 +271,16 @@ def test_rows_are_chosen_and_counted() -> None:
     belief = random_belief(5)
     assert len(belief) == 5
     assert torch.equal(belief[torch.tensor([3, 1])].concentration, belief.concentration[[3, 1]])
+
+
+def test_the_likeliest_sharpness_undoes_too_much_certainty() -> None:
+    """Of orientations drawn from beliefs that are then said to be k times as sure, 1/k is the likeliest."""
+    generator = torch.Generator().manual_seed(4)
+    mode = random_unitquat(4000, generator=generator)
+    deviation = 0.01 + 0.05 * torch.rand(4000, 1, generator=generator)
+    steps = deviation * torch.randn(4000, 3, generator=generator)
+    drawn = normalize(mode + torch.einsum("nij,nj->ni", tangent_basis(mode), steps), dim=1)
+    right = belief_from_curvature(mode, torch.eye(3) / deviation[..., None].square())
+    for wrong in (0.5, 1.0, 4.0):
+        belief = OrientationBelief(wrong * right.concentration)
+        assert likeliest_sharpness(belief, drawn) == pytest.approx(1 / wrong, rel=0.06)

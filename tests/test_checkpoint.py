@@ -49,8 +49,10 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_images_are_known_by_their_place_or_if_they_moved_by_their_name(
     model: TrainedModel, tmp_path: Path
 ) -> None:
-    save_model(replace(model, sources={7: "train", -(2**63): "test"}), tmp_path / "model")
+    saved = replace(model, sources={7: "train", -(2**63): "test"}, sharpness=0.5)
+    save_model(saved, tmp_path / "model")
     known = load_model(tmp_path / "model")
+    assert known.sharpness == 0.5
     assert known.sources == {7: "train", -(2**63): "test"}
     names = ("other.mrcs", "1@a.mrcs", 'odd, "name".mrcs', "new.mrcs")
     particles = Particles(torch.zeros(4, 2, 2), 1.0, names, sources=torch.tensor([-(2**63), 1, 7, 2]))

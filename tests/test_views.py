@@ -9,10 +9,10 @@ from torch import nn
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
 from cryoforum.harmonics import rotation_polynomials
-from cryoforum.inference import best_views, predict
+from cryoforum.inference import best_views, calibrated, predict
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
-from cryoforum.particles import Particles
+from cryoforum.particles import Particles, Poses
 from cryoforum.posing import PosingConfig
 from cryoforum.predicting import PredictionOptions
 from cryoforum.preprocessing import circular_mask, prepare, turn_and_shift, turn_orientations
@@ -100,6 +100,23 @@ def test_one_view_is_what_the_network_says_and_other_numbers_are_refused(generat
     assert float(symmetric_distance(found, expected, symmetry_group("C1")).max()) < 2e-2
     with pytest.raises(ValueError, match="expected 1, 4, 8 views, found 2"):
         predict(model, particles(images), views=2)
+
+
+def test_calibration_changes_how_sure_a_model_is_and_nothing_else(generator: torch.Generator) -> None:
+    """Of true orientations that are all as far from the mode, it ends with errors that it expects."""
+    model = model_with("qcqp", "C1", generator)
+    images = torch.randn(60, BOX, BOX, generator=generator)
+    before = predict(model, particles(images)).belief
+    turn = torch.tensor([0.0, 0.0, math.sin(0.05), math.cos(0.05)])  # by 0.1 rad
+    truth = Poses(compose(before.mode, turn.expand(60, 4)), torch.zeros(60, 2))
+    found = calibrated(model, particles(images).with_poses(truth))
+    after = predict(found, particles(images))
+    assert found.sharpness > 1
+    torch.testing.assert_close(after.belief.concentration, found.sharpness * before.concentration)
+    again = calibrated(found, particles(images).with_poses(truth))
+    assert again.sharpness == found.sharpness
+    with pytest.raises(ValueError, match="with poses to calibrate by"):
+        calibrated(model, particles(images))
 
 
 def test_views_are_for_the_word_of_the_network_alone() -> None:

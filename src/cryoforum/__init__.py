@@ -15,6 +15,7 @@ _HOMES = {
     "learning_rate_range": "training",
     "suggested_rate": "training",
     "predict": "inference",
+    "calibrated": "inference",
     "matched_to_model": "inference",
     "find_poses": "finding",
     "PosingConfig": "posing",

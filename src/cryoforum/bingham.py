@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_SHARPNESSES = np.geomspace(1 / 32, 8, 161)  # steps of 3.5 %
 # Where numbers 0-9 of the head go in the lower triangle of L (row, column).
 LOWER_TRIANGLE = torch.tril_indices(4, 4)
 
@@ -142,6 +143,20 @@ def log_density(belief: OrientationBelief, quaternions: Tensor) -> Tensor:
     energy = torch.einsum("ni,nij,nj->n", quaternions, belief.concentration, quaternions)
     eigenvalues = torch.linalg.eigvalsh(belief.concentration.double())
     return -energy - log_normaliser(-eigenvalues.flip(-1)).to(energy.dtype)
+
+
+def likeliest_sharpness(belief: OrientationBelief, quaternions: Tensor) -> float:
+    """The factor of all concentrations under which unit quaternions (n, 4), one of each, are likeliest.
+
+    1 where the beliefs are as sure as they should be, less where they are too sure: what Guo et al. (2017,
+    arXiv:1706.04599) call temperature, inverted.
+    """
+    double = OrientationBelief(belief.concentration.double())
+    found = [
+        float(log_density(OrientationBelief(factor * double.concentration), quaternions.double()).mean())
+        for factor in _SHARPNESSES
+    ]
+    return float(_SHARPNESSES[int(np.argmax(found))])
 
 
 def tangent_basis(quaternions: Tensor) -> Tensor:

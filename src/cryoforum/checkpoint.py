@@ -40,7 +40,7 @@ class TrainedModel:
     box and pixel_size_angstrom: of the particles it learned from. validation_median_rad: error of the
     saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split.
     sources: the same by `Particles.sources`, for images read from disk. intensity: of the training set,
-    where it was standardised as a whole.
+    where it was standardised as a whole. sharpness: factor of all concentrations, that of `calibrated`.
     """
 
     network: OrientationNetwork
@@ -52,6 +52,7 @@ class TrainedModel:
     parts: Mapping[str, str]
     intensity: Intensity | None = None
     sources: Mapping[int, str] = field(default_factory=dict)
+    sharpness: float = 1.0
 
     @property
     def head(self) -> Head:
@@ -77,6 +78,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
         "box": model.box,
         "pixel_size_angstrom": model.pixel_size_angstrom,
         "validation_median_rad": model.validation_median_rad,
+        "sharpness": model.sharpness,
         "intensity": None if model.intensity is None else asdict(model.intensity),
         "config": as_plain_dict(model.config),
     }
@@ -109,6 +111,7 @@ def load_model(folder: Path) -> TrainedModel:
             parts=parts,
             sources=sources,
             intensity=None if intensity is None else Intensity(**intensity),
+            sharpness=float(description.get("sharpness", 1.0)),
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cryoforum.bingham import OrientationBelief
+from cryoforum.bingham import OrientationBelief, likeliest_sharpness
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.compute import best_device, mixed_precision
 from cryoforum.config import Config
@@ -15,6 +15,7 @@ from cryoforum.network.heads import mean_belief
 from cryoforum.particles import Particles, Predictions, joined_predictions, loaded_batches
 from cryoforum.preprocessing import prepare, turn_and_shift, turn_orientations
 from cryoforum.resampling import Sampling, resampled
+from cryoforum.symmetry import nearest_equivalent, symmetry_group
 
 BATCH_SIZE = 256
 VIEWS = (1, 4, 8)
@@ -50,6 +51,20 @@ def predict_in_batches(
         yield predict_batch(model, batch, views)
 
 
+def calibrated(model: TrainedModel, particles: Particles) -> TrainedModel:
+    """The model with beliefs as sure as it may be about ``particles``, which it did not learn from.
+
+    Their orientations stay, their expected errors change by one factor, that of the largest likelihood of the
+    true orientations under `best_views`. Bad orientations count: at best none is far off.
+    """
+    if particles.poses is None:
+        raise ValueError("expected particles with poses to calibrate by, found none")
+    belief = predict(replace(model, sharpness=1.0), particles).belief
+    group = symmetry_group(model.config.symmetry)
+    truth = nearest_equivalent(particles.poses.quaternions, belief.mode, group)
+    return replace(model, sharpness=likeliest_sharpness(belief, truth))
+
+
 def best_views(config: Config) -> int:
     """As many views as the network learned from: eight where images were turned and mirrored."""
     learned = config.augmentation
@@ -65,6 +80,7 @@ def predict_batch(model: TrainedModel, batch: Particles, views: int | None = Non
         belief = model.head.belief(network_numbers(model, batch))
     else:
         belief = _belief_of_views(model, _inputs(model, batch), views)
+    belief = OrientationBelief(model.sharpness * belief.concentration)
     return Predictions(belief, expected_error_rad=2 * torch.acos(belief.mode_moment.sqrt()))
 
 

@@ -11,6 +11,7 @@ import torch
 from cryoforum.checkpoint import PARTS, TrainedModel, parts_of, read_split, save_model
 from cryoforum.config import Config
 from cryoforum.course import Progress
+from cryoforum.inference import calibrated
 from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.lesson import VALIDATION_LIMIT
@@ -36,6 +37,7 @@ from cryoforum.training import (
 )
 from cryoforum.workflow import Bar, checked_particles, checked_poses, read_joined
 
+CALIBRATED_BY = 1000  # validation particles
 STATE = "state.pt"
 NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
 
@@ -104,6 +106,9 @@ def train_to_folder(
                 on_prepare=bar("reading particles", shown),
                 on_step=on_step,
             )
+            held_out = near.select(split.validation[:CALIBRATED_BY])
+            sharpness = from_first(lambda: calibrated(model, held_out).sharpness)
+            model = replace(model, sharpness=sharpness)
     except BaseException:
         with suppress(OSError):
             if is_first():
