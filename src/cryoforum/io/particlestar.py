@@ -148,6 +148,15 @@ def place_of_row(star: ParticleStar, row: int) -> str:
     return f"{star.path}, row {row + 1} ({star.particles['rlnImageName'].iloc[row]})"
 
 
+def split_image_name(name: str) -> tuple[str, str]:
+    """The slice with its @, and the stack: 000001@ and stack.mrcs; as in RELION the first @ counts.
+
+    The slice is empty in the name of a single image.
+    """
+    number, at, stack = name.partition("@")
+    return (number + at, stack) if at else ("", name)
+
+
 def format_number(value: float) -> str:
     """Six decimals as RELION writes; nine digits where six decimals would lose more than float32 does."""
     text = f"{value:.6f}"
