@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryoforum.io.cryosparc import read_cryosparc
+from cryoforum.io.cryosparc import is_passthrough_of, read_cryosparc
 from cryoforum.io.csexport import write_cryosparc
-from cryoforum.io.csrecords import have_particles_in_common
-from cryoforum.io.particlestar import ParticleStar, read_star, write_star
+from cryoforum.io.csrecords import read_records, texts
+from cryoforum.io.particlestar import ParticleStar, read_star, split_image_name, write_star
 from cryoforum.io.star import contrast_signs
+from cryoforum.io.startables import first_value
 
 STAR, CRYOSPARC = ".star", ".cs"
 _OTHER_SUFFIXES = {
@@ -24,8 +25,17 @@ def read_particle_file(path: Path) -> ParticleStar:
     return read_cryosparc(path) if Path(path).suffix == CRYOSPARC else read_star(path)
 
 
+def first_stack_name(path: Path) -> str | None:
+    """The stack of the first image of a particle file, of which no more is read than needed."""
+    _check_suffix(path)
+    if Path(path).suffix == CRYOSPARC:
+        return texts(read_records(path)["blob/path"][:1])[0]
+    name = first_value(path, "rlnImageName")
+    return None if name is None else split_image_name(name)[1]
+
+
 def read_each(paths: Sequence[Path]) -> list[ParticleStar]:
-    """The same of several files. A .cs file with particles of the one before it is its passthrough file."""
+    """The same of several files; a .cs file that completes the one before it is merged with it."""
     groups: list[list[Path]] = []
     for path in paths:
         _check_suffix(path)
@@ -40,7 +50,7 @@ def read_each(paths: Sequence[Path]) -> list[ParticleStar]:
 
 def _complete_each_other(first: Path, second: Path) -> bool:
     suffixes = {Path(first).suffix, Path(second).suffix}
-    return suffixes == {CRYOSPARC} and have_particles_in_common(first, second)
+    return suffixes == {CRYOSPARC} and is_passthrough_of(first, second)
 
 
 def write_particle_file(star: ParticleStar, path: Path) -> None:
