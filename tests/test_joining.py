@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryoforum.io.formats import first_stack_name
+from cryoforum.io.formats import root_for_images
 from cryoforum.io.joining import joined
 from cryoforum.io.mrc import write_stack
 from cryoforum.io.particlestar import ParticleStar
 from cryoforum.io.star import number_column, particles_from_star, poses_from_star, read_star, write_star
-from cryoforum.workflow import root_for_images
 
 OPTICS = ("rlnOpticsGroupName", "rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
           "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality")  # fmt: skip
@@ -141,7 +140,10 @@ def test_the_first_at_sign_ends_the_slice(tmp_path: Path) -> None:
     assert torch.equal(particles_from_star(found).images[torch.arange(3)], images[:3])
     write_star(stars[0], tmp_path / "a" / "copy.star")
     assert root_for_images(tmp_path / "a" / "copy.star", tmp_path) is None
-    assert first_stack_name(tmp_path / "a" / "copy.star") == "x@2.mrcs"
+    assert (
+        root_for_images(written(tmp_path, "4.star", one, "1@x@2.mrcs 1 1 2 3 0 0 1 m a").path, tmp_path / "a")
+        == tmp_path / "a"
+    )
 
 
 def test_the_root_that_a_written_file_needs(tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.io.files import find_file, refuse_to_overwrite, replacing, require_folder_of
+from cryoforum.io.files import refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.io.formats import (
     check_writable,
-    first_stack_name,
     read_each,
     read_particle_file,
     write_particle_file,
@@ -267,27 +266,6 @@ def _matched_poses(predicted: ParticleStar, truth: ParticleStar) -> tuple[Poses,
             raise ValueError(f"{truth.path}: expected image {name} of {predicted.path}, found none")
         rows.append(row_of_name[name])
     return poses[0], poses[1][torch.tensor(rows)]
-
-
-def root_for_images(written: Path, folder: Path, root: Path | None = None) -> Path | None:
-    """What --root a written file needs, whose images were found from ``folder`` or ``root``.
-
-    None where its first image is found without it, or not at all.
-    """
-    stack = first_stack_name(written)
-    if stack is None or _found(stack, Path(written).absolute().parent) is not None:
-        return None
-    found = _found(stack, folder, root)
-    if found is None:
-        return None
-    return root if Path(stack).is_absolute() else found.parents[len(Path(stack).parts) - 1]
-
-
-def _found(name: str, folder: Path, root: Path | None = None) -> Path | None:
-    try:
-        return find_file(name, folder, root)
-    except ValueError:
-        return None
 
 
 def read_joined(

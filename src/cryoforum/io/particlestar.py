@@ -105,17 +105,17 @@ def missing_columns(star: ParticleStar, columns: Iterable[str]) -> tuple[str, ..
 def number_column(star: ParticleStar, column: str) -> np.ndarray | None:
     """A number for each particle, (n,) float64, of its optics group or its own row; None without column."""
     if star.optics is not None and column in star.optics:
-        text = star.optics[column].iloc[optics_rows(star, star.optics)]
+        text, rows = star.optics[column], optics_rows(star, star.optics)
     elif column in star.particles:
-        text = star.particles[column]
+        text, rows = star.particles[column], np.arange(len(star))
     else:
         return None
-    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
+    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)[rows]
     wrong = ~np.isfinite(numbers)
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(
-            f"{place_of_row(star, row)}: expected a number in column {column}, found '{text.iloc[row]}'"
+            f"{place_of_row(star, row)}: expected a number in column {column}, found '{text.iloc[rows[row]]}'"
         )
     return numbers
 
