@@ -102,6 +102,9 @@ def edits(particles: Particles, star: ParticleStar) -> dict[str, Callable[[Parti
         "no CTF columns": without_ctf,
         "pixel size 15 % too large": lambda star: with_pixel_size(star, 1.15 * size),
         "pixel size 4 % too small": lambda star: with_pixel_size(star, 0.96 * size),
+        "pixel size and origins 15 % too large": lambda star: scaled_origins(
+            with_pixel_size(star, 1.15 * size), 1.15
+        ),
     }
 
 

@@ -267,6 +267,21 @@ def test_bad_options_of_filter(folder: Path) -> None:
     refused(folder, "filter", predictions, "--out", out, "--by", "luck", words=("trace or max", "luck"))
     refused(folder, "filter", folder / "particles.star", "--out", out, words=("cryoforumTrace", "predict"))
     refused(folder, "filter", predictions, "--out", out, "--drop-out", out, words=("two files",))
+    nowhere = folder / "nowhere" / "dropped.star"
+    refused(
+        folder, "filter", predictions, "--out", out, "--drop-out", nowhere, words=("no folder", "nowhere")
+    )
+
+
+def test_filter_never_replaces_what_it_reads(folder: Path) -> None:
+    predictions, out = folder / "predictions.star", folder / "kept.star"
+    filtered = ("filter", predictions, "--keep", 1, "--overwrite")
+    words = ("other names to write to", "predictions.star")
+    refused(folder, *filtered, "--out", predictions, words=words)
+    refused(folder, *filtered, "--out", out, "--drop-out", predictions, words=words)
+    shutil.copy(predictions, folder / "others.star")
+    others = ("--quantile-of", folder / "others.star", "--out", out, "--drop-out", folder / "others.star")
+    refused(folder, *filtered, *others, words=("other names to write to", "others.star"))
 
 
 def test_comparing_with_other_particles(folder: Path) -> None:
@@ -275,6 +290,8 @@ def test_comparing_with_other_particles(folder: Path) -> None:
     refused(
         folder, "compare", folder / "predictions.star", some, words=("some.star", "000011@particles.mrcs")
     )
+    numbers = ("--json", folder / "nowhere" / "errors.json")
+    refused(folder, "compare", some, folder / "particles.star", *numbers, words=("no folder", "nowhere"))
 
 
 def test_reporting_on_no_folder(tmp_path: Path) -> None:
@@ -293,7 +310,7 @@ WRITERS: dict[str, tuple[object, ...]] = {
     "simulate": ("--n", 4, *SMALL, "--out", "{}"),
     "train": ("{}/particles.star", "--preset", "tiny", "--config", "{}/config.toml", "--out", "{}/model"),
     "predict": ("{}/model", "{}/particles.star", "--out", "{}/predictions.star"),
-    "filter": ("{}/predictions.star", "--out", "{}/predictions.star"),
+    "filter": ("{}/predictions.star", "--out", "{}/particles.star"),
 }
 
 

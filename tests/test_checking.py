@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from cryoforum.checking.aligning import compare_maps, mirrored
+from cryoforum.checking.inventory import inventory, origins_in_pixels
 from cryoforum.checking.judging import Judgement, Outcome, judge
 from cryoforum.checking.readings import Reading, Transfer
 from cryoforum.checking.remedies import complaints
@@ -20,8 +21,19 @@ from cryoforum.config import SimulationConfig
 from cryoforum.correcting import Corrections, corrected
 from cryoforum.ctf import ctf
 from cryoforum.fourier import phase_shift, to_fourier, to_real
-from cryoforum.io.mrc import write_volume
-from cryoforum.io.star import read_star, select_rows, with_columns, write_star
+from cryoforum.io.csrecords import write_records
+from cryoforum.io.dialects import relion30
+from cryoforum.io.formats import read_particle_file, write_particle_file
+from cryoforum.io.mrc import write_stack, write_volume
+from cryoforum.io.star import (
+    pixel_size_from_star,
+    poses_from_star,
+    read_star,
+    select_rows,
+    star_from_particles,
+    with_columns,
+    write_star,
+)
 from cryoforum.kernels import insert_points, read_slices
 from cryoforum.likelihood import frequency_points, slices_at
 from cryoforum.particles import Particles, Poses
@@ -138,10 +150,14 @@ def test_what_was_done_to_the_images_is_caught(kind: Transfer, power: float) -> 
     assert judge(particles, "O").reading == Reading(transfer=kind)
 
 
-@pytest.mark.parametrize("factor", [0.8, 1.15, 2.0])
-def test_a_wrong_pixel_size_is_caught_by_the_ctf(factor: float) -> None:
-    judgement = judge(replace(right_set(), pixel_size_angstrom=factor * PIXEL_SIZE))
+@pytest.mark.parametrize("factor", [0.87, 2.0])
+@pytest.mark.parametrize("origins", ["right in Å", "right in pixels"])
+def test_a_wrong_pixel_size_is_caught_by_the_ctf(factor: float, origins: str) -> None:
+    particles = with_shifts(right_set(), factor if origins == "right in pixels" else 1.0)
+    judgement = judge(replace(particles, pixel_size_angstrom=factor * PIXEL_SIZE))
     assert judgement.reading.pixel_factor == pytest.approx(1 / factor, rel=0.02)
+    assert judgement.reading.origins_with_pixels == (origins == "right in pixels")
+    assert judgement.reading.origin_factor == 1 and judgement.reading.transfer is Transfer.AS_RECORDED
     found = complaints(judgement, factor * PIXEL_SIZE, in_pixels=False)
     assert [complaint.fault for complaint in found if "pixel size" in complaint.fault]
 
@@ -272,24 +288,97 @@ def test_the_command_names_the_fault_and_what_mends_it(folder: Path, tmp_path: P
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("fault", ["sign", "unit", "inverse", "pixel size", "sign and inverse"])
-def test_the_command_it_names_mends_the_file(
-    folder: Path, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    factor = {"sign": -1.0, "unit": 1 / PIXEL_SIZE, "sign and inverse": -1.0}.get(fault, 1.0)
-    size = 1.1 * PIXEL_SIZE if fault == "pixel size" else None
-    faulty, true = folder / f"{fault}.star", read_star(folder / "particles.star")
-    write_star(corrected(true, Corrections(factor, "inverse" in fault, size)), faulty)
-    monkeypatch.chdir(folder)
-    said = check(faulty, code=1).splitlines()
-    command = next(line for line in said if line.startswith("this does it: cryoforum "))
+def mended(said: str) -> Path:
+    """Run the command that a check names; the file that it writes."""
+    (command,) = (line for line in said.splitlines() if line.startswith("this does it: cryoforum "))
     arguments = shlex.split(command.removeprefix("this does it: cryoforum "))
-    result = CliRunner().invoke(app, [*arguments, "--overwrite"])
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert check(folder / "corrected.star", code=0).splitlines()[-1] == "ready"
-    if size is None:
-        errors = matched_errors(read_star(folder / "corrected.star"), true)
-        assert float(errors.max()) < 1e-5
+    return Path(arguments[-1])
+
+
+FAULTS = {
+    "sign": Corrections(-1.0),
+    "unit": Corrections(1 / PIXEL_SIZE),
+    "inverse": Corrections(inverse_rotations=True),
+    "sign and inverse": Corrections(-1.0, inverse_rotations=True),
+    "pixel size": Corrections(pixel_size_factor=0.5),
+    "pixel size, origins with it": Corrections(0.5, pixel_size_factor=0.5),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "dialect"),
+    [*((fault, "3.1") for fault in FAULTS), *((fault, "3.0") for fault in FAULTS if "pixel" in fault)],
+)
+def test_the_command_it_names_mends_the_file(folder: Path, fault: str, dialect: str) -> None:
+    """Poses, origins in Å and pixel size become what they were, in both dialects and from any folder."""
+    faulty, true = folder / f"{fault} {dialect}.star", read_star(folder / "particles.star")
+    write_star(corrected(true if dialect == "3.1" else relion30(true), FAULTS[fault]), faulty)
+    written = mended(check(faulty, code=1))
+    found = read_star(written)
+    written.rename(folder / f"mended {faulty.name}")
+    assert written.parent == folder and (found.optics is None) == (dialect == "3.0")
+    assert pixel_size_from_star(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
+    assert float(matched_errors(found, true).max()) < 1e-5
+    shifts, expected = poses_from_star(found).shifts_angstrom, poses_from_star(true).shifts_angstrom
+    torch.testing.assert_close(shifts, expected, rtol=0.015, atol=0.01)
+
+
+def test_the_command_it_names_knows_companions_root_and_taken_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = folder / "particles.star"
+    star = corrected(read_star(true), Corrections(-1, pixel_size_factor=0.8))
+    write_particle_file(star, tmp_path / "all.cs")
+    records = np.load(tmp_path / "all.cs")
+    poses = [name for name in records.dtype.names if name.startswith("alignments3D")]
+    others = [name for name in records.dtype.names if name not in ("uid", *poses)]
+    (tmp_path / "job").mkdir()
+    write_records(records[["uid", *poses]], tmp_path / "job" / "poses.cs")
+    write_records(records[["uid", *others]], tmp_path / "others.cs")
+    (tmp_path / "job" / "corrected.cs").touch()
+    monkeypatch.chdir(tmp_path)
+    written = mended(check("job/poses.cs", "others.cs", "--root", folder, code=1))
+    assert written == Path("job/corrected_2.cs")
+    found, true = read_particle_file(written), read_star(true)
+    assert pixel_size_from_star(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
+    assert set(found.dataset.dtype.names) == set(records.dtype.names)
+    shifts, expected = poses_from_star(found).shifts_angstrom, poses_from_star(true).shifts_angstrom
+    torch.testing.assert_close(shifts, expected, rtol=0.015, atol=0.01)
+
+
+def test_origins_that_are_too_small_are_said_to_be(folder: Path) -> None:
+    star = read_star(folder / "particles.star")
+    assert not origins_in_pixels(star) and origins_in_pixels(relion30(star))
+    both = with_columns(star, {f"rlnOrigin{axis}": np.zeros(COUNT) for axis in "XY"})
+    assert not origins_in_pixels(both) and origins_in_pixels(replace(both, optics=None))
+    (complaint,) = complaints(judge(with_shifts(right_set(), 0.5)), PIXEL_SIZE, in_pixels=False)
+    assert complaint.fault == "the origins are 2 times too small"
+
+
+def test_the_inventory_of_many_groups_is_short_and_complete() -> None:
+    draw = np.random.default_rng(4)
+    groups = draw.integers(1, 30, COUNT)
+    voltage = np.where(groups == groups[0], 300 - np.arange(COUNT) % 2, 200)
+    particles = with_distinct_views(right_set(), 7)
+    star = with_columns(
+        star_from_particles(particles, particles.names), {"rlnOpticsGroup": groups, "rlnVoltage": voltage}
+    )
+    rows = dict(inventory(replace(star, optics=None), particles))
+    shown = [what for what in rows if what.startswith("optics group ")]
+    assert shown == [f"optics group {group}" for group in list(dict.fromkeys(groups.tolist()))[:8]]
+    first, count = rows[shown[0]], int((groups == groups[0]).sum())
+    assert first.startswith(f"{count} particles, 299 kV to 300")
+    counts = [int(rows[what].split()[0]) for what in rows if "group" in what]
+    assert sum(counts) == COUNT and f"{len(set(groups.tolist())) - 8} more groups" in rows
+    assert rows["orientations"].startswith("7 distinct")
+
+
+def with_distinct_views(particles: Particles, count: int) -> Particles:
+    """With that many orientations, each in either sign of its quaternion."""
+    views = random_unitquat(count, generator=torch.Generator().manual_seed(1))[torch.arange(COUNT) % count]
+    return particles.with_orientations(views * (torch.arange(COUNT) // count % 2 * 2 - 1)[:, None])
 
 
 def test_files_that_cannot_be_judged_are_told_what_for(folder: Path) -> None:
@@ -301,6 +390,48 @@ def test_files_that_cannot_be_judged_are_told_what_for(folder: Path) -> None:
     assert "ready to predict, not to train: there are no poses" in check(folder / "unposed.star", code=0)
     write_star(select_rows(star, list(range(5))), folder / "few.star")
     assert "cannot tell: 5 particles" in check(folder / "few.star", code=0)
+
+
+def test_too_few_usable_or_too_small_images_are_told_after_the_inventory(tmp_path: Path) -> None:
+    particles = right_set().select(torch.arange(22))
+    images = particles.images[torch.arange(22)]
+    images[:3] = 0
+    for box, reason in ((BOX, "19 particles of usual contrast are too few"), (4, "images of 4 px are too")):
+        (tmp_path / str(box)).mkdir()
+        write_stack(tmp_path / str(box) / "x.mrcs", [images[:, :box, :box]], 22, box, PIXEL_SIZE)
+        small = replace(particles, images=images[:, :box, :box])
+        write_star(
+            star_from_particles(small, [f"{n + 1}@x.mrcs" for n in range(22)]), tmp_path / f"{box}.star"
+        )
+        said = check(tmp_path / f"{box}.star", "--root", tmp_path / str(box), code=0)
+        assert "22 distinct" in said and said.splitlines()[-1].startswith(f"cannot tell: {reason}")
+
+
+def test_what_is_asked_before_the_images_are_read(folder: Path, tmp_path: Path) -> None:
+    star = folder / "particles.star"
+    for arguments, words in (
+        (("--out", tmp_path / "no" / "page.html"), "create it first"),
+        (("--reference", tmp_path / "none.mrc"), "not found"),
+        (("--reference", tmp_path / "none.pdb"), "none of that name"),
+        (("--reference", "4v5d", "--map-pixel-size", 9), "expected a map with --map-pixel-size"),
+        (("--map-pixel-size", 9), "with --reference"),
+    ):
+        said = check(star, *arguments, code=1)
+        assert words in " ".join(said.split()) and "distinct" not in said
+
+
+def test_a_map_without_a_pixel_size_may_be_given_one_and_unused_maps_are_told(
+    folder: Path, tmp_path: Path
+) -> None:
+    with mrcfile.new(tmp_path / "bare.mrc") as file:
+        file.set_data(load_structure("4v5d", BOX, PIXEL_SIZE).voxels.numpy())
+    star, reference = folder / "particles.star", ("--reference", tmp_path / "bare.mrc")
+    assert "--map-pixel-size" in check(star, *reference, code=1)
+    said = check(star, *reference, "--map-pixel-size", PIXEL_SIZE, code=0)
+    assert "correlation with the reference" in said and "cannot tell: hand" not in said
+    write_star(select_rows(read_star(star), list(range(5))), folder / "five.star")
+    said = check(folder / "five.star", *reference, "--map-pixel-size", PIXEL_SIZE, code=0)
+    assert "cannot tell: hand\n" in said
 
 
 def test_bad_input_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:

@@ -274,8 +274,10 @@ def test_files_elsewhere_are_found_with_root(done: Run, tmp_path: Path) -> None:
     copy.write_bytes((done / "particles.star").read_bytes())
     assert "--root" in run("predict", done / "model", copy, "--out", out, code=1).stderr
     assert not out.exists()
-    run("predict", done / "model", copy, "--out", out, "--root", done.folder)
+    hint = f"later steps may need --root {done.folder}\n"
+    assert hint in run("predict", done / "model", copy, "--out", out, "--root", done.folder).output
     assert len(read_star(out)) == 60
+    assert hint in run("filter", done / "predictions.star", "--out", tmp_path / "kept.star").output
 
 
 def test_a_split_can_be_given_by_shares_and_by_file(done: Run, tmp_path: Path) -> None:

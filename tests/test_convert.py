@@ -182,7 +182,7 @@ def test_corrections_in_every_format(simulated: Path, tmp_path: Path, kind: str)
         source = tmp_path / f"source{suffix}"
         convert(simulated, "--out", source, *more, *(("--relion", "3.0") if kind == "3.0" else ()))
     once, twice = tmp_path / f"once{suffix}", tmp_path / f"twice{suffix}"
-    flags = ("--invert-rotations", *more, *(("--relion", "3.0") if kind == "3.0" else ()))
+    flags = ("--invert-rotations", *more)
     convert(source, "--out", once, "--scale-origins", -2, *flags)
     convert(once, "--out", twice, "--scale-origins", -0.5, *flags)
     stars = [read_particle_file(path) for path in (source, once, twice)]
@@ -192,15 +192,64 @@ def test_corrections_in_every_format(simulated: Path, tmp_path: Path, kind: str)
     assert turned.magnitude().max() < 1e-5
     np.testing.assert_allclose(between.shifts_angstrom, -2 * before.shifts_angstrom, atol=1e-3)
     assert_same_particles(stars[0], stars[2])
-    if kind == "cs":
-        assert "convert it first" in convert(
-            source, "--out", tmp_path / "x.cs", "--pixel-size", 3, *more, code=1
-        )
-    else:
-        convert(source, "--out", tmp_path / "sized.star", "--pixel-size", 3.25, *flags[1:])
-        sized = read_star(tmp_path / "sized.star")
-        assert pixel_size_from_star(sized) == pytest.approx(3.25)
-        assert (sized.optics is None) == (kind == "3.0")
+    assert (stars[2].optics is None) == (kind == "3.0")
+    sized = tmp_path / f"sized{suffix}"
+    convert(source, "--out", sized, "--scale-pixel-size", 0.5, *more)
+    found = read_particle_file(sized)
+    assert pixel_size_from_star(found) == pytest.approx(5.6)
+    assert (found.optics is None) == (kind == "3.0")
+    origin = "rlnOriginX" if kind == "3.0" else "rlnOriginXAngst"  # what the file says of origins stays
+    np.testing.assert_allclose(number_column(found, origin), number_column(stars[0], origin), atol=1e-3)
+
+
+def test_every_optics_group_keeps_its_own_pixel_size(two_groups: Path, tmp_path: Path) -> None:
+    star = read_star(two_groups)
+    sizes = star.optics.assign(rlnImagePixelSize=["7.0", "8.0"])
+    write_star(ParticleStar(star.path, sizes, star.particles), tmp_path / "mixed.star")
+    convert(tmp_path / "mixed.star", "--out", tmp_path / "a.star", "--scale-pixel-size", 0.8)
+    found = read_star(tmp_path / "a.star").optics["rlnImagePixelSize"]
+    assert found.astype(float).tolist() == pytest.approx([5.6, 6.4])
+
+
+def test_a_pixel_size_that_stands_there_twice_is_changed_in_both_places(
+    simulated: Path, tmp_path: Path
+) -> None:
+    convert(simulated, "--out", tmp_path / "old.star", "--relion", "3.0")
+    old = with_columns(read_star(tmp_path / "old.star"), {"rlnImagePixelSize": np.full(40, 11.2)})
+    write_star(old, tmp_path / "both.star")
+    convert(tmp_path / "both.star", "--out", tmp_path / "a.star", "--scale-pixel-size", 0.5)
+    found = read_star(tmp_path / "a.star")
+    assert pixel_size_from_star(found) == pytest.approx(5.6)
+    without = ParticleStar(found.path, None, found.particles.drop(columns="rlnImagePixelSize"))
+    assert pixel_size_from_star(without) == pytest.approx(5.6)
+
+
+def test_origins_in_angstrom_count_beside_optics_groups(simulated: Path, tmp_path: Path) -> None:
+    star = read_star(simulated)
+    stale = {f"rlnOrigin{axis}": np.full(40, 99.0) for axis in "XY"}
+    write_star(with_columns(star, stale), tmp_path / "both.star")
+    convert(tmp_path / "both.star", "--relion", "3.0", "--out", tmp_path / "old.star")
+    old = read_star(tmp_path / "old.star")
+    assert not {"rlnOriginXAngst", "rlnOriginYAngst"} & set(old.particles)
+    assert_same_particles(star, old)
+
+
+def test_group_numbers_with_decimals_have_the_box_of_their_own_stack(
+    two_groups: Path, tmp_path: Path
+) -> None:
+    """An odd box, which no other command would take, is written as it is, too."""
+    star = read_star(two_groups)
+    with mrcfile.new(tmp_path / "odd.mrcs") as file:
+        file.set_data(np.zeros((40, 63, 63), np.float32))
+    names = [
+        name if row % 2 else f"{row + 1}@odd.mrcs" for row, name in enumerate(star.particles["rlnImageName"])
+    ]
+    groups = [f"{group}.000000" for group in star.particles["rlnOpticsGroup"]]
+    star = with_columns(star, {"rlnImageName": names, "rlnOpticsGroup": groups})
+    optics = star.optics.drop(columns="rlnImageSize")
+    write_star(ParticleStar(star.path, optics, star.particles), tmp_path / "a.star")
+    convert(tmp_path / "a.star", "--root", two_groups.parent, "--out", tmp_path / "a.cs")
+    assert np.load(tmp_path / "a.cs")["blob/shape"][:, 0].tolist() == [63, 32] * 20
 
 
 def test_images_need_not_be_there(simulated: Path, tmp_path: Path) -> None:
@@ -225,9 +274,9 @@ def test_refusals_leave_nothing_behind(simulated: Path, tmp_path: Path) -> None:
         ((cs, "--out", cs, "--overwrite"), "expected another name"),
         ((cs, "--out", out, "--relion", "4"), "3.0 or 3.1, found '4'"),
         ((simulated, "--out", tmp_path / "b.cs", "--relion", "3.0"), "--relion with a .star file"),
-        ((simulated, cs, "--out", out), "cs files of the same particles"),
+        ((simulated, cs, "--out", out), "expected one particle file, or a .cs file and what it lacks"),
         ((cs, "--out", tmp_path / "b.csv"), "found the suffix '.csv'"),
-        ((simulated, "--out", out, "--pixel-size", "0"), "expected --pixel-size above 0"),
+        ((simulated, "--out", out, "--scale-pixel-size", "0"), "expected --scale-pixel-size above 0"),
         ((simulated, "--out", out, "--scale-origins", "nan"), "expected a number for --scale-origins"),
         ((cs, "--out", tmp_path / "no" / "b.star"), "create it first"),
     ):

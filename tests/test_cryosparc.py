@@ -15,6 +15,7 @@ from cryoforum.cli import app
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.io.csexport import records_from_star
 from cryoforum.io.formats import read_each, read_particle_file, write_particle_file
+from cryoforum.io.joining import joined
 from cryoforum.io.mrc import write_stack
 from cryoforum.io.particlestar import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.io.star import (
@@ -229,6 +230,59 @@ def test_passthrough_of_another_job_or_two_of_them_are_refused(tmp_path: Path) -
         ValueError, match=rf"class_1.cs: expected uid {fields['uid'][0]} of row 1 in .*\(1 of 6"
     ):
         read_each([main, other])
+
+
+def test_files_that_share_particles_are_duplicates_and_no_passthrough(project: Path, model: Path) -> None:
+    """None of them lacks anything: three of the particles would be dropped without a word."""
+    fields = refined()
+    whole = write(project / "J7" / "all.cs", fields)
+    part = write(project / "J7" / "class_3.cs", {name: values[:3] for name, values in fields.items()})
+    assert [len(star) for star in read_each([part, whole])] == [3, 6]
+    for command in (("predict", model, part, whole), ("convert", part, whole)):
+        message = run(*command, "--out", project / "out.cs", code=1)
+        assert "already in" in message or "expected one particle file" in message
+    unposed = write(project / "J7" / "unposed.cs", only(fields, "blob", "ctf"))
+    assert [len(star) for star in read_each([part, unposed])] == [3, 6]
+    more = write(project / "J7" / "more.cs", {"uid": fields["uid"], "myFields/score": np.arange(6.0)})
+    (star,) = read_each([part, more])  # it has no images, so it can be nothing else
+    assert star.companions == (more,) and star.dataset["myFields/score"].tolist() == [0, 1, 2]
+
+
+def test_joined_files_keep_their_records(project: Path) -> None:
+    """Their common fields; paths as they were, or, in files of several projects, from their common folder."""
+    first, second = refined(3), refined(6, seed=1)
+    second = {name: values[3:] for name, values in second.items() if name != "ctf/tilt_A"}
+    paths = [write(project / "J7" / "a.cs", first), write(project / "J8" / "b.cs", second)]
+    with pytest.warns(UserWarning, match="left out ctf/tilt_A") as told:
+        star = joined(read_each(paths))
+    assert len(told) == 1 + sum("optics group" in str(one.message) for one in told)
+    found = records_from_star(star)
+    assert set(found.dtype.names) == set(second)
+    for name in second:
+        np.testing.assert_array_equal(found[name], np.concatenate([first[name], second[name]]), name)
+    other = refined(6, seed=2, blob__path=np.array([b"s.mrcs"] * 6))
+    (project / "elsewhere").mkdir()
+    write_stack(project / "elsewhere" / "s.mrcs", [torch.randn(6, 32, 32)], 6, 32, 1.345)
+    star = joined(read_each([paths[0], write(project / "elsewhere" / "c.cs", other)]))
+    write_particle_file(star, project / "joined.cs")
+    particles = particles_from_star(read_particle_file(project / "joined.cs"))
+    alone = [
+        particles_from_star(star).images for star in read_each([paths[0], project / "elsewhere" / "c.cs"])
+    ]
+    expected = torch.cat([images[torch.arange(len(images))] for images in alone])
+    assert torch.equal(particles.images[torch.arange(9)], expected)
+
+
+def test_records_are_left_out_beside_a_star_file_and_that_is_told(project: Path) -> None:
+    paths = [write(project / name, refined(6, seed)) for seed, name in enumerate(("a.cs", "b.cs"))]
+    shifted = refined(6, 1, blob__path=np.array([b"J1/extract/other.mrcs"] * 6))
+    write(paths[1], shifted)
+    (project / "J1" / "extract" / "other.mrcs").write_bytes(
+        (project / "J1" / "extract" / "stack.mrcs").read_bytes()
+    )
+    write_particle_file(read_particle_file(paths[1]), project / "b.star")
+    with pytest.warns(UserWarning, match="cryoSPARC's other fields are left out"):
+        assert joined(read_each([paths[0], project / "b.star"])).dataset is None
 
 
 def refused(path: Path, *words: str) -> None:

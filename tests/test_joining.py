@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cryoforum.io.formats import root_for_images
 from cryoforum.io.joining import joined
 from cryoforum.io.mrc import write_stack
 from cryoforum.io.particlestar import ParticleStar
@@ -127,6 +128,41 @@ def test_a_stack_outside_the_shared_folder_is_named_from_there(tmp_path: Path) -
     assert found.particles["rlnImageName"].tolist() == ["1@s.mrcs", "2@s.mrcs"]
     particles = particles_from_star(found, tmp_path / "project")
     assert torch.equal(particles.images[torch.arange(2)], images[:2])
+
+
+def test_the_first_at_sign_ends_the_slice(tmp_path: Path) -> None:
+    images = stack(tmp_path / "a" / "x@2.mrcs", 8, 1)
+    one = "one 1 300 2.7 0.1 1.5 8 2"
+    stars = [written(tmp_path / "a", f"{n}.star", one, f"{n}@x@2.mrcs 1 1 2 3 0 0 1 m a") for n in (1, 2)]
+    stars.append(written(tmp_path / "b", "3.star", one, "3@a/x@2.mrcs 1 1 2 3 0 0 1 m a"))
+    found = joined(stars)
+    assert found.particles["rlnImageName"].tolist() == [f"{n}@a/x@2.mrcs" for n in (1, 2, 3)]
+    assert torch.equal(particles_from_star(found).images[torch.arange(3)], images[:3])
+    write_star(stars[0], tmp_path / "a" / "copy.star")
+    assert root_for_images(tmp_path / "a" / "copy.star", tmp_path) is None
+    assert (
+        root_for_images(written(tmp_path, "4.star", one, "1@x@2.mrcs 1 1 2 3 0 0 1 m a").path, tmp_path / "a")
+        == tmp_path / "a"
+    )
+
+
+def test_the_root_that_a_written_file_needs(tmp_path: Path) -> None:
+    """Names relative to the project, in files of one of its folders, and a file written elsewhere."""
+    project, out = tmp_path / "project", tmp_path / "out"
+    (project / "job").mkdir(parents=True)
+    out.mkdir()
+    stack(project / "Extract" / "s.mrcs", 8, 1)
+    row = "1@Extract/s.mrcs 1 1 2 3 0 0 1 m a"
+    star = written(out, "x.star", "one 1 300 2.7 0.1 1.5 8 2", row)
+    root = root_for_images(out / "x.star", project / "job")
+    assert root == project and len(particles_from_star(star, root)) == 1
+    assert root_for_images(out / "x.star", out, project) == project
+    assert root_for_images(out / "x.star", out) is None  # nobody knows
+    written(project / "job", "x.star", "one 1 300 2.7 0.1 1.5 8 2", row)
+    assert root_for_images(project / "job" / "x.star", out) is None  # none is needed
+    gone = "1@/gone/Extract/s.mrcs 1 1 2 3 0 0 1 m a"
+    written(out, "y.star", "one 1 300 2.7 0.1 1.5 8 2", gone)
+    assert root_for_images(out / "y.star", out, project / "Extract") == project / "Extract"
 
 
 def test_an_old_dialect_joins_with_its_lengths_in_angstrom(stars: list[ParticleStar], tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Particles of several boxes and pixel sizes, in one file or several, through every step."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_relion import untrained_model
@@ -14,7 +17,14 @@ from cryoforum.cli import app
 from cryoforum.inference import check_compatible, matched_to_model
 from cryoforum.io.joining import joined
 from cryoforum.io.mrc import write_volume
-from cryoforum.io.star import number_column, particles_from_star, poses_from_star, read_star, write_star
+from cryoforum.io.star import (
+    number_column,
+    particles_from_star,
+    poses_from_star,
+    read_star,
+    with_columns,
+    write_star,
+)
 from cryoforum.metrics import orientation_errors
 from cryoforum.resampling import Sampling
 from cryoforum.structures import load_structure
@@ -80,6 +90,34 @@ def test_reconstructing_a_mixture(folder: Path, tmp_path: Path) -> None:
         assert found.data.shape == (32, 32, 32) and float(found.voxel_size.x) == pytest.approx(11.2)
         expected = load_structure("4v5d", 32, 11.2).voxels.numpy()
         assert np.corrcoef(found.data.ravel(), expected.ravel())[0, 1] > 0.9
+
+
+def test_halves_posed_by_one_prediction_are_dependent_beside_a_refinement_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    refined, other = (folder / name / "particles.star" for name in ("many_coarse", "few_coarse"))
+    predicted = folder / "few_coarse" / "predicted.star"
+    write_star(with_columns(read_star(other), {"cryoforumTrace": np.full(FEW, -9.0)}), predicted)
+    for paths, independent in (((refined, other), True), ((predicted, refined), False)):
+        out = tmp_path / str(independent)
+        result = run("reconstruct", *paths, "--out", out)
+        assert result.exit_code == 0, result.output + str(result.exception)
+        assert json.loads((out / "resolution.json").read_text())["independent"] is independent
+        assert ("optimistic" in result.output) is not independent
+
+
+def test_images_near_the_wanted_pixel_size_are_taken_as_they_are(folder: Path) -> None:
+    star = read_star(folder / "many_coarse" / "particles.star")
+    optics = pd.concat([star.optics] * 3, ignore_index=True)
+    optics["rlnOpticsGroup"], optics["rlnImagePixelSize"] = ["1", "2", "3"], ["11.2", "11.24", "11.6"]
+    groups = np.repeat([1, 2, 3], [20, 40, 30])
+    mixed = replace(with_columns(star, {"rlnOpticsGroup": groups}), optics=optics)
+    with pytest.warns(UserWarning) as told:
+        found = particles_from_star(mixed, sampling=COARSE)
+    assert [str(one.message).split(" of ")[0] for one in told] == ["30"]
+    plain, rows = particles_from_star(star), torch.arange(60)
+    assert torch.equal(found.images[rows], plain.images[rows])
+    assert found.pixel_size_angstrom == 11.24
 
 
 def test_predicting_resamples_to_the_model(folder: Path, tmp_path: Path) -> None:

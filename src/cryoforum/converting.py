@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from cryoforum.correcting import Corrections, corrected
 from cryoforum.io.cryosparc import lost_in_star
 from cryoforum.io.dialects import relion30, relion31
 from cryoforum.io.files import find_file, refuse_to_overwrite, require_folder_of
 from cryoforum.io.formats import CRYOSPARC, check_writable, read_each, write_particle_file
-from cryoforum.io.mrc import LazyImages
-from cryoforum.io.star import ParticleStar, missing_columns, optics_groups_from_star
+from cryoforum.io.mrcheader import read_header
+from cryoforum.io.particlestar import optics_rows
+from cryoforum.io.star import ParticleStar, missing_columns, split_image_name
 
 NO_CORRECTIONS = Corrections()
 Tell = Callable[[str], None]
@@ -46,7 +46,8 @@ def convert_file(
     star, *others = read_each(inputs)
     if others:
         raise ValueError(
-            f"expected one particle file, or .cs files of the same particles, found {others[0].path}, too"
+            f"expected one particle file, or a .cs file and what it lacks (passthrough), found "
+            f"{others[0].path}, too"
         )
     check_writable(star, out)
     for companion in star.companions:
@@ -56,6 +57,8 @@ def convert_file(
         raise ValueError(f"expected --relion with a .star file at --out, found {out}")
     if corrections == NO_CORRECTIONS:
         _refuse_idle_work(star, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
+    elif relion is None and star.optics is None:  # a correction keeps the dialect
+        relion = "3.0"
     star = corrected(star, corrections)
     converted = _for_cryosparc(star, root, tell) if to_cryosparc else _for_relion(star, relion, root, tell)
     write_particle_file(converted, out)
@@ -78,7 +81,7 @@ def _for_cryosparc(star: ParticleStar, root: Path | None, tell: Tell) -> Particl
     lost = [name for name in _RELION_ABERRATIONS if name not in absent]
     if lost:
         tell(f"not written, as cryoSPARC counts it otherwise: {', '.join(lost)}; estimate it there again")
-    sized = with_image_sizes(star, root)
+    sized = with_image_sizes(relion31(star), root)
     if missing_columns(sized, ["rlnImageSize"]):
         tell("the stacks are not found, so there is no blob/shape, which cryoSPARC needs; give --root")
     return sized
@@ -100,29 +103,23 @@ def _for_relion(star: ParticleStar, relion: str | None, root: Path | None, tell:
 
 def with_image_sizes(star: ParticleStar, root: Path | None) -> ParticleStar:
     """The same with rlnImageSize, where it is missing and the first stack of every optics group is found."""
-    if not missing_columns(star, ["rlnImageSize"]):
+    if star.optics is None or not missing_columns(star, ["rlnImageSize"]):
         return star
-    groups = optics_groups_from_star(star)
-    numbers = np.zeros(len(star), dtype=np.int64) if groups is None else groups.numpy()
-    _, first_rows, group_of_row = np.unique(numbers, return_index=True, return_inverse=True)
+    used, first_rows = np.unique(optics_rows(star, star.optics), return_index=True)
     boxes = [_box(star, int(row), root) for row in first_rows]
     if None in boxes:
         return star
-    texts = np.array([str(box) for box in boxes])
-    if star.optics is None or groups is None:
-        particles = star.particles.assign(rlnImageSize=texts[group_of_row.reshape(-1)])
-        return replace(star, particles=particles.astype(str))
-    box_of_group = dict(zip(star.particles["rlnOpticsGroup"].iloc[first_rows], texts, strict=True))
-    # A group without particles has no stack to ask; any size does.
-    sizes = [box_of_group.get(group, texts[0]) for group in star.optics["rlnOpticsGroup"]]
-    return replace(star, optics=star.optics.assign(rlnImageSize=pd.Series(sizes, dtype=str)))
+    sizes = [str(boxes[0])] * len(star.optics)  # a group without particles has no stack to ask; any size does
+    for group, box in zip(used, boxes, strict=True):
+        sizes[group] = str(box)
+    return replace(star, optics=star.optics.assign(rlnImageSize=sizes).astype(str))
 
 
 def _box(star: ParticleStar, row: int, root: Path | None) -> int | None:
     """Width in pixels of the image of a row; None where its stack is not found."""
-    name = star.particles["rlnImageName"].iloc[row].rpartition("@")[2]
+    _, stack = split_image_name(star.particles["rlnImageName"].iloc[row])
     try:
-        path = find_file(name, star.path.absolute().parent, root)
+        path = find_file(stack, star.path.absolute().parent, root)
     except ValueError:
         return None
-    return LazyImages([path], [0]).shape[-1]
+    return read_header(path).layout.shape[2]

@@ -3,12 +3,15 @@
 import math
 from dataclasses import dataclass, replace
 
-import numpy as np
+import pandas as pd
 
+from cryoforum.io.csrecords import with_fields
+from cryoforum.io.particlestar import format_number
 from cryoforum.io.star import (
     ParticleStar,
     missing_columns,
     number_column,
+    pixel_sizes_from_star,
     poses_from_star,
     with_columns,
     with_orientations,
@@ -23,18 +26,19 @@ class Corrections:
     """What is to be changed; by default nothing.
 
     origin_factor: origins are multiplied by it. inverse_rotations: angles become those of the inverses.
-    pixel_size_angstrom: of the images; origins in Å and defocus stay what they are.
+    pixel_size_factor: the pixel size of every image is multiplied by it; origins, in the unit that they are
+    given in, and defocus stay what they are.
     """
 
     origin_factor: float = 1.0
     inverse_rotations: bool = False
-    pixel_size_angstrom: float | None = None
+    pixel_size_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.origin_factor):
             raise ValueError(f"expected a number for --scale-origins, found {self.origin_factor}")
-        if self.pixel_size_angstrom is not None and not 0 < self.pixel_size_angstrom < math.inf:
-            raise ValueError(f"expected --pixel-size above 0 Å, found {self.pixel_size_angstrom}")
+        if not 0 < self.pixel_size_factor < math.inf:
+            raise ValueError(f"expected --scale-pixel-size above 0, found {self.pixel_size_factor}")
 
 
 def corrected(star: ParticleStar, corrections: Corrections) -> ParticleStar:
@@ -45,24 +49,33 @@ def corrected(star: ParticleStar, corrections: Corrections) -> ParticleStar:
             raise ValueError(f"{star.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi, found none")
         star = with_orientations(star, inverse(poses.quaternions))
     if corrections.origin_factor != 1:
-        found = {name: number_column(star, name) for name in _ORIGINS}
-        scaled = {name: corrections.origin_factor * x for name, x in found.items() if x is not None}
-        if not scaled:
+        found = [name for name in _ORIGINS if not missing_columns(star, [name])]
+        if not found:
             raise ValueError(f"{star.path}: expected rlnOriginXAngst or rlnOriginX, found none to scale")
-        star = with_columns(star, scaled)
-    if corrections.pixel_size_angstrom is not None:
-        star = _with_pixel_size(star, corrections.pixel_size_angstrom)
+        for name in found:
+            star = _multiplied(star, name, corrections.origin_factor)
+    if corrections.pixel_size_factor != 1:
+        star = _with_scaled_pixels(star, corrections.pixel_size_factor)
     return star
 
 
-def _with_pixel_size(star: ParticleStar, size: float) -> ParticleStar:
-    """One pixel size for all images; in the dialect of RELION 3.0 it follows from the detector's."""
-    if star.dataset is not None:
-        raise ValueError(f"{star.path}: expected a .star file for --pixel-size; convert it first")
-    if star.optics is not None:
-        return replace(star, optics=star.optics.assign(rlnImagePixelSize=f"{size:.6f}"))
-    if missing_columns(star, ["rlnMagnification"]):
-        return with_columns(star, {"rlnImagePixelSize": np.full(len(star), size)})
-    magnification = number_column(star, "rlnMagnification")
-    assert magnification is not None
-    return with_columns(star, {"rlnDetectorPixelSize": size * magnification / 1e4})
+def _with_scaled_pixels(star: ParticleStar, factor: float) -> ParticleStar:
+    """Every pixel size times a factor: as it is given or, in RELION 3.0, follows from the detector's."""
+    pixel_sizes_from_star(star)
+    for name in ("rlnImagePixelSize", "rlnDetectorPixelSize"):
+        if not missing_columns(star, [name]):
+            star = _multiplied(star, name, factor)
+    if star.dataset is None:
+        return star
+    sizes = {"blob/psize_A": star.dataset["blob/psize_A"] * factor}
+    return replace(star, dataset=with_fields(star.dataset, sizes))
+
+
+def _multiplied(star: ParticleStar, name: str, factor: float) -> ParticleStar:
+    """The numbers of a column, of optics groups or of particles, times a factor."""
+    values = number_column(star, name)
+    assert values is not None
+    if star.optics is None or name not in star.optics:
+        return with_columns(star, {name: factor * values})
+    sizes = pd.to_numeric(star.optics[name], errors="coerce")
+    return replace(star, optics=star.optics.assign(**{name: [format_number(factor * x) for x in sizes]}))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryoforum.io.mrc import read_volume
+from cryoforum.io.mrc import check_volume, read_volume
 from cryoforum.particles import Volume
 
 PACKED_STEP_ANGSTROM = 0.05
@@ -68,17 +68,10 @@ def load_structure(
     map_pixel_size_angstrom: of the map, whatever its header says.
     Raises ValueError for anything else, and where a molecule does not fit in the box.
     """
-    is_map = spec.lower().endswith(MAP_SUFFIXES)
-    if map_pixel_size_angstrom is not None and not is_map:
-        raise ValueError(f"expected a map with --map-pixel-size, found {spec!r}; leave the option out")
+    check_structure(spec, map_pixel_size_angstrom)
     if spec.lower() in MOLECULES:
         return atoms_to_volume(load_molecule(spec.lower()), box, pixel_size_angstrom)
-    if not is_map and not spec.lower().endswith(ATOM_SUFFIXES):
-        raise ValueError(
-            f"expected a shipped molecule ({', '.join(MOLECULES)}), a PDB or mmCIF file or an MRC map, "
-            f"found {spec!r}; name a file that ends in {', '.join(_PLAIN_SUFFIXES)}, or these and .gz"
-        )
-    if not is_map:
+    if not spec.lower().endswith(MAP_SUFFIXES):
         return atoms_to_volume(read_atoms(Path(spec)), box, pixel_size_angstrom)
     volume = read_volume(Path(spec), map_pixel_size_angstrom)
     old_box = len(volume.voxels)
@@ -90,6 +83,24 @@ def load_structure(
             stacklevel=2,
         )
     return resample_volume(volume, box, pixel_size_angstrom)
+
+
+def check_structure(spec: str, map_pixel_size_angstrom: float | None = None) -> None:
+    """ValueError where ``spec`` names nothing that `load_structure` can read; asked before long work."""
+    is_map = spec.lower().endswith(MAP_SUFFIXES)
+    if map_pixel_size_angstrom is not None and not is_map:
+        raise ValueError(f"expected a map with --map-pixel-size, found {spec!r}; leave the option out")
+    if spec.lower() in MOLECULES:
+        return
+    if not is_map and not spec.lower().endswith(ATOM_SUFFIXES):
+        raise ValueError(
+            f"expected a shipped molecule ({', '.join(MOLECULES)}), a PDB or mmCIF file or an MRC map, "
+            f"found {spec!r}; name a file that ends in {', '.join(_PLAIN_SUFFIXES)}, or these and .gz"
+        )
+    if is_map:
+        check_volume(Path(spec), map_pixel_size_angstrom)
+    elif not Path(spec).is_file():
+        raise ValueError(f"{spec}: expected a PDB or mmCIF file, found none of that name")
 
 
 def load_molecule(name: str) -> Atoms:

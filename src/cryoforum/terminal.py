@@ -147,11 +147,11 @@ def say(line: str) -> None:
         typer.echo(line)
 
 
-def say_what_was_written(count: int, out: Path, root: Path) -> None:
+def say_what_was_written(count: int, out: Path, folder: Path, root: Path | None) -> None:
     """How many poses are where; of several processes the first says it."""
     if _speaks():
         typer.echo(f"{count} poses in {out}")
-        hint_at_root(out, root)
+        hint_at_root(out, folder, root)
 
 
 def _speaks() -> bool:
@@ -169,12 +169,13 @@ def _of_process() -> str:
     return f" in process {rank + 1} of {count}" if rank else ""
 
 
-def hint_at_root(star: Path, root: Path) -> None:
-    """Image names are kept as they were, so a STAR file in another folder may need --root."""
-    from cryoforum.workflow import finds_its_images
+def hint_at_root(written: Path, folder: Path, root: Path | None = None) -> None:
+    """Image names are kept as they were, so a file in another folder may need --root."""
+    from cryoforum.io.formats import root_for_images
 
-    if not finds_its_images(star):
-        typer.echo(f"its images are not found from there: later steps may need --root {root}")
+    needed = root_for_images(written, folder, root)
+    if needed is not None:
+        typer.echo(f"its images are not found from there: later steps may need --root {needed}")
 
 
 def show_errors(summaries: "dict[str, ErrorSummary]") -> None:

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.io.files import find_file, refuse_to_overwrite, replacing
-from cryoforum.io.formats import check_writable, read_each, read_particle_file, write_particle_file
+from cryoforum.io.files import refuse_to_overwrite, replacing, require_folder_of
+from cryoforum.io.formats import (
+    check_writable,
+    read_each,
+    read_particle_file,
+    write_particle_file,
+)
 from cryoforum.io.joining import joined
 from cryoforum.io.mrc import write_stack, write_volume
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
@@ -111,14 +116,19 @@ def filter_star(
     modes; else the trace. ``quantile_of``: another file of predictions, whose surest share ``keep`` sets the
     threshold; then any number of particles may pass, but not none.
     """
-    for path in filter(None, (out, dropped_out)):
+    outputs = [Path(path) for path in (out, dropped_out) if path is not None]
+    for path in outputs:
         refuse_to_overwrite(path, overwrite)
-    if dropped_out is not None and Path(dropped_out).resolve() == Path(out).resolve():
+        require_folder_of(path)
+    if len({path.resolve() for path in outputs}) < len(outputs):
         raise ValueError(f"expected two files to write to, found {out} for both --out and --drop-out")
     if by is not None and by not in STATISTICS:
         raise ValueError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
     star = read_particle_file(star_path)
-    for path in filter(None, (out, dropped_out)):
+    inputs = {Path(path).resolve() for path in (star_path, quantile_of, *star.companions) if path is not None}
+    for path in outputs:
+        if path.resolve() in inputs:
+            raise ValueError(f"expected other names to write to than the input's, found {path}")
         check_writable(star, path)
     by = by or ("error" if BOUND in star.particles else "trace")
     values = _statistic(star, by)
@@ -157,9 +167,11 @@ def reconstruct_to_folder(
     They are not independent where one reference or one network posed both halves.
     """
     config = ReconstructionConfig(symmetry=symmetry)
-    star = read_joined(star_paths, root, tell)
+    stars = read_stars(star_paths, tell)
+    independent = all(map(halves_are_independent, stars))  # asked of each: joining may drop what tells it
+    with notices_to(tell):
+        star = joined(stars, root)
     particles = checked_particles(star, root, tell)
-    independent = halves_are_independent(star)
     checked_poses(star, particles, "to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -209,11 +221,13 @@ def compare_stars(
     symmetry: str = "C1",
 ) -> ErrorSummary:
     """Orientation errors of the particles of the first file, matched by image name."""
+    if json_path is not None:
+        refuse_to_overwrite(json_path, overwrite)
+        require_folder_of(json_path)
     predicted, truth = read_particle_file(predicted_path), read_particle_file(truth_path)
     errors = matched_errors(predicted, truth, symmetry)
     summary = summarise_errors(errors)
     if json_path is not None:
-        refuse_to_overwrite(json_path, overwrite)
         with replacing(json_path) as temporary:
             temporary.write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
     return summary
@@ -254,27 +268,23 @@ def _matched_poses(predicted: ParticleStar, truth: ParticleStar) -> tuple[Poses,
     return poses[0], poses[1][torch.tensor(rows)]
 
 
-def finds_its_images(star_path: Path) -> bool:
-    """Whether the first image name of a STAR file leads to a stack without --root."""
-    name = read_particle_file(star_path).particles["rlnImageName"].iloc[0].rpartition("@")[2]
-    try:
-        find_file(name, Path(star_path).absolute().parent)
-    except ValueError:
-        return False
-    return True
-
-
 def read_joined(
     paths: Sequence[Path], root: Path | None, tell: Callable[[str], None] = lambda line: None
 ) -> ParticleStar:
     """The tables of one or several particle files as one; ``tell`` is told what joining changed."""
+    stars = read_stars(paths, tell)
+    with notices_to(tell):
+        return joined(stars, root)
+
+
+def read_stars(paths: Sequence[Path], tell: Callable[[str], None] = lambda line: None) -> list[ParticleStar]:
+    """The tables of each particle file; ``tell`` is told which were merged into one."""
     if not paths:
         raise ValueError("expected a particle file, found none")
     stars = read_each(paths)
     for companion in (path for star in stars for path in star.companions):
         tell(f"merged with {companion}")
-    with notices_to(tell):
-        return joined(stars, root)
+    return stars
 
 
 def checked_particles(

@@ -3,8 +3,7 @@
 import shlex
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,10 +11,17 @@ from torch import Tensor
 
 from cryoforum.checking.aligning import Comparison, compare_maps
 from cryoforum.checking.inventory import inventory, origins_in_pixels
-from cryoforum.checking.judging import FEWEST, Judgement, Outcome, judge
-from cryoforum.checking.remedies import LEAST_SKEWNESS, Complaint, complaints, complaints_beside
+from cryoforum.checking.judging import Judgement, Outcome, TooLittle, judge
+from cryoforum.checking.remedies import (
+    LEAST_SKEWNESS,
+    Complaint,
+    complaints,
+    complaints_beside,
+    mending_flags,
+)
+from cryoforum.io.star import ParticleStar
 from cryoforum.particles import Particles, Volume
-from cryoforum.structures import load_structure
+from cryoforum.structures import check_structure, load_structure
 from cryoforum.symmetry import symmetry_group
 from cryoforum.workflow import checked_particles, read_joined
 
@@ -23,31 +29,32 @@ SHOWN = 12  # particles in pictures
 
 
 @dataclass(frozen=True)
+class Reference:
+    """A map of the molecule that the user gave; pixel_size_angstrom: whatever its header says."""
+
+    spec: str
+    pixel_size_angstrom: float | None = None
+
+
+@dataclass(frozen=True)
 class Check:
     """All that is known of a file.
 
-    inventory: (what, what was understood). judgement: None where there were no poses, or too few particles.
-    untold: what the images could not tell. conclusion: one line.
+    inventory: (what, what was understood). conclusion: one line. judgement: None where there were no poses,
+    or too little to judge by. untold: what the images could not tell. correction: the command that mends all
+    that changing the table can; None where it cannot.
     """
 
     path: Path
     particles: Particles
     inventory: tuple[tuple[str, str], ...]
-    judgement: Judgement | None
-    complaints: tuple[Complaint, ...]
-    untold: tuple[str, ...]
     conclusion: str
+    judgement: Judgement | None = None
+    complaints: tuple[Complaint, ...] = ()
+    untold: tuple[str, ...] = ()
+    correction: str | None = None
     reference: Volume | None = None
     comparison: Comparison | None = None
-
-    @property
-    def correction(self) -> str | None:
-        """The command that mends all that changing the table can; None where it cannot."""
-        flags = {complaint.flags[0]: complaint.flags for complaint in self.complaints if complaint.flags}
-        if not flags or not self.path.is_file():  # several files have one path, which is none
-            return None
-        command = ["cryoforum", "convert", str(self.path), *chain(*flags.values())]
-        return shlex.join([*command, "--out", f"corrected{self.path.suffix}"])
 
     @property
     def shown(self) -> Tensor:
@@ -59,38 +66,65 @@ def check_files(
     paths: Sequence[Path],
     root: Path | None,
     symmetry: str = "C1",
-    reference: str | None = None,
+    reference: Reference | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Check:
     """Read one or several files as one and ask their images; ValueError where they cannot be read at all."""
     symmetry_group(symmetry)
+    if reference is not None:
+        check_structure(reference.spec, reference.pixel_size_angstrom)
     star = read_joined(paths, root, tell)
     particles = checked_particles(star, root, tell)
-    path = star.path
-    rows = tuple(inventory(star, particles, root))
-    unjudged = _why_not_judged(particles)
-    if unjudged is not None:
-        return Check(path, particles, rows, None, (), (), unjudged)
-    judgement = judge(particles, symmetry)
-    found = complaints(judgement, particles.pixel_size_angstrom, origins_in_pixels(star))
+    conclusion, untold = _why_not_judged(particles), () if reference is None else ("hand",)
+    unjudged = Check(star.path, particles, tuple(inventory(star, particles)), conclusion or "", untold=untold)
+    if conclusion is not None:
+        return unjudged
+    try:
+        judgement = judge(particles, symmetry)
+    except TooLittle as error:
+        return replace(unjudged, conclusion=f"cannot tell: {error}")
+    return _judged(unjudged, judgement, star, root, reference)
+
+
+def _judged(
+    unjudged: Check, judgement: Judgement, star: ParticleStar, root: Path | None, reference: Reference | None
+) -> Check:
+    """The check with what its images say, beside a reference, too."""
+    size, in_pixels = unjudged.particles.pixel_size_angstrom, origins_in_pixels(star)
+    found = complaints(judgement, size, in_pixels)
     untold = [v.name for v in judgement.verdicts if v.outcome is Outcome.UNDECIDED]
     if judgement.oriented and abs(judgement.skewness) < LEAST_SKEWNESS:
         untold.append("contrast")
     volume, comparison = None, None
-    if reference is None:
-        untold.append("hand (needs --reference)")
-    elif judgement.oriented:
-        own = judgement.volume
-        volume = _loaded(reference, len(own.voxels), own.pixel_size_angstrom)
-        comparison = compare_maps(own.voxels, volume.voxels)
-        size = judgement.reading.pixel_factor * particles.pixel_size_angstrom
-        found += complaints_beside(reference, comparison, size)
-        if comparison.other_hand is None:
-            untold.append("hand")
-    conclusion = _conclusion(judgement, found)
-    return Check(
-        path, particles, rows, judgement, tuple(found), tuple(untold), conclusion, volume, comparison
+    if reference is not None and judgement.oriented:
+        volume = _loaded(reference, judgement.volume)
+        comparison = compare_maps(judgement.volume.voxels, volume.voxels)
+        found += complaints_beside(reference.spec, comparison, judgement.reading.pixel_factor * size)
+    if comparison is None or comparison.other_hand is None:
+        untold.append("hand (needs --reference)" if reference is None else "hand")
+    flags = mending_flags(judgement.reading, in_pixels, comparison)
+    return replace(
+        unjudged,
+        conclusion=_conclusion(judgement, found),
+        judgement=judgement,
+        complaints=tuple(found),
+        untold=tuple(untold),
+        correction=_command(star, root, flags),
+        reference=volume,
+        comparison=comparison,
     )
+
+
+def _command(star: ParticleStar, root: Path | None, flags: Sequence[str]) -> str | None:
+    """The command that writes a corrected file beside the checked one, under a name that is free."""
+    if not flags or not star.path.is_file():  # several files have one path, which is none
+        return None
+    out, number = star.path.with_name(f"corrected{star.path.suffix}"), 2
+    while out.exists():
+        out, number = star.path.with_name(f"corrected_{number}{star.path.suffix}"), number + 1
+    where = [] if root is None else ["--root", root]
+    command = ["cryoforum", "convert", star.path, *star.companions, *flags, *where, "--out", out]
+    return shlex.join(map(str, command))
 
 
 def _why_not_judged(particles: Particles) -> str | None:
@@ -101,16 +135,15 @@ def _why_not_judged(particles: Particles) -> str | None:
     q = particles.poses.quaternions
     if len(q) > 1 and bool((q == q[0]).all()):
         return f"{predictable}: all orientations are the same, as before a refinement"
-    if len(q) < FEWEST:
-        return f"cannot tell: {len(q)} particles are too few to judge the file by ({FEWEST} or more)"
     return None
 
 
-def _loaded(reference: str, box: int, pixel_size: float) -> Volume:
+def _loaded(reference: Reference, own: Volume) -> Volume:
     """A map at the box and pixel size of the particles' own; that it is resampled is no news here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return load_structure(reference, box, pixel_size)
+        box, size = len(own.voxels), own.pixel_size_angstrom
+        return load_structure(reference.spec, box, size, reference.pixel_size_angstrom)
 
 
 def _conclusion(judgement: Judgement, found: list[Complaint]) -> str:

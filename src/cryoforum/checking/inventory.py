@@ -1,14 +1,14 @@
 """What was understood of a particle file, in rows of a table."""
 
 from collections import Counter
-from pathlib import Path
 
-import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor
 
-from cryoforum.io.files import find_file
-from cryoforum.io.mrcheader import read_header
-from cryoforum.io.star import CTF_COLUMNS, ParticleStar, missing_columns, number_column
+from cryoforum.io.mrcheader import Layout
+from cryoforum.io.scratch import layouts_of
+from cryoforum.io.star import CTF_COLUMNS, ParticleStar, missing_columns, number_column, split_image_name
 from cryoforum.particles import Particles
 
 MICROSCOPE = {
@@ -17,10 +17,11 @@ MICROSCOPE = {
     "rlnAmplitudeContrast": "amplitude contrast {:g}",
 }
 STACKS_SHOWN = 3
+GROUPS_SHOWN = 8
 SAME_ORIENTATION = 1e-4  # of quaternion components: hundredths of a degree
 
 
-def inventory(star: ParticleStar, particles: Particles, root: Path | None) -> list[tuple[str, str]]:
+def inventory(star: ParticleStar, particles: Particles) -> list[tuple[str, str]]:
     """(what, what was understood) of a file, the missing things last."""
     size = particles.pixel_size_angstrom
     rows = [
@@ -33,7 +34,7 @@ def inventory(star: ParticleStar, particles: Particles, root: Path | None) -> li
     if particles.subsets is not None:
         counts = [int((particles.subsets == half).sum()) for half in (1, 2)]
         rows.append(("half sets", f"{counts[0]} and {counts[1]}"))
-    rows += _stacks(star, root)
+    rows += _stacks(particles)
     absent = missing(star, particles)
     return [*rows, ("missing", "; ".join(absent))] if absent else rows
 
@@ -53,26 +54,31 @@ def missing(star: ParticleStar, particles: Particles) -> list[str]:
 
 
 def origins_in_pixels(star: ParticleStar) -> bool:
-    """Whether origins are RELION 3.0's, in pixels."""
-    return bool(missing_columns(star, ("rlnOriginXAngst",))) and not missing_columns(star, ("rlnOriginX",))
+    """Whether the origins that count are in pixels, as RELION 3.0's."""
+    if missing_columns(star, ("rlnOriginX",)):
+        return False
+    return star.optics is None or bool(missing_columns(star, ("rlnOriginXAngst",)))
 
 
 def _optics_groups(star: ParticleStar) -> list[tuple[str, str]]:
     known = [column for column in MICROSCOPE if not missing_columns(star, (column,))]
     if not known:
         return []
-    values = np.stack([column for name in known if (column := number_column(star, name)) is not None], 1)
-    labels = np.array(star.particles.get("rlnOpticsGroup", np.full(len(star), "1")))
+    columns = {name: number_column(star, name) for name in known}
+    labels = star.particles.get("rlnOpticsGroup", pd.Series("1", index=star.particles.index))
+    groups = pd.DataFrame(columns).groupby(labels.to_numpy(), sort=False)
+    counts, lowest, highest = groups.size(), groups.min(), groups.max()
     rows = []
-    for group in dict.fromkeys(labels.tolist()):
-        own = values[labels == group]
-        text = [
-            MICROSCOPE[name].format(own[0, at])
-            if np.ptp(own[:, at]) == 0
-            else f"{MICROSCOPE[name].format(own[:, at].min())} to {own[:, at].max():g}"
-            for at, name in enumerate(known)
-        ]
-        rows.append((f"optics group {group}", f"{len(own)} particles, {', '.join(text)}"))
+    for group, count in counts.head(GROUPS_SHOWN).items():
+        spans = zip(known, lowest.loc[group], highest.loc[group], strict=True)
+        text = (
+            MICROSCOPE[name].format(low) + ("" if low == high else f" to {high:g}")
+            for name, low, high in spans
+        )
+        rows.append((f"optics group {group}", f"{count} particles, {', '.join(text)}"))
+    if len(counts) > GROUPS_SHOWN:
+        others = counts.iloc[GROUPS_SHOWN:]
+        rows.append((f"{len(others)} more groups", f"{others.sum()} particles"))
     return rows
 
 
@@ -97,8 +103,7 @@ def _poses(star: ParticleStar, particles: Particles) -> list[tuple[str, str]]:
     if poses is None:
         return []
     q = poses.quaternions
-    q = torch.where(q[:, 3:] < 0, -q, q)
-    distinct = len(torch.unique((q / SAME_ORIENTATION).round(), dim=0))
+    distinct = _distinct(torch.where(q[:, 3:] < 0, -q, q))
     tilts = number_column(star, "rlnAngleTilt")
     span = "" if tilts is None else f", tilt {tilts.min():.0f} to {tilts.max():.0f}°"
     rms = float(poses.shifts_angstrom.square().mean().sqrt())
@@ -109,16 +114,22 @@ def _poses(star: ParticleStar, particles: Particles) -> list[tuple[str, str]]:
     return [("orientations", f"{distinct} distinct{span}"), ("origins", f"{shifts}; given in {unit}")]
 
 
-def _stacks(star: ParticleStar, root: Path | None) -> list[tuple[str, str]]:
-    names = Counter(name.rpartition("@")[2] for name in star.particles["rlnImageName"])
-    folder = star.path.absolute().parent
-    kinds = {_kind(find_file(name, folder, root)) for name in names}
+def _distinct(quaternions: Tensor) -> int:
+    """How many of unit quaternions (n, 4) differ, in one number each: rows are slow to compare."""
+    steps = (quaternions.double() / SAME_ORIENTATION).round().long()
+    base = round(2 / SAME_ORIENTATION) + 1
+    weights = base ** torch.arange(4)
+    return len(torch.unique((steps * weights).sum(1)))
+
+
+def _stacks(particles: Particles) -> list[tuple[str, str]]:
+    names = Counter(split_image_name(name)[1] for name in particles.names)
+    kinds = {_kind(layout) for layout in layouts_of(particles.images, torch.arange(len(particles)))}
     text = f"{len(names)} found, {' and '.join(sorted(kinds))}"
     some = list(names.items())[:STACKS_SHOWN]
     listed = ", ".join(f"{name} ({count})" for name, count in some)
     return [("stacks", f"{text}: {listed}{', …' if len(names) > STACKS_SHOWN else ''}")]
 
 
-def _kind(path: Path) -> str:
-    layout = read_header(path).layout
+def _kind(layout: Layout) -> str:
     return f"{layout.dtype.name}, compressed" if layout.is_packed else layout.dtype.name

@@ -35,6 +35,11 @@ SAME_FACTOR = 0.1  # relative: origins scaled by nearly the same are nearly the 
 LEAST_ORIGIN_PIXEL = 0.05  # root mean square, below which origins say nothing
 TRIED_BY_OWN_MAPS = 2  # readings of a kind
 FEWEST = 20  # particles from which two halves make maps
+SMALLEST_BOX = 16  # pixels, below which a map has too few shells to compare
+
+
+class TooLittle(ValueError):
+    """The images are too few or too small to judge a file by."""
 
 
 class Outcome(StrEnum):
@@ -87,10 +92,18 @@ class Judgement:
 def judge(
     particles: Particles, symmetry: str = "C1", progress: Callable[[int], None] = lambda count: None
 ) -> Judgement:
-    """Which reading of a file its images bear out; ``progress`` is told of each reading that was tried."""
+    """Which reading of a file its images bear out; ``progress`` is told of each reading that was tried.
+
+    `TooLittle` where nothing can be told from so few particles, or so small ones.
+    """
+    if particles.box < SMALLEST_BOX:
+        raise TooLittle(
+            f"images of {particles.box} px are too small to judge the file by ({SMALLEST_BOX} or more)"
+        )
     sample = drawn_sample(particles, MOST_PARTICLES, symmetry)
     if len(sample) < FEWEST:
-        raise ValueError(f"expected {FEWEST} particles or more to judge a file by, found {len(sample)}")
+        usable = "particles are" if len(sample) == len(particles) else "particles of usual contrast are"
+        raise TooLittle(f"{len(sample)} {usable} too few to judge the file by ({FEWEST} or more)")
     adopted = support(sample, Reading())
     verdicts: tuple[Verdict, ...] = ()
     for _ in range(MOST_FAULTS):
@@ -169,11 +182,24 @@ def other_readings(sample: Sample, current: Reading, pixel_size: float) -> list[
             if transfer is not current.transfer
         }
     )
-    sizes = [current.pixel_factor * factor for factor in PIXEL_FACTORS]
-    kinds.append(
-        {f"pixel size {pixel_size * size:.3g} Å": replace(current, pixel_factor=size) for size in sizes}
-    )
+    kinds.append(_other_pixel_sizes(current, pixel_size, with_origins=False))
+    if rms > LEAST_ORIGIN_PIXEL:
+        kinds.append(_other_pixel_sizes(current, pixel_size, with_origins=True))
     return kinds
+
+
+def _other_pixel_sizes(current: Reading, pixel_size: float, with_origins: bool) -> dict[str, Reading]:
+    """Other pixel sizes, either of images whose origins are right in Å, or of those where they go along."""
+    is_current = current.pixel_factor == 1 or with_origins == current.origins_with_pixels
+    factors = PIXEL_FACTORS if is_current else (1.0, *PIXEL_FACTORS)
+    sizes = [current.pixel_factor * factor for factor in factors]
+    note = " with origins" if with_origins else ""
+    return {
+        f"pixel size {pixel_size * size:.3g} Å{note}": replace(
+            current, pixel_factor=size, origins_with_pixels=with_origins
+        )
+        for size in sizes
+    }
 
 
 def _origin_factors(pixel_size: float) -> list[tuple[float, str]]:

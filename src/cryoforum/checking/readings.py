@@ -44,15 +44,21 @@ class Reading:
     """What the columns of a file mean; by default what they say.
 
     inverse_rotation: angles are those of the inverse. shuffled: every image has the angles of another one.
-    origin_factor: origins are to be multiplied by it. pixel_factor: so is the pixel size. transfer: of the
-    images.
+    origin_factor: origins are to be multiplied by it. pixel_factor: so is the pixel size.
+    origins_with_pixels: and origins in Å with it, as they are right in pixels. transfer: of the images.
     """
 
     inverse_rotation: bool = False
     shuffled: bool = False
     origin_factor: float = 1.0
     pixel_factor: float = 1.0
+    origins_with_pixels: bool = False
     transfer: Transfer = Transfer.AS_RECORDED
+
+    @property
+    def shift_factor(self) -> float:
+        """By which origins in Å are to be multiplied in all."""
+        return self.origin_factor * (self.pixel_factor if self.origins_with_pixels else 1.0)
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def as_read(particles: Particles, reading: Reading) -> Particles:
     return replace(
         particles,
         poses=Poses(
-            inverse(quaternions) if reading.inverse_rotation else quaternions, reading.origin_factor * shifts
+            inverse(quaternions) if reading.inverse_rotation else quaternions, reading.shift_factor * shifts
         ),
         pixel_size_angstrom=reading.pixel_factor * particles.pixel_size_angstrom,
     )
@@ -197,7 +203,7 @@ def read(sample: Sample, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         quaternions = quaternions.roll(1, 0)
     extent = sample.extent_angstrom * reading.pixel_factor
     pixel = extent / sample.points.box
-    origins = sample.poses.shifts_angstrom * reading.origin_factor / pixel
+    origins = sample.poses.shifts_angstrom * reading.shift_factor / pixel
     transfer = torch.ones(len(sample), len(sample.points.kx))
     if sample.optics is not None:
         transfer = _transfer(sample.optics, reading.transfer, sample.points, extent)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cryoforum.checking.aligning import Comparison
 from cryoforum.checking.judging import Judgement
-from cryoforum.checking.readings import Transfer
+from cryoforum.checking.readings import Reading, Transfer
 
 LEAST_PIXEL_CHANGE = 0.02  # smaller differences are calibration, not error
 LEAST_SKEWNESS = 0.5  # of a map: a molecule is dense and small beside its box, and has 1 to 4
@@ -14,11 +14,10 @@ LEAST_SIZE_CHANGE = 0.025  # of a map beside another
 
 @dataclass(frozen=True)
 class Complaint:
-    """What is wrong, and how it is mended; ``flags`` of `cryoforum convert` that do it, if any can."""
+    """What is wrong, and how it is mended."""
 
     fault: str
     remedy: str
-    flags: tuple[str, ...] = ()
 
 
 def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list[Complaint]:
@@ -29,11 +28,11 @@ def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list
             Complaint(
                 "the angles are those of the inverse rotations",
                 "write -rlnAnglePsi, -rlnAngleTilt, -rlnAngleRot as rlnAngleRot, rlnAngleTilt, rlnAnglePsi",
-                ("--invert-rotations",),
             )
         )
-    if reading.origin_factor != 1:
-        found.append(_about_origins(reading.origin_factor, pixel_size, in_pixels))
+    factor = _origin_factor(reading, in_pixels)
+    if abs(factor - 1) > LEAST_PIXEL_CHANGE:
+        found.append(_about_origins(factor, pixel_size, in_pixels))
     if reading.transfer is not Transfer.AS_RECORDED:
         found.append(_about_transfer(reading.transfer))
     if judgement.unsaid_defocus_angstrom is not None:
@@ -45,13 +44,12 @@ def complaints(judgement: Judgement, pixel_size: float, in_pixels: bool) -> list
                 "rlnAmplitudeContrast; or extract the images again, corrected for it",
             )
         )
-    if abs(reading.pixel_factor - 1) > LEAST_PIXEL_CHANGE:
+    if _size_factor(reading) != 1:
         size = pixel_size * reading.pixel_factor
         found.append(
             Complaint(
                 f"the pixel size is {pixel_size:.4g} Å, but the CTF in the images is that of {size:.3g} Å",
                 "correct rlnImagePixelSize; or the defocus, which was estimated at another pixel size",
-                ("--pixel-size", f"{size:.3g}"),
             )
         )
     if judgement.oriented is False:
@@ -91,17 +89,48 @@ def complaints_beside(reference: str, comparison: Comparison, pixel_size: float)
                 "give a map of this molecule, centred in its box",
             )
         )
-    elif abs(comparison.size - 1) > LEAST_SIZE_CHANGE:
+    elif _size_beside(comparison) != 1:
         size = pixel_size * comparison.size
         found.append(
             Complaint(
                 f"beside {reference} the particles' map has the wrong size: its pixels are "
                 f"{size:.3g} Å, not {pixel_size:.4g} Å",
-                "correct rlnImagePixelSize, or the pixel size in the map's header",
-                ("--pixel-size", f"{size:.3g}"),
+                "correct rlnImagePixelSize, and origins in Å by the same factor; or the pixel size in the "
+                "map's header",
             )
         )
     return found
+
+
+def mending_flags(reading: Reading, in_pixels: bool, comparison: Comparison | None = None) -> tuple[str, ...]:
+    """Options of `cryoforum convert` that make a table say what its images bear out; none where none can."""
+    beside = 1.0 if comparison is None else _size_beside(comparison)
+    # The images bear out origins in pixels, so origins in Å grow with what a map adds to the pixel size.
+    origins = _origin_factor(reading, in_pixels) * (1.0 if in_pixels else beside)
+    size = _size_factor(reading) * beside
+    return (
+        *(("--invert-rotations",) if reading.inverse_rotation else ()),
+        *(("--scale-origins", f"{origins:.6g}") if abs(origins - 1) > LEAST_PIXEL_CHANGE else ()),
+        *(("--scale-pixel-size", f"{size:.4g}") if size != 1 else ()),
+    )
+
+
+def _size_factor(reading: Reading) -> float:
+    """By which the pixel size is to be multiplied; 1 where it is a matter of calibration."""
+    return reading.pixel_factor if abs(reading.pixel_factor - 1) > LEAST_PIXEL_CHANGE else 1.0
+
+
+def _size_beside(comparison: Comparison) -> float:
+    """By which it is to be multiplied on top, by a map from elsewhere."""
+    return comparison.size if abs(comparison.size - 1) > LEAST_SIZE_CHANGE else 1.0
+
+
+def _origin_factor(reading: Reading, in_pixels: bool) -> float:
+    """By which origins are to be multiplied in the unit that they are given in, beside `_size_factor`."""
+    size = _size_factor(reading)
+    if reading.origins_with_pixels:
+        return reading.origin_factor * (1.0 if in_pixels else size)
+    return reading.origin_factor / (size if in_pixels else 1.0)
 
 
 def _about_origins(factor: float, pixel_size: float, in_pixels: bool) -> Complaint:
@@ -115,9 +144,10 @@ def _about_origins(factor: float, pixel_size: float, in_pixels: bool) -> Complai
     elif factor == 1 / pixel_size and in_pixels:
         fault, remedy = f"{columns} hold Å, not pixels", f"divide them by {pixel_size:g}"
     else:
-        fault = f"the origins are {1 / factor:.3g} times too {'large' if factor < 1 else 'small'}"
+        times, size = max(abs(factor), 1 / abs(factor)), "large" if abs(factor) < 1 else "small"
+        fault = f"the origins are {times:.3g} times too {size}"
         remedy = f"multiply {columns} by {factor:.4g}"
-    return Complaint(fault, remedy, ("--scale-origins", f"{factor:.6g}"))
+    return Complaint(fault, remedy)
 
 
 def _about_transfer(transfer: Transfer) -> Complaint:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cryoforum.cli.app import app
-from cryoforum.cli.options import Overwrite, Root, Stars, Symmetry
+from cryoforum.cli.options import MapPixelSize, Overwrite, Root, Stars, Symmetry
 from cryoforum.terminal import failing_clearly, show_check, tell
 
 
@@ -16,6 +16,7 @@ def check(
     reference: Annotated[
         str | None, typer.Option(help="Map of the molecule, to tell the hand and the pixel size by.")
     ] = None,
+    map_pixel_size: MapPixelSize = None,
     symmetry: Symmetry = "C1",
     out: Annotated[
         Path | None, typer.Option(help="Picture page (.html), or the pictures alone (.png).")
@@ -28,15 +29,19 @@ def check(
     Ends with "ready", or with what is wrong and what mends it (exit code 1).
     """
     with failing_clearly():
-        from cryoforum.checking import check_files, write_check
-        from cryoforum.io.files import refuse_to_overwrite
+        from cryoforum.checking import Reference, check_files, write_check
+        from cryoforum.io.files import refuse_to_overwrite, require_folder_of
 
         if out is not None:
             refuse_to_overwrite(out, overwrite)
+            require_folder_of(out)
             if out.suffix not in (".html", ".png"):
                 raise ValueError(f"expected --out PAGE.html or PICTURES.png, found {out}")
-        result = check_files(particles, root, symmetry, reference, tell)
+        if reference is None and map_pixel_size is not None:
+            raise ValueError("expected --map-pixel-size with --reference; leave it out, or give the map")
+        map_given = None if reference is None else Reference(reference, map_pixel_size)
+        result = check_files(particles, root, symmetry, map_given, tell)
+        show_check(result)
         if out is not None:
             write_check(result, out)
-        show_check(result)
     raise typer.Exit(1 if result.complaints else 0)

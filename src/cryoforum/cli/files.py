@@ -26,8 +26,12 @@ def convert(
     invert_rotations: Annotated[
         bool, typer.Option("--invert-rotations", help="Write the angles of the inverse rotations.")
     ] = False,
-    pixel_size: Annotated[
-        float | None, typer.Option(metavar="Å", help="Pixel size of the images, instead of the file's.")
+    scale_pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FACTOR",
+            help="Multiply the pixel size of all images by it; the numbers of origins stay as they are.",
+        ),
     ] = None,
     root: Root = None,
     overwrite: Overwrite = False,
@@ -40,7 +44,8 @@ def convert(
         from cryoforum.converting import convert_file
         from cryoforum.correcting import Corrections
 
-        factor = 1.0 if scale_origins is None else scale_origins
-        corrections = Corrections(factor, invert_rotations, pixel_size)
+        origins = 1.0 if scale_origins is None else scale_origins
+        pixels = 1.0 if scale_pixel_size is None else scale_pixel_size
+        corrections = Corrections(origins, invert_rotations, pixels)
         count = convert_file(inputs, out, relion, root, overwrite, tell, corrections)
         typer.echo(f"{count} particles in {out}")

@@ -116,7 +116,7 @@ def predict(
             place = Scratch(scratch, keep_scratch)
             output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell, scratch=place)
             count = predict_to_star(model, particles, root, options, output)
-        say_what_was_written(count, out, root or common_folder(particles))
+        say_what_was_written(count, out, common_folder(particles), root)
 
 
 @app.command(epilog="Example: cryoforum match map.mrc new.star --out matched.star")
@@ -154,4 +154,4 @@ def match(
             place = Scratch(scratch, keep_scratch)
             output = Output(out, bar, None, shard, batch_size, overwrite, tell=tell, scratch=place)
             count = match_to_star(particles, root, symmetry, options, output)
-        say_what_was_written(count, out, root or common_folder(particles))
+        say_what_was_written(count, out, common_folder(particles), root)

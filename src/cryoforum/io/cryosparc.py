@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryoforum.io.csrecords import field_names, merged_records, passthrough_of, read_records, texts
+from cryoforum.io.csrecords import (
+    field_names,
+    have_particles_in_common,
+    is_named_passthrough,
+    merged_records,
+    passthrough_of,
+    read_records,
+    texts,
+)
 from cryoforum.io.particlestar import ParticleStar, format_number, with_columns
 from cryoforum.io.star import ANGLE_COLUMNS
 from cryoforum.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
@@ -52,6 +60,18 @@ def read_cryosparc(path: Path, companions: Sequence[Path] = ()) -> ParticleStar:
             f"merge the right one: cryoforum convert {path.name} PASSTHROUGH.cs --out merged.cs"
         )
     return star_from_records(path, records, tuple(companions))
+
+
+def is_passthrough_of(path: Path, other: Path) -> bool:
+    """Whether ``other`` says more of the particles of ``path``, rather than the same of some of them.
+
+    By its name, as it has images, CTF or poses that ``path`` lacks, or as it has no images of its own.
+    """
+    records, others = read_records(path), read_records(other)
+    if not have_particles_in_common(records, others):
+        return False
+    known, added = (set(_NEEDED) & set(field_names(table)) for table in (records, others))
+    return is_named_passthrough(other) or bool(added - known) or not set(_BLOB) <= added
 
 
 def lost_in_star(star: ParticleStar) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ _OTHER_KINDS = {
     b"PK\x03\x04": "a ZIP archive; unpack it first",
 }
 _JOB = re.compile(r"^(?:P\d+_)?(J\d+)_")  # P3_J12_passthrough_particles.cs lies beside J12_005_particles.cs
-_PASSTHROUGH = "passthrough_particles"
+_PASSTHROUGH = "passthrough"
 
 
 def read_records(path: Path) -> np.ndarray:
@@ -65,16 +65,20 @@ def write_records(records: np.ndarray, path: Path) -> None:
 def passthrough_of(path: Path) -> tuple[Path, ...]:
     """The files beside ``path`` that, by their names, hold what its job passed through."""
     path = Path(path)
-    if _PASSTHROUGH in path.name:
+    if is_named_passthrough(path):
         return ()
-    beside = sorted(path.parent.glob(f"*{_PASSTHROUGH}*.cs"))
+    beside = sorted(path.parent.glob(f"*{_PASSTHROUGH}_particles*.cs"))
     return tuple(other for other in beside if _job(other) == _job(path))
 
 
-def have_particles_in_common(first: Path, second: Path) -> bool:
-    """Whether the two files say something of the same particle."""
-    known, others = (read_records(path)["uid"].astype(np.uint64) for path in (first, second))
-    return bool(np.isin(known, others).any())
+def is_named_passthrough(path: Path) -> bool:
+    """Whether cryoSPARC, or who followed it, named the file as what a job passed through."""
+    return _PASSTHROUGH in Path(path).name
+
+
+def have_particles_in_common(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two tables of records say something of the same particle."""
+    return bool(np.isin(first["uid"].astype(np.uint64), second["uid"].astype(np.uint64)).any())
 
 
 def merged_records(path: Path, records: np.ndarray, companions: Sequence[Path]) -> np.ndarray:
@@ -108,6 +112,21 @@ def without_fields(records: np.ndarray, prefix: str, but: Collection[str] = ()) 
     known = field_names(records)
     kept = [name for name in known if name in but or not name.startswith(prefix)]
     return with_fields(records[kept], {}) if len(kept) < len(known) else records
+
+
+def joined_records(tables: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The records of several tables in order, with the fields that all have in one form; and the others."""
+    everywhere = dict.fromkeys(name for table in tables for name in field_names(table))
+    lost = [name for name in everywhere if len({_form(table, name) for table in tables}) > 1]
+    uids = np.concatenate([table["uid"].astype("<u8") for table in tables])
+    common = [name for name in everywhere if name not in (*lost, "uid")]
+    fields = {name: np.concatenate([table[name] for table in tables]) for name in common}
+    return with_fields(uids.view([("uid", "<u8")]), fields), tuple(name for name in lost if name != "uid")
+
+
+def _form(table: np.ndarray, name: str) -> tuple[str, tuple[int, ...]] | None:
+    """Kind of number or text, and shape, of a field; None where there is none."""
+    return (table[name].dtype.kind, table[name].shape[1:]) if name in field_names(table) else None
 
 
 def texts(values: np.ndarray) -> list[str]:

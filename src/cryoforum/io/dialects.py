@@ -97,22 +97,18 @@ def _with_other_lengths(
 ) -> pd.DataFrame:
     """Lengths under their other names, times factors (n,).
 
-    Of a file without optics groups that has both, those in pixels count, as in RELION; else those in Å.
+    Of a file that has both, as in RELION: those in pixels count without optics groups, those in Å with them.
     """
-    pixels_count = star.optics is None
+    angstrom_counts = star.optics is not None
+    twins = names | {new: old for old, new in names.items()}
     columns = {}
     for name in particles:
-        if name not in names:
-            if not (pixels_count and name in names.values() and _other(names, name) in particles):
-                columns[name] = particles[name]
-        elif pixels_count or names[name] not in particles:
-            values = number_column(star, name)
-            columns[names[name]] = particles[name] if values is None else _texts(values * factors)
+        counts = name.endswith("Angst") == angstrom_counts
+        if name in twins and not counts and twins[name] in particles:
+            continue
+        values = number_column(star, name) if name in names else None
+        columns[names.get(name, name)] = particles[name] if values is None else _texts(values * factors)
     return pd.DataFrame(columns, index=particles.index)
-
-
-def _other(names: dict[str, str], new: str) -> str:
-    return next(old for old, name in names.items() if name == new)
 
 
 def _texts(values: np.ndarray) -> list[str]:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryoforum.io.cryosparc import read_cryosparc
+from cryoforum.io.cryosparc import is_passthrough_of, read_cryosparc
 from cryoforum.io.csexport import write_cryosparc
-from cryoforum.io.csrecords import have_particles_in_common
-from cryoforum.io.particlestar import ParticleStar, read_star, write_star
+from cryoforum.io.csrecords import read_records, texts
+from cryoforum.io.files import find_file
+from cryoforum.io.particlestar import ParticleStar, read_star, split_image_name, write_star
 from cryoforum.io.star import contrast_signs
+from cryoforum.io.startables import first_value
 
 STAR, CRYOSPARC = ".star", ".cs"
 _OTHER_SUFFIXES = {
@@ -24,8 +26,22 @@ def read_particle_file(path: Path) -> ParticleStar:
     return read_cryosparc(path) if Path(path).suffix == CRYOSPARC else read_star(path)
 
 
+def root_for_images(written: Path, folder: Path, root: Path | None = None) -> Path | None:
+    """What --root a written file needs, whose images were found from ``folder`` or ``root``.
+
+    None where its first image is found without it, or not at all.
+    """
+    stack = _first_stack_name(written)
+    if stack is None or _found(stack, Path(written).absolute().parent) is not None:
+        return None
+    found = _found(stack, folder, root)
+    if found is None:
+        return None
+    return root if Path(stack).is_absolute() else found.parents[len(Path(stack).parts) - 1]
+
+
 def read_each(paths: Sequence[Path]) -> list[ParticleStar]:
-    """The same of several files. A .cs file with particles of the one before it is its passthrough file."""
+    """The same of several files; a .cs file that completes the one before it is merged with it."""
     groups: list[list[Path]] = []
     for path in paths:
         _check_suffix(path)
@@ -40,7 +56,7 @@ def read_each(paths: Sequence[Path]) -> list[ParticleStar]:
 
 def _complete_each_other(first: Path, second: Path) -> bool:
     suffixes = {Path(first).suffix, Path(second).suffix}
-    return suffixes == {CRYOSPARC} and have_particles_in_common(first, second)
+    return suffixes == {CRYOSPARC} and is_passthrough_of(first, second)
 
 
 def write_particle_file(star: ParticleStar, path: Path) -> None:
@@ -60,6 +76,22 @@ def check_writable(star: ParticleStar, path: Path) -> None:
             f"{star.path}: its particles are dark on light (blob/sign 1), which a STAR file cannot say; "
             f"write {Path(path).with_suffix(CRYOSPARC).name} instead, or invert the stacks first"
         )
+
+
+def _first_stack_name(path: Path) -> str | None:
+    """The stack of the first image of a particle file, of which no more is read than needed."""
+    _check_suffix(path)
+    if Path(path).suffix == CRYOSPARC:
+        return texts(read_records(path)["blob/path"][:1])[0]
+    name = first_value(path, "rlnImageName")
+    return None if name is None else split_image_name(name)[1]
+
+
+def _found(name: str, folder: Path, root: Path | None = None) -> Path | None:
+    try:
+        return find_file(name, folder, root)
+    except ValueError:
+        return None
 
 
 def _check_suffix(path: Path) -> None:

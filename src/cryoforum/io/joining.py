@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoforum.io.csrecords import joined_records, texts, with_fields, without_fields
 from cryoforum.io.dialects import relion31, with_lengths_in_angstrom
 from cryoforum.io.files import common_folder, find_file
 from cryoforum.io.mrc import LazyImages
-from cryoforum.io.particlestar import ParticleStar, optics_rows, place_of_row
+from cryoforum.io.particlestar import ParticleStar, optics_rows, place_of_row, split_image_name
 from cryoforum.io.star import (
     contrast_signs,
     found_stacks,
@@ -36,6 +37,7 @@ NEUTRAL_OPTICS = {
 }
 NEUTRAL_PARTICLE = dict.fromkeys(("rlnOriginXAngst", "rlnOriginYAngst", "rlnPhaseShift"), "0.000000")
 _NAME, _GROUP = "rlnOpticsGroupName", "rlnOpticsGroup"
+_PATHS = "blob/path"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def joined(stars: Sequence[ParticleStar], root: Path | None = None) -> ParticleS
 
     Optics groups equal in name and values become one; equal names of other values are changed. Columns that
     not all files have are left out, but for those whose absence means a value. Both are warned of. Image
-    names that would lead elsewhere from the folder that all files share are changed. Its path is a
+    names that would lead elsewhere from the folder that all files share are changed. cryoSPARC's records stay
+    where all files have them. Its path is a
     description in that folder. ValueError where a file cannot be read, an image is in two files, or only
     some have half sets.
     """
@@ -76,7 +79,24 @@ def joined(stars: Sequence[ParticleStar], root: Path | None = None) -> ParticleS
     table = pd.concat(with_common_columns(particles, paths, NEUTRAL_PARTICLE), ignore_index=True)
     names = [path.name for path in paths]
     name = " + ".join(names) if len(names) < 4 else f"{names[0]} + {len(names) - 1} more"
-    return ParticleStar(folder / name, optics, table)
+    return ParticleStar(folder / name, optics, table, _joined_records(stars, table))
+
+
+def _joined_records(stars: Sequence[ParticleStar], table: pd.DataFrame) -> np.ndarray | None:
+    """cryoSPARC's records of the rows of the joined table, where all files have some."""
+    tables = [star.dataset for star in stars if star.dataset is not None]
+    if len(tables) < len(stars):
+        if tables:
+            warnings.warn("cryoSPARC's other fields are left out, as not all files are its own", stacklevel=3)
+        return None
+    records, lost = joined_records(tables)
+    if set(lost) - {_PATHS}:
+        warnings.warn(f"left out {', '.join(lost)}, which not all .cs files have alike", stacklevel=3)
+    stacks = [split_image_name(name)[1] for name in table["rlnImageName"]]
+    if _PATHS not in lost and texts(records[_PATHS]) == stacks:
+        return records
+    encoded = np.array([stack.encode("utf-8", "surrogateescape") for stack in stacks])
+    return with_fields(without_fields(records, _PATHS), {_PATHS: encoded})
 
 
 def _opened(star: ParticleStar, root: Path | None) -> _File:
@@ -138,12 +158,12 @@ def _names_from(folder: Path, root: Path | None, file: _File) -> list[str]:
     new_of_stack: dict[str, str] = {}
     names = []
     for name, stack in zip(old, file.stacks, strict=True):
-        prefix, at, written = name.rpartition("@")
+        at_slice, written = split_image_name(name)
         if written not in new_of_stack:
             relative = os.path.relpath(stack, folder)
             choices = (written, relative, str(stack.absolute()))
             new_of_stack[written] = next(c for c in choices if _leads_to(stack, c, folder, root))
-        names.append(prefix + at + new_of_stack[written])
+        names.append(at_slice + new_of_stack[written])
     return names
 
 

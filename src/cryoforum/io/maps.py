@@ -27,11 +27,7 @@ def read_volume(path: Path, pixel_size_angstrom: float | None = None) -> Volume:
     A box that is not an even cube is padded to one with the mean of its border, its centre kept.
     pixel_size_angstrom: to use whatever the header says. ValueError where the file is no map.
     """
-    header = read_header(path)
-    _refuse_other_kinds(header)
-    pixel_size = _pixel_size(header) if pixel_size_angstrom is None else pixel_size_angstrom
-    if not 0 < pixel_size < math.inf:
-        raise ValueError(f"{path}: expected a pixel size above 0 Å, found {pixel_size}")
+    header, pixel_size = _checked_header(path, pixel_size_angstrom)
     voxels = _voxels(header.layout).astype(np.float32).transpose(_order_of_axes(header.record))
     if not np.isfinite(voxels).all():
         raise ValueError(f"{path}: found voxels that are NaN or infinite")
@@ -46,6 +42,11 @@ def read_volume(path: Path, pixel_size_angstrom: float | None = None) -> Volume:
     return Volume(torch.from_numpy(np.ascontiguousarray(cube)), pixel_size)
 
 
+def check_volume(path: Path, pixel_size_angstrom: float | None = None) -> None:
+    """ValueError where `read_volume` would refuse the header; asked before long work."""
+    _checked_header(path, pixel_size_angstrom)
+
+
 def write_volume(volume: Volume, path: Path) -> None:
     """Write a map as float32 MRC, atomically."""
     voxels = volume.voxels.detach().cpu().to(torch.float32).contiguous().numpy()
@@ -53,6 +54,16 @@ def write_volume(volume: Volume, path: Path) -> None:
         mrc.set_data(voxels)
         mrc.set_volume()
         mrc.voxel_size = volume.pixel_size_angstrom
+
+
+def _checked_header(path: Path, given_pixel_size: float | None) -> tuple[Header, float]:
+    """The header of a map and its pixel size in Å."""
+    header = read_header(path)
+    _refuse_other_kinds(header)
+    pixel_size = _pixel_size(header) if given_pixel_size is None else given_pixel_size
+    if not 0 < pixel_size < math.inf:
+        raise ValueError(f"{path}: expected a pixel size above 0 Å, found {pixel_size}")
+    return header, pixel_size
 
 
 def _refuse_other_kinds(header: Header) -> None:

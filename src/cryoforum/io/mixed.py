@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,10 +34,13 @@ def images_at_one_sampling(
     images_of : the images of some rows, as they are.
     groups, pixel_sizes : optics group and pixel size in Å of each row, (n,). As in RELION a group has one
         box: that of its first image.
-    wanted : None for what most images have. Images within 1 % of it are what it stands for, if there are any.
+    wanted : None for what most images have. Images within 1 % of it are taken as they are, and what most of
+        them have is what it stands for.
     """
     parts = _parts(images_of, groups, pixel_sizes)
     target = _target(parts, wanted)
+    if wanted is not None:
+        parts = [replace(p, sampling=target) if p.sampling.is_near(wanted) else p for p in parts]
     for part in parts:
         if not part.sampling.is_same(target):
             warnings.warn(

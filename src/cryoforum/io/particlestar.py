@@ -107,17 +107,17 @@ def missing_columns(star: ParticleStar, columns: Iterable[str]) -> tuple[str, ..
 def number_column(star: ParticleStar, column: str) -> np.ndarray | None:
     """A number for each particle, (n,) float64, of its optics group or its own row; None without column."""
     if star.optics is not None and column in star.optics:
-        text = star.optics[column].iloc[optics_rows(star, star.optics)]
+        text, rows = star.optics[column], optics_rows(star, star.optics)
     elif column in star.particles:
-        text = star.particles[column]
+        text, rows = star.particles[column], np.arange(len(star))
     else:
         return None
-    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
+    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)[rows]
     wrong = ~np.isfinite(numbers)
     if wrong.any():
         row = int(wrong.argmax())
         raise ValueError(
-            f"{place_of_row(star, row)}: expected a number in column {column}, found '{text.iloc[row]}'"
+            f"{place_of_row(star, row)}: expected a number in column {column}, found '{text.iloc[rows[row]]}'"
         )
     return numbers
 
@@ -148,6 +148,15 @@ def optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
 def place_of_row(star: ParticleStar, row: int) -> str:
     """Where an error is: file, row from 1, and image name."""
     return f"{star.path}, row {row + 1} ({star.particles['rlnImageName'].iloc[row]})"
+
+
+def split_image_name(name: str) -> tuple[str, str]:
+    """The slice with its @, and the stack: 000001@ and stack.mrcs; as in RELION the first @ counts.
+
+    The slice is empty in the name of a single image.
+    """
+    number, at, stack = name.partition("@")
+    return (number + at, stack) if at else ("", name)
 
 
 def format_number(value: float) -> str:

@@ -50,7 +50,7 @@ def on_scratch(
 
     ValueError where the folder is none or has not enough room.
     """
-    layouts = _layouts(particles.images, rows)
+    layouts = layouts_of(particles.images, rows)
     if scratch.folder is None or not layouts:
         yield particles
         return
@@ -64,19 +64,19 @@ def on_scratch(
         yield replace(particles, images=_moved(particles.images, moved))
 
 
-def _layouts(images: Images, rows: Tensor) -> list[Layout]:
+def layouts_of(images: Images, rows: Tensor) -> list[Layout]:
     """Those of the stacks on disk that images of these rows are in."""
     if isinstance(images, LazyImages):
         return images.layouts(rows)
     if isinstance(images, ResampledImages):
-        return _layouts(images.source, rows)
+        return layouts_of(images.source, rows)
     if isinstance(images, SelectedImages):
-        return _layouts(images.source, images.rows[rows])
+        return layouts_of(images.source, images.rows[rows])
     if isinstance(images, JoinedImages):
         part_of_row = images.part_of_row[rows]
         parts = enumerate(images.parts)
         own = [(part, images.row_in_part[rows[part_of_row == number]]) for number, part in parts]
-        return [layout for part, its_rows in own if len(its_rows) for layout in _layouts(part, its_rows)]
+        return [layout for part, its_rows in own if len(its_rows) for layout in layouts_of(part, its_rows)]
     return []
 
 

@@ -29,6 +29,7 @@ from cryoforum.io.particlestar import (
     place_of_row,
     read_star,
     select_rows,
+    split_image_name,
     with_columns,
     write_star,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "poses_from_star",
     "read_star",
     "select_rows",
+    "split_image_name",
     "star_from_particles",
     "subsets_from_star",
     "with_columns",
@@ -273,12 +275,13 @@ def parsed_image_names(star: ParticleStar, names: Sequence[str]) -> tuple[list[i
     stacks: list[str] = []
     seen: dict[tuple[int, str], int] = {}
     for row, name in enumerate(names):
-        number, at, stack = name.partition("@")
-        if at and not (number.isdecimal() and stack):
+        at_slice, stack = split_image_name(name)
+        number = at_slice.removesuffix("@")
+        if at_slice and not (number.isdecimal() and stack):
             raise ValueError(
                 f"{place_of_row(star, row)}: expected rlnImageName as 000001@stack.mrcs, found '{name}'"
             )
-        image = (int(number) - 1, stack) if at else (0, name)
+        image = (int(number) - 1 if at_slice else 0, stack)
         first = seen.setdefault(image, row)
         if first != row:
             raise ValueError(

@@ -93,6 +93,21 @@ def read_tables(path: Path) -> list[tuple[str, pd.DataFrame]]:
     return [(table.block, _dataframe(path, table)) for table in tables]
 
 
+def first_value(path: Path, column: str) -> str | None:
+    """That of the first row of the first loop with such a column; the rest of the file is not read."""
+    current = _Table("", is_loop=True)
+    for _, values, is_quoted in _numbered_lines(path):
+        if current.takes_as_row(values, is_quoted):
+            if column in current.columns:
+                return values[current.columns.index(column)]
+            current.rows = [values]
+        elif values[0].startswith("_"):
+            current.columns.append(values[0][1:])
+        else:
+            current = _Table("", is_loop=True)
+    return None
+
+
 def write_tables(file: TextIO, tables: Iterable[tuple[str, pd.DataFrame]], version_line: str = "") -> None:
     """Write (block name, table of str) loops as RELION does, each after ``version_line``."""
     for block, table in tables:
