@@ -403,7 +403,8 @@ def test_half_written_stacks_are_waited_for(tmp_path: Path, model: Path, missing
 
     def complete() -> None:
         time.sleep(0.3)
-        (live / "p.mrcs").write_bytes(whole)
+        (live / "rest").write_bytes(whole)  # in one step: a look in the midst of it may tell another length
+        (live / "rest").replace(live / "p.mrcs")
 
     writer = threading.Thread(target=complete)
     writer.start()

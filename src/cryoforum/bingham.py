@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-_SHARPNESSES = np.geomspace(1 / 32, 8, 161)  # steps of 3.5 %
+_LOG_SHARPNESS = math.log(1 / 50), math.log(10)  # beyond, a network has learned nothing
 # Where numbers 0-9 of the head go in the lower triangle of L (row, column).
 LOWER_TRIANGLE = torch.tril_indices(4, 4)
 
@@ -151,12 +152,15 @@ def likeliest_sharpness(belief: OrientationBelief, quaternions: Tensor) -> float
     1 where the beliefs are as sure as they should be, less where they are too sure: what Guo et al. (2017,
     arXiv:1706.04599) call temperature, inverted.
     """
-    double = OrientationBelief(belief.concentration.double())
-    found = [
-        float(log_density(OrientationBelief(factor * double.concentration), quaternions.double()).mean())
-        for factor in _SHARPNESSES
-    ]
-    return float(_SHARPNESSES[int(np.argmax(found))])
+    concentration, q = belief.concentration.double(), quaternions.double()
+    energy = torch.einsum("ni,nij,nj->", q, concentration, q) / len(q)
+    exponents = -torch.linalg.eigvalsh(concentration).flip(-1)
+
+    def cost(log_factor: float) -> float:
+        factor = math.exp(log_factor)
+        return float(factor * energy + log_normaliser(factor * exponents).mean())
+
+    return math.exp(minimize_scalar(cost, bounds=_LOG_SHARPNESS, method="bounded", options={"xatol": 1e-3}).x)
 
 
 def tangent_basis(quaternions: Tensor) -> Tensor:
