@@ -107,6 +107,20 @@ def test_soft_mask_holds_the_molecule_and_leaves_the_solvent_out() -> None:
     assert float(mask[soft_spherical_mask(40, 17, 1) == 0].max()) == 0
 
 
+def test_soft_mask_holds_subunits_that_lie_apart_and_no_specks() -> None:
+    axis = torch.arange(48) - 24.0
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+
+    def blob(at: tuple[int, int, int], width: float) -> torch.Tensor:
+        squares = (z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2
+        return torch.exp(-squares / (2 * width**2))
+
+    voxels = blob((0, -9, 0), 3.0) + blob((0, 9, 2), 2.5) + 0.8 * blob((18, 18, -18), 0.8)
+    mask = soft_mask(Volume(voxels, 2.0), low_pass_angstrom=4.0, extend_pixel=1, edge_pixel=2)
+    assert mask[24, 15, 24] == 1 and mask[24, 33, 26] == 1
+    assert mask[42, 42, 6] == 0 and mask[24, 24, 40] == 0
+
+
 def test_soft_mask_of_nothing_is_a_ball() -> None:
     mask = soft_mask(Volume(torch.zeros(16, 16, 16), 3.0))
     assert mask[8, 8, 8] == 1 and mask[0, 0, 0] == 0

@@ -13,6 +13,7 @@ from cryoforum.particles import HalfMaps, Volume
 from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 # Rosenthal & Henderson (2003): half-map FSC where the full map correlates 0.5 with a perfect one.
+SMALLEST_REGION = 0.1  # of a molecule in a map, as a share of the largest
 FSC_THRESHOLD = 0.143
 
 
@@ -203,9 +204,10 @@ def soft_mask(
 ) -> Tensor:
     """Soft mask (n, n, n) around the molecule in a map of all particles.
 
-    The map is low-passed (default: 8 shells of its box, or 15 Å where that is coarser); its largest
-    connected region above a tenth of the maximum and three standard deviations of the box's corners is
-    the molecule. It grows by ``extend_pixel`` and ends in a cosine of ``edge_pixel``.
+    The map is low-passed (default: 8 shells of its box, or 15 Å where that is coarser). The molecule is what
+    lies above a tenth of the maximum and three standard deviations of the box's corners, but for regions
+    smaller than a tenth of the largest: subunits may seem apart, specks of noise are small. It grows by
+    ``extend_pixel`` and ends in a cosine of ``edge_pixel``.
     """
     box = average.voxels.shape[0]
     extent = box * average.pixel_size_angstrom
@@ -218,8 +220,10 @@ def soft_mask(
     regions, count = ndimage.label((smooth > threshold).numpy())
     if count == 0:
         return soft_spherical_mask(box, box / 2 - edge_pixel, edge_pixel)
-    largest = np.bincount(regions.ravel())[1:].argmax() + 1
-    distance = ndimage.distance_transform_edt(regions != largest)
+    sizes = np.bincount(regions.ravel())
+    sizes[0] = 0  # what lies below the threshold
+    is_molecule = (sizes >= SMALLEST_REGION * sizes.max())[regions]
+    distance = ndimage.distance_transform_edt(~is_molecule)
     return _cosine_edge(torch.from_numpy(distance).float() - extend_pixel, edge_pixel)
 
 
