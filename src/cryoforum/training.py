@@ -25,6 +25,7 @@ from cryoforum.particles import Particles
 from cryoforum.processes import from_first, process_rank_and_count, refuse_different
 from cryoforum.reference import Reference
 
+WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule
 VALIDATIONS = 20  # times in a training that the validation error is taken
 STATE_INTERVAL_SECONDS = 30.0
 SMOOTHED_RATES = 9  # steps of a range test whose median loss counts
@@ -119,6 +120,8 @@ def train(
         if done:
             break
         rate, momentum = learning_rate_and_momentum(settings.schedule, fraction, settings.max_learning_rate)
+        if max_minutes is not None:  # on a busy machine time may pass the warm-up before the network can
+            rate = min(rate, settings.max_learning_rate * (course.step + 1) / WARM_UP_STEPS)
         batch = lesson.source.next(course)
         loss = lesson.learn(batch, rate, momentum, fraction, course.step)
         course.stepped(loss, len(batch.orientations), rate, momentum)
