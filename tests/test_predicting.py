@@ -282,6 +282,13 @@ def test_joined_shards_are_the_whole(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "joined.star").read_bytes() == (folder / "whole.star").read_bytes()
 
 
+def test_the_input_is_never_replaced(folder: Path) -> None:
+    star = folder / "particles.star"
+    before = star.read_bytes()
+    assert "another name at --out" in predict(folder, star, "--overwrite", code=1).stderr
+    assert star.read_bytes() == before
+
+
 def test_the_result_hardly_depends_on_the_size_of_a_batch(folder: Path, tmp_path: Path) -> None:
     predict(folder, tmp_path / "out.star", "--batch-size", 40)
     found, expected = read_star(tmp_path / "out.star"), read_star(folder / "whole.star")

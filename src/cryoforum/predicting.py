@@ -93,6 +93,7 @@ def predict_to_star(
     _refuse_output(output)
     models = load_models(model_folder)
     star = read_joined(star_paths, root, output.tell)
+    _refuse_input_as_output([*star_paths, *star.companions], output)
     inputs = _hash_of_files([*star_paths, *star.companions])
     return predict_rows_to_star(model_folder, models, star, root, options, output, inputs)
 
@@ -137,6 +138,7 @@ def match_to_star(
     """
     _refuse_output(output)
     star = read_joined(star_paths, root, output.tell)
+    _refuse_input_as_output([*star_paths, *star.companions], output)
     check_writable(star, output.path)
     particles = checked_particles(star, root, output.tell)
     reference = loaded_reference(options, particles, symmetry, output.tell)
@@ -145,6 +147,12 @@ def match_to_star(
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
         poser = make_poser(None, reference, near, options.posing, tell=output.tell)
         return _write_poses(star, near, lambda batch: pose_batch(poser, batch), inputs, options, output)
+
+
+def _refuse_input_as_output(inputs: Sequence[Path], output: Output) -> None:
+    """The poses that a file came with would be lost, also where --overwrite is given."""
+    if Path(output.path).resolve() in {Path(path).resolve() for path in inputs}:
+        raise ValueError(f"expected another name at --out than the input's, found {output.path}")
 
 
 def _refuse_output(output: Output) -> None:
