@@ -197,9 +197,9 @@ def test_bad_options_of_simulate(tmp_path: Path, options: tuple[object, ...], wo
         (("--preset", "huge"), ("tiny, small, paper", "huge")),
         (("--split", "50,50"), ("--split", "50,17,33", "50,50")),
         (("--split", "a,b,c"), ("a,b,c",)),
-        (("--split", "0,0,0"), ("0,0,0",)),
-        (("--split", "50,-17,33"), ("validation above 0",)),
-        (("--split", "0.1,50,50"), ("more particles",)),
+        (("--split", "90,30,10"), ("add up to 100", "130")),
+        (("--split", "67,0,33"), ("validation above 0",)),
+        (("--split", "0.1,49.9,50"), ("more particles",)),
         (("--split", "none.csv"), ("none.csv",)),
         (("--config", "none.toml"), ("none.toml",)),
         (("--max-minutes", 0), ("--max-minutes above 0",)),
@@ -225,6 +225,41 @@ def test_the_split_of_other_particles(folder: Path) -> None:
     arguments = ("train", folder / "particles.star", "--out", folder / "out", "--preset", "tiny")
     refused(folder, *arguments, "--split", folder / "other.csv", words=("other.csv", "none of this set"))
     refused(folder, *arguments, "--split", folder / "particles.star", words=("columns image and part",))
+
+
+def test_what_is_no_particle_file(folder: Path) -> None:
+    words = ("found a folder; give a file in it",)
+    refused(folder, "train", folder, "--out", folder / "out", words=words)
+    refused(folder, "check", folder, words=words)
+
+
+def test_system_errors_have_no_numbers(folder: Path) -> None:
+    arguments = ("train", folder / "particles.star", "--out", folder / "particles.star" / "out")
+    assert "Errno" not in refused(folder, *arguments, words=("particles.star", "Not a directory"))
+    arguments = (
+        "train",
+        folder / "particles.star",
+        "--out",
+        folder / "out",
+        "--config",
+        folder / "none.toml",
+    )
+    assert "Errno" not in refused(folder, *arguments, words=("none.toml", "No such file"))
+    (folder / "model" / "weights.safetensors").unlink()
+    arguments = ("predict", folder / "model", folder / "particles.star", "--out", folder / "out.star")
+    assert "Errno" not in refused(folder, *arguments, words=("expected a model folder",))
+
+
+def test_the_table_is_told_where_its_images_are_not_there(folder: Path) -> None:
+    no_stack(folder)
+    refused(folder, "check", folder / "particles.star", words=("particles.mrcs not found",))
+    said = invoke("check", folder / "particles.star").stderr
+    assert "40 particles, CTF, poses, half sets" in said
+
+
+def test_particles_that_nobody_predicted_are_not_filtered(folder: Path) -> None:
+    arguments = ("filter", folder / "particles.star", "--out", folder / "kept.star")
+    refused(folder, *arguments, words=("expected predicted poses", "'cryoforum predict'"))
 
 
 @pytest.mark.parametrize("command", ["train", "reconstruct", "compare"])

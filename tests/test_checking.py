@@ -1,5 +1,6 @@
 """What a particle file says, and whether its images bear it out."""
 
+import re
 import shlex
 from dataclasses import replace
 from functools import cache
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from cryoforum.checking.aligning import compare_maps, mirrored
 from cryoforum.checking.inventory import inventory, origins_in_pixels
-from cryoforum.checking.judging import Judgement, Outcome, judge
+from cryoforum.checking.judging import Judgement, Outcome, Verdict, judge
 from cryoforum.checking.readings import Reading, Transfer
 from cryoforum.checking.remedies import complaints
 from cryoforum.cli import app
@@ -190,6 +191,14 @@ def test_orientations_of_other_images_are_caught() -> None:
     assert "explain no more" in faults(judgement)
 
 
+def test_a_certain_but_tiny_difference_excludes_nothing() -> None:
+    outcomes = [
+        Verdict("other", Reading(), *numbers).outcome
+        for numbers in ((-21.0, -0.009), (21.0, 0.009), (-21.0, -0.011), (21.0, 0.011), (-4.9, -0.2))
+    ]
+    assert outcomes == [Outcome.CLOSE, Outcome.CLOSE, Outcome.WORSE, Outcome.BETTER, Outcome.UNDECIDED]
+
+
 def test_noise_says_nothing() -> None:
     noise = torch.randn(COUNT, BOX, BOX, generator=torch.Generator().manual_seed(3))
     judgement = judge(replace(right_set(), images=noise))
@@ -262,6 +271,8 @@ def test_the_command_says_ready_and_draws(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     output = check(folder / "particles.star", "--reference", tmp_path / "map.mrc", "--out", page, code=0)
     assert output.splitlines()[-1] == "ready"
+    assert output.count("excluded") == 2  # the nearest one, and how many more
+    assert re.search(r"\d+ more +│ excluded", output)
     for part in ("40 px of 9 Å", "300 kV", "amplitude contrast 0.1", "float32", "200 and 200"):
         assert part in output
     assert page.read_text().count("data:image/png") > 40

@@ -231,7 +231,7 @@ def test_the_truth_makes_a_map_of_the_molecule_and_no_error(done: Run, tmp_path:
     output = run(
         "compare", done / "particles.star", done / "particles.star", "--json", tmp_path / "e.json"
     ).output
-    assert "0.0000 rad" in output
+    assert "0.0000 (0.00°)" in output
     assert json.loads((tmp_path / "e.json").read_text())["median_rad"] == pytest.approx(0, abs=1e-5)
     output = run("reconstruct", done / "particles.star", "--out", tmp_path / "map").output
     assert "optimistic" not in output and "resolution at FSC 0.143" in output
@@ -278,11 +278,14 @@ def test_files_elsewhere_are_found_with_root(done: Run, tmp_path: Path) -> None:
     assert hint in run("predict", done / "model", copy, "--out", out, "--root", done.folder).output
     assert len(read_star(out)) == 60
     assert hint in run("filter", done / "predictions.star", "--out", tmp_path / "kept.star").output
+    assert "--root" in run("report", tmp_path, code=1).stderr
+    run("report", tmp_path, "--root", done.folder)
+    assert 'id="particles"' in (tmp_path / "report.html").read_text()
 
 
 def test_a_split_can_be_given_by_shares_and_by_file(done: Run, tmp_path: Path) -> None:
     common = ("train", done / "particles.star", "--preset", "tiny", "--config", done / "config.toml")
-    run(*common, "--out", tmp_path / "shares", "--split", "2,1,1")
+    run(*common, "--out", tmp_path / "shares", "--split", "50,25,25")
     parts = load_model(tmp_path / "shares").parts
     assert [list(parts.values()).count(part) for part in ("train", "validation", "test")] == [30, 15, 15]
     run(*common, "--out", tmp_path / "file", "--seed", 9, "--split", tmp_path / "shares" / "split.csv")

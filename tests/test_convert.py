@@ -1,6 +1,7 @@
 """cryoforum convert: what goes in comes out in other words, for RELION as an outside judge, too."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -297,6 +298,23 @@ def test_what_a_cs_file_cannot_say(simulated: Path, tmp_path: Path) -> None:
     flipped = with_columns(star, {"rlnCtfDataArePhaseFlipped": np.ones(40, dtype=int)})
     write_star(flipped, tmp_path / "flipped.star")
     assert "phase flipped" in convert(tmp_path / "flipped.star", "--out", tmp_path / "flipped.cs", code=1)
+
+
+def test_columns_that_a_cs_file_has_no_field_for_are_told_and_no_others(
+    two_groups: Path, tmp_path: Path
+) -> None:
+    star = read_star(two_groups)
+    star = replace(star, particles=star.particles.drop(columns="myNote"))
+    write_star(star, tmp_path / "plain.star")
+    assert "not written" not in convert(tmp_path / "plain.star", "--out", tmp_path / "plain.cs")
+    extra = {"rlnMicrographName": "m.mrc", "rlnClassNumber": "3"}
+    star = replace(star, particles=star.particles.assign(**extra))
+    write_star(star, tmp_path / "more.star")
+    said = convert(tmp_path / "more.star", "--out", tmp_path / "more.cs")
+    assert "no field for it: rlnMicrographName, rlnClassNumber; keep more.star" in " ".join(said.split())
+    convert(tmp_path / "more.cs", "--out", tmp_path / "back.star")
+    back = read_star(tmp_path / "back.star")
+    assert set(star.particles) - set(back.particles) - set(back.optics) == set(extra)
 
 
 def test_half_a_ctf_is_refused(simulated: Path, tmp_path: Path) -> None:

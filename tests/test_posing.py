@@ -204,6 +204,15 @@ def test_few_particles_are_posed_without_measuring_their_noise(lab: Lab, tmp_pat
         assert float(shift_errors_pixel(out, star).median()) < 0.4
 
 
+def test_predict_says_how_good_its_poses_should_be(lab: Lab, tmp_path: Path) -> None:
+    arguments = ("predict", lab / "model", lab / "particles.star", "--out", tmp_path / "p.star")
+    said = CliRunner().invoke(app, [str(argument) for argument in arguments]).output
+    star = read_star(tmp_path / "p.star")
+    for what, column in (("expected error", "cryoforumExpectedErrorDeg"), ("bound", "cryoforumBoundDeg")):
+        assert f"{what} {np.median(number_column(star, column)):.2f}°" in said
+    assert f"no particle seen in {(number_column(star, 'cryoforumSignalScale') < 0.3).sum()} image" in said
+
+
 def test_predict_refines_what_the_network_says(lab: Lab, predicted: Path) -> None:
     assert median_error_deg(predicted, lab / "particles.star") < 3
     assert float(shift_errors_pixel(predicted, lab / "particles.star").median()) < 0.3

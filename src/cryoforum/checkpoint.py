@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cryoforum.config import Config, as_plain_dict, updated
-from cryoforum.io.files import replacing
+from cryoforum.io.files import reason_of, replacing
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import Head, head_of
 from cryoforum.particles import Particles
@@ -115,7 +115,9 @@ def load_model(folder: Path) -> TrainedModel:
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+    except OSError as error:
+        reason = reason_of(error)
+    except (ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
     raise ValueError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
 

@@ -197,7 +197,7 @@ PRESETS = {
     "small": Config(
         augmentation=AugmentationConfig(simulated_share=0.5),
         network=NetworkConfig(degree=8),
-        training=TrainingConfig(grid_nside=7),
+        training=TrainingConfig(max_learning_rate=5e-4, grid_nside=7),
     ),
     "paper": _PAPER,
     # the paper's section 5: without the last two convolutions, under a third of the numbers
@@ -223,7 +223,7 @@ def read_config(path: Path, base: Config) -> Config:
     """``base`` with what the TOML file at ``path`` changes, in tables named as the fields of `Config`."""
     try:
         values = tomllib.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"expected a TOML file at {path}: {error}") from error
     return updated(base, values, where=str(path))
 

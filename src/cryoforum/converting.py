@@ -49,7 +49,7 @@ def convert_file(
             f"expected one particle file, or a .cs file and what it lacks (passthrough), found "
             f"{others[0].path}, too"
         )
-    check_writable(star, out)
+    check_writable(star, out, tell)
     for companion in star.companions:
         tell(f"merged with {companion}")
     to_cryosparc = Path(out).suffix == CRYOSPARC

@@ -235,10 +235,14 @@ def _split(particles: Particles, choice: str | None, seed: int) -> Split:
             raise ValueError(f"{choice}: expected particles to train and to validate, found none of this set")
         return Split(**{part: rows[part].long() for part in PARTS})
     try:
-        shares = [float(word) for word in choice.split(",")]
-        train_share, validation_share, test_share = (share / sum(shares) for share in shares)
-    except (ValueError, ZeroDivisionError):
+        percents = [float(word) for word in choice.split(",")]
+        _, validation_share, test_share = (percent / 100 for percent in percents)
+    except ValueError:
         raise ValueError(
-            f"expected --split with three shares such as 50,17,33 or a split.csv, found '{choice}'"
+            f"expected --split with three percentages such as 50,17,33 or a split.csv, found '{choice}'"
         ) from None
+    if abs(sum(percents) - 100) > 0.01:
+        raise ValueError(
+            f"expected percentages at --split that add up to 100, found '{choice}', {sum(percents):g} in all"
+        )
     return split_rows(len(particles), validation_share, test_share, seed=seed)

@@ -46,7 +46,7 @@ from cryoforum.io.star import (
     with_poses,
 )
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
-from cryoforum.posing import pose_batch
+from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.processes import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.reference import REFERENCE_FILES
@@ -77,14 +77,28 @@ class Output:
     finished: Callable[[ParticleStar], ParticleStar] = lambda star: star
 
 
+@dataclass(frozen=True)
+class Posed:
+    """What was written. Root mean squares in degrees; the medians of the particles.
+
+    bound_deg, weak: without a reference None; particles that are hardly there. All but the count is None in
+    any but the first of several processes.
+    """
+
+    count: int
+    expected_error_deg: float | None = None
+    bound_deg: float | None = None
+    weak: int | None = None
+
+
 def predict_to_star(
     model_folder: Path,
     star_paths: Sequence[Path],
     root: Path | None,
     options: PredictionOptions,
     output: Output,
-) -> int:
-    """Write the STAR file with predicted poses and beliefs; the number of its rows.
+) -> Posed:
+    """Write the STAR file with predicted poses and beliefs.
 
     Every row and column else is kept. Images of another box or pixel size than the model's are resampled to
     it. Goes on where an earlier run of the same command was killed. Of several
@@ -106,14 +120,14 @@ def predict_rows_to_star(
     options: PredictionOptions,
     output: Output,
     inputs: str = "",
-) -> int:
+) -> Posed:
     """The same for tables that were read already, such as some rows of a file, whose path they bear.
 
     models: those of ``model_folder``. inputs: what the result depends on besides; an earlier run with other
     ones is not gone on with.
     """
     _refuse_output(output)
-    check_writable(star, output.path)
+    check_writable(star, output.path, output.tell)
     particles = checked_particles(star, root, output.tell, sampling_of(models[0]))
     if output.part is not None:
         chosen = _rows_of_part(models, particles, output.part, star.path)
@@ -131,7 +145,7 @@ def match_to_star(
     symmetry: str,
     options: PredictionOptions,
     output: Output,
-) -> int:
+) -> Posed:
     """The same without a model: candidates from the search over all orientations of a map.
 
     Map and images are resampled to the box and pixel size that most images have.
@@ -139,7 +153,7 @@ def match_to_star(
     _refuse_output(output)
     star = read_joined(star_paths, root, output.tell)
     _refuse_input_as_output([*star_paths, *star.companions], output)
-    check_writable(star, output.path)
+    check_writable(star, output.path, output.tell)
     particles = checked_particles(star, root, output.tell)
     reference = loaded_reference(options, particles, symmetry, output.tell)
     inputs = symmetry + _hash_of_files([*star_paths, *star.companions])
@@ -169,7 +183,7 @@ def _write_poses(
     inputs: str,
     options: PredictionOptions,
     output: Output,
-) -> int:
+) -> Posed:
     """Predict this process's share of the rows, batch by batch into a log; the first one writes the file."""
     batch_size, out = output.batch_size, output.path
     inputs += getattr(particles.images, "identity", "")
@@ -198,12 +212,27 @@ def _write_poses(
                 log.append(batch_columns(predict(batch)))
                 advance(len(batch))
     wait_for_all()
-    if rank == 0:
-        finished = zip(logs, fingerprints, shares, strict=True)
-        tables = [read_batches(path, made_by, len(done)) for path, made_by, done in finished if done]
-        write_particle_file(output.finished(with_predictions(star, _joined(tables))), out)
-        remove_leftovers_of(out)
-    return len(star)
+    if rank > 0:
+        return Posed(len(star))
+    finished = zip(logs, fingerprints, shares, strict=True)
+    tables = [read_batches(path, made_by, len(done)) for path, made_by, done in finished if done]
+    table = _joined(tables)
+    write_particle_file(output.finished(with_predictions(star, table)), out)
+    remove_leftovers_of(out)
+    return _posed(table)
+
+
+def _posed(table: Mapping[str, np.ndarray]) -> Posed:
+    errors, bounds, scales = (
+        table.get(name) for name in ("cryoforumExpectedErrorDeg", "cryoforumBoundDeg", "cryoforumSignalScale")
+    )
+    assert errors is not None
+    return Posed(
+        len(errors),
+        float(np.median(errors)),
+        None if bounds is None else float(np.median(bounds)),
+        None if scales is None else int((scales < SCALE_RANGE[0]).sum()),
+    )
 
 
 def batch_columns(predictions: Predictions) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.io.files import replacing
+from cryoforum.io.files import reason_of, replacing
 from cryoforum.io.mrc import read_volume, write_volume
 from cryoforum.metrics import FSC_THRESHOLD, filter_shells, fsc_curve, soft_mask
 from cryoforum.noise import NoiseModel, measured_noise
@@ -194,7 +194,9 @@ def load_reference(folder: Path) -> Reference | None:
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except OSError as error:
+        reason = reason_of(error)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
     raise ValueError(f"expected the reference written by 'cryoforum train' in {folder}: {reason}")
 

@@ -3,24 +3,37 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from cryoforum.io.files import reason_of
+
 if TYPE_CHECKING:
     from cryoforum.checking import Check
+    from cryoforum.checking.judging import Verdict
     from cryoforum.course import Progress as TrainingProgress
     from cryoforum.demo import DemoResult
     from cryoforum.metrics import ErrorSummary
+    from cryoforum.predicting import Posed
 
-console = Console(stderr=True)
+WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown
+
+
+def _width(stderr: bool = False) -> int | None:
+    """None: that of the terminal."""
+    return None if (sys.stderr if stderr else sys.stdout).isatty() else WIDTH_OF_FILES
+
+
+console = Console(stderr=True, width=_width(stderr=True))
 LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them
 
 
@@ -32,7 +45,7 @@ def failing_clearly() -> Iterator[None]:
         yield
     except (ValueError, OSError, MemoryError) as error:
         console.print(f"[bold red]Error{_of_process()}:[/] ", end="")
-        console.print(" ".join(str(error).split()), markup=False, highlight=False, soft_wrap=True)
+        console.print(reason_of(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if _speaks():
@@ -147,11 +160,22 @@ def say(line: str) -> None:
         typer.echo(line)
 
 
-def say_what_was_written(count: int, out: Path, folder: Path, root: Path | None) -> None:
-    """How many poses are where; of several processes the first says it."""
-    if _speaks():
-        typer.echo(f"{count} poses in {out}")
-        hint_at_root(out, folder, root)
+def say_what_was_written(posed: "Posed", out: Path, folder: Path, root: Path | None) -> None:
+    """How many poses are where, and how good they should be; of several processes the first says it."""
+    if not _speaks():
+        return
+    typer.echo(f"{counted(posed.count, 'pose')} in {out}")
+    words = [] if posed.expected_error_deg is None else [f"expected error {posed.expected_error_deg:.2f}°"]
+    words += [] if posed.bound_deg is None else [f"bound {posed.bound_deg:.2f}°"]
+    weak = "" if posed.weak is None else f"; no particle seen in {counted(posed.weak, 'image')}"
+    if words:
+        typer.echo(f"median {', '.join(words)} (root mean squares){weak}")
+    hint_at_root(out, folder, root)
+
+
+def counted(count: int, noun: str) -> str:
+    """As "1 particle" or "2 particles"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _speaks() -> bool:
@@ -180,18 +204,18 @@ def hint_at_root(written: Path, folder: Path, root: Path | None = None) -> None:
 
 def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
     """A short table of orientation errors."""
-    table = Table("error of", "n", "median", "mean", "quartiles, rad", "> 0.3 rad")
+    table = Table("error of", "n", "median, rad", "mean, rad", "quartiles, rad", "> 0.3 rad", box=SIMPLE)
     for name, summary in summaries.items():
-        quartiles = f"{summary.lower_quartile_rad:.4f} - {summary.upper_quartile_rad:.4f}"
+        quartiles = f"{summary.lower_quartile_rad:.4f}-{summary.upper_quartile_rad:.4f}"
         table.add_row(
             name,
             str(summary.count),
-            angle(summary.median_rad),
-            angle(summary.mean_rad),
+            _compact_angle(summary.median_rad),
+            _compact_angle(summary.mean_rad),
             quartiles,
             f"{100 * summary.share_above_0_3_rad:.1f} %",
         )
-    Console().print(table)
+    Console(width=_width()).print(table)
 
 
 def show_demo(result: "DemoResult") -> None:
@@ -217,15 +241,10 @@ def show_check(check: "Check") -> None:
     table = Table(show_header=False)
     for what, understood in check.inventory:
         table.add_row(Text(what), Text(understood))
-    printer = Console()
-    printer.print(table)
+    Console(width=_width()).print(table)
     judgement = check.judgement
     if judgement is not None:
-        table = Table("other reading", "images say", "σ", "log-likelihood")
-        for verdict in sorted(judgement.verdicts, key=lambda verdict: -verdict.share):
-            numbers = f"{verdict.deviations:+.0f}", f"{100 * verdict.share:+.1f} %"
-            table.add_row(Text(verdict.name), verdict.outcome, *numbers)
-        printer.print(table)
+        _show_verdicts(judgement.verdicts)
     if check.comparison is not None:
         hands = check.comparison.correlation, check.comparison.mirrored_correlation
         typer.echo(f"correlation with the reference: {hands[0]:.3f}; of the other hand: {hands[1]:.3f}")
@@ -238,7 +257,27 @@ def show_check(check: "Check") -> None:
     typer.echo(check.conclusion)
 
 
+def _show_verdicts(verdicts: "Sequence[Verdict]") -> None:
+    """The other readings that are not excluded, the best first, and the nearest one of those that are."""
+    table = Table("other reading", "images say", "σ", "log-likelihood")
+    from cryoforum.checking.judging import Outcome
+
+    ordered = sorted(verdicts, key=lambda verdict: -verdict.share)
+    excluded = [verdict for verdict in ordered if verdict.outcome is Outcome.WORSE]
+    for verdict in [v for v in ordered if v not in excluded] + excluded[:1]:
+        numbers = f"{verdict.deviations:+.0f}", f"{100 * verdict.share:+.1f} %"
+        table.add_row(Text(verdict.name), verdict.outcome, *numbers)
+    if len(excluded) > 1:
+        best = f"{100 * excluded[1].share:+.1f} % or less"
+        table.add_row(f"{len(excluded) - 1} more", Outcome.WORSE, "", best)
+    Console(width=_width()).print(table)
+
+
 def angle(radians: float) -> str:
     """In radians and degrees."""
+    return _compact_angle(radians).replace(" ", " rad ", 1)
+
+
+def _compact_angle(radians: float) -> str:
     degrees = radians * 57.29577951
-    return f"{radians:.4f} rad ({degrees:.{1 if degrees >= 1 else 2}f}°)"
+    return f"{radians:.4f} ({degrees:.{1 if degrees >= 1 else 2}f}°)"

@@ -89,7 +89,10 @@ def simulate_to_folder(
 def _statistic(star: ParticleStar, by: str) -> Tensor:
     values = number_column(star, STATISTICS[by])
     if values is None:
-        raise ValueError(f"{star.path}: expected a column {STATISTICS[by]}; make it with 'cryoforum predict'")
+        raise ValueError(
+            f"{star.path}: expected predicted poses with a column {STATISTICS[by]}, found none; run "
+            "'cryoforum predict' or 'match' first"
+        )
     return torch.from_numpy(values)
 
 
@@ -109,6 +112,7 @@ def filter_star(
     dropped_out: Path | None,
     overwrite: bool,
     quantile_of: Path | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> tuple[int, int]:
     """Write the surest particles (and the others, where asked for); how many were kept and dropped.
 
@@ -129,7 +133,7 @@ def filter_star(
     for path in outputs:
         if path.resolve() in inputs:
             raise ValueError(f"expected other names to write to than the input's, found {path}")
-        check_writable(star, path)
+        check_writable(star, path, tell)
     by = by or ("error" if BOUND in star.particles else "trace")
     values = _statistic(star, by)
     if quantile_of is None:

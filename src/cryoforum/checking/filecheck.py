@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.checking.aligning import Comparison, compare_maps
-from cryoforum.checking.inventory import inventory, origins_in_pixels
+from cryoforum.checking.inventory import inventory, origins_in_pixels, table_alone
 from cryoforum.checking.judging import Judgement, Outcome, TooLittle, judge
 from cryoforum.checking.remedies import (
     LEAST_SKEWNESS,
@@ -74,7 +74,11 @@ def check_files(
     if reference is not None:
         check_structure(reference.spec, reference.pixel_size_angstrom)
     star = read_joined(paths, root, tell)
-    particles = checked_particles(star, root, tell)
+    try:
+        particles = checked_particles(star, root, tell)
+    except ValueError:
+        tell(f"the table by itself says: {table_alone(star)}")
+        raise
     conclusion, untold = _why_not_judged(particles), () if reference is None else ("hand",)
     unjudged = Check(star.path, particles, tuple(inventory(star, particles)), conclusion or "", untold=untold)
     if conclusion is not None:
@@ -92,7 +96,7 @@ def _judged(
     """The check with what its images say, beside a reference, too."""
     size, in_pixels = unjudged.particles.pixel_size_angstrom, origins_in_pixels(star)
     found = complaints(judgement, size, in_pixels)
-    untold = [v.name for v in judgement.verdicts if v.outcome is Outcome.UNDECIDED]
+    untold = [v.name for v in judgement.verdicts if v.outcome in (Outcome.UNDECIDED, Outcome.CLOSE)]
     if judgement.oriented and abs(judgement.skewness) < LEAST_SKEWNESS:
         untold.append("contrast")
     volume, comparison = None, None

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from cryoforum.io.mrcheader import Layout
 from cryoforum.io.scratch import layouts_of
-from cryoforum.io.star import CTF_COLUMNS, ParticleStar, missing_columns, number_column, split_image_name
+from cryoforum.io.star import (
+    ANGLE_COLUMNS,
+    CTF_COLUMNS,
+    ParticleStar,
+    missing_columns,
+    number_column,
+    split_image_name,
+)
 from cryoforum.particles import Particles
 
 MICROSCOPE = {
@@ -37,6 +44,13 @@ def inventory(star: ParticleStar, particles: Particles) -> list[tuple[str, str]]
     rows += _stacks(particles)
     absent = missing(star, particles)
     return [*rows, ("missing", "; ".join(absent))] if absent else rows
+
+
+def table_alone(star: ParticleStar) -> str:
+    """What a file says whose images cannot be read, in a line."""
+    parts = {"CTF": CTF_COLUMNS, "poses": ANGLE_COLUMNS, "half sets": ("rlnRandomSubset",)}
+    words = [f"no {name}" if missing_columns(star, columns) else name for name, columns in parts.items()]
+    return ", ".join([f"{len(star)} particles", *words])
 
 
 def missing(star: ParticleStar, particles: Particles) -> list[str]:

@@ -47,6 +47,7 @@ class Outcome(StrEnum):
 
     BETTER = "fits better"
     WORSE = "excluded"
+    CLOSE = "hardly differs"
     UNDECIDED = "cannot tell"
 
 
@@ -65,8 +66,10 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        if abs(self.deviations) < LEAST_DEVIATIONS or abs(self.share) < LEAST_SHARE:
+        if abs(self.deviations) < LEAST_DEVIATIONS:
             return Outcome.UNDECIDED
+        if abs(self.share) < LEAST_SHARE:
+            return Outcome.CLOSE
         return Outcome.BETTER if self.share > 0 else Outcome.WORSE
 
 

@@ -119,7 +119,7 @@ def _sections(check: Check) -> list[Section]:
     if check.complaints:
         rows = tuple((complaint.fault, complaint.remedy) for complaint in check.complaints)
         table = Table("What is wrong", ("Fault", "How it is mended"), rows, prose=True)
-        text = "" if check.correction is None else f"Changed by: {check.correction}"
+        text = "" if check.correction is None else f"This mends it: {check.correction}"
         sections.insert(0, Section("faults", "Faults", text, (), (table,)))
     told = Table("What the file says", ("", "Understood"), check.inventory, prose=True)
     sections.append(Section("file", "File", "", (), (told,)))

@@ -26,7 +26,7 @@ def check(
 ) -> None:
     """Say what was understood of a file, and whether its images bear it out: units, signs, CTF, contrast.
 
-    Ends with "ready", or with what is wrong and what mends it (exit code 1).
+    Ends with "ready", with what is wrong and what mends it (exit code 1), or with "cannot tell".
     """
     with failing_clearly():
         from cryoforum.checking import Reference, check_files, write_check

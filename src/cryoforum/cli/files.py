@@ -7,7 +7,7 @@ import typer
 
 from cryoforum.cli.app import app
 from cryoforum.cli.options import Out, Overwrite, Root
-from cryoforum.terminal import failing_clearly, tell
+from cryoforum.terminal import counted, failing_clearly, tell
 
 
 @app.command(epilog="Example: cryoforum convert J12_005_particles.cs --out particles.star")
@@ -30,7 +30,8 @@ def convert(
         float | None,
         typer.Option(
             metavar="FACTOR",
-            help="Multiply the pixel size of all images by it; the numbers of origins stay as they are.",
+            help="Multiply the pixel size of all images by it; the numbers of origins, and the pixel size "
+            "of the micrographs, stay as they are.",
         ),
     ] = None,
     root: Root = None,
@@ -48,4 +49,4 @@ def convert(
         pixels = 1.0 if scale_pixel_size is None else scale_pixel_size
         corrections = Corrections(origins, invert_rotations, pixels)
         count = convert_file(inputs, out, relion, root, overwrite, tell, corrections)
-        typer.echo(f"{count} particles in {out}")
+        typer.echo(f"{counted(count, 'particle')} in {out}")

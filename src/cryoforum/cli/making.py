@@ -20,7 +20,16 @@ from cryoforum.cli.options import (
     Set,
     Stars,
 )
-from cryoforum.terminal import angle, failing_clearly, progress_bars, say, share_among, tell, training_bar
+from cryoforum.terminal import (
+    angle,
+    counted,
+    failing_clearly,
+    progress_bars,
+    say,
+    share_among,
+    tell,
+    training_bar,
+)
 
 
 @app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
@@ -35,7 +44,7 @@ def simulate(
     orientations: Annotated[str, typer.Option(help="random, or grid: HEALPix-based, uniform.")] = "random",
     max_shift: Annotated[float, typer.Option(help="Largest shift along x and y, pixels.")] = 3.0,
     defocus: Annotated[
-        tuple[float, float], typer.Option(help="Smallest and largest defocus, Å: two numbers.")
+        tuple[float, float], typer.Option(metavar="LEAST MOST", help="Range of defocus, Å: two numbers.")
     ] = (10_000, 30_000),
     astigmatism: Annotated[float, typer.Option(help="Largest defocus U - V, Å.")] = 500.0,
     seed: int = 0,
@@ -62,7 +71,7 @@ def simulate(
             path = simulate_to_folder(
                 structure, box, pixel_size, config, out, bar, overwrite, tell, map_pixel_size
             )
-        typer.echo(f"{n} particles in {path}")
+        typer.echo(f"{counted(n, 'particle')} in {path}")
 
 
 @app.command(epilog="Example: cryoforum train simulated/particles.star --out model --max-minutes 6")
@@ -70,13 +79,15 @@ def train(
     particles: Stars,
     out: Out,
     preset: Preset = "small",
-    max_minutes: Annotated[float | None, typer.Option(help="Let the schedule span this time.")] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Let the schedule span this time; with --halves both.")
+    ] = None,
     config: ConfigFile = None,
     set_: Set = None,
     symmetry: Annotated[
         str | None, typer.Option(help="Point group as in RELION: C4, D2, T, O, I1 ...; default: C1.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
+    split: Annotated[str | None, typer.Option(help="Percentages as 50,17,33, or a split.csv.")] = None,
     halves: Annotated[
         bool,
         typer.Option("--halves", help="A model of each half set (rlnRandomSubset), in OUT/half1 and half2."),
@@ -124,7 +135,7 @@ def train(
         for folder, model in zip(model_folders(out), models, strict=True):
             used = Counter(model.parts.values())
             say(
-                f"model in {folder}: learned from {used['train']} particles, "
+                f"model in {folder}: learned from {counted(used['train'], 'particle')}, "
                 f"validated on {used['validation']}, kept {used['test']} for tests; "
                 f"validation median {angle(model.validation_median_rad)}"
             )
@@ -137,7 +148,7 @@ def find_rate(
     config: ConfigFile = None,
     set_: Set = None,
     symmetry: Annotated[str | None, typer.Option(help="Point group as in RELION.")] = None,
-    split: Annotated[str | None, typer.Option(help="Shares as 50,17,33, or a split.csv.")] = None,
+    split: Annotated[str | None, typer.Option(help="Percentages as 50,17,33, or a split.csv.")] = None,
     steps: Annotated[int, typer.Option(help="Batches; the rate grows a little in each.")] = 200,
     out: Annotated[Path | None, typer.Option(help="Write rates and losses to this CSV file.")] = None,
     seed: int = 0,

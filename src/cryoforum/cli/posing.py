@@ -115,8 +115,8 @@ def predict(
         with progress_bars() as bar:
             place = Scratch(scratch, keep_scratch)
             output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell, scratch=place)
-            count = predict_to_star(model, particles, root, options, output)
-        say_what_was_written(count, out, common_folder(particles), root)
+            posed = predict_to_star(model, particles, root, options, output)
+        say_what_was_written(posed, out, common_folder(particles), root)
 
 
 @app.command(epilog="Example: cryoforum match map.mrc new.star --out matched.star")
@@ -153,5 +153,5 @@ def match(
         with progress_bars() as bar:
             place = Scratch(scratch, keep_scratch)
             output = Output(out, bar, None, shard, batch_size, overwrite, tell=tell, scratch=place)
-            count = match_to_star(particles, root, symmetry, options, output)
-        say_what_was_written(count, out, common_folder(particles), root)
+            posed = match_to_star(particles, root, symmetry, options, output)
+        say_what_was_written(posed, out, common_folder(particles), root)

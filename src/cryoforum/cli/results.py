@@ -7,7 +7,7 @@ import typer
 
 from cryoforum.cli.app import app
 from cryoforum.cli.options import KeepScratch, Out, Overwrite, Root, ScratchFolder, Stars, Symmetry
-from cryoforum.terminal import failing_clearly, hint_at_root, progress_bars, show_errors, tell
+from cryoforum.terminal import counted, failing_clearly, hint_at_root, progress_bars, show_errors, tell
 
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
@@ -36,8 +36,8 @@ def filter_(
     with failing_clearly():
         from cryoforum.workflow import filter_star
 
-        kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite, quantile_of)
-        typer.echo(f"kept {kept} particles in {out}, dropped {dropped}")
+        kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite, quantile_of, tell)
+        typer.echo(f"kept {counted(kept, 'particle')} in {out}, dropped {dropped}")
         hint_at_root(out, predictions.parent)
 
 
@@ -95,6 +95,7 @@ def compare(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder laid out as the demo's.")],
     out: Annotated[Path | None, typer.Option(help="HTML file; DIR/report.html if not given.")] = None,
+    root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
     """One self-contained HTML page of pictures of a run."""
@@ -107,5 +108,5 @@ def report(
         output = out or folder / "report.html"
         if out is not None:
             refuse_to_overwrite(out, overwrite)
-        write_report(folder, output)
+        write_report(folder, output, root)
         typer.echo(f"report in {output}")

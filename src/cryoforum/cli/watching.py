@@ -8,7 +8,7 @@ import typer
 
 from cryoforum.cli.app import app
 from cryoforum.cli.options import Out, Root
-from cryoforum.terminal import failing_clearly, progress_bars, tell
+from cryoforum.terminal import counted, failing_clearly, progress_bars, tell
 
 
 @app.command(epilog="Example: cryoforum watch Extract --pattern particles.star --model model --out live")
@@ -58,4 +58,4 @@ def watch(
             tell("stopped; the same command goes on")
             raise typer.Exit(130) from None
         where = f" in {out / 'all.star'}, report in {out / 'report.html'}" if count else ""
-        typer.echo(f"{count} particles{where}")
+        typer.echo(f"{counted(count, 'particle')}{where}")

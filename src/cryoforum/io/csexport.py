@@ -25,6 +25,13 @@ from cryoforum.rotations import unitquat_to_rotvec
 
 Fields = dict[str, np.ndarray]
 
+# Columns of a particle that fields of cryoSPARC say, besides our own.
+SAID_BY_FIELDS = {
+    *("rlnImageName", "rlnImageSize", "rlnImagePixelSize", "rlnDetectorPixelSize", "rlnMagnification"),
+    *("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY", *ANGLE_COLUMNS),
+    *("rlnOpticsGroup", "rlnPhaseShift", "rlnRandomSubset", *CTF_COLUMNS),
+}
+
 # Of each field that an import makes: its number format, and its value where the table does not say.
 _BLOB: dict[str, tuple[str, object]] = {
     "blob/sign": ("<f4", -1),  # light particles, as every stack for RELION has them
@@ -75,6 +82,13 @@ def write_cryosparc(star: ParticleStar, path: Path) -> None:
     """Write the particles as a .cs file, atomically; see `records_from_star`."""
     with replacing(path) as temporary:
         write_records(records_from_star(star), temporary)
+
+
+def lost_in_records(star: ParticleStar) -> list[str]:
+    """Columns of the particles that new records do not say; records that they came from keep their own."""
+    if star.dataset is not None:
+        return []
+    return [name for name in star.particles if name not in SAID_BY_FIELDS and not name.startswith(OWN)]
 
 
 def records_from_star(star: ParticleStar) -> np.ndarray:

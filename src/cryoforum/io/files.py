@@ -26,6 +26,13 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong, in a line; of a file in the system's words, without their number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
 def require_folder_of(path: Path) -> None:
     """ValueError where the folder of ``path`` does not exist; asked before any work."""
     if not Path(path).parent.is_dir():

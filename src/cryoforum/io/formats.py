@@ -1,10 +1,10 @@
 """Particle files of any program, told apart by their suffix: the door that every command goes through."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryoforum.io.cryosparc import is_passthrough_of, read_cryosparc
-from cryoforum.io.csexport import write_cryosparc
+from cryoforum.io.csexport import lost_in_records, write_cryosparc
 from cryoforum.io.csrecords import read_records, texts
 from cryoforum.io.files import find_file
 from cryoforum.io.particlestar import ParticleStar, read_star, split_image_name, write_star
@@ -68,14 +68,20 @@ def write_particle_file(star: ParticleStar, path: Path) -> None:
         write_star(star, path)
 
 
-def check_writable(star: ParticleStar, path: Path) -> None:
-    """ValueError where the format of ``path`` cannot hold the particles; asked before long work."""
+def check_writable(star: ParticleStar, path: Path, tell: Callable[[str], None] = lambda line: None) -> None:
+    """ValueError where the format of ``path`` cannot hold the particles; asked before long work.
+
+    ``tell`` is told, in one line, what it leaves out of them.
+    """
     _check_suffix(path)
     if Path(path).suffix == STAR and contrast_signs(star) is not None:
         raise ValueError(
             f"{star.path}: its particles are dark on light (blob/sign 1), which a STAR file cannot say; "
             f"write {Path(path).with_suffix(CRYOSPARC).name} instead, or invert the stacks first"
         )
+    lost = lost_in_records(star) if Path(path).suffix == CRYOSPARC else []
+    if lost:
+        tell(f"not written, as a .cs file has no field for it: {', '.join(lost)}; keep {star.path.name}, too")
 
 
 def _first_stack_name(path: Path) -> str | None:
@@ -96,6 +102,8 @@ def _found(name: str, folder: Path, root: Path | None = None) -> Path | None:
 
 def _check_suffix(path: Path) -> None:
     suffix = Path(path).suffix
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: expected a particle file .star or .cs, found a folder; give a file in it")
     if suffix not in (STAR, CRYOSPARC):
         kind = _OTHER_SUFFIXES.get(suffix, f"the suffix '{suffix}'")
         raise ValueError(f"{path}: expected a particle file .star or .cs, found {kind}")

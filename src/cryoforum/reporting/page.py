@@ -25,13 +25,13 @@ _GROUPS = {"network": "Network alone", "all": "All", "kept": "Kept"}
 _POLISHED_GROUPS = {"network": "Network alone", "all": "Polished", "kept": "Polished, kept"}
 
 
-def write_report(folder: Path, output: Path) -> None:
+def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     """Write one self-contained page about the run in ``folder`` to ``output``, atomically.
 
     Files looked for: summary.json, particles.star, model/log.csv, model/model.json, predictions.star,
     network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
-    reconstruction/{true,network,predicted,filtered}. What is missing is left out; ValueError where ``folder``
-    holds none of them.
+    reconstruction/{true,network,predicted,filtered}. What is missing is left out. ``root``: folder that image
+    names are relative to. ValueError where ``folder`` holds none of them.
     """
     folder = Path(folder)
     summary, model = read_json(folder / "summary.json"), read_json(folder / "model" / "model.json")
@@ -45,7 +45,7 @@ def write_report(folder: Path, output: Path) -> None:
         limit_section(predictions),
         reconstruction_section(folder, maps),
         directions_section(predictions),
-        particle_section(folder, model),
+        particle_section(folder, root, model),
         training_section(folder),
         run_section(summary, model),
     )

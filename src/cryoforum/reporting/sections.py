@@ -24,12 +24,12 @@ _SHOWN_PARTICLES = 4
 _MAX_PAIRS = 200_000
 
 
-def particle_section(folder: Path, model: dict[str, Any]) -> Section | None:
+def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> Section | None:
     """A few particles as recorded, as the network gets them, and low-pass filtered (paper, Fig. 2)."""
     path = folder / "particles.star"
     if not path.is_file():
         return None
-    particles = particles_from_star(read_particle_file(path))
+    particles = particles_from_star(read_particle_file(path), root)
     rows = torch.linspace(0, len(particles) - 1, min(_SHOWN_PARTICLES, len(particles))).long()
     optics = None if particles.optics is None else particles.optics[rows]
     # One by one: a picture has no use for the intensity of the whole set.

@@ -74,11 +74,16 @@ def begin_or_go_on(options: WatchOptions) -> None:
     for name, value in job.items():
         if known and known.get(name) != value:
             raise ValueError(
-                f"{options.out} holds the results of another {name} ({known.get(name)}, not {value}); "
+                f"{options.out} holds the results of another {name}{_values(name, known, value)}; "
                 "choose another --out"
             )
     write_job(options.out, {**known, **job})
     (Path(options.out) / PREDICTED).mkdir(exist_ok=True)
+
+
+def _values(name: str, known: dict[str, Any], value: object) -> str:
+    """What differs, where a person can read it: of a model there are only hashes."""
+    return "" if name == "model" else f" ({known.get(name)}, not {value})"
 
 
 def read_job(out: Path) -> dict[str, Any]:

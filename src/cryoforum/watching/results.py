@@ -78,8 +78,11 @@ class Results:
         self._count(portion, beliefs)
 
     def check_fits(self, star: ParticleStar) -> None:
-        """ValueError where the particles of a file cannot be joined with the others."""
-        with notices_to(self._tell):
+        """ValueError where the particles of a file cannot be joined with the others.
+
+        Their columns, of which the predictions are not there yet, are no news before they are joined.
+        """
+        with notices_to(lambda line: None):
             joined([*([] if self._head is None else [self._head]), select_rows(star, [])])
 
     def remove(self, portions: list[Portion]) -> None:
@@ -203,6 +206,7 @@ class Results:
         }
         if not rows or any(rows[-1].get(name) != value for name, value in now.items()):
             rows.append({"seconds": f"{time.time():.1f}", **now})
+            self._tell(_state_line(now))
             with replacing(path) as temporary, open(temporary, "w", newline="") as file:
                 writer = csv.DictWriter(file, HISTORY)
                 writer.writeheader()
@@ -215,3 +219,11 @@ class Results:
     def _scales(self) -> np.ndarray:
         parts = [c.beliefs.scales[c.rows] for c in self._counted if len(c.beliefs.scales)]
         return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _state_line(now: dict[str, str]) -> str:
+    """A line of the history in words."""
+    words = [f"{now['particles']} particles", f"{now['kept']} kept"]
+    words += [f"{now['junk']} without signal"] if now["junk"] else []
+    words += [f"map at {float(now['masked']):.1f} Å"] if now["masked"] else []
+    return ", ".join(words)
