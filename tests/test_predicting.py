@@ -335,7 +335,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_work(
 ) -> None:
     assert "no folder" in predict(folder, tmp_path / "none" / "out.star", code=1).stderr
     (tmp_path / ".out.star.progress-1-of-1").mkdir()
-    assert "Error: [Errno 21]" in predict(folder, tmp_path / "out.star", code=1).stderr
+    assert "out.star.progress-1-of-1: Is a directory" in predict(folder, tmp_path / "out.star", code=1).stderr
     assert batch_sizes == []
 
 

@@ -129,8 +129,8 @@ def silent_bar(description: str, total: int) -> Callable[[int], None]:
 
 
 def look(live: Path, model: Path, out: Path, **options: object) -> list[str]:
-    """Process what is there (or as options say); what was told."""
-    told: list[str] = []
+    """Process what is there (or as options say); what was told, which goes into ``told`` where that is given."""
+    told: list[str] = options.pop("told", [])  # type: ignore[assignment]
     choice: dict[str, object] = {"every_seconds": EVERY, "once": "until_idle_seconds" not in options}
     watch(WatchOptions(live, model, out, **{**choice, **options}), silent_bar, told.append)  # type: ignore[arg-type]
     return told
@@ -401,16 +401,20 @@ def test_half_written_stacks_are_waited_for(tmp_path: Path, model: Path, missing
     else:
         (live / "p.mrcs").write_bytes(whole[: len(whole) // 2])
 
+    reason = "not found" if missing == "all" else "cut off"
+    told: list[str] = []
+
     def complete() -> None:
-        time.sleep(0.3)
+        deadline = time.monotonic() + 30
+        while not any(reason in line for line in told) and time.monotonic() < deadline:
+            time.sleep(0.01)
         (live / "rest").write_bytes(whole)  # in one step: a look in the midst of it may tell another length
         (live / "rest").replace(live / "p.mrcs")
 
     writer = threading.Thread(target=complete)
     writer.start()
-    told = look(live, model, out, until_idle_seconds=1.0)
+    look(live, model, out, until_idle_seconds=1.0, told=told)
     writer.join()
-    reason = "not found" if missing == "all" else "cut off"
     assert len([line for line in told if reason in line]) == 1
     assert_is_that_of_all_at_once(out, [path], model, tmp_path / "at_once")
 

@@ -223,6 +223,8 @@ def read_config(path: Path, base: Config) -> Config:
     """``base`` with what the TOML file at ``path`` changes, in tables named as the fields of `Config`."""
     try:
         values = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"expected a TOML file at {path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"expected a TOML file at {path}: {error}") from error
     return updated(base, values, where=str(path))
