@@ -102,7 +102,10 @@ def read_demo(folder: Path) -> Demo:
         raise SystemExit(f"{folder / 'truth.star'}: expected true poses, found none")
     everything = particles_from_star(read_star(folder / "particles.star"))
     rows = [row for row, name in enumerate(everything.names) if model.parts[name] == "train"]
-    numbers = torch.cat([network_numbers(model, batch) for batch in loaded_batches(test, 256)])
+    # Linear in the numbers, the log density is calibrated as they are.
+    numbers = model.sharpness * torch.cat(
+        [network_numbers(model, batch) for batch in loaded_batches(test, 256)]
+    )
     belief = model.head.belief(numbers)
     expected = {"single": np.rad2deg(2 * torch.acos(belief.mode_moment.sqrt()).numpy())}
     modes = {"single": belief.mode}

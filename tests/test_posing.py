@@ -31,6 +31,8 @@ from cryoforum.io.star import (
     with_columns,
     write_star,
 )
+from cryoforum.likelihood import WhitenedImages
+from cryoforum.matching import Candidates, Templates
 from cryoforum.metrics import orientation_errors
 from cryoforum.particles import Particles, Predictions, Volume
 from cryoforum.reference import load_reference
@@ -231,6 +233,30 @@ def test_all_sources_of_candidates_lead_to_the_same_poses(
     apart = geodesic_distance(ours.quaternions, theirs.quaternions[:80])
     assert float(torch.rad2deg(apart.median())) < 1
     assert float((torch.rad2deg(apart) < 5).double().mean()) > 0.9
+
+
+def test_candidates_are_chosen_by_the_calibrated_density(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    candidates = posing.candidates
+
+    def seeing(templates: Templates, images: WhitenedImages, density: torch.Tensor) -> Candidates:
+        seen.append(density)
+        return candidates(templates, images, density)
+
+    monkeypatch.setattr(posing, "candidates", seeing)
+    description = json.loads((lab / "model" / "model.json").read_text())
+    densities = []
+    for sharpness in (1.0, 0.25):
+        model = tmp_path / f"model{sharpness}"
+        shutil.copytree(lab / "model", model)
+        (model / "model.json").write_text(json.dumps({**description, "sharpness": sharpness}))
+        seen.clear()
+        run("predict", model, lab / "few.star", *NETWORK, "--out", tmp_path / f"{sharpness}.star")
+        densities.append(seen[-1])
+    torch.testing.assert_close(densities[1], 0.25 * densities[0])
+    assert float(densities[0].std()) > 1
 
 
 def test_the_size_of_a_batch_hardly_matters(lab: Lab, predicted: Path, tmp_path: Path) -> None:

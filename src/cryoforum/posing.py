@@ -158,7 +158,7 @@ def _polished(poser: Poser, half: int, images: WhitenedImages, numbers: Tensor |
     templates, transform = poser.templates[half], poser.transforms[half]
     density = torch.zeros(len(images), len(templates.rotations))
     if poser.model is not None and numbers is not None:
-        density = poser.model.head.log_density(numbers, poser.features)
+        density = poser.model.sharpness * poser.model.head.log_density(numbers, poser.features)
     if poser.config.source != "network" or numbers is None:
         density = density + log_likelihood_on_grid(templates, images)
     starts = candidates(templates, images, density)

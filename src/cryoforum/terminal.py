@@ -259,9 +259,9 @@ def show_check(check: "Check") -> None:
 
 def _show_verdicts(verdicts: "Sequence[Verdict]") -> None:
     """The other readings that are not excluded, the best first, and the nearest one of those that are."""
-    table = Table("other reading", "images say", "σ", "log-likelihood")
     from cryoforum.checking.judging import Outcome
 
+    table = Table("other reading", "images say", "σ", "log-likelihood")
     ordered = sorted(verdicts, key=lambda verdict: -verdict.share)
     excluded = [verdict for verdict in ordered if verdict.outcome is Outcome.WORSE]
     for verdict in [v for v in ordered if v not in excluded] + excluded[:1]:
