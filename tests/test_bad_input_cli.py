@@ -245,7 +245,7 @@ def test_system_errors_have_no_numbers(folder: Path) -> None:
         folder / "none.toml",
     )
     assert "Errno" not in refused(folder, *arguments, words=("none.toml", "No such file"))
-    (folder / "model" / "weights.safetensors").unlink()
+    (folder / "model" / "split.csv").unlink()
     arguments = ("predict", folder / "model", folder / "particles.star", "--out", folder / "out.star")
     assert "Errno" not in refused(folder, *arguments, words=("expected a model folder",))
 

@@ -212,7 +212,7 @@ def test_predict_says_how_good_its_poses_should_be(lab: Lab, tmp_path: Path) -> 
     star = read_star(tmp_path / "p.star")
     for what, column in (("expected error", "cryoforumExpectedErrorDeg"), ("bound", "cryoforumBoundDeg")):
         assert f"{what} {np.median(number_column(star, column)):.2f}°" in said
-    assert f"no particle seen in {(number_column(star, 'cryoforumSignalScale') < 0.3).sum()} image" in said
+    assert f"; {(number_column(star, 'cryoforumSignalScale') < 0.3).sum()} images without signal" in said
 
 
 def test_predict_refines_what_the_network_says(lab: Lab, predicted: Path) -> None:

@@ -17,10 +17,6 @@ from cryoforum.io.star import ParticleStar, missing_columns, split_image_name
 
 NO_CORRECTIONS = Corrections()
 Tell = Callable[[str], None]
-_RELION_ABERRATIONS = (
-    *("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike"),
-    *("rlnMagMat00", "rlnMagMat01", "rlnMagMat10", "rlnMagMat11"),
-)
 
 
 def convert_file(
@@ -77,10 +73,6 @@ def _refuse_idle_work(star: ParticleStar, out: Path, wanted: str) -> None:
 def _for_cryosparc(star: ParticleStar, root: Path | None, tell: Tell) -> ParticleStar:
     if star.dataset is not None:
         return star
-    absent = missing_columns(star, _RELION_ABERRATIONS)
-    lost = [name for name in _RELION_ABERRATIONS if name not in absent]
-    if lost:
-        tell(f"not written, as cryoSPARC counts it otherwise: {', '.join(lost)}; estimate it there again")
     sized = with_image_sizes(relion31(star), root)
     if missing_columns(sized, ["rlnImageSize"]):
         tell("the stacks are not found, so there is no blob/shape, which cryoSPARC needs; give --root")

@@ -79,10 +79,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Posed:
-    """What was written. Root mean squares in degrees; the medians of the particles.
+    """What was written: how many poses, and the medians of expected root mean square errors and bounds.
 
-    bound_deg, weak: without a reference None; particles that are hardly there. All but the count is None in
-    any but the first of several processes.
+    bound_deg and weak, the number of images whose particle is hardly there, are None where nothing was
+    compared with a reference. All but the count is None in any but the first of several processes.
     """
 
     count: int

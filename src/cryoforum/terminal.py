@@ -30,7 +30,8 @@ WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown
 
 def _width(stderr: bool = False) -> int | None:
     """None: that of the terminal."""
-    return None if (sys.stderr if stderr else sys.stdout).isatty() else WIDTH_OF_FILES
+    stream = sys.stderr if stderr else sys.stdout  # None where it is closed
+    return None if stream is not None and stream.isatty() else WIDTH_OF_FILES
 
 
 console = Console(stderr=True, width=_width(stderr=True))
@@ -166,10 +167,10 @@ def say_what_was_written(posed: "Posed", out: Path, folder: Path, root: Path | N
         return
     typer.echo(f"{counted(posed.count, 'pose')} in {out}")
     words = [] if posed.expected_error_deg is None else [f"expected error {posed.expected_error_deg:.2f}°"]
-    words += [] if posed.bound_deg is None else [f"bound {posed.bound_deg:.2f}°"]
-    weak = "" if posed.weak is None else f"; no particle seen in {counted(posed.weak, 'image')}"
+    words += [] if posed.bound_deg is None else [f"Cramér-Rao bound {posed.bound_deg:.2f}°"]
+    weak = "" if posed.weak is None else f"; {counted(posed.weak, 'image')} without signal"
     if words:
-        typer.echo(f"median {', '.join(words)} (root mean squares){weak}")
+        typer.echo(f"{', '.join(words)} (medians){weak}")
     hint_at_root(out, folder, root)
 
 

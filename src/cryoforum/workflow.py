@@ -133,7 +133,7 @@ def filter_star(
     for path in outputs:
         if path.resolve() in inputs:
             raise ValueError(f"expected other names to write to than the input's, found {path}")
-        check_writable(star, path, tell)
+        check_writable(star, path, tell if path == outputs[0] else lambda line: None)
     by = by or ("error" if BOUND in star.particles else "trace")
     values = _statistic(star, by)
     if quantile_of is None:

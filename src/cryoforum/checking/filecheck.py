@@ -96,7 +96,7 @@ def _judged(
     """The check with what its images say, beside a reference, too."""
     size, in_pixels = unjudged.particles.pixel_size_angstrom, origins_in_pixels(star)
     found = complaints(judgement, size, in_pixels)
-    untold = [v.name for v in judgement.verdicts if v.outcome in (Outcome.UNDECIDED, Outcome.CLOSE)]
+    untold = [v.name for v in judgement.verdicts if v.outcome is Outcome.UNDECIDED]
     if judgement.oriented and abs(judgement.skewness) < LEAST_SKEWNESS:
         untold.append("contrast")
     volume, comparison = None, None

@@ -80,7 +80,7 @@ def train(
     out: Out,
     preset: Preset = "small",
     max_minutes: Annotated[
-        float | None, typer.Option(help="Let the schedule span this time; with --halves both.")
+        float | None, typer.Option(help="Let the schedule span this time; with --halves that of both.")
     ] = None,
     config: ConfigFile = None,
     set_: Set = None,

@@ -25,11 +25,12 @@ from cryoforum.rotations import unitquat_to_rotvec
 
 Fields = dict[str, np.ndarray]
 
-# Columns of a particle that fields of cryoSPARC say, besides our own.
+# Columns that fields of cryoSPARC say, besides our own.
 SAID_BY_FIELDS = {
     *("rlnImageName", "rlnImageSize", "rlnImagePixelSize", "rlnDetectorPixelSize", "rlnMagnification"),
     *("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY", *ANGLE_COLUMNS),
     *("rlnOpticsGroup", "rlnPhaseShift", "rlnRandomSubset", *CTF_COLUMNS),
+    *("rlnOpticsGroupName", "rlnImageDimensionality"),  # of no meaning there
 }
 
 # Of each field that an import makes: its number format, and its value where the table does not say.
@@ -85,10 +86,14 @@ def write_cryosparc(star: ParticleStar, path: Path) -> None:
 
 
 def lost_in_records(star: ParticleStar) -> list[str]:
-    """Columns of the particles that new records do not say; records that they came from keep their own."""
+    """Columns that new records do not say; records that the particles came from keep their own."""
     if star.dataset is not None:
         return []
-    return [name for name in star.particles if name not in SAID_BY_FIELDS and not name.startswith(OWN)]
+    said = SAID_BY_FIELDS
+    if missing_columns(star, ANGLE_COLUMNS):  # half sets are a field of the poses
+        said = said - {"rlnRandomSubset"}
+    columns = [*star.particles, *(() if star.optics is None else star.optics)]
+    return [name for name in dict.fromkeys(columns) if name not in said and not name.startswith(OWN)]
 
 
 def records_from_star(star: ParticleStar) -> np.ndarray:

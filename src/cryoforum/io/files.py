@@ -27,9 +27,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def reason_of(error: Exception) -> str:
-    """What went wrong, in a line; of a file in the system's words, without their number."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    """What went wrong, in a line; of the system's errors its words, without their number."""
+    if isinstance(error, OSError) and error.strerror:
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ": ".join([" to ".join(files), error.strerror] if files else [error.strerror])
     return " ".join(str(error).split())
 
 

@@ -81,7 +81,7 @@ def check_writable(star: ParticleStar, path: Path, tell: Callable[[str], None] =
         )
     lost = lost_in_records(star) if Path(path).suffix == CRYOSPARC else []
     if lost:
-        tell(f"not written, as a .cs file has no field for it: {', '.join(lost)}; keep {star.path.name}, too")
+        tell(f"left out of the .cs file: {', '.join(lost)}; keep {star.path.name}, too")
 
 
 def _first_stack_name(path: Path) -> str | None:

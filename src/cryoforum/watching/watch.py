@@ -20,6 +20,7 @@ from cryoforum.checkpoint import TrainedModel, load_models, parts_of
 from cryoforum.halves import half_of_training
 from cryoforum.inference import sampling_of
 from cryoforum.io.arrivals import Arrivals
+from cryoforum.io.files import reason_of
 from cryoforum.io.formats import read_particle_file
 from cryoforum.io.locks import only_one
 from cryoforum.io.particlestar import ParticleStar, select_rows
@@ -123,8 +124,8 @@ class _Watcher:
             self.results.update()
             self._problem = None
         except (ValueError, OSError) as error:
-            self._problem = str(error)
-            self._tell_once(f"the maps stay as they are: {error}")
+            self._problem = reason_of(error)
+            self._tell_once(f"the maps stay as they are: {self._problem}")
         self._is_behind = False
         took = time.monotonic() - start
         self._next_update = time.monotonic() + max(self._options.every_seconds, SHARE_OF_WORK * took)
@@ -173,7 +174,7 @@ class _Watcher:
             particles = checked_particles(rows, self._options.root, sampling=self._sampling)
             changed = last_change_of_images(rows, self._options.root)
         except (ValueError, OSError) as error:
-            raise _NotNow(f"waiting: {error}") from error
+            raise _NotNow(f"waiting: {reason_of(error)}") from error
         identity = _identity(particles)
         # A file server's clock may be wrong: what looks new is old enough if the last look found it the same.
         is_new = time.time() - changed < self._options.every_seconds
