@@ -369,7 +369,7 @@ def test_writing_is_all_or_nothing(
     assert (
         result.stderr.strip()
         .splitlines()[-1]
-        .startswith("Error: [Errno 28] No space left on device" if failure == "full disk" else "interrupted")
+        .startswith("Error: No space left on device" if failure == "full disk" else "interrupted")
     )
     assert files_of(folder) == before
 

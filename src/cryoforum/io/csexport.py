@@ -30,7 +30,7 @@ SAID_BY_FIELDS = {
     *("rlnImageName", "rlnImageSize", "rlnImagePixelSize", "rlnDetectorPixelSize", "rlnMagnification"),
     *("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY", *ANGLE_COLUMNS),
     *("rlnOpticsGroup", "rlnPhaseShift", "rlnRandomSubset", *CTF_COLUMNS),
-    *("rlnOpticsGroupName", "rlnImageDimensionality"),  # of no meaning there
+    *("rlnOpticsGroupName", "rlnImageDimensionality", "rlnMicrographOriginalPixelSize"),  # not missed there
 }
 
 # Of each field that an import makes: its number format, and its value where the table does not say.
