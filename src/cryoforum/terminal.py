@@ -205,7 +205,8 @@ def hint_at_root(written: Path, folder: Path, root: Path | None = None) -> None:
 
 def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
     """A short table of orientation errors."""
-    table = Table("error of", "n", "median, rad", "mean, rad", "quartiles, rad", "> 0.3 rad", box=SIMPLE)
+    heads = ("error of", "n", "median, rad", "mean, rad", "quartiles", "> 0.3 rad")
+    table = Table(*heads, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)  # as wide as a terminal
     for name, summary in summaries.items():
         quartiles = f"{summary.lower_quartile_rad:.4f}-{summary.upper_quartile_rad:.4f}"
         table.add_row(
