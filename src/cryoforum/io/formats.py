@@ -1,5 +1,6 @@
 """Particle files of any program, told apart by their suffix: the door that every command goes through."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def _found(name: str, folder: Path, root: Path | None = None) -> Path | None:
 
 def _check_suffix(path: Path) -> None:
     suffix = Path(path).suffix
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # unlike Path's, false for a name that is too long
         raise ValueError(f"{path}: expected a particle file .star or .cs, found a folder; give a file in it")
     if suffix not in (STAR, CRYOSPARC):
         kind = _OTHER_SUFFIXES.get(suffix, f"the suffix '{suffix}'")
