@@ -111,7 +111,7 @@ class TrainingConfig:
     max_learning_rate: float = 2e-3
     weight_decay: float = 0.05  # decoupled, on weights of convolutions and dense layers
     l2: float = 0.0  # added to the loss, as the paper does
-    grid_nside: int = 6  # only exponential_family: rotations over which its likelihood is normalised
+    grid_nside: int = 6  # only exponential_family: rotations far from the truth that normalise its likelihood
     grid_count: int = 8  # randomly turned copies of that grid, used in turn
 
     def __post_init__(self) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations_with_replacement
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +54,23 @@ class RotationPolynomials:
         for axis in range(1, 4):
             product = product * table[..., axis, :][..., self.exponents[:, axis]]
         return product * _multinomial_root(self.exponents).to(quaternions)
+
+    def values(self, coefficients: Tensor, points: Tensor) -> Tensor:
+        """Σ c φ (n, k) of n densities (n, size), each at rotations of its own, (n, k, 4).
+
+        A monomial is one in x and y times one in z and w: for each degree of the first it is a product of
+        matrices, which costs less than all monomials of all points.
+        """
+        weighted = coefficients @ _mixing_by_pairs(self).to(coefficients).T
+        counts = [(d + 1, 2 * self.degree - d + 1) for d in range(2 * self.degree + 1)]
+        powers = self._powers(points)
+        total = torch.zeros_like(powers[..., 0, 0])
+        blocks = weighted.split([rows * columns for rows, columns in counts], dim=1)
+        for (rows, columns), block in zip(counts, blocks, strict=True):
+            first = powers[..., 0, :rows] * powers[..., 1, :rows].flip(-1)
+            second = powers[..., 2, :columns] * powers[..., 3, :columns].flip(-1)
+            total = total + ((first @ block.view(-1, rows, columns)) * second).sum(-1)
+        return total
 
     def mode_belief(self, coefficients: Tensor, grid: Tensor, grid_features: Tensor) -> OrientationBelief:
         """Belief at the highest mode of each density (n, size): the best grid rotations, then ascent.
@@ -152,6 +168,21 @@ class RotationPolynomials:
         return torch.stack(powers, dim=-1)
 
 
+@lru_cache(maxsize=8)
+def _mixing_by_pairs(polynomials: RotationPolynomials) -> Tensor:
+    """The mixing of weighted monomials, sorted by their degree in x and y, then by powers of x and of z."""
+    x, y, z, _ = polynomials.exponents.unbind(1)
+    most = 2 * polynomials.degree + 1
+    order = torch.argsort(((x + y) * most + x) * most + z)
+    return (polynomials.mixing * _multinomial_root(polynomials.exponents)[:, None])[order].float()
+
+
+def _exponents(degree: int) -> Tensor:
+    """Powers of the four coordinates in all monomials of degree 2L, (monomials, 4)."""
+    choices = combinations_with_replacement(range(4), 2 * degree)
+    return torch.tensor([[choice.count(axis) for axis in range(4)] for choice in choices])
+
+
 @lru_cache(maxsize=16)
 def _turning_matrix(polynomials: RotationPolynomials, turn: tuple[float, ...]) -> Tensor:
     """M (size, size) with φ(q∘turn) = M φ(q), from more rotations than there are functions."""
@@ -197,8 +228,7 @@ def _all_polynomials(degree: int) -> RotationPolynomials:
     of one band are not unique, the projection onto the band is: the basis is that of fixed vectors,
     projected and orthonormalised.
     """
-    choices = combinations_with_replacement(range(4), 2 * degree)
-    exponents = torch.tensor([[choice.count(axis) for axis in range(4)] for choice in choices])
+    exponents = _exponents(degree)
     eigenvalues, eigenvectors = torch.linalg.eigh(_monomial_covariance(exponents))
     fixed = _fixed_numbers(len(exponents), len(exponents))
     bands = []
@@ -259,35 +289,3 @@ def _monomial_covariance(exponents: Tensor) -> Tensor:
 def _multinomial_root(exponents: Tensor) -> Tensor:
     total = torch.lgamma(exponents.sum(-1).double() + 1)
     return torch.exp((total - torch.lgamma(exponents.double() + 1).sum(-1)) / 2)
-
-
-def mean_log_likelihood(coefficients: Tensor, true_features: Tensor, grid_features: Tensor) -> Tensor:
-    """Mean over the batch of log p(true rotation) relative to the uniform density (0 = knows nothing).
-
-    coefficients and true_features: (n, size); grid_features: (g, size), over which Z is averaged. In
-    bfloat16 their product is rounded, which moves the mean by less than 0.01.
-    """
-    log_partition = _LogMeanExp.apply(coefficients, grid_features)
-    return ((coefficients * true_features).sum(-1) - log_partition).mean()
-
-
-class _LogMeanExp(torch.autograd.Function):
-    """log mean exp of coefficients · features over the grid, with its derivative taken on the way.
-
-    Values far below the largest are raised to e⁻⁶⁰ of it: they would be denormal numbers, which make a sharp
-    density five times slower than a flat one.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, features: Tensor) -> Tensor:
-        values = (coefficients.to(features.dtype) @ features.T).float()
-        highest = values.amax(-1, keepdim=True)
-        values.sub_(highest).clamp_min_(-60).exp_()
-        total = values.sum(-1, keepdim=True)
-        ctx.save_for_backward((values.to(features.dtype) @ features).to(coefficients.dtype) / total)
-        return (highest + torch.log(total / len(features)))[:, 0].to(coefficients.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (mean_features,) = ctx.saved_tensors
-        return gradient[:, None] * mean_features, None

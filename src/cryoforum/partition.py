@@ -73,8 +73,7 @@ def _log_near(
     t = (lattice / precision.sqrt()[:, None, :]) @ directions.mT
     upward = (1 - t.square().sum(-1)).sqrt()
     points = upward[..., None] * mode.double()[:, None, :] + t @ tangent_basis(mode.double()).mT
-    monomial_coefficients = coefficients @ polynomials.mixing.to(coefficients).T
-    values = (polynomials.monomials(points.to(coefficients)) @ monomial_coefficients[..., None])[..., 0]
+    values = polynomials.values(coefficients, points.to(coefficients))
     logs = values.double() - upward.log() + _weight(lattice.square().sum(-1)).log()
     copies = 2 * len(symmetry_group(polynomials.symmetry))  # both q and -q
     log_cell = 3 * math.log(STEP) - precision.log().sum(-1) / 2

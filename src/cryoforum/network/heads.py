@@ -24,9 +24,10 @@ from cryoforum.bingham import (
 )
 from cryoforum.compute import fast_dtype
 from cryoforum.config import NetworkConfig
-from cryoforum.harmonics import RotationPolynomials, mean_log_likelihood, rotation_polynomials
+from cryoforum.harmonics import RotationPolynomials, rotation_polynomials
+from cryoforum.normaliser import normaliser_of
 from cryoforum.partition import log_partition
-from cryoforum.rotations import compose, inverse, left_matrix, random_unitquat, right_matrix
+from cryoforum.rotations import compose, inverse, left_matrix, right_matrix
 from cryoforum.so3grid import rotation_grid
 from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetry_group
 
@@ -79,8 +80,8 @@ class Head(Protocol):
     def likelihood(
         self, nside: int, count: int, generator: torch.Generator, device: torch.device
     ) -> Likelihood:
-        """The function to maximise. A density normalised by a sum takes it over ``count`` turned copies,
-        in turn, of the grid of ``nside``: mass that hides between the points of one is caught by the next.
+        """The function to maximise. A density without a closed normaliser takes it far from the truth over
+        ``count`` turned copies, in turn, of the grid of ``nside``; see `normaliser`.
         """
         ...
 
@@ -237,14 +238,12 @@ class ExponentialFamilyHead:
     def likelihood(
         self, nside: int, count: int, generator: torch.Generator, device: torch.device
     ) -> Likelihood:
-        base = rotation_grid(nside)
-        turns = random_unitquat(count, generator=generator)
-        grids = [self.features(compose(turn, base)).to(device, fast_dtype(device)) for turn in turns]
+        sampled = normaliser_of(self.polynomials, nside, count, generator, device, fast_dtype(device))
 
-        def over_grid(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
-            return mean_log_likelihood(numbers, self.features(truth), grids[step % len(grids)])
+        def mean(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
+            return sampled.log_likelihood(numbers, truth, step).mean()
 
-        return over_grid
+        return mean
 
 
 @dataclass(frozen=True)
