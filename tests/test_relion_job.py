@@ -326,6 +326,7 @@ def started(project: Path, job: str) -> subprocess.Popen[str]:
         env=os.environ | {"PYTHONPATH": str(Path(compute.__file__).parents[1])},
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as in the background of a shell
     )
     log = project / job / ".particles.star.progress-1-of-1"
     while not (log.exists() and log.stat().st_size) and running.poll() is None:

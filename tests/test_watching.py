@@ -48,8 +48,9 @@ from cryoforum.watching.sums import load_sums
 
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """
-import sys, time
+import signal, sys, time
 from cryoforum import compute, predictors
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would ignore it
 compute._is_bfloat16_faster = lambda device: False
 batch = predictors.predict_batch
 predictors.predict_batch = lambda *a: time.sleep(0.05) or batch(*a)

@@ -174,16 +174,20 @@ def marked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _interrupted_by(path: Path) -> Iterator[None]:
-    """Ctrl-C for the main thread when ``path`` is there."""
+    """As Ctrl-C for the main thread when ``path`` is there.
+
+    By a signal, as that also ends a wait for a lock or for the disk; not by that of Ctrl-C, which is ignored
+    where a shell has started the job in the background, as RELION does.
+    """
     if path.exists():
         raise KeyboardInterrupt
     done = threading.Event()
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
 
     def watch() -> None:
         while not done.wait(ABORT_SECONDS):
             if path.exists():
-                # A signal, as that also ends a wait for a lock or for the disk.
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -193,3 +197,4 @@ def _interrupted_by(path: Path) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+        signal.signal(signal.SIGUSR1, before)
