@@ -177,7 +177,7 @@ def _interrupted_by(path: Path) -> Iterator[None]:
     """As Ctrl-C for the main thread when ``path`` is there.
 
     By a signal, as that also ends a wait for a lock or for the disk; not by that of Ctrl-C, which is ignored
-    where a shell has started the job in the background, as RELION does.
+    where a shell has started the job in the background.
     """
     if path.exists():
         raise KeyboardInterrupt
