@@ -23,8 +23,9 @@ import pandas as pd
 import torch
 from posing_speed import COMMAND, print_header, repeated, run
 
-from cryoforum.io.mrc import LazyImages, write_stack
-from cryoforum.io.star import ParticleStar, particles_from_star, read_star, select_rows, write_star
+from cryoforum.io.particlestar import ParticleStar, read_star, select_rows, write_star
+from cryoforum.io.stacks import LazyImages, write_stack
+from cryoforum.io.star import particles_from_star
 from cryoforum.particles import loaded_batches
 
 BOX, STACKS, IMAGES_EACH = 32, 10_000, 10

@@ -24,15 +24,8 @@ from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig
 from cryoforum.finding import make_poser
 from cryoforum.inference import network_numbers
-from cryoforum.io.star import (
-    ParticleStar,
-    particles_from_star,
-    poses_from_star,
-    read_star,
-    select_rows,
-    with_columns,
-    write_star,
-)
+from cryoforum.io.particlestar import ParticleStar, read_star, select_rows, with_columns, write_star
+from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.likelihood import evaluate
 from cryoforum.matching import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.metrics import orientation_errors

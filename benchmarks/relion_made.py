@@ -19,16 +19,9 @@ import torch
 from cryoforum.compute import best_device
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.inference import predict
-from cryoforum.io.mrc import read_volume, write_volume
-from cryoforum.io.star import (
-    ParticleStar,
-    particles_from_star,
-    read_star,
-    select_rows,
-    star_from_particles,
-    with_columns,
-    write_star,
-)
+from cryoforum.io.maps import read_volume, write_volume
+from cryoforum.io.particlestar import ParticleStar, read_star, select_rows, with_columns, write_star
+from cryoforum.io.star import particles_from_star, star_from_particles
 from cryoforum.metrics import (
     fourier_shell_correlation,
     fsc_curve,

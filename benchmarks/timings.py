@@ -19,8 +19,10 @@ import torch
 
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.inference import predict
-from cryoforum.io.mrc import write_stack, write_volume
-from cryoforum.io.star import particles_from_star, read_star, star_from_particles, write_star
+from cryoforum.io.maps import write_volume
+from cryoforum.io.particlestar import read_star, write_star
+from cryoforum.io.stacks import write_stack
+from cryoforum.io.star import particles_from_star, star_from_particles
 from cryoforum.reconstruction import reconstruct
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure

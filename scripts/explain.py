@@ -31,7 +31,8 @@ from cryoforum.fourier import phase_shift, to_real
 from cryoforum.imitation import imitation_of
 from cryoforum.inference import network_numbers
 from cryoforum.io.files import replacing
-from cryoforum.io.star import ParticleStar, number_column, particles_from_star, poses_from_star, read_star
+from cryoforum.io.particlestar import ParticleStar, number_column, read_star
+from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.heads import ExponentialFamilyHead
 from cryoforum.particles import Particles, Poses, loaded_batches

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from cryoforum.io.mrc import LazyImages, write_stack
-from cryoforum.io.star import particles_from_star, read_star
+from cryoforum.io.particlestar import read_star
+from cryoforum.io.stacks import LazyImages, write_stack
+from cryoforum.io.star import particles_from_star
 
 HEADER = """
 data_optics

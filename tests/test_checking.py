@@ -25,16 +25,11 @@ from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.io.csrecords import write_records
 from cryoforum.io.dialects import relion30
 from cryoforum.io.formats import read_particle_file, write_particle_file
-from cryoforum.io.mrc import write_stack, write_volume
-from cryoforum.io.star import (
-    pixel_size_from_star,
-    poses_from_star,
-    read_star,
-    select_rows,
-    star_from_particles,
-    with_columns,
-    write_star,
-)
+from cryoforum.io.lengths import pixel_size_from_star
+from cryoforum.io.maps import write_volume
+from cryoforum.io.particlestar import read_star, select_rows, with_columns, write_star
+from cryoforum.io.stacks import write_stack
+from cryoforum.io.star import poses_from_star, star_from_particles
 from cryoforum.kernels import insert_points, read_slices
 from cryoforum.likelihood import frequency_points, slices_at
 from cryoforum.particles import Particles, Poses

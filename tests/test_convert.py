@@ -17,7 +17,6 @@ from cryoforum.cli import app
 from cryoforum.config import SimulationConfig
 from cryoforum.io.formats import read_particle_file
 from cryoforum.io.lengths import pixel_size_from_star
-from cryoforum.io.mrc import write_stack
 from cryoforum.io.particlestar import (
     ParticleStar,
     number_column,
@@ -26,6 +25,7 @@ from cryoforum.io.particlestar import (
     with_columns,
     write_star,
 )
+from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import (
     ANGLE_COLUMNS,
     optics_from_star,

@@ -16,8 +16,8 @@ from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.io.csexport import records_from_star
 from cryoforum.io.formats import read_each, read_particle_file, write_particle_file
 from cryoforum.io.joining import joined
-from cryoforum.io.mrc import write_stack
 from cryoforum.io.particlestar import ParticleStar, number_column, select_rows, with_columns
+from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import (
     optics_from_star,
     particles_from_star,

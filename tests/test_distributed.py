@@ -20,8 +20,9 @@ from typer.testing import CliRunner
 from cryoforum import compute, lesson, processes
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
-from cryoforum.io.mrc import write_stack
-from cryoforum.io.star import star_from_particles, write_star
+from cryoforum.io.particlestar import write_star
+from cryoforum.io.stacks import write_stack
+from cryoforum.io.star import star_from_particles
 from cryoforum.lesson import lesson_from
 from cryoforum.processes import (
     first_host,

@@ -22,7 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoforum.io.formats import read_particle_file, write_particle_file
-from cryoforum.io.mrc import LazyImages, read_volume, write_stack, write_volume
+from cryoforum.io.maps import read_volume, write_volume
+from cryoforum.io.stacks import LazyImages, write_stack
 from cryoforum.io.star import particles_from_star
 from cryoforum.particles import Volume
 

@@ -10,9 +10,9 @@ import torch
 
 from cryoforum.io.formats import root_for_images
 from cryoforum.io.joining import joined
-from cryoforum.io.mrc import write_stack
-from cryoforum.io.particlestar import ParticleStar
-from cryoforum.io.star import number_column, particles_from_star, poses_from_star, read_star, write_star
+from cryoforum.io.particlestar import ParticleStar, number_column, read_star, write_star
+from cryoforum.io.stacks import write_stack
+from cryoforum.io.star import particles_from_star, poses_from_star
 
 OPTICS = ("rlnOpticsGroupName", "rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
           "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality")  # fmt: skip

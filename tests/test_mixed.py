@@ -16,15 +16,9 @@ from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
 from cryoforum.inference import check_compatible, matched_to_model
 from cryoforum.io.joining import joined
-from cryoforum.io.mrc import write_volume
-from cryoforum.io.star import (
-    number_column,
-    particles_from_star,
-    poses_from_star,
-    read_star,
-    with_columns,
-    write_star,
-)
+from cryoforum.io.maps import write_volume
+from cryoforum.io.particlestar import number_column, read_star, with_columns, write_star
+from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.metrics import orientation_errors
 from cryoforum.resampling import Sampling
 from cryoforum.structures import load_structure

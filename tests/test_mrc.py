@@ -18,8 +18,9 @@ import torch
 
 from cryoforum.config import PreprocessingConfig
 from cryoforum.io import stacks
-from cryoforum.io.mrc import LazyImages, read_volume, write_stack, write_volume
+from cryoforum.io.maps import read_volume, write_volume
 from cryoforum.io.mrcheader import read_header
+from cryoforum.io.stacks import LazyImages, write_stack
 from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.preprocessing import prepare_all
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct

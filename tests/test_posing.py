@@ -21,16 +21,10 @@ from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
 from cryoforum.harmonics import rotation_polynomials
-from cryoforum.io.mrc import read_volume, write_stack, write_volume
-from cryoforum.io.star import (
-    number_column,
-    particles_from_star,
-    poses_from_star,
-    read_star,
-    select_rows,
-    with_columns,
-    write_star,
-)
+from cryoforum.io.maps import read_volume, write_volume
+from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star
+from cryoforum.io.stacks import write_stack
+from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.likelihood import WhitenedImages
 from cryoforum.matching import Candidates, Templates
 from cryoforum.metrics import orientation_errors

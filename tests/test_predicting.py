@@ -21,8 +21,9 @@ from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, preset
 from cryoforum.io.files import is_leftover
-from cryoforum.io.mrc import write_stack
-from cryoforum.io.star import number_column, read_star, star_from_particles, with_columns, write_star
+from cryoforum.io.particlestar import number_column, read_star, with_columns, write_star
+from cryoforum.io.stacks import write_stack
+from cryoforum.io.star import star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.particles import Particles, loaded_batches
 from cryoforum.predicting import shares_of_batches

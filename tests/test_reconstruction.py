@@ -10,8 +10,9 @@ import torch
 
 from cryoforum.ctf import Optics, ctf
 from cryoforum.fourier import phase_shift, to_real
-from cryoforum.io.mrc import read_volume, write_stack
+from cryoforum.io.maps import read_volume
 from cryoforum.io.particlestar import write_star
+from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import star_from_particles
 from cryoforum.metrics import fourier_shell_correlation, fsc_curve, soft_spherical_mask
 from cryoforum.particles import Particles, Poses, Volume

@@ -11,7 +11,7 @@ from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_
 from torch import Tensor
 
 from cryoforum import reference as reference_module
-from cryoforum.io.mrc import write_volume
+from cryoforum.io.maps import write_volume
 from cryoforum.metrics import FscCurve, fourier_shell_correlation
 from cryoforum.noise import NoiseModel
 from cryoforum.particles import HalfMaps, Particles, Poses, Volume

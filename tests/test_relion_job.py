@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 from cryoforum import compute
 from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
-from cryoforum.io.mrc import read_volume, write_volume
-from cryoforum.io.star import number_column, read_star, select_rows, with_columns, write_star
+from cryoforum.io.maps import read_volume, write_volume
+from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.io.startables import read_tables
 from cryoforum.particles import Volume
 from cryoforum.reference import REFERENCE

@@ -13,9 +13,9 @@ from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
 from cryoforum.io import scratch as module
-from cryoforum.io.mrc import LazyImages, write_stack
+from cryoforum.io.particlestar import read_star, write_star
 from cryoforum.io.scratch import Scratch, on_scratch
-from cryoforum.io.star import read_star, write_star
+from cryoforum.io.stacks import LazyImages, write_stack
 from cryoforum.particles import JoinedImages, Particles
 from cryoforum.resampling import Sampling, resampled
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from cryoforum.io.mrc import write_volume
+from cryoforum.io.maps import write_volume
 from cryoforum.particles import Volume
 from cryoforum.structures import (
     MOLECULES,

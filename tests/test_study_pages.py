@@ -18,9 +18,10 @@ from cryoforum.metrics import orientation_errors, summarise_errors
 from cryoforum.reporting.layout import Section, Table, markdown
 from cryoforum.reporting.study import distance_histogram, kept_and_dropped
 from cryoforum.rotations import compose, random_unitquat
-from cryoforum.study import STUDIES, planned_runs, published, write_pages
+from cryoforum.study import published
+from cryoforum.study.pages import write_pages
 from cryoforum.study.runs import KEPT_SHARE
-from cryoforum.study.variants import BASE, TABLE_1, Dataset, Run
+from cryoforum.study.variants import BASE, STUDIES, TABLE_1, Dataset, Run, planned_runs
 
 PARTICLES = 60
 NEAR_BORDER = ("median_near_border_rad", "mean_near_border_rad", "median_inside_rad", "mean_inside_rad")

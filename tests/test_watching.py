@@ -25,17 +25,17 @@ from cryoforum.config import preset
 from cryoforum.io.files import is_leftover
 from cryoforum.io.formats import write_particle_file
 from cryoforum.io.locks import only_one
-from cryoforum.io.mrc import read_volume, write_stack
-from cryoforum.io.star import (
+from cryoforum.io.maps import read_volume
+from cryoforum.io.particlestar import (
     ParticleStar,
     number_column,
-    particles_from_star,
     read_star,
     select_rows,
-    star_from_particles,
     with_columns,
     write_star,
 )
+from cryoforum.io.stacks import write_stack
+from cryoforum.io.star import particles_from_star, star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.particles import Particles
 from cryoforum.predicting import Output, predict_to_star
@@ -43,8 +43,10 @@ from cryoforum.predictors import PredictionOptions
 from cryoforum.reconstruction import HalfSums, reconstruct
 from cryoforum.reporting.watch import write_watch_report
 from cryoforum.selection import quantile_threshold
-from cryoforum.watching import WatchOptions, portions, results, watch
+from cryoforum.watching import portions, results
+from cryoforum.watching.job import WatchOptions
 from cryoforum.watching.sums import load_sums
+from cryoforum.watching.watch import watch
 
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """

@@ -6,16 +6,15 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from cryoforum.io.csrecords import with_fields
-from cryoforum.io.particlestar import format_number
-from cryoforum.io.star import (
+from cryoforum.io.lengths import pixel_sizes_from_star
+from cryoforum.io.particlestar import (
     ParticleStar,
+    format_number,
     missing_columns,
     number_column,
-    pixel_sizes_from_star,
-    poses_from_star,
     with_columns,
-    with_orientations,
 )
+from cryoforum.io.star import poses_from_star, with_orientations
 from cryoforum.rotations import inverse
 
 _ORIGINS = ("rlnOriginX", "rlnOriginY", "rlnOriginXAngst", "rlnOriginYAngst")

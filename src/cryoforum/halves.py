@@ -10,8 +10,9 @@ from torch import Tensor
 from cryoforum.checkpoint import DESCRIPTION, HALF_FOLDERS, TrainedModel, load_model, parts_of
 from cryoforum.config import Config
 from cryoforum.course import Progress
+from cryoforum.io.particlestar import ParticleStar, with_columns
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
-from cryoforum.io.star import ParticleStar, subsets_from_star, with_columns
+from cryoforum.io.star import subsets_from_star
 from cryoforum.learning import STATE, train_to_folder
 from cryoforum.particles import Particles, Predictions, joined_predictions
 from cryoforum.reconstruction import drawn_subsets

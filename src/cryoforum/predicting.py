@@ -36,15 +36,9 @@ from cryoforum.io.files import (
     require_folder_of,
 )
 from cryoforum.io.formats import check_writable, write_particle_file
+from cryoforum.io.particlestar import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
-from cryoforum.io.star import (
-    ParticleStar,
-    number_column,
-    select_rows,
-    with_columns,
-    with_orientations,
-    with_poses,
-)
+from cryoforum.io.star import with_orientations, with_poses
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of

@@ -10,8 +10,8 @@ from cryoforum.checkpoint import TrainedModel, model_folders, parts_of
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor, by_halves, half_of_training, model_of_each, with_own_halves
 from cryoforum.inference import check_compatible, predict_batch
-from cryoforum.io.mrc import read_volume
-from cryoforum.io.star import ParticleStar, with_columns
+from cryoforum.io.maps import read_volume
+from cryoforum.io.particlestar import ParticleStar, with_columns
 from cryoforum.particles import Particles, Volume
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets

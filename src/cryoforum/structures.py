@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryoforum.io.mrc import check_volume, read_volume
+from cryoforum.io.maps import check_volume, read_volume
 from cryoforum.particles import Volume
 
 PACKED_STEP_ANGSTROM = 0.05

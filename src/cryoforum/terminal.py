@@ -18,7 +18,7 @@ from rich.text import Text
 from cryoforum.io.files import reason_of
 
 if TYPE_CHECKING:
-    from cryoforum.checking import Check
+    from cryoforum.checking.filecheck import Check
     from cryoforum.checking.judging import Verdict
     from cryoforum.course import Progress as TrainingProgress
     from cryoforum.demo import DemoResult

@@ -19,17 +19,15 @@ from cryoforum.io.formats import (
     write_particle_file,
 )
 from cryoforum.io.joining import joined
-from cryoforum.io.mrc import write_stack, write_volume
+from cryoforum.io.maps import write_volume
+from cryoforum.io.particlestar import ParticleStar, missing_columns, number_column, select_rows
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
+from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import (
     CTF_COLUMNS,
-    ParticleStar,
     has_only_2d_alignments,
-    missing_columns,
-    number_column,
     particles_from_star,
     poses_from_star,
-    select_rows,
     star_from_particles,
 )
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors

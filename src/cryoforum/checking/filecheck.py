@@ -19,7 +19,7 @@ from cryoforum.checking.remedies import (
     complaints_beside,
     mending_flags,
 )
-from cryoforum.io.star import ParticleStar
+from cryoforum.io.particlestar import ParticleStar
 from cryoforum.particles import Particles, Volume
 from cryoforum.structures import check_structure, load_structure
 from cryoforum.symmetry import symmetry_group

@@ -7,15 +7,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.io.mrcheader import Layout
+from cryoforum.io.particlestar import ParticleStar, missing_columns, number_column, split_image_name
 from cryoforum.io.scratch import layouts_of
-from cryoforum.io.star import (
-    ANGLE_COLUMNS,
-    CTF_COLUMNS,
-    ParticleStar,
-    missing_columns,
-    number_column,
-    split_image_name,
-)
+from cryoforum.io.star import ANGLE_COLUMNS, CTF_COLUMNS
 from cryoforum.particles import Particles
 
 MICROSCOPE = {

@@ -29,7 +29,8 @@ def check(
     Ends with "ready", with what is wrong and what mends it (exit code 1), or with "cannot tell".
     """
     with failing_clearly():
-        from cryoforum.checking import Reference, check_files, write_check
+        from cryoforum.checking.filecheck import Reference, check_files
+        from cryoforum.checking.page import write_check
         from cryoforum.io.files import refuse_to_overwrite, require_folder_of
 
         if out is not None:

@@ -101,7 +101,7 @@ def report(
     """One self-contained HTML page of pictures of a run."""
     with failing_clearly():
         from cryoforum.io.files import refuse_to_overwrite
-        from cryoforum.reporting import write_report
+        from cryoforum.reporting.page import write_report
 
         if not folder.is_dir():
             raise ValueError(f"expected a folder of results at {folder}, found none")

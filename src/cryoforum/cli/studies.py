@@ -32,7 +32,9 @@ def study(
     processes or machines may each do a --shard of them in one folder.
     """
     with failing_clearly():
-        from cryoforum.study import planned_runs, run_all, runs_on, write_pages
+        from cryoforum.study.pages import write_pages
+        from cryoforum.study.runs import run_all
+        from cryoforum.study.variants import planned_runs, runs_on
         from cryoforum.workflow import parsed_shard
 
         if particles is not None and name != "real":

@@ -10,13 +10,13 @@ import pandas as pd
 from cryoforum.io.cryosparc import OWN, star_from_records
 from cryoforum.io.csrecords import field_names, with_fields, without_fields, write_records
 from cryoforum.io.files import replacing
+from cryoforum.io.lengths import pixel_sizes_from_star
 from cryoforum.io.particlestar import ParticleStar, missing_columns, number_column
 from cryoforum.io.star import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
     optics_from_star,
     parsed_image_names,
-    pixel_sizes_from_star,
     poses_from_star,
     subsets_from_star,
 )

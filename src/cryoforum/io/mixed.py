@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cryoforum.io.mrc import LazyImages
+from cryoforum.io.stacks import LazyImages
 from cryoforum.particles import Images, JoinedImages
 from cryoforum.resampling import Sampling, resampled
 

@@ -14,54 +14,24 @@ from torch import Tensor
 from cryoforum.ctf import Optics
 from cryoforum.io.files import find_file
 from cryoforum.io.lengths import (
-    pixel_size_from_star,
     pixel_sizes_from_star,
     shift_angstrom,
     warn_of_contradicting_origins,
 )
 from cryoforum.io.mixed import images_at_one_sampling
-from cryoforum.io.mrc import LazyImages
 from cryoforum.io.particlestar import (
     ParticleStar,
     format_number,
     missing_columns,
     number_column,
     place_of_row,
-    read_star,
-    select_rows,
     split_image_name,
     with_columns,
-    write_star,
 )
+from cryoforum.io.stacks import LazyImages
 from cryoforum.particles import Particles, Poses
 from cryoforum.resampling import Sampling
 from cryoforum.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
-
-__all__ = [
-    "ANGLE_COLUMNS",
-    "CTF_COLUMNS",
-    "ParticleStar",
-    "contrast_signs",
-    "has_only_2d_alignments",
-    "missing_columns",
-    "number_column",
-    "found_stacks",
-    "optics_from_star",
-    "parsed_image_names",
-    "particles_from_star",
-    "pixel_size_from_star",
-    "pixel_sizes_from_star",
-    "poses_from_star",
-    "read_star",
-    "select_rows",
-    "split_image_name",
-    "star_from_particles",
-    "subsets_from_star",
-    "with_columns",
-    "with_orientations",
-    "with_poses",
-    "write_star",
-]
 
 ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 CTF_COLUMNS = (  # in the order of the fields of Optics

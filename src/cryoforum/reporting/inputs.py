@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from cryoforum.io.formats import read_particle_file
-from cryoforum.io.star import ParticleStar, number_column, poses_from_star
+from cryoforum.io.particlestar import ParticleStar, number_column
+from cryoforum.io.star import poses_from_star
 from cryoforum.metrics import orientation_errors, summarise_errors
 from cryoforum.particles import Poses
 from cryoforum.selection import select
