@@ -28,6 +28,13 @@ from cryoforum.bingham import OrientationBelief, log_normaliser
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.ctf import ctf
 from cryoforum.fourier import phase_shift, to_real
+from cryoforum.geometry.rotations import (
+    compose,
+    geodesic_distance,
+    relion_euler_to_unitquat,
+    unitquat_to_relion_euler,
+)
+from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imitation import imitation_of
 from cryoforum.inference import network_numbers
 from cryoforum.io.files import replacing
@@ -39,8 +46,6 @@ from cryoforum.particles import Particles, Poses, loaded_batches
 from cryoforum.preprocessing import prepare
 from cryoforum.projection import padded_transform, project
 from cryoforum.reference import Reference, load_reference
-from cryoforum.rotations import compose, geodesic_distance, relion_euler_to_unitquat, unitquat_to_relion_euler
-from cryoforum.so3grid import rotation_grid
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#63635e"
 # Colours of the smallest regions that hold these shares of a belief.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
 from cryoforum.ctf import Optics
+from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.particles import Particles, Poses
 from cryoforum.preprocessing import (
     augment,
@@ -19,7 +20,6 @@ from cryoforum.preprocessing import (
     turn_orientations,
     with_defocus_error,
 )
-from cryoforum.rotations import random_unitquat, unitquat_to_rotmat
 
 BOX, NETWORK_PIXEL_SIZE = 32, 6.0
 OFF = AugmentationConfig(rotate=False, mirror=False, max_shift_pixel=0.0)

@@ -19,7 +19,7 @@ from cryoforum.bingham import (
     smallest_eigenvector,
     tangent_basis,
 )
-from cryoforum.rotations import geodesic_distance, random_unitquat
+from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 
 
 def random_belief(count: int, seed: int = 0, scale: float = 3.0) -> OrientationBelief:

@@ -22,6 +22,7 @@ from cryoforum.config import SimulationConfig
 from cryoforum.correcting import Corrections, corrected
 from cryoforum.ctf import ctf
 from cryoforum.fourier import phase_shift, to_fourier, to_real
+from cryoforum.geometry.rotations import inverse, random_unitquat, unitquat_to_rotmat
 from cryoforum.io.csrecords import write_records
 from cryoforum.io.dialects import relion30
 from cryoforum.io.formats import read_particle_file, write_particle_file
@@ -34,7 +35,6 @@ from cryoforum.kernels import insert_points, read_slices
 from cryoforum.likelihood import frequency_points, slices_at
 from cryoforum.particles import Particles, Poses
 from cryoforum.projection import cropped_transform, empty_half_grid, insert_slices
-from cryoforum.rotations import inverse, random_unitquat, unitquat_to_rotmat
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure
 from cryoforum.workflow import matched_errors, simulate_to_folder

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cryoforum.cli import app
 from cryoforum.config import SimulationConfig
+from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.formats import read_particle_file
 from cryoforum.io.lengths import pixel_size_from_star
 from cryoforum.io.particlestar import (
@@ -33,7 +34,6 @@ from cryoforum.io.star import (
     poses_from_star,
     subsets_from_star,
 )
-from cryoforum.rotations import geodesic_distance
 from cryoforum.workflow import simulate_to_folder
 
 CTF_FIELDS = ("df1_A", "df2_A", "df_angle_rad", "phase_shift_rad", "accel_kv", "cs_mm", "amp_contrast")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cryoforum.checkpoint import TrainedModel, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
+from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.csexport import records_from_star
 from cryoforum.io.formats import read_each, read_particle_file, write_particle_file
 from cryoforum.io.joining import joined
@@ -27,7 +28,6 @@ from cryoforum.io.star import (
 )
 from cryoforum.network import OrientationNetwork
 from cryoforum.particles import Poses
-from cryoforum.rotations import geodesic_distance
 
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from cryoforum import harmonics
 from cryoforum.bingham import OrientationBelief, log_density
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
+from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.harmonics import least_degree, rotation_polynomials
-from cryoforum.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 
 def random_rotations(count: int, seed: int = 0) -> Tensor:

@@ -13,11 +13,16 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryoforum.config import NetworkConfig
+from cryoforum.geometry.point_groups import (
+    asymmetric_unit,
+    nearest_equivalent,
+    symmetric_distance,
+    symmetry_group,
+)
+from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat, unitquat_to_rotmat
+from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.network.heads import MATRIX_HEADS, Head, head_of, procrustes_matrix
 from cryoforum.normaliser import POINT_SETS
-from cryoforum.rotations import compose, geodesic_distance, random_unitquat, unitquat_to_rotmat
-from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetric_distance, symmetry_group
 
 CPU = torch.device("cpu")
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from cryoforum.fourier import phase_shift, to_real
+from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.joining import joined
 from cryoforum.io.particlestar import read_star, write_star
 from cryoforum.io.stacks import LazyImages
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.projection import padded_transform, project
-from cryoforum.rotations import geodesic_distance
 from cryoforum.workflow import checked_particles
 
 

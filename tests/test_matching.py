@@ -16,6 +16,8 @@ from clean_images import (
 from torch import Tensor
 
 from cryoforum import matching
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 from cryoforum.likelihood import WhitenedImages, evaluate_plainly, frequency_points
 from cryoforum.matching import (
     SearchConfig,
@@ -26,8 +28,6 @@ from cryoforum.matching import (
     make_templates,
 )
 from cryoforum.projection import cropped_transform
-from cryoforum.rotations import geodesic_distance, random_unitquat
-from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 BOX, RADIUS = 24, 10
 FINE = SearchConfig(nside=4, highest_frequency=8, max_shift_pixel=0.0)

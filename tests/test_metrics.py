@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch_fourier_shell_correlation import fourier_shell_correlation as judge_fsc
 
+from cryoforum.geometry.point_groups import symmetry_group
+from cryoforum.geometry.rotations import compose, random_unitquat, rotation_about_view_axis
 from cryoforum.metrics import (
     fourier_shell_correlation,
     fsc_curve,
@@ -17,8 +19,6 @@ from cryoforum.metrics import (
     summarise_errors,
 )
 from cryoforum.particles import HalfMaps, Volume
-from cryoforum.rotations import compose, random_unitquat, rotation_about_view_axis
-from cryoforum.symmetry import symmetry_group
 
 
 def noise(box: int, seed: int) -> torch.Tensor:

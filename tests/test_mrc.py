@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from cryoforum.config import PreprocessingConfig
+from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.io import stacks
 from cryoforum.io.maps import read_volume, write_volume
 from cryoforum.io.mrcheader import read_header
@@ -24,7 +25,6 @@ from cryoforum.io.stacks import LazyImages, write_stack
 from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.preprocessing import prepare_all
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct
-from cryoforum.rotations import random_unitquat
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress}
 

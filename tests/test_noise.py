@@ -8,6 +8,7 @@ from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_
 from torch import Tensor
 
 from cryoforum.fourier import crop_or_pad, frequency_grid, to_fourier, to_real
+from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.likelihood import frequency_points
 from cryoforum.noise import (
     FEWEST_OF_A_GROUP,
@@ -18,7 +19,6 @@ from cryoforum.noise import (
 )
 from cryoforum.particles import Particles, Poses
 from cryoforum.projection import cropped_transform
-from cryoforum.rotations import random_unitquat
 
 BOX, HIGHEST, COUNT = 24, 9, 200
 SHELLS = BOX // 2 + 1

@@ -10,12 +10,12 @@ from torch import Tensor
 from cryoforum import normaliser as module
 from cryoforum.bingham import log_normaliser
 from cryoforum.compute import CPU
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
+from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.harmonics import rotation_polynomials
 from cryoforum.network.heads import ExponentialFamilyHead
 from cryoforum.normaliser import Normaliser, normaliser_of
-from cryoforum.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -19,6 +19,8 @@ from clean_images import (
 from torch import Tensor
 
 from cryoforum.bingham import log_density
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.likelihood import WhitenedImages, evaluate, frequency_points
 from cryoforum.polishing import (
     Polished,
@@ -31,8 +33,6 @@ from cryoforum.polishing import (
     rms_error_rad,
 )
 from cryoforum.projection import cropped_transform
-from cryoforum.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 BOX, RADIUS = 32, 14
 QUARTER_TURN = torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5])

@@ -20,6 +20,7 @@ from cryoforum import finding, inference, posing
 from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
+from cryoforum.geometry.rotations import compose, geodesic_distance
 from cryoforum.harmonics import rotation_polynomials
 from cryoforum.io.maps import read_volume, write_volume
 from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star
@@ -30,7 +31,6 @@ from cryoforum.matching import Candidates, Templates
 from cryoforum.metrics import orientation_errors
 from cryoforum.particles import Particles, Predictions, Volume
 from cryoforum.reference import load_reference
-from cryoforum.rotations import compose, geodesic_distance
 from cryoforum.structures import load_structure
 from cryoforum.workflow import matched_errors
 

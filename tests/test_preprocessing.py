@@ -10,6 +10,7 @@ from torch import Tensor
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
 from cryoforum.ctf import Optics, ctf
 from cryoforum.fourier import phase_shift, to_fourier, to_real
+from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.particles import Particles, Volume
 from cryoforum.preprocessing import (
     Intensity,
@@ -22,7 +23,6 @@ from cryoforum.preprocessing import (
     turn_orientations,
 )
 from cryoforum.projection import padded_transform, project
-from cryoforum.rotations import random_unitquat
 from cryoforum.structures import load_structure
 
 BOX = 48

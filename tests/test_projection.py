@@ -8,6 +8,7 @@ import torch
 from torch_fourier_slice import project_3d_to_2d
 
 from cryoforum.fourier import phase_shift, to_fourier, to_real
+from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.io.particlestar import read_star
 from cryoforum.io.star import particles_from_star
 from cryoforum.projection import (
@@ -22,7 +23,6 @@ from cryoforum.projection import (
     project,
     radius_of_cropped,
 )
-from cryoforum.rotations import random_unitquat, unitquat_to_rotmat
 
 
 def random_slices(count: int, box: int, seed: int = 0) -> torch.Tensor:

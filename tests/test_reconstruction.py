@@ -10,6 +10,8 @@ import torch
 
 from cryoforum.ctf import Optics, ctf
 from cryoforum.fourier import phase_shift, to_real
+from cryoforum.geometry.point_groups import symmetry_group
+from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.io.maps import read_volume
 from cryoforum.io.particlestar import write_star
 from cryoforum.io.stacks import write_stack
@@ -18,9 +20,7 @@ from cryoforum.metrics import fourier_shell_correlation, fsc_curve, soft_spheric
 from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.projection import padded_transform, project
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct
-from cryoforum.rotations import compose, random_unitquat
 from cryoforum.structures import load_structure
-from cryoforum.symmetry import symmetry_group
 
 BOX = 32
 PIXEL_SIZE = 9.0

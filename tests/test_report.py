@@ -13,6 +13,8 @@ import pytest
 import torch
 from run_folder import write_run
 
+from cryoforum.geometry.point_groups import symmetry_group
+from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
 from cryoforum.io.particlestar import number_column, read_star
 from cryoforum.particles import Poses
 from cryoforum.reporting.canvas import label_logarithmic, panel, plain
@@ -20,8 +22,6 @@ from cryoforum.reporting.figures import sky_density
 from cryoforum.reporting.inputs import PredictedPoses, accuracy_numbers, read_predictions
 from cryoforum.reporting.limit import MEDIAN_OF_THE_BEST, ratio_distribution, shift_distribution
 from cryoforum.reporting.page import write_report
-from cryoforum.rotations import compose, random_unitquat, unitquat_to_rotmat
-from cryoforum.symmetry import symmetry_group
 
 SECTIONS = {"accuracy", "limit", "reconstructions", "directions", "particles", "training", "run"}
 VOID = {"meta", "link", "img", "br", "hr", "input"}

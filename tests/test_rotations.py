@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from cryoforum.rotations import (
+from cryoforum.geometry.rotations import (
     compose,
     geodesic_distance,
     inverse,

@@ -7,10 +7,10 @@ import torch
 
 from cryoforum.config import SimulationConfig
 from cryoforum.fourier import phase_shift, to_fourier, to_real
+from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.particles import Particles, Volume
-from cryoforum.rotations import geodesic_distance
 from cryoforum.simulation import SimulatedImages, simulate
-from cryoforum.so3grid import rotation_grid
 from cryoforum.structures import load_structure
 
 BOX, PIXEL_SIZE = 32, 11.2

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from cryoforum.rotations import geodesic_distance, random_unitquat, unitquat_to_rotmat
-from cryoforum.so3grid import healpix_directions, rotation_grid
+from cryoforum.geometry.rotations import geodesic_distance, random_unitquat, unitquat_to_rotmat
+from cryoforum.geometry.so3_grid import healpix_directions, rotation_grid
 
 
 @pytest.mark.parametrize("nside", [1, 2, 3, 4, 6, 8, 16, 64])

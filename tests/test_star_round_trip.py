@@ -9,11 +9,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.io.particlestar import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.io.star import with_poses
 from cryoforum.particles import Poses
 from cryoforum.predicting import with_predictions
-from cryoforum.rotations import random_unitquat
 
 # All that fits between one kind of quotation marks; RELION's own values are a small part of it.
 VALUES = st.text(

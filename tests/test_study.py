@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from cryoforum.config import SimulationConfig
+from cryoforum.geometry.point_groups import symmetry_group
+from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.metrics import orientation_errors
-from cryoforum.rotations import unitquat_to_rotmat
 from cryoforum.study import runs as study_runs
 from cryoforum.study.datasets import d2_complex, junk_rows, molecule, particles_of
 from cryoforum.study.pages import write_pages
 from cryoforum.study.runs import read_records, run_all
 from cryoforum.study.variants import BASE, TABLE_1, Dataset, Run, planned_runs, runs_on
-from cryoforum.symmetry import symmetry_group
 from cryoforum.training import split_rows
 from cryoforum.workflow import simulate_to_folder
 

@@ -9,17 +9,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.fourier import to_real
-from cryoforum.projection import padded_transform, project
-from cryoforum.rotations import (
-    compose,
-    geodesic_distance,
-    inverse,
-    random_unitquat,
-    rotmat_to_unitquat,
-    unitquat_to_rotmat,
-)
-from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import (
+from cryoforum.geometry.point_groups import (
     asymmetric_unit,
     distance_to_domain_border,
     in_fundamental_domain,
@@ -27,6 +17,16 @@ from cryoforum.symmetry import (
     symmetric_distance,
     symmetry_group,
 )
+from cryoforum.geometry.rotations import (
+    compose,
+    geodesic_distance,
+    inverse,
+    random_unitquat,
+    rotmat_to_unitquat,
+    unitquat_to_rotmat,
+)
+from cryoforum.geometry.so3_grid import rotation_grid
+from cryoforum.projection import padded_transform, project
 
 ORDERS = {"C1": 1, "C4": 4, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24} | dict.fromkeys(
     ("I", "I1", "I2", "I3", "I4"), 60

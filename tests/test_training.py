@@ -19,15 +19,15 @@ from cryoforum.config import (
     preset,
 )
 from cryoforum.course import Course, Progress
+from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.inference import predict
 from cryoforum.lesson import lesson_from
 from cryoforum.noise import NoiseModel
 from cryoforum.particles import Particles
 from cryoforum.reference import Reference
-from cryoforum.rotations import geodesic_distance
 from cryoforum.simulation import SimulatedImages, simulate
 from cryoforum.structures import load_structure
-from cryoforum.symmetry import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.training import Split, learning_rate_range, split_rows, suggested_rate, train
 
 QUICK = Config(

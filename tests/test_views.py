@@ -8,6 +8,8 @@ from torch import nn
 
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import compose, left_matrix, random_unitquat, right_matrix
 from cryoforum.harmonics import rotation_polynomials
 from cryoforum.inference import best_views, calibrated, predict
 from cryoforum.network import OrientationNetwork
@@ -16,8 +18,6 @@ from cryoforum.particles import Particles, Poses
 from cryoforum.posing import PosingConfig
 from cryoforum.predicting import PredictionOptions
 from cryoforum.preprocessing import circular_mask, prepare, turn_and_shift, turn_orientations
-from cryoforum.rotations import compose, left_matrix, random_unitquat, right_matrix
-from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 BOX = 16
 

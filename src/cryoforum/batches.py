@@ -9,11 +9,11 @@ from cryoforum.compute import CPU
 from cryoforum.config import Config
 from cryoforum.course import Course
 from cryoforum.ctf import Optics
+from cryoforum.geometry.point_groups import in_fundamental_domain, symmetry_group
 from cryoforum.imitation import Imitation
 from cryoforum.pairs import all_pairs, random_pairs, stratified_pairs
 from cryoforum.preprocessing import changed_images, changed_orientations, draw_changes
 from cryoforum.processes import own_share
-from cryoforum.symmetry import in_fundamental_domain, symmetry_group
 
 
 def image_count(config: Config, particle_count: int) -> int:

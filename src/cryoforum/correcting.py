@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from cryoforum.geometry.rotations import inverse
 from cryoforum.io.csrecords import with_fields
 from cryoforum.io.lengths import pixel_sizes_from_star
 from cryoforum.io.particlestar import (
@@ -15,7 +16,6 @@ from cryoforum.io.particlestar import (
     with_columns,
 )
 from cryoforum.io.star import poses_from_star, with_orientations
-from cryoforum.rotations import inverse
 
 _ORIGINS = ("rlnOriginX", "rlnOriginY", "rlnOriginXAngst", "rlnOriginYAngst")
 

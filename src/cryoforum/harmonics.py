@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cryoforum.bingham import OrientationBelief, belief_from_curvature, tangent_basis
-from cryoforum.rotations import compose, random_unitquat
-from cryoforum.symmetry import finest_axis, symmetry_group
+from cryoforum.geometry.point_groups import finest_axis, symmetry_group
+from cryoforum.geometry.rotations import compose, random_unitquat
 
 ASCENT_STEPS = 6
 PEAK_DISTANCE_RAD = math.radians(30)  # between grid rotations that may belong to different peaks

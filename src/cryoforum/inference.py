@@ -11,11 +11,11 @@ from cryoforum.bingham import OrientationBelief, likeliest_sharpness
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.compute import best_device, mixed_precision
 from cryoforum.config import Config
+from cryoforum.geometry.point_groups import nearest_equivalent, symmetry_group
 from cryoforum.network.heads import mean_belief
 from cryoforum.particles import Particles, Predictions, joined_predictions, loaded_batches
 from cryoforum.preprocessing import prepare, turn_and_shift, turn_orientations
 from cryoforum.resampling import Sampling, resampled
-from cryoforum.symmetry import nearest_equivalent, symmetry_group
 
 BATCH_SIZE = 256
 VIEWS = (1, 4, 8)

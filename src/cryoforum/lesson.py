@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cryoforum.batches import Batch, BatchSource, image_count, simulated_count
 from cryoforum.compute import best_device, mixed_precision, settle_on
 from cryoforum.config import Config
+from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.imitation import imitation_of
 from cryoforum.losses import Loss, l2_penalty, loss_function
 from cryoforum.network import OrientationNetwork
@@ -26,7 +27,6 @@ from cryoforum.processes import (
     refuse_unequal_shares,
 )
 from cryoforum.reference import Reference
-from cryoforum.symmetry import in_fundamental_domain, symmetric_distance, symmetry_group
 
 VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
 GRADIENT_NORM_LIMIT = 5.0

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cryoforum.ctf import Optics, ctf_at
 from cryoforum.fourier import to_fourier
+from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.projection import PADDING, radius_of_cropped
-from cryoforum.rotations import unitquat_to_rotmat
 
 PARAMETERS = 5  # three rotations about the axes of the view (x, y, z), then the origin's x and y
 _UPPER = torch.triu_indices(PARAMETERS, PARAMETERS)

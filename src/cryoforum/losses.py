@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import Config
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.network.heads import head_of
 from cryoforum.processes import gathered, own_share
-from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 # Loss of (numbers (b, k), true orientations (b, 4), pairs (2, p) of them, progress in [0, 1], step).
 # Of several processes each gives the numbers of its own share of the images, and all else of the whole batch;

@@ -6,7 +6,7 @@ Pairs are drawn when they are needed, so no list of all N² of them is ever in m
 import torch
 from torch import Tensor
 
-from cryoforum.symmetry import symmetric_distance
+from cryoforum.geometry.point_groups import symmetric_distance
 
 DISTANCE_BINS = 8
 _CANDIDATES = 64  # drawn for each pair that is wanted; the nearest bin of uniform orientations holds 1 in 300

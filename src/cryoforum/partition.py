@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.bingham import OrientationBelief, tangent_basis
+from cryoforum.geometry.point_groups import finest_axis, symmetry_group
+from cryoforum.geometry.rotations import compose
 from cryoforum.harmonics import RotationPolynomials
-from cryoforum.rotations import compose
-from cryoforum.symmetry import finest_axis, symmetry_group
 
 REACH = 6.0  # deviations from the mode up to which the lattice goes
 STEP = 1.0  # deviations between its points

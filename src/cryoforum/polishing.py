@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.bingham import OrientationBelief, belief_from_curvature
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import compose
 from cryoforum.likelihood import Evaluation, WhitenedImages, evaluate
-from cryoforum.rotations import compose
-from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 
 @dataclass(frozen=True)

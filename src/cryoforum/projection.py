@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
 from cryoforum.fourier import frequency_grid
-from cryoforum.rotations import inverse, unitquat_to_rotmat
+from cryoforum.geometry.rotations import inverse, unitquat_to_rotmat
 
 PADDING = 2
 # Points inserted in one go: their indices and weights then stay in the processor's cache.

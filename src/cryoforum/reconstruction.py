@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cryoforum.ctf import ctf
 from cryoforum.fourier import phase_shift, to_fourier
+from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.particles import HalfMaps, Particles, Poses, Volume, all_rows, loaded_batches
 from cryoforum.projection import (
     PADDING,
@@ -22,7 +23,6 @@ from cryoforum.projection import (
     insert_slices,
     symmetrised,
 )
-from cryoforum.symmetry import symmetry_group
 
 
 @dataclass(frozen=True)

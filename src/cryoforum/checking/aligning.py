@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
+from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.likelihood import FrequencyPoints, frequency_points
 from cryoforum.projection import cropped_transform
-from cryoforum.rotations import compose, random_unitquat, unitquat_to_rotmat
-from cryoforum.so3grid import rotation_grid
 
 SLICES = 24  # central slices that two maps are compared by
 GRID_NSIDE, COARSE_SHELL, FINE_SHELL = 4, 8, 16

@@ -19,10 +19,10 @@ from cryoforum.checking.remedies import (
     complaints_beside,
     mending_flags,
 )
+from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.io.particlestar import ParticleStar
 from cryoforum.particles import Particles, Volume
 from cryoforum.structures import check_structure, load_structure
-from cryoforum.symmetry import symmetry_group
 from cryoforum.workflow import checked_particles, read_joined
 
 SHOWN = 12  # particles in pictures

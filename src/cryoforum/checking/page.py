@@ -10,13 +10,13 @@ from cryoforum.checking.filecheck import Check
 from cryoforum.checking.readings import LARGEST_BOX, as_read
 from cryoforum.ctf import ctf
 from cryoforum.fourier import crop_or_pad, frequency_grid, phase_shift, to_fourier, to_real
+from cryoforum.geometry.rotations import relion_euler_to_unitquat
 from cryoforum.particles import Particles, Volume
 from cryoforum.projection import padded_transform, project
 from cryoforum.reporting.canvas import picture
 from cryoforum.reporting.layout import Exhibit, Panel, Section, Table
 from cryoforum.reporting.page import render
 from cryoforum.reporting.tiles import write_tiles
-from cryoforum.rotations import relion_euler_to_unitquat
 
 LOW_PASS_SHARE = 8  # shells of the box that low-passed pictures keep
 VIEWS_DEG = ((0.0, 0.0, 0.0), (0.0, 90.0, 0.0), (90.0, 90.0, 0.0))  # rot, tilt, psi: along z, x and y

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from cryoforum.ctf import Optics, ctf_at
 from cryoforum.fourier import crop_or_pad, to_fourier
+from cryoforum.geometry.point_groups import symmetry_group
+from cryoforum.geometry.rotations import compose, inverse, unitquat_to_rotmat
 from cryoforum.likelihood import FrequencyPoints, frequency_points
 from cryoforum.metrics import soft_spherical_mask
 from cryoforum.particles import Particles, Poses, all_rows
 from cryoforum.projection import PADDING, cropped_transform
 from cryoforum.reconstruction import drawn_subsets, inverted
-from cryoforum.rotations import compose, inverse, unitquat_to_rotmat
-from cryoforum.symmetry import symmetry_group
 
 LARGEST_BOX = 64  # pixels that images are cut to in Fourier space; the field of view stays
 MOST_COPIES = 4  # of a particle, turned by symmetry, that a map is made from: more cost more than they tell

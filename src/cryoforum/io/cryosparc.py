@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cryoforum.geometry.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
 from cryoforum.io.csrecords import (
     field_names,
     have_particles_in_common,
@@ -23,7 +24,6 @@ from cryoforum.io.csrecords import (
 )
 from cryoforum.io.particlestar import ParticleStar, format_number, with_columns
 from cryoforum.io.star import ANGLE_COLUMNS
-from cryoforum.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
 
 OWN = "cryoforum"  # what our columns and fields begin with: cryoforumTrace, cryoforum/Trace
 _BLOB = ("blob/path", "blob/idx", "blob/psize_A")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoforum.geometry.rotations import unitquat_to_rotvec
 from cryoforum.io.cryosparc import OWN, star_from_records
 from cryoforum.io.csrecords import field_names, with_fields, without_fields, write_records
 from cryoforum.io.files import replacing
@@ -21,7 +22,6 @@ from cryoforum.io.star import (
     subsets_from_star,
 )
 from cryoforum.particles import Poses
-from cryoforum.rotations import unitquat_to_rotvec
 
 Fields = dict[str, np.ndarray]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.ctf import Optics
+from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
 from cryoforum.io.files import find_file
 from cryoforum.io.lengths import (
     pixel_sizes_from_star,
@@ -31,7 +32,6 @@ from cryoforum.io.particlestar import (
 from cryoforum.io.stacks import LazyImages
 from cryoforum.particles import Particles, Poses
 from cryoforum.resampling import Sampling
-from cryoforum.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
 
 ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 CTF_COLUMNS = (  # in the order of the fields of Optics

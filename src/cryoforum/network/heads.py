@@ -24,12 +24,12 @@ from cryoforum.bingham import (
 )
 from cryoforum.compute import fast_dtype
 from cryoforum.config import NetworkConfig
+from cryoforum.geometry.point_groups import asymmetric_unit, nearest_equivalent, symmetry_group
+from cryoforum.geometry.rotations import compose, inverse, left_matrix, right_matrix
+from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.harmonics import RotationPolynomials, rotation_polynomials
 from cryoforum.normaliser import normaliser_of
 from cryoforum.partition import log_partition
-from cryoforum.rotations import compose, inverse, left_matrix, right_matrix
-from cryoforum.so3grid import rotation_grid
-from cryoforum.symmetry import asymmetric_unit, nearest_equivalent, symmetry_group
 
 READOUT_NSIDE = 6  # 10° between the rotations from which the ascent to a mode may start
 PARTITION_NSIDE = 10  # 6° between the rotations that hold what is far from a mode

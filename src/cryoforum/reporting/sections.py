@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from cryoforum.config import PreprocessingConfig, updated
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.io.formats import read_particle_file
 from cryoforum.io.star import particles_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
@@ -17,8 +19,6 @@ from cryoforum.reporting.canvas import picture
 from cryoforum.reporting.inputs import PredictedPoses, read_csv
 from cryoforum.reporting.layout import Exhibit, Panel, Section, Table, flattened
 from cryoforum.reporting.wording import percent, quantity, thousands
-from cryoforum.rotations import unitquat_to_rotmat
-from cryoforum.symmetry import symmetric_distance, symmetry_group
 
 _SHOWN_PARTICLES = 4
 _MAX_PAIRS = 200_000

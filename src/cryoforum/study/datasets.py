@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
+from cryoforum.geometry.point_groups import symmetry_group
+from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.io.formats import read_particle_file
 from cryoforum.particles import Images, Particles, Poses, Volume
-from cryoforum.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.simulation import simulate
 from cryoforum.structures import Atoms, atoms_to_volume, load_molecule, load_structure
 from cryoforum.study.variants import Dataset
-from cryoforum.symmetry import symmetry_group
 from cryoforum.training import split_rows
 from cryoforum.workflow import checked_particles, checked_poses
 

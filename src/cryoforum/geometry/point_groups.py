@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cryoforum.rotations import QUATERNION_DTYPE, compose, geodesic_distance, inverse
+from cryoforum.geometry.rotations import QUATERNION_DTYPE, compose, geodesic_distance, inverse
 
 NAMES = "C1 to C99, D1 to D99, T, O, I, I1, I2, I3, I4"
 # RELION's names of groups with mirrors, an inversion or rotary reflections.

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cryoforum.rotations import QUATERNION_DTYPE, relion_euler_to_unitquat
+from cryoforum.geometry.rotations import QUATERNION_DTYPE, relion_euler_to_unitquat
 
 
 def healpix_directions(nside: int) -> tuple[Tensor, Tensor]:
