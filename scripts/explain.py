@@ -24,9 +24,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from cryoforum.bingham import OrientationBelief, log_normaliser
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.ctf import ctf
+from cryoforum.distributions.bingham import OrientationBelief, log_normaliser
 from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.rotations import (
     compose,

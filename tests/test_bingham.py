@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, special
 from torch.nn.functional import normalize
 
-from cryoforum.bingham import (
+from cryoforum.distributions.bingham import (
     OrientationBelief,
     belief_from_curvature,
     belief_from_moment,

@@ -15,10 +15,10 @@ import torch
 from typer.testing import CliRunner, Result
 
 import cryoforum.demo as demonstration
-from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
 from cryoforum.config import Config, with_settings
+from cryoforum.distributions.bingham import OrientationBelief
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.maps import read_volume
 from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star

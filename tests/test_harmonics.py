@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum import harmonics
-from cryoforum.bingham import OrientationBelief, log_density
+from cryoforum.distributions import exponential_family as harmonics
+from cryoforum.distributions.bingham import OrientationBelief, log_density
+from cryoforum.distributions.exponential_family import least_degree, rotation_polynomials
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.harmonics import least_degree, rotation_polynomials
 
 
 def random_rotations(count: int, seed: int = 0) -> Tensor:

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cryoforum.config import NetworkConfig
+from cryoforum.distributions.log_z_training import POINT_SETS
 from cryoforum.geometry.point_groups import (
     asymmetric_unit,
     nearest_equivalent,
@@ -22,7 +23,6 @@ from cryoforum.geometry.point_groups import (
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat, unitquat_to_rotmat
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.network.heads import MATRIX_HEADS, Head, head_of, procrustes_matrix
-from cryoforum.normaliser import POINT_SETS
 
 CPU = torch.device("cpu")
 

@@ -7,10 +7,10 @@ from scipy import ndimage
 from torch import nn
 
 from cryoforum.config import PRESETS, NetworkConfig, preset
+from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.harmonics import rotation_polynomials
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.backbone import PerElementPReLU, ResidualBackbone, VggBackbone
 from cryoforum.network.blur import TRANSFERS, Blur, low_pass_cutoffs, low_pass_transfer

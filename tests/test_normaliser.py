@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum import normaliser as module
-from cryoforum.bingham import log_normaliser
 from cryoforum.compute import CPU
+from cryoforum.distributions import log_z_training as module
+from cryoforum.distributions.bingham import log_normaliser
+from cryoforum.distributions.exponential_family import rotation_polynomials
+from cryoforum.distributions.log_z_training import Normaliser, normaliser_of
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.harmonics import rotation_polynomials
 from cryoforum.network.heads import ExponentialFamilyHead
-from cryoforum.normaliser import Normaliser, normaliser_of
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from cryoforum.bingham import OrientationBelief, log_normaliser
+from cryoforum.distributions.bingham import OrientationBelief, log_normaliser
+from cryoforum.distributions.exponential_family import rotation_polynomials
+from cryoforum.distributions.log_z_adaptive import log_partition
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.harmonics import rotation_polynomials
 from cryoforum.network.heads import ExponentialFamilyHead, GridHead, Head, MatrixHead, symmetric_matrix
-from cryoforum.partition import log_partition
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])

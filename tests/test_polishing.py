@@ -18,7 +18,7 @@ from clean_images import (
 )
 from torch import Tensor
 
-from cryoforum.bingham import log_density
+from cryoforum.distributions.bingham import log_density
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.likelihood import WhitenedImages, evaluate, frequency_points

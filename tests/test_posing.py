@@ -17,11 +17,11 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from cryoforum import finding, inference, posing
-from cryoforum.bingham import OrientationBelief
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
+from cryoforum.distributions.bingham import OrientationBelief
+from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.rotations import compose, geodesic_distance
-from cryoforum.harmonics import rotation_polynomials
 from cryoforum.io.maps import read_volume, write_volume
 from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.io.stacks import write_stack

@@ -8,9 +8,9 @@ from torch import nn
 
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
+from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, left_matrix, random_unitquat, right_matrix
-from cryoforum.harmonics import rotation_polynomials
 from cryoforum.inference import best_views, calibrated, predict
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of

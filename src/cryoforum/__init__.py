@@ -39,7 +39,7 @@ _HOMES = {
     "Volume": "particles",
     "HalfMaps": "particles",
     "Optics": "ctf",
-    "OrientationBelief": "bingham",
+    "OrientationBelief": "distributions.bingham",
     "SimulationConfig": "config",
     "Config": "config",
     "preset": "config",

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cryoforum.harmonics import least_degree
+from cryoforum.distributions.exponential_family import least_degree
 
 # Of the exponential family: its basis takes gigabytes and minutes beyond, as for n-fold axes of n above 16.
 HIGHEST_DEGREE = 16

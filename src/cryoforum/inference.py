@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cryoforum.bingham import OrientationBelief, likeliest_sharpness
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.compute import best_device, mixed_precision
 from cryoforum.config import Config
+from cryoforum.distributions.bingham import OrientationBelief, likeliest_sharpness
 from cryoforum.geometry.point_groups import nearest_equivalent, symmetry_group
 from cryoforum.network.heads import mean_belief
 from cryoforum.particles import Particles, Predictions, joined_predictions, loaded_batches

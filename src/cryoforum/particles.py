@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cryoforum.bingham import OrientationBelief
 from cryoforum.ctf import Optics
+from cryoforum.distributions.bingham import OrientationBelief
 
 
 class Images(Protocol):

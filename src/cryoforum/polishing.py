@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.bingham import OrientationBelief, belief_from_curvature
+from cryoforum.distributions.bingham import OrientationBelief, belief_from_curvature
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.likelihood import Evaluation, WhitenedImages, evaluate

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cryoforum.bingham import (
+from cryoforum.compute import fast_dtype
+from cryoforum.config import NetworkConfig
+from cryoforum.distributions.bingham import (
     LOWER_TRIANGLE,
     OrientationBelief,
     belief_from_moment,
@@ -22,14 +24,12 @@ from cryoforum.bingham import (
     psd_from_lower_triangle,
     smallest_eigenvector,
 )
-from cryoforum.compute import fast_dtype
-from cryoforum.config import NetworkConfig
+from cryoforum.distributions.exponential_family import RotationPolynomials, rotation_polynomials
+from cryoforum.distributions.log_z_adaptive import log_partition
+from cryoforum.distributions.log_z_training import normaliser_of
 from cryoforum.geometry.point_groups import asymmetric_unit, nearest_equivalent, symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, left_matrix, right_matrix
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.harmonics import RotationPolynomials, rotation_polynomials
-from cryoforum.normaliser import normaliser_of
-from cryoforum.partition import log_partition
 
 READOUT_NSIDE = 6  # 10° between the rotations from which the ascent to a mode may start
 PARTITION_NSIDE = 10  # 6° between the rotations that hold what is far from a mode

@@ -11,10 +11,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cryoforum.bingham import OrientationBelief, tangent_basis
+from cryoforum.distributions.bingham import OrientationBelief, tangent_basis
+from cryoforum.distributions.exponential_family import RotationPolynomials
 from cryoforum.geometry.point_groups import finest_axis, symmetry_group
 from cryoforum.geometry.rotations import compose
-from cryoforum.harmonics import RotationPolynomials
 
 REACH = 6.0  # deviations from the mode up to which the lattice goes
 STEP = 1.0  # deviations between its points

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cryoforum.distributions.exponential_family import RotationPolynomials
 from cryoforum.geometry.point_groups import asymmetric_unit, finest_axis, symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.harmonics import RotationPolynomials
 
 SPACINGS = 1.4  # of the grid: how far from the truth it begins to count
 NEAREST_RAD = math.radians(0.5)  # below, a density is as high as at the truth

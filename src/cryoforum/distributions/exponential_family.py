@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cryoforum.bingham import OrientationBelief, belief_from_curvature, tangent_basis
+from cryoforum.distributions.bingham import OrientationBelief, belief_from_curvature, tangent_basis
 from cryoforum.geometry.point_groups import finest_axis, symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 
