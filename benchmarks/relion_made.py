@@ -16,7 +16,6 @@ from pathlib import Path
 import mrcfile
 import torch
 
-from cryoforum.compute import best_device
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.inference import predict
 from cryoforum.io.maps import read_volume, write_volume
@@ -32,6 +31,7 @@ from cryoforum.metrics import (
 )
 from cryoforum.particles import Volume
 from cryoforum.reconstruction import reconstruct
+from cryoforum.runtime.devices import best_device
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure
 from cryoforum.training import split_rows, train

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from cryoforum import compute, lesson, training
+from cryoforum import lesson, training
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import (
     AugmentationConfig,
@@ -26,8 +26,9 @@ from cryoforum.course import Course
 from cryoforum.lesson import lesson_from
 from cryoforum.noise import NoiseModel
 from cryoforum.particles import Particles
-from cryoforum.processes import process_rank_and_count
 from cryoforum.reference import Reference
+from cryoforum.runtime import devices as compute
+from cryoforum.runtime.distributed import process_rank_and_count
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure
 from cryoforum.training import Split, train

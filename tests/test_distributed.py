@@ -17,14 +17,16 @@ from shared_lessons import LESSONS, STEPS, learn, some_particles
 from torch import Tensor
 from typer.testing import CliRunner
 
-from cryoforum import compute, lesson, processes
+from cryoforum import lesson
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
 from cryoforum.io.particlestar import write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import star_from_particles
 from cryoforum.lesson import lesson_from
-from cryoforum.processes import (
+from cryoforum.runtime import devices as compute
+from cryoforum.runtime import distributed as processes
+from cryoforum.runtime.distributed import (
     first_host,
     own_share,
     process_rank_and_count,

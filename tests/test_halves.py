@@ -9,7 +9,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from cryoforum import compute, halves
+from cryoforum import halves
 from cryoforum.checkpoint import load_model, load_models, save_model
 from cryoforum.cli import app
 from cryoforum.geometry.rotations import geodesic_distance
@@ -18,6 +18,7 @@ from cryoforum.io.maps import read_volume
 from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.runtime import devices as compute
 
 COUNT, FEW, BOX, PIXEL_SIZE = 120, 40, 28, 12.8
 TINY = ("--preset", "tiny", "--split", "60,20,20")

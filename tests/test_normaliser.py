@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum.compute import CPU
 from cryoforum.distributions import log_z_training as module
 from cryoforum.distributions.bingham import log_normaliser
 from cryoforum.distributions.exponential_family import rotation_polynomials
@@ -16,6 +15,7 @@ from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.network.heads import ExponentialFamilyHead
+from cryoforum.runtime.devices import CPU
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from cryoforum import compute, predicting, predictors
+from cryoforum import predicting, predictors
 from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, preset
@@ -27,6 +27,7 @@ from cryoforum.io.star import star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.particles import Particles, loaded_batches
 from cryoforum.predicting import shares_of_batches
+from cryoforum.runtime import devices as compute
 
 COUNT, BOX, PIXEL_SIZE, BATCH = 90, 32, 4.0, 8
 # What a child runs: the command line, with one number format whatever the machine is busy with.

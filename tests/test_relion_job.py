@@ -14,7 +14,6 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from cryoforum import compute
 from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
 from cryoforum.io.maps import read_volume, write_volume
@@ -23,6 +22,7 @@ from cryoforum.io.startables import read_tables
 from cryoforum.particles import Volume
 from cryoforum.reference import REFERENCE
 from cryoforum.relionjob import ExternalJob, write_output_nodes
+from cryoforum.runtime import devices as compute
 
 COUNT, BOX, PIXEL_SIZE = 80, 28, 12.8
 TINY = ("--preset", "tiny", "--split", "60,20,20", "--set", "training.image_passes=64")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryoforum import compute, training
+from cryoforum import training
 from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.config import (
     AugmentationConfig,
@@ -26,6 +26,7 @@ from cryoforum.lesson import lesson_from
 from cryoforum.noise import NoiseModel
 from cryoforum.particles import Particles
 from cryoforum.reference import Reference
+from cryoforum.runtime import devices as compute
 from cryoforum.simulation import SimulatedImages, simulate
 from cryoforum.structures import load_structure
 from cryoforum.training import Split, learning_rate_range, split_rows, suggested_rate, train

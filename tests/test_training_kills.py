@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cryoforum import compute
 from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig
+from cryoforum.runtime import devices as compute
 from cryoforum.workflow import simulate_to_folder
 
 STEPS = 100

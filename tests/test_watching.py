@@ -18,7 +18,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cryoforum import compute, predictors
+from cryoforum import predictors
 from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import preset
@@ -42,6 +42,7 @@ from cryoforum.predicting import Output, predict_to_star
 from cryoforum.predictors import PredictionOptions
 from cryoforum.reconstruction import HalfSums, reconstruct
 from cryoforum.reporting.watch import write_watch_report
+from cryoforum.runtime import devices as compute
 from cryoforum.selection import quantile_threshold
 from cryoforum.watching import portions, results
 from cryoforum.watching.job import WatchOptions

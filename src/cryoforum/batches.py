@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.compute import CPU
 from cryoforum.config import Config
 from cryoforum.course import Course
 from cryoforum.ctf import Optics
@@ -13,7 +12,8 @@ from cryoforum.geometry.point_groups import in_fundamental_domain, symmetry_grou
 from cryoforum.imitation import Imitation
 from cryoforum.pairs import all_pairs, random_pairs, stratified_pairs
 from cryoforum.preprocessing import changed_images, changed_orientations, draw_changes
-from cryoforum.processes import own_share
+from cryoforum.runtime.devices import CPU
+from cryoforum.runtime.distributed import own_share
 
 
 def image_count(config: Config, particle_count: int) -> int:

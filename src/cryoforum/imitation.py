@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.compute import CPU
 from cryoforum.config import PreprocessingConfig
 from cryoforum.ctf import ctf_at
 from cryoforum.fourier import to_real
@@ -19,6 +18,7 @@ from cryoforum.particles import Particles
 from cryoforum.preprocessing import Intensity, masked_and_standardised
 from cryoforum.projection import cropped_transform
 from cryoforum.reference import Reference
+from cryoforum.runtime.devices import CPU
 
 EVERY = slice(None)
 

@@ -16,7 +16,6 @@ from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, requ
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.particles import Particles, Poses
-from cryoforum.processes import from_first, is_first, wait_for_all
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.reference import (
     Reference,
@@ -27,6 +26,7 @@ from cryoforum.reference import (
     with_noise,
     with_origin_reach,
 )
+from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.training import (
     FEWEST_RATES,
     Split,

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from cryoforum.batches import Batch, BatchSource, image_count, simulated_count
-from cryoforum.compute import best_device, mixed_precision, settle_on
 from cryoforum.config import Config
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.imitation import imitation_of
@@ -17,7 +16,9 @@ from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
 from cryoforum.particles import Particles
 from cryoforum.preprocessing import Intensity, prepare_all, set_intensity
-from cryoforum.processes import (
+from cryoforum.reference import Reference
+from cryoforum.runtime.devices import best_device, mixed_precision, settle_on
+from cryoforum.runtime.distributed import (
     average_gradients,
     averaged,
     from_first,
@@ -26,7 +27,6 @@ from cryoforum.processes import (
     process_rank_and_count,
     refuse_unequal_shares,
 )
-from cryoforum.reference import Reference
 
 VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
 GRADIENT_NORM_LIMIT = 5.0

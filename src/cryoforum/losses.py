@@ -8,7 +8,7 @@ from torch import Tensor
 from cryoforum.config import Config
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.network.heads import head_of
-from cryoforum.processes import gathered, own_share
+from cryoforum.runtime.distributed import gathered, own_share
 
 # Loss of (numbers (b, k), true orientations (b, 4), pairs (2, p) of them, progress in [0, 1], step).
 # Of several processes each gives the numbers of its own share of the images, and all else of the whole batch;

@@ -42,8 +42,8 @@ from cryoforum.io.star import with_orientations, with_poses
 from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
-from cryoforum.processes import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.reference import REFERENCE_FILES
+from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.workflow import MODEL_HALF, REFERENCE_HALF, Bar, checked_particles, parsed_shard, read_joined
 
 _QUATERNION = ("qx", "qy", "qz", "qw")

@@ -59,7 +59,7 @@ def share_among(devices: int) -> None:
 
     These are given the same arguments, and find out by their environment that they have been started.
     """
-    from cryoforum.processes import process_rank_and_count, start_processes
+    from cryoforum.runtime.distributed import process_rank_and_count, start_processes
 
     _, count = process_rank_and_count()
     if devices == 1 or devices == count:
@@ -181,14 +181,14 @@ def counted(count: int, noun: str) -> str:
 
 def _speaks() -> bool:
     """Whether this is the only process, or the first of several."""
-    from cryoforum.processes import is_first
+    from cryoforum.runtime.distributed import is_first
 
     return is_first()
 
 
 def _of_process() -> str:
     """Who has failed, unless it is the first, of whom nobody needs to be told."""
-    from cryoforum.processes import process_rank_and_count
+    from cryoforum.runtime.distributed import process_rank_and_count
 
     rank, count = process_rank_and_count()
     return f" in process {rank + 1} of {count}" if rank else ""

@@ -22,8 +22,8 @@ from cryoforum.course import (
 )
 from cryoforum.lesson import Diverged, lesson_from
 from cryoforum.particles import Particles
-from cryoforum.processes import from_first, process_rank_and_count, refuse_different
 from cryoforum.reference import Reference
+from cryoforum.runtime.distributed import from_first, process_rank_and_count, refuse_different
 
 WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule
 VALIDATIONS = 20  # times in a training that the validation error is taken

@@ -40,8 +40,8 @@ def relion_job(
     Every other option is one of the command of that action, as --preset, --max-minutes or --keep.
     """
     with failing_clearly():
-        from cryoforum.compute import use_threads
         from cryoforum.relionjob import ExternalJob, marked, write_output_nodes
+        from cryoforum.runtime.devices import use_threads
 
         job = ExternalJob(o, action, in_parts, model, in_3dref, in_mask, tuple(context.args))
         with marked(o):

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cryoforum.compute import fast_dtype
 from cryoforum.config import NetworkConfig
 from cryoforum.distributions.bingham import (
     LOWER_TRIANGLE,
@@ -30,6 +29,7 @@ from cryoforum.distributions.log_z_training import normaliser_of
 from cryoforum.geometry.point_groups import asymmetric_unit, nearest_equivalent, symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, left_matrix, right_matrix
 from cryoforum.geometry.so3_grid import rotation_grid
+from cryoforum.runtime.devices import fast_dtype
 
 READOUT_NSIDE = 6  # 10° between the rotations from which the ascent to a mode may start
 PARTITION_NSIDE = 10  # 6° between the rotations that hold what is far from a mode

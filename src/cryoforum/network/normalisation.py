@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from cryoforum.processes import add_up, gathered, process_rank_and_count
+from cryoforum.runtime.distributed import add_up, gathered, process_rank_and_count
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch.nn.functional import conv2d
 
-from cryoforum.processes import from_first, process_rank_and_count, rank_on_machine
+from cryoforum.runtime.distributed import from_first, process_rank_and_count, rank_on_machine
 
 CPU = torch.device("cpu")
 WORTHWHILE_SPEEDUP = 1.3  # below this bfloat16 on a CPU is emulated, or not worth its rounding
