@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cryoforum.io.files import is_leftover
 from cryoforum.io.particlestar import read_star, select_rows, with_columns, write_star
+from cryoforum.storage.files import is_leftover
 from cryoforum.watching.sums import load_sums
 
 # One number format and one thread: sums are added in one order. States often, so that they are resumed.

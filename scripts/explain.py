@@ -37,7 +37,6 @@ from cryoforum.geometry.rotations import (
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imitation import imitation_of
 from cryoforum.inference import network_numbers
-from cryoforum.io.files import replacing
 from cryoforum.io.particlestar import ParticleStar, number_column, read_star
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
@@ -46,6 +45,7 @@ from cryoforum.particles import Particles, Poses, loaded_batches
 from cryoforum.preprocessing import prepare
 from cryoforum.projection import padded_transform, project
 from cryoforum.reference import Reference, load_reference
+from cryoforum.storage.files import replacing
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#63635e"
 # Colours of the smallest regions that hold these shares of a belief.

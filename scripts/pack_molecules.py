@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoforum.io.files import replacing
+from cryoforum.storage.files import replacing
 from cryoforum.structures import PACKED_STEP_ANGSTROM, Atoms, read_atoms
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryoforum.io.batchlog import BatchLog, read_batches
+from cryoforum.storage.batch_log import BatchLog, read_batches
 
 ROWS, BATCH = 10, 4
 

@@ -20,9 +20,9 @@ from cryoforum.checkpoint import (
     save_state,
 )
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
-from cryoforum.io.files import new_folder
 from cryoforum.network import OrientationNetwork
 from cryoforum.particles import Particles
+from cryoforum.storage.files import new_folder
 
 
 @pytest.fixture

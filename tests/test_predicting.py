@@ -20,7 +20,6 @@ from cryoforum import predicting, predictors
 from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, preset
-from cryoforum.io.files import is_leftover
 from cryoforum.io.particlestar import number_column, read_star, with_columns, write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import star_from_particles
@@ -28,6 +27,7 @@ from cryoforum.network import OrientationNetwork
 from cryoforum.particles import Particles, loaded_batches
 from cryoforum.predicting import shares_of_batches
 from cryoforum.runtime import devices as compute
+from cryoforum.storage.files import is_leftover
 
 COUNT, BOX, PIXEL_SIZE, BATCH = 90, 32, 4.0, 8
 # What a child runs: the command line, with one number format whatever the machine is busy with.

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from cryoforum.geometry.rotations import compose, random_unitquat
-from cryoforum.io.files import replacing
 from cryoforum.metrics import orientation_errors, summarise_errors
 from cryoforum.reporting.layout import Section, Table, markdown
 from cryoforum.reporting.study import distance_histogram, kept_and_dropped
+from cryoforum.storage.files import replacing
 from cryoforum.study import published
 from cryoforum.study.pages import write_pages
 from cryoforum.study.runs import KEPT_SHARE

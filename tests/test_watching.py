@@ -22,9 +22,7 @@ from cryoforum import predictors
 from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import preset
-from cryoforum.io.files import is_leftover
 from cryoforum.io.formats import write_particle_file
-from cryoforum.io.locks import only_one
 from cryoforum.io.maps import read_volume
 from cryoforum.io.particlestar import (
     ParticleStar,
@@ -44,6 +42,8 @@ from cryoforum.reconstruction import HalfSums, reconstruct
 from cryoforum.reporting.watch import write_watch_report
 from cryoforum.runtime import devices as compute
 from cryoforum.selection import quantile_threshold
+from cryoforum.storage.files import is_leftover
+from cryoforum.storage.locks import only_one
 from cryoforum.watching import portions, results
 from cryoforum.watching.job import WatchOptions
 from cryoforum.watching.sums import load_sums

@@ -12,7 +12,6 @@ from cryoforum.checkpoint import PARTS, TrainedModel, parts_of, read_split, save
 from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.inference import calibrated
-from cryoforum.io.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.particles import Particles, Poses
@@ -27,6 +26,7 @@ from cryoforum.reference import (
     with_origin_reach,
 )
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
+from cryoforum.storage.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.training import (
     FEWEST_RATES,
     Split,

@@ -28,13 +28,6 @@ from cryoforum.checkpoint import (
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor
 from cryoforum.inference import BATCH_SIZE, sampling_of
-from cryoforum.io.batchlog import BatchLog, read_batches
-from cryoforum.io.files import (
-    progress_path,
-    refuse_to_overwrite,
-    remove_leftovers_of,
-    require_folder_of,
-)
 from cryoforum.io.formats import check_writable, write_particle_file
 from cryoforum.io.particlestar import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
@@ -44,6 +37,8 @@ from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.reference import REFERENCE_FILES
 from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all
+from cryoforum.storage.batch_log import BatchLog, read_batches
+from cryoforum.storage.files import progress_path, refuse_to_overwrite, remove_leftovers_of, require_folder_of
 from cryoforum.workflow import MODEL_HALF, REFERENCE_HALF, Bar, checked_particles, parsed_shard, read_joined
 
 _QUATERNION = ("qx", "qy", "qz", "qw")

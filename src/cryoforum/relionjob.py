@@ -17,9 +17,9 @@ import pandas as pd
 
 from cryoforum.checkpoint import model_folders
 from cryoforum.halves import is_unfinished
-from cryoforum.io.files import replacing
 from cryoforum.io.startables import open_for_writing, write_tables
 from cryoforum.reference import REFERENCE
+from cryoforum.storage.files import replacing
 
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{ending}" for ending in ("SUCCESS", "FAILURE", "ABORTED"))
 ABORT_NOW = "RELION_JOB_ABORT_NOW"

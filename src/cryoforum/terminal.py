@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from cryoforum.io.files import reason_of
+from cryoforum.storage.files import reason_of
 
 if TYPE_CHECKING:
     from cryoforum.checking.filecheck import Check

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.io.files import refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.io.formats import (
     check_writable,
     read_each,
@@ -36,6 +35,7 @@ from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, recons
 from cryoforum.resampling import Sampling
 from cryoforum.selection import quantile_threshold, select
 from cryoforum.simulation import simulate
+from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.structures import load_structure
 
 # Shows a long step: bar(description, total) gives a function that is told how many more are done.

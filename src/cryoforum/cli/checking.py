@@ -31,7 +31,7 @@ def check(
     with failing_clearly():
         from cryoforum.checking.filecheck import Reference, check_files
         from cryoforum.checking.page import write_check
-        from cryoforum.io.files import refuse_to_overwrite, require_folder_of
+        from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
 
         if out is not None:
             refuse_to_overwrite(out, overwrite)

@@ -91,10 +91,10 @@ def predict(
     After a kill, the same command goes on. Under torchrun the processes share the work.
     """
     with failing_clearly():
-        from cryoforum.io.files import common_folder
         from cryoforum.io.scratch import Scratch
         from cryoforum.posing import PosingConfig
         from cryoforum.predicting import Output, PredictionOptions, predict_to_star
+        from cryoforum.storage.files import common_folder
 
         options = PredictionOptions(
             polish=polish,
@@ -139,10 +139,10 @@ def match(
 ) -> None:
     """Find poses without a model: search all orientations of a map, then polish."""
     with failing_clearly():
-        from cryoforum.io.files import common_folder
         from cryoforum.io.scratch import Scratch
         from cryoforum.posing import PosingConfig
         from cryoforum.predicting import Output, PredictionOptions, match_to_star
+        from cryoforum.storage.files import common_folder
 
         options = PredictionOptions(
             reference=reference,

@@ -100,8 +100,8 @@ def report(
 ) -> None:
     """One self-contained HTML page of pictures of a run."""
     with failing_clearly():
-        from cryoforum.io.files import refuse_to_overwrite
         from cryoforum.reporting.page import write_report
+        from cryoforum.storage.files import refuse_to_overwrite
 
         if not folder.is_dir():
             raise ValueError(f"expected a folder of results at {folder}, found none")

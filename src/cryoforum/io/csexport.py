@@ -10,7 +10,6 @@ import pandas as pd
 from cryoforum.geometry.rotations import unitquat_to_rotvec
 from cryoforum.io.cryosparc import OWN, star_from_records
 from cryoforum.io.csrecords import field_names, with_fields, without_fields, write_records
-from cryoforum.io.files import replacing
 from cryoforum.io.lengths import pixel_sizes_from_star
 from cryoforum.io.particlestar import ParticleStar, missing_columns, number_column
 from cryoforum.io.star import (
@@ -22,6 +21,7 @@ from cryoforum.io.star import (
     subsets_from_star,
 )
 from cryoforum.particles import Poses
+from cryoforum.storage.files import replacing
 
 Fields = dict[str, np.ndarray]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from cryoforum.io.cryosparc import is_passthrough_of, read_cryosparc
 from cryoforum.io.csexport import lost_in_records, write_cryosparc
 from cryoforum.io.csrecords import read_records, texts
-from cryoforum.io.files import find_file
 from cryoforum.io.particlestar import ParticleStar, read_star, split_image_name, write_star
 from cryoforum.io.star import contrast_signs
 from cryoforum.io.startables import first_value
+from cryoforum.storage.files import find_file
 
 STAR, CRYOSPARC = ".star", ".cs"
 _OTHER_SUFFIXES = {

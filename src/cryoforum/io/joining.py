@@ -11,7 +11,6 @@ import pandas as pd
 
 from cryoforum.io.csrecords import joined_records, texts, with_fields, without_fields
 from cryoforum.io.dialects import relion31, with_lengths_in_angstrom
-from cryoforum.io.files import common_folder, find_file
 from cryoforum.io.particlestar import ParticleStar, optics_rows, place_of_row, split_image_name
 from cryoforum.io.stacks import LazyImages
 from cryoforum.io.star import (
@@ -22,6 +21,7 @@ from cryoforum.io.star import (
     poses_from_star,
     subsets_from_star,
 )
+from cryoforum.storage.files import common_folder, find_file
 
 # What an optics group has whose file does not say: RELION's own values.
 NEUTRAL_OPTICS = {

@@ -12,9 +12,9 @@ import mrcfile
 import numpy as np
 import torch
 
-from cryoforum.io.files import replacing
 from cryoforum.io.mrcheader import Header, Layout, read_header, unpacked_voxels
 from cryoforum.particles import Volume
+from cryoforum.storage.files import replacing
 
 _MOST_ELONGATED = 4  # longest over shortest edge of what can still be a map of a molecule
 _VOLUME_STACKS = range(401, 631)  # ispg of MRC2014: 400 + space group

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from cryoforum.io.files import replacing
 from cryoforum.io.startables import open_for_writing, read_tables, write_tables
+from cryoforum.storage.files import replacing
 
 _OTHER_KINDS = {  # a block that only another kind of STAR file has
     "fsc": "a post-processing result",

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cryoforum.io.files import is_leftover, replacing
 from cryoforum.io.mrcheader import Layout, unpack
 from cryoforum.io.stacks import LazyImages
 from cryoforum.particles import Images, JoinedImages, Particles, SelectedImages
 from cryoforum.resampling import ResampledImages
+from cryoforum.storage.files import is_leftover, replacing
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.io.files import replacing
 from cryoforum.io.mrcheader import MOST_UNPACKED_BYTES, Header, Layout, read_header, unpacked_voxels
+from cryoforum.storage.files import replacing
 
 _READ_BYTES = 2**18  # at a time: a few images
 _HEADER_READERS = 8  # at a time: a network disk answers slowly, but answers many

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cryoforum.ctf import Optics
 from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
-from cryoforum.io.files import find_file
 from cryoforum.io.lengths import (
     pixel_sizes_from_star,
     shift_angstrom,
@@ -32,6 +31,7 @@ from cryoforum.io.particlestar import (
 from cryoforum.io.stacks import LazyImages
 from cryoforum.particles import Particles, Poses
 from cryoforum.resampling import Sampling
+from cryoforum.storage.files import find_file
 
 ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 CTF_COLUMNS = (  # in the order of the fields of Optics

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cryoforum.io.files import replacing
 from cryoforum.reporting.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
 from cryoforum.reporting.layout import Section, Table
 from cryoforum.reporting.limit import MEDIAN_OF_THE_BEST, limit_section
@@ -20,6 +19,7 @@ from cryoforum.reporting.sections import (
     training_section,
 )
 from cryoforum.reporting.wording import degrees, percent, quantity, radians, thousands
+from cryoforum.storage.files import replacing
 
 _GROUPS = {"network": "Network alone", "all": "All", "kept": "Kept"}
 _POLISHED_GROUPS = {"network": "Network alone", "all": "Polished", "kept": "Polished, kept"}

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from cryoforum.io.files import replacing
 from cryoforum.reporting.canvas import panel
+from cryoforum.storage.files import replacing
 
 _TILE_INCHES = 0.72
 _LABEL_INCHES = 0.3

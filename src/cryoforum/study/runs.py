@@ -24,7 +24,6 @@ from cryoforum.checkpoint import TrainedModel
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.inference import network_numbers, predict
-from cryoforum.io.files import is_leftover, replacing
 from cryoforum.learning import reference_from_particles
 from cryoforum.metrics import (
     fourier_shell_correlation,
@@ -37,6 +36,7 @@ from cryoforum.metrics import (
 from cryoforum.particles import HalfMaps, Particles, Poses, Predictions, Volume, loaded_batches
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.selection import quantile_threshold
+from cryoforum.storage.files import is_leftover, replacing
 from cryoforum.study.datasets import junk_rows, molecule, particles_of
 from cryoforum.study.variants import Run
 from cryoforum.training import Split, split_rows, train

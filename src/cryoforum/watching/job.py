@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryoforum.io.files import is_leftover, replacing
 from cryoforum.predicting import hash_of_model
+from cryoforum.storage.files import is_leftover, replacing
 
 FORMAT = "cryo-forum watch 1"
 JOB, LOCK, PREDICTED = "watch.json", "watch.lock", "predicted"

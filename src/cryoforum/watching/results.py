@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoforum.io.files import replacing
 from cryoforum.io.formats import read_particle_file
 from cryoforum.io.growing import GrowingStar, joined
 from cryoforum.io.particlestar import ParticleStar, select_rows
@@ -19,6 +18,7 @@ from cryoforum.reconstruction import ReconstructionConfig, finished_maps
 from cryoforum.reporting.watch import write_watch_report
 from cryoforum.resampling import Sampling
 from cryoforum.selection import quantile_threshold
+from cryoforum.storage.files import replacing
 from cryoforum.watching.job import PREDICTED, WatchOptions, read_job, write_job
 from cryoforum.watching.portions import Beliefs, Portion, beliefs_of, listed_portions
 from cryoforum.watching.sums import updated_sums

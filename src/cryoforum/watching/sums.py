@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoforum.io.files import replacing
 from cryoforum.particles import Particles
 from cryoforum.reconstruction import HalfSums, add_to_sums, empty_sums
+from cryoforum.storage.files import replacing
 
 FORMAT = "cryo-forum sums 1"
 SAVED_EVERY = 100_000  # particles added, where many are: what a kill may cost

@@ -19,15 +19,15 @@ from pathlib import Path
 from cryoforum.checkpoint import TrainedModel, load_models, parts_of
 from cryoforum.halves import half_of_training
 from cryoforum.inference import sampling_of
-from cryoforum.io.arrivals import Arrivals
-from cryoforum.io.files import reason_of
 from cryoforum.io.formats import read_particle_file
-from cryoforum.io.locks import only_one
 from cryoforum.io.particlestar import ParticleStar, select_rows
 from cryoforum.io.star import contrast_signs
 from cryoforum.particles import Particles
 from cryoforum.predicting import Output, predict_rows_to_star
 from cryoforum.predictors import PredictionOptions
+from cryoforum.storage.file_watcher import Arrivals
+from cryoforum.storage.files import reason_of
+from cryoforum.storage.locks import only_one
 from cryoforum.watching.job import LOCK, PREDICTED, WatchOptions, begin_or_go_on, prepare_folder
 from cryoforum.watching.portions import (
     last_change_of_images,
