@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
+from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.finding import find_poses
-from cryoforum.particles import Particles, Volume
 from cryoforum.posing import PosingConfig
 from cryoforum.reconstruction import reconstruct
 from cryoforum.reference import Reference

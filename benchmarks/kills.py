@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cryoforum.io.particlestar import read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particle_table import read_star, select_rows, with_columns, write_star
 from cryoforum.storage.files import is_leftover
 from cryoforum.watching.sums import load_sums
 

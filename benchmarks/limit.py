@@ -21,13 +21,13 @@ from torch import Tensor
 
 from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig, preset, with_symmetry
+from cryoforum.dataset.particle_table import read_star, select_rows, write_star
+from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.particlestar import read_star, select_rows, write_star
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.learning import train_to_folder
 from cryoforum.likelihood import evaluate, frequency_points, slices_at, whiten
 from cryoforum.metrics import orientation_errors
-from cryoforum.particles import Particles, Volume
 from cryoforum.polishing import orientation_covariance, origin_covariance_pixel2
 from cryoforum.posing import PosingConfig
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star

@@ -22,14 +22,14 @@ import torch
 
 from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig
+from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.finding import make_poser
 from cryoforum.inference import network_numbers
-from cryoforum.io.particlestar import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.likelihood import evaluate
 from cryoforum.matching import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.metrics import orientation_errors
-from cryoforum.particles import Particles, loaded_batches
 from cryoforum.polishing import polish
 from cryoforum.posing import Poser, PosingConfig, pose_batch
 from cryoforum.reference import load_reference, reference_from_map

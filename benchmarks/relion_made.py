@@ -17,9 +17,10 @@ import mrcfile
 import torch
 
 from cryoforum.config import SimulationConfig, preset
+from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particles import Volume
 from cryoforum.inference import predict
 from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.particlestar import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.io.star import particles_from_star, star_from_particles
 from cryoforum.metrics import (
     fourier_shell_correlation,
@@ -29,7 +30,6 @@ from cryoforum.metrics import (
     soft_mask,
     summarise_errors,
 )
-from cryoforum.particles import Volume
 from cryoforum.reconstruction import reconstruct
 from cryoforum.runtime.devices import best_device
 from cryoforum.simulation import simulate

@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from cryoforum.config import SimulationConfig, preset
+from cryoforum.dataset.particle_table import read_star, write_star
 from cryoforum.inference import predict
 from cryoforum.io.maps import write_volume
-from cryoforum.io.particlestar import read_star, write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import particles_from_star, star_from_particles
 from cryoforum.reconstruction import reconstruct

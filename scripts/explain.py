@@ -26,6 +26,8 @@ from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.ctf import ctf
+from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star
+from cryoforum.dataset.particles import Particles, Poses, loaded_batches
 from cryoforum.distributions.bingham import OrientationBelief, log_normaliser
 from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.rotations import (
@@ -37,11 +39,9 @@ from cryoforum.geometry.rotations import (
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imitation import imitation_of
 from cryoforum.inference import network_numbers
-from cryoforum.io.particlestar import ParticleStar, number_column, read_star
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.heads import ExponentialFamilyHead
-from cryoforum.particles import Particles, Poses, loaded_batches
 from cryoforum.preprocessing import prepare
 from cryoforum.projection import padded_transform, project
 from cryoforum.reference import Reference, load_reference

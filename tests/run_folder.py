@@ -8,12 +8,12 @@ import pandas as pd
 import torch
 
 from cryoforum.ctf import Optics
+from cryoforum.dataset.particle_table import select_rows, with_columns, write_star
+from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.io.maps import write_volume
-from cryoforum.io.particlestar import select_rows, with_columns, write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import star_from_particles, with_poses
-from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.selection import select
 
 BOX, COUNT, PIXEL_SIZE = 32, 60, 6.0

@@ -23,9 +23,9 @@ from cryoforum.config import (
     TrainingConfig,
 )
 from cryoforum.course import Course
+from cryoforum.dataset.particles import Particles
 from cryoforum.lesson import lesson_from
 from cryoforum.noise import NoiseModel
-from cryoforum.particles import Particles
 from cryoforum.reference import Reference
 from cryoforum.runtime import devices as compute
 from cryoforum.runtime.distributed import process_rank_and_count

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from cryoforum import checkpoint, workflow
 from cryoforum.cli import app
-from cryoforum.io.particlestar import read_star, select_rows, write_star
+from cryoforum.dataset.particle_table import read_star, select_rows, write_star
 
 TOML = """
 [training]

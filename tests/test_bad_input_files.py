@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryoforum.io.particlestar import read_star
+from cryoforum.dataset.particle_table import read_star
 from cryoforum.io.stacks import LazyImages, write_stack
 from cryoforum.io.star import particles_from_star
 

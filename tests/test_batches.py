@@ -17,12 +17,12 @@ from cryoforum.config import (
     TrainingConfig,
 )
 from cryoforum.course import Course
+from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 from cryoforum.imitation import Imitation, imitation_of
 from cryoforum.lesson import lesson_from
 from cryoforum.noise import NoiseModel
-from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.preprocessing import Intensity
 from cryoforum.reference import Reference
 from cryoforum.simulation import simulate

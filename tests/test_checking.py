@@ -21,6 +21,8 @@ from cryoforum.cli import app
 from cryoforum.config import SimulationConfig
 from cryoforum.correcting import Corrections, corrected
 from cryoforum.ctf import ctf
+from cryoforum.dataset.particle_table import read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import inverse, random_unitquat, unitquat_to_rotmat
 from cryoforum.io.csrecords import write_records
@@ -28,12 +30,10 @@ from cryoforum.io.dialects import relion30
 from cryoforum.io.formats import read_particle_file, write_particle_file
 from cryoforum.io.lengths import pixel_size_from_star
 from cryoforum.io.maps import write_volume
-from cryoforum.io.particlestar import read_star, select_rows, with_columns, write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import poses_from_star, star_from_particles
 from cryoforum.kernels import insert_points, read_slices
 from cryoforum.likelihood import frequency_points, slices_at
-from cryoforum.particles import Particles, Poses
 from cryoforum.projection import cropped_transform, empty_half_grid, insert_slices
 from cryoforum.simulation import simulate
 from cryoforum.structures import load_structure

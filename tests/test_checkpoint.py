@@ -20,8 +20,8 @@ from cryoforum.checkpoint import (
     save_state,
 )
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
+from cryoforum.dataset.particles import Particles
 from cryoforum.network import OrientationNetwork
-from cryoforum.particles import Particles
 from cryoforum.storage.files import new_folder
 
 

@@ -18,13 +18,13 @@ import cryoforum.demo as demonstration
 from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
 from cryoforum.config import Config, with_settings
+from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particles import Poses
 from cryoforum.distributions.bingham import OrientationBelief
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.maps import read_volume
-from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.io.star import particles_from_star, poses_from_star, with_poses
 from cryoforum.learning import train_to_folder
-from cryoforum.particles import Poses
 from cryoforum.workflow import matched_errors, matched_shift_errors_angstrom
 
 COMMANDS = (

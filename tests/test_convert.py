@@ -15,10 +15,7 @@ from typer.testing import CliRunner
 
 from cryoforum.cli import app
 from cryoforum.config import SimulationConfig
-from cryoforum.geometry.rotations import geodesic_distance
-from cryoforum.io.formats import read_particle_file
-from cryoforum.io.lengths import pixel_size_from_star
-from cryoforum.io.particlestar import (
+from cryoforum.dataset.particle_table import (
     ParticleStar,
     number_column,
     read_star,
@@ -26,6 +23,9 @@ from cryoforum.io.particlestar import (
     with_columns,
     write_star,
 )
+from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.io.formats import read_particle_file
+from cryoforum.io.lengths import pixel_size_from_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import (
     ANGLE_COLUMNS,

@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from cryoforum.checkpoint import TrainedModel, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
+from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
+from cryoforum.dataset.particles import Poses
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.csexport import records_from_star
 from cryoforum.io.formats import read_each, read_particle_file, write_particle_file
 from cryoforum.io.joining import joined
-from cryoforum.io.particlestar import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import (
     optics_from_star,
@@ -27,7 +28,6 @@ from cryoforum.io.star import (
     with_poses,
 )
 from cryoforum.network import OrientationNetwork
-from cryoforum.particles import Poses
 
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from cryoforum import lesson
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
-from cryoforum.io.particlestar import write_star
+from cryoforum.dataset.particle_table import write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import star_from_particles
 from cryoforum.lesson import lesson_from

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, select_rows
 from cryoforum.io.growing import GrowingStar, joined
-from cryoforum.io.particlestar import ParticleStar, number_column, read_star, select_rows
 
 
 def part(

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
+from cryoforum.dataset.particle_table import read_star, write_star
 from cryoforum.io.maps import read_volume
-from cryoforum.io.particlestar import read_star, write_star
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.metrics import orientation_errors
 

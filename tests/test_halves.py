@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 from cryoforum import halves
 from cryoforum.checkpoint import load_model, load_models, save_model
 from cryoforum.cli import app
+from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.halves import is_unfinished
 from cryoforum.io.maps import read_volume
-from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.runtime import devices as compute

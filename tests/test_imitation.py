@@ -9,10 +9,10 @@ from scipy import stats
 from torch import Tensor
 
 from cryoforum.config import PreprocessingConfig, SimulationConfig
+from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.imitation import imitation_of
 from cryoforum.learning import reference_from_particles
 from cryoforum.noise import NoiseModel
-from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.preprocessing import Intensity, circular_mask, prepare, prepare_all, set_intensity
 from cryoforum.projection import padded_transform
 from cryoforum.reference import Reference, reference_from_map

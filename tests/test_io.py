@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from cryoforum.ctf import Optics
+from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat, relion_euler_to_unitquat
 from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.particlestar import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.io.stacks import LazyImages, write_stack
 from cryoforum.io.star import particles_from_star, poses_from_star, star_from_particles, with_poses
-from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.storage.files import find_file, refuse_to_overwrite, replacing
 
 OPTICS_BLOCK = """

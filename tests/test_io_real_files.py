@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from cryoforum.dataset.particle_table import read_star, write_star
 from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.joining import joined
-from cryoforum.io.particlestar import read_star, write_star
 from cryoforum.io.stacks import LazyImages
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.projection import padded_transform, project

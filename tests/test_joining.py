@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, write_star
 from cryoforum.io.formats import root_for_images
 from cryoforum.io.joining import joined
-from cryoforum.io.particlestar import ParticleStar, number_column, read_star, write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import particles_from_star, poses_from_star
 

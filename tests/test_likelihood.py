@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cryoforum.config import SimulationConfig
 from cryoforum.ctf import ctf
+from cryoforum.dataset.particles import Volume
 from cryoforum.fourier import to_fourier
 from cryoforum.likelihood import (
     Evaluation,
@@ -29,7 +30,6 @@ from cryoforum.likelihood import (
     slices_at,
     whiten,
 )
-from cryoforum.particles import Volume
 from cryoforum.projection import cropped_transform, padded_transform, project
 from cryoforum.simulation import SimulatedImages, simulate
 

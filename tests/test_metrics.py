@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch_fourier_shell_correlation import fourier_shell_correlation as judge_fsc
 
+from cryoforum.dataset.particles import HalfMaps, Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, rotation_about_view_axis
 from cryoforum.metrics import (
@@ -18,7 +19,6 @@ from cryoforum.metrics import (
     soft_spherical_mask,
     summarise_errors,
 )
-from cryoforum.particles import HalfMaps, Volume
 
 
 def noise(box: int, seed: int) -> torch.Tensor:

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from cryoforum.config import PreprocessingConfig
+from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.io import stacks
 from cryoforum.io.maps import read_volume, write_volume
 from cryoforum.io.mrcheader import read_header
 from cryoforum.io.stacks import LazyImages, write_stack
-from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.preprocessing import prepare_all
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct
 

@@ -7,6 +7,7 @@ import torch
 from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_poses, seeded
 from torch import Tensor
 
+from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.fourier import crop_or_pad, frequency_grid, to_fourier, to_real
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.likelihood import frequency_points
@@ -17,7 +18,6 @@ from cryoforum.noise import (
     explained_share,
     measured_noise,
 )
-from cryoforum.particles import Particles, Poses
 from cryoforum.projection import cropped_transform
 
 BOX, HIGHEST, COUNT = 24, 9, 200

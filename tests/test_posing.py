@@ -19,17 +19,17 @@ from typer.testing import CliRunner, Result
 from cryoforum import finding, inference, posing
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
+from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particles import Particles, Predictions, Volume
 from cryoforum.distributions.bingham import OrientationBelief
 from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.rotations import compose, geodesic_distance
 from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.particlestar import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import particles_from_star, poses_from_star
 from cryoforum.likelihood import WhitenedImages
 from cryoforum.matching import Candidates, Templates
 from cryoforum.metrics import orientation_errors
-from cryoforum.particles import Particles, Predictions, Volume
 from cryoforum.reference import load_reference
 from cryoforum.structures import load_structure
 from cryoforum.workflow import matched_errors

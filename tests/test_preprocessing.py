@@ -9,9 +9,9 @@ from torch import Tensor
 
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
 from cryoforum.ctf import Optics, ctf
+from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.particles import Particles, Volume
 from cryoforum.preprocessing import (
     Intensity,
     augment,

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from cryoforum.ctf import Optics, ctf
+from cryoforum.dataset.particle_table import write_star
+from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.io.maps import read_volume
-from cryoforum.io.particlestar import write_star
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import star_from_particles
 from cryoforum.metrics import fourier_shell_correlation, fsc_curve, soft_spherical_mask
-from cryoforum.particles import Particles, Poses, Volume
 from cryoforum.projection import padded_transform, project
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct
 from cryoforum.structures import load_structure

@@ -11,10 +11,10 @@ from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_
 from torch import Tensor
 
 from cryoforum import reference as reference_module
+from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume
 from cryoforum.io.maps import write_volume
 from cryoforum.metrics import FscCurve, fourier_shell_correlation
 from cryoforum.noise import NoiseModel
-from cryoforum.particles import HalfMaps, Particles, Poses, Volume
 from cryoforum.reconstruction import reconstruct
 from cryoforum.reference import (
     Reference,

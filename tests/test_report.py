@@ -13,10 +13,10 @@ import pytest
 import torch
 from run_folder import write_run
 
+from cryoforum.dataset.particle_table import number_column, read_star
+from cryoforum.dataset.particles import Poses
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
-from cryoforum.io.particlestar import number_column, read_star
-from cryoforum.particles import Poses
 from cryoforum.reporting.canvas import label_logarithmic, panel, plain
 from cryoforum.reporting.figures import sky_density
 from cryoforum.reporting.inputs import PredictedPoses, accuracy_numbers, read_predictions

@@ -7,10 +7,10 @@ import torch
 from clean_images import seeded
 from torch import Tensor
 
+from cryoforum.dataset.resampling import Sampling, resampled, resampling_matrix
 from cryoforum.fourier import crop_or_pad, phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.projection import padded_transform, project
-from cryoforum.resampling import Sampling, resampled, resampling_matrix
 from cryoforum.structures import load_structure, resample_volume
 
 FINE, COARSE = Sampling(96, 1.5), Sampling(64, 2.25)  # one field of view

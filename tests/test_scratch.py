@@ -12,12 +12,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
+from cryoforum.dataset.particle_table import read_star, write_star
+from cryoforum.dataset.particles import JoinedImages, Particles
+from cryoforum.dataset.resampling import Sampling, resampled
 from cryoforum.io import scratch as module
-from cryoforum.io.particlestar import read_star, write_star
 from cryoforum.io.scratch import Scratch, on_scratch
 from cryoforum.io.stacks import LazyImages, write_stack
-from cryoforum.particles import JoinedImages, Particles
-from cryoforum.resampling import Sampling, resampled
 
 TOML = "[training]\nimage_passes = 64\nbatch_size = 16\ngrid_nside = 2\ngrid_count = 2\n[network]\nwidths = [4, 8]\ndegree = 1\n"
 # Holds the folder of copies until it is told to leave.

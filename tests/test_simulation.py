@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cryoforum.config import SimulationConfig
+from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.particles import Particles, Volume
 from cryoforum.simulation import SimulatedImages, simulate
 from cryoforum.structures import load_structure
 

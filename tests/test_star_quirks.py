@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from cryoforum.dataset.particle_table import number_column, read_star, write_star
+from cryoforum.dataset.particles import Particles, Poses
+from cryoforum.dataset.resampling import Sampling, resampled
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat, relion_euler_to_unitquat
 from cryoforum.io.lengths import pixel_sizes_from_star
-from cryoforum.io.particlestar import number_column, read_star, write_star
 from cryoforum.io.stacks import LazyImages, write_stack
 from cryoforum.io.star import particles_from_star, poses_from_star, with_poses
-from cryoforum.particles import Particles, Poses
-from cryoforum.resampling import Sampling, resampled
 
 OPTICS = """# version 30001
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from cryoforum.dataset.particles import Volume
 from cryoforum.io.maps import write_volume
-from cryoforum.particles import Volume
 from cryoforum.structures import (
     MOLECULES,
     Atoms,

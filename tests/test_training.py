@@ -19,12 +19,12 @@ from cryoforum.config import (
     preset,
 )
 from cryoforum.course import Course, Progress
+from cryoforum.dataset.particles import Particles
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.inference import predict
 from cryoforum.lesson import lesson_from
 from cryoforum.noise import NoiseModel
-from cryoforum.particles import Particles
 from cryoforum.reference import Reference
 from cryoforum.runtime import devices as compute
 from cryoforum.simulation import SimulatedImages, simulate

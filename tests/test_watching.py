@@ -22,9 +22,7 @@ from cryoforum import predictors
 from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import preset
-from cryoforum.io.formats import write_particle_file
-from cryoforum.io.maps import read_volume
-from cryoforum.io.particlestar import (
+from cryoforum.dataset.particle_table import (
     ParticleStar,
     number_column,
     read_star,
@@ -32,10 +30,12 @@ from cryoforum.io.particlestar import (
     with_columns,
     write_star,
 )
+from cryoforum.dataset.particles import Particles
+from cryoforum.io.formats import write_particle_file
+from cryoforum.io.maps import read_volume
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import particles_from_star, star_from_particles
 from cryoforum.network import OrientationNetwork
-from cryoforum.particles import Particles
 from cryoforum.predicting import Output, predict_to_star
 from cryoforum.predictors import PredictionOptions
 from cryoforum.reconstruction import HalfSums, reconstruct

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cryoforum.config import Config, as_plain_dict, updated
+from cryoforum.dataset.particles import Particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import Head, head_of
-from cryoforum.particles import Particles
 from cryoforum.preprocessing import Intensity
 from cryoforum.storage.files import reason_of, replacing
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from cryoforum.geometry.rotations import inverse
-from cryoforum.io.csrecords import with_fields
-from cryoforum.io.lengths import pixel_sizes_from_star
-from cryoforum.io.particlestar import (
+from cryoforum.dataset.particle_table import (
     ParticleStar,
     format_number,
     missing_columns,
     number_column,
     with_columns,
 )
+from cryoforum.geometry.rotations import inverse
+from cryoforum.io.csrecords import with_fields
+from cryoforum.io.lengths import pixel_sizes_from_star
 from cryoforum.io.star import poses_from_star, with_orientations
 
 _ORIGINS = ("rlnOriginX", "rlnOriginY", "rlnOriginXAngst", "rlnOriginYAngst")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel
+from cryoforum.dataset.particles import Particles, Predictions, Volume, joined_predictions
 from cryoforum.inference import BATCH_SIZE
 from cryoforum.likelihood import frequency_points
 from cryoforum.matching import SearchConfig, make_templates
@@ -22,7 +23,6 @@ from cryoforum.noise import (
     explained_share,
     measured_noise,
 )
-from cryoforum.particles import Particles, Predictions, Volume, joined_predictions
 from cryoforum.polishing import PolishingConfig
 from cryoforum.posing import CandidateSource, Poser, PosingConfig, pose_in_batches
 from cryoforum.projection import cropped_transform

@@ -10,11 +10,11 @@ from torch import Tensor
 from cryoforum.checkpoint import DESCRIPTION, HALF_FOLDERS, TrainedModel, load_model, parts_of
 from cryoforum.config import Config
 from cryoforum.course import Progress
-from cryoforum.io.particlestar import ParticleStar, with_columns
+from cryoforum.dataset.particle_table import ParticleStar, with_columns
+from cryoforum.dataset.particles import Particles, Predictions, joined_predictions
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
 from cryoforum.io.star import subsets_from_star
 from cryoforum.learning import STATE, train_to_folder
-from cryoforum.particles import Particles, Predictions, joined_predictions
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.workflow import Bar, read_joined
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from cryoforum.batches import Batch, BatchSource, image_count, simulated_count
 from cryoforum.config import Config
+from cryoforum.dataset.particles import Particles
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.imitation import imitation_of
 from cryoforum.losses import Loss, l2_penalty, loss_function
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
-from cryoforum.particles import Particles
 from cryoforum.preprocessing import Intensity, prepare_all, set_intensity
 from cryoforum.reference import Reference
 from cryoforum.runtime.devices import best_device, mixed_precision, settle_on

@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from cryoforum.dataset.particles import HalfMaps, Volume
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
-from cryoforum.particles import HalfMaps, Volume
 
 # Rosenthal & Henderson (2003): half-map FSC where the full map correlates 0.5 with a perfect one.
 SMALLEST_REGION = 0.1  # of a molecule in a map, as a share of the largest

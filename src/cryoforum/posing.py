@@ -12,12 +12,18 @@ import torch
 from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel
+from cryoforum.dataset.particles import (
+    ImageEvidence,
+    Particles,
+    Predictions,
+    joined_predictions,
+    loaded_batches,
+)
 from cryoforum.defocus import defocus_change
 from cryoforum.inference import VIEWS, network_numbers, predict_batch
 from cryoforum.likelihood import FrequencyPoints, WhitenedImages
 from cryoforum.matching import SearchConfig, Templates, best_origins, candidates, log_likelihood_on_grid
 from cryoforum.noise import NoiseModel
-from cryoforum.particles import ImageEvidence, Particles, Predictions, joined_predictions, loaded_batches
 from cryoforum.polishing import (
     Polished,
     PolishingConfig,

@@ -25,14 +25,14 @@ from cryoforum.checkpoint import (
     model_folders,
     parts_of,
 )
+from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
+from cryoforum.dataset.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor
 from cryoforum.inference import BATCH_SIZE, sampling_of
 from cryoforum.io.formats import check_writable, write_particle_file
-from cryoforum.io.particlestar import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.io.star import with_orientations, with_poses
-from cryoforum.particles import Particles, Poses, Predictions, loaded_batches
 from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.reference import REFERENCE_FILES

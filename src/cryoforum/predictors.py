@@ -7,12 +7,12 @@ from pathlib import Path
 from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel, model_folders, parts_of
+from cryoforum.dataset.particle_table import ParticleStar, with_columns
+from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor, by_halves, half_of_training, model_of_each, with_own_halves
 from cryoforum.inference import check_compatible, predict_batch
 from cryoforum.io.maps import read_volume
-from cryoforum.io.particlestar import ParticleStar, with_columns
-from cryoforum.particles import Particles, Volume
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, masked_reference, reference_from_map

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.ctf import ctf
+from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume, all_rows, loaded_batches
 from cryoforum.fourier import phase_shift, to_fourier
 from cryoforum.geometry.point_groups import symmetry_group
-from cryoforum.particles import HalfMaps, Particles, Poses, Volume, all_rows, loaded_batches
 from cryoforum.projection import (
     PADDING,
     empty_half_grid,

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryoforum.dataset.particles import Volume
 from cryoforum.io.maps import check_volume, read_volume
-from cryoforum.particles import Volume
 
 PACKED_STEP_ANGSTROM = 0.05
 MAP_SUFFIXES = tuple(

@@ -20,8 +20,8 @@ from cryoforum.course import (
     learning_rate_and_momentum,
     restored_course,
 )
+from cryoforum.dataset.particles import Particles
 from cryoforum.lesson import Diverged, lesson_from
-from cryoforum.particles import Particles
 from cryoforum.reference import Reference
 from cryoforum.runtime.distributed import from_first, process_rank_and_count, refuse_different
 

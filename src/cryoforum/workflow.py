@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
+from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column, select_rows
+from cryoforum.dataset.particles import HalfMaps, Particles, Poses, all_rows
+from cryoforum.dataset.resampling import Sampling
 from cryoforum.io.formats import (
     check_writable,
     read_each,
@@ -19,7 +22,6 @@ from cryoforum.io.formats import (
 )
 from cryoforum.io.joining import joined
 from cryoforum.io.maps import write_volume
-from cryoforum.io.particlestar import ParticleStar, missing_columns, number_column, select_rows
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.io.stacks import write_stack
 from cryoforum.io.star import (
@@ -30,9 +32,7 @@ from cryoforum.io.star import (
     star_from_particles,
 )
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
-from cryoforum.particles import HalfMaps, Particles, Poses, all_rows
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
-from cryoforum.resampling import Sampling
 from cryoforum.selection import quantile_threshold, select
 from cryoforum.simulation import simulate
 from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of

@@ -19,9 +19,9 @@ from cryoforum.checking.remedies import (
     complaints_beside,
     mending_flags,
 )
+from cryoforum.dataset.particle_table import ParticleStar
+from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.geometry.point_groups import symmetry_group
-from cryoforum.io.particlestar import ParticleStar
-from cryoforum.particles import Particles, Volume
 from cryoforum.structures import check_structure, load_structure
 from cryoforum.workflow import checked_particles, read_joined
 

@@ -6,11 +6,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column, split_image_name
+from cryoforum.dataset.particles import Particles
 from cryoforum.io.mrcheader import Layout
-from cryoforum.io.particlestar import ParticleStar, missing_columns, number_column, split_image_name
 from cryoforum.io.scratch import layouts_of
 from cryoforum.io.star import ANGLE_COLUMNS, CTF_COLUMNS
-from cryoforum.particles import Particles
 
 MICROSCOPE = {
     "rlnVoltage": "{:g} kV",

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from cryoforum.ctf import Optics, ctf_at
+from cryoforum.dataset.particles import Particles, Poses, all_rows
 from cryoforum.fourier import crop_or_pad, to_fourier
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, unitquat_to_rotmat
 from cryoforum.likelihood import FrequencyPoints, frequency_points
 from cryoforum.metrics import soft_spherical_mask
-from cryoforum.particles import Particles, Poses, all_rows
 from cryoforum.projection import PADDING, cropped_transform
 from cryoforum.reconstruction import drawn_subsets, inverted
 

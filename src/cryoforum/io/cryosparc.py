@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cryoforum.dataset.particle_table import ParticleStar, format_number, with_columns
 from cryoforum.geometry.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
 from cryoforum.io.csrecords import (
     field_names,
@@ -22,7 +23,6 @@ from cryoforum.io.csrecords import (
     read_records,
     texts,
 )
-from cryoforum.io.particlestar import ParticleStar, format_number, with_columns
 from cryoforum.io.star import ANGLE_COLUMNS
 
 OWN = "cryoforum"  # what our columns and fields begin with: cryoforumTrace, cryoforum/Trace

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column
+from cryoforum.dataset.particles import Poses
 from cryoforum.geometry.rotations import unitquat_to_rotvec
 from cryoforum.io.cryosparc import OWN, star_from_records
 from cryoforum.io.csrecords import field_names, with_fields, without_fields, write_records
 from cryoforum.io.lengths import pixel_sizes_from_star
-from cryoforum.io.particlestar import ParticleStar, missing_columns, number_column
 from cryoforum.io.star import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
@@ -20,7 +21,6 @@ from cryoforum.io.star import (
     poses_from_star,
     subsets_from_star,
 )
-from cryoforum.particles import Poses
 from cryoforum.storage.files import replacing
 
 Fields = dict[str, np.ndarray]

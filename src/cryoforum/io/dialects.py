@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from cryoforum.dataset.particle_table import ParticleStar, format_number, number_column, optics_rows
 from cryoforum.io.lengths import pixel_sizes_from_star
-from cryoforum.io.particlestar import ParticleStar, format_number, number_column, optics_rows
 
 OPTICS_COLUMNS = (  # what RELION 3.1 keeps for an optics group, and 3.0 for a particle
     "rlnOpticsGroupName",

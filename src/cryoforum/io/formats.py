@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cryoforum.dataset.particle_table import ParticleStar, read_star, split_image_name, write_star
 from cryoforum.io.cryosparc import is_passthrough_of, read_cryosparc
 from cryoforum.io.csexport import lost_in_records, write_cryosparc
 from cryoforum.io.csrecords import read_records, texts
-from cryoforum.io.particlestar import ParticleStar, read_star, split_image_name, write_star
 from cryoforum.io.star import contrast_signs
 from cryoforum.io.startables import first_value
 from cryoforum.storage.files import find_file

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoforum.dataset.particle_table import ParticleStar, optics_rows, place_of_row, split_image_name
 from cryoforum.io.csrecords import joined_records, texts, with_fields, without_fields
 from cryoforum.io.dialects import relion31, with_lengths_in_angstrom
-from cryoforum.io.particlestar import ParticleStar, optics_rows, place_of_row, split_image_name
 from cryoforum.io.stacks import LazyImages
 from cryoforum.io.star import (
     contrast_signs,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from cryoforum.dataset.particles import Images, JoinedImages
+from cryoforum.dataset.resampling import Sampling, resampled
 from cryoforum.io.stacks import LazyImages
-from cryoforum.particles import Images, JoinedImages
-from cryoforum.resampling import Sampling, resampled
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from cryoforum.dataset.particles import Images, JoinedImages, Particles, SelectedImages
+from cryoforum.dataset.resampling import ResampledImages
 from cryoforum.io.mrcheader import Layout, unpack
 from cryoforum.io.stacks import LazyImages
-from cryoforum.particles import Images, JoinedImages, Particles, SelectedImages
-from cryoforum.resampling import ResampledImages
 from cryoforum.storage.files import is_leftover, replacing
 
 

@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.ctf import Optics
-from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
-from cryoforum.io.lengths import (
-    pixel_sizes_from_star,
-    shift_angstrom,
-    warn_of_contradicting_origins,
-)
-from cryoforum.io.mixed import images_at_one_sampling
-from cryoforum.io.particlestar import (
+from cryoforum.dataset.particle_table import (
     ParticleStar,
     format_number,
     missing_columns,
@@ -28,9 +21,16 @@ from cryoforum.io.particlestar import (
     split_image_name,
     with_columns,
 )
+from cryoforum.dataset.particles import Particles, Poses
+from cryoforum.dataset.resampling import Sampling
+from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
+from cryoforum.io.lengths import (
+    pixel_sizes_from_star,
+    shift_angstrom,
+    warn_of_contradicting_origins,
+)
+from cryoforum.io.mixed import images_at_one_sampling
 from cryoforum.io.stacks import LazyImages
-from cryoforum.particles import Particles, Poses
-from cryoforum.resampling import Sampling
 from cryoforum.storage.files import find_file
 
 ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")

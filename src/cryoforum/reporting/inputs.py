@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cryoforum.dataset.particle_table import ParticleStar, number_column
+from cryoforum.dataset.particles import Poses
 from cryoforum.io.formats import read_particle_file
-from cryoforum.io.particlestar import ParticleStar, number_column
 from cryoforum.io.star import poses_from_star
 from cryoforum.metrics import orientation_errors, summarise_errors
-from cryoforum.particles import Poses
 from cryoforum.selection import select
 
 DEFAULT_KEPT_SHARE = 0.75

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
+from cryoforum.dataset.particles import Images, Particles, Poses, Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.io.formats import read_particle_file
-from cryoforum.particles import Images, Particles, Poses, Volume
 from cryoforum.simulation import simulate
 from cryoforum.structures import Atoms, atoms_to_volume, load_molecule, load_structure
 from cryoforum.study.variants import Dataset

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel
+from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Predictions, Volume, loaded_batches
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.inference import network_numbers, predict
@@ -33,7 +34,6 @@ from cryoforum.metrics import (
     soft_mask,
     summarise_errors,
 )
-from cryoforum.particles import HalfMaps, Particles, Poses, Predictions, Volume, loaded_batches
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.selection import quantile_threshold
 from cryoforum.storage.files import is_leftover, replacing

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoforum.io.particlestar import ParticleStar, number_column, with_columns
+from cryoforum.dataset.particle_table import ParticleStar, number_column, with_columns
 from cryoforum.storage.files import find_file, is_leftover
 
 ROWS = 20_000  # in a portion at most: maps and report follow a large file while it is being predicted

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryoforum.dataset.particle_table import ParticleStar, select_rows
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.resampling import Sampling
 from cryoforum.io.formats import read_particle_file
 from cryoforum.io.growing import GrowingStar, joined
-from cryoforum.io.particlestar import ParticleStar, select_rows
-from cryoforum.particles import Particles
 from cryoforum.posing import SCALE_RANGE
 from cryoforum.reconstruction import ReconstructionConfig, finished_maps
 from cryoforum.reporting.watch import write_watch_report
-from cryoforum.resampling import Sampling
 from cryoforum.selection import quantile_threshold
 from cryoforum.storage.files import replacing
 from cryoforum.watching.job import PREDICTED, WatchOptions, read_job, write_job

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoforum.particles import Particles
+from cryoforum.dataset.particles import Particles
 from cryoforum.reconstruction import HalfSums, add_to_sums, empty_sums
 from cryoforum.storage.files import replacing
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.particles import Images
+from cryoforum.dataset.particles import Images
 
 SAME_PIXEL_SIZE = 1e-4  # relative difference up to which pixel sizes are one
 NEAR_PIXEL_SIZE = 0.01  # up to which images may be taken as they are
