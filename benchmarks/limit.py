@@ -23,8 +23,8 @@ from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig, preset, with_symmetry
 from cryoforum.dataset.particle_table import read_star, select_rows, write_star
 from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.io.mrc.maps import read_volume, write_volume
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.learning import train_to_folder
 from cryoforum.likelihood import evaluate, frequency_points, slices_at, whiten
 from cryoforum.metrics import orientation_errors

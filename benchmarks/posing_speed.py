@@ -26,7 +26,7 @@ from cryoforum.dataset.particle_table import ParticleStar, read_star, select_row
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.finding import make_poser
 from cryoforum.inference import network_numbers
-from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.likelihood import evaluate
 from cryoforum.matching import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.metrics import orientation_errors

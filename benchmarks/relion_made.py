@@ -20,8 +20,8 @@ from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Volume
 from cryoforum.inference import predict
-from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.star import particles_from_star, star_from_particles
+from cryoforum.io.mrc.maps import read_volume, write_volume
+from cryoforum.io.relion.particles import particles_from_star, star_from_particles
 from cryoforum.metrics import (
     fourier_shell_correlation,
     fsc_curve,

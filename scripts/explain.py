@@ -39,7 +39,7 @@ from cryoforum.geometry.rotations import (
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imitation import imitation_of
 from cryoforum.inference import network_numbers
-from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.heads import ExponentialFamilyHead
 from cryoforum.preprocessing import prepare

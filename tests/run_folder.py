@@ -11,9 +11,9 @@ from cryoforum.ctf import Optics
 from cryoforum.dataset.particle_table import select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.io.maps import write_volume
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import star_from_particles, with_poses
+from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.relion.particles import star_from_particles, with_poses
 from cryoforum.selection import select
 
 BOX, COUNT, PIXEL_SIZE = 32, 60, 6.0

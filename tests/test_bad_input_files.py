@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from cryoforum.dataset.particle_table import read_star
-from cryoforum.io.stacks import LazyImages, write_stack
-from cryoforum.io.star import particles_from_star
+from cryoforum.io.mrc.stacks import LazyImages, write_stack
+from cryoforum.io.relion.particles import particles_from_star
 
 HEADER = """
 data_optics

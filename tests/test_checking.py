@@ -25,13 +25,13 @@ from cryoforum.dataset.particle_table import read_star, select_rows, with_column
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import inverse, random_unitquat, unitquat_to_rotmat
-from cryoforum.io.csrecords import write_records
-from cryoforum.io.dialects import relion30
-from cryoforum.io.formats import read_particle_file, write_particle_file
-from cryoforum.io.lengths import pixel_size_from_star
-from cryoforum.io.maps import write_volume
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import poses_from_star, star_from_particles
+from cryoforum.io.cryosparc.records import write_records
+from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.particle_files import read_particle_file, write_particle_file
+from cryoforum.io.relion.dialects import relion30
+from cryoforum.io.relion.lengths import pixel_size_from_star
+from cryoforum.io.relion.particles import poses_from_star, star_from_particles
 from cryoforum.kernels import insert_points, read_slices
 from cryoforum.likelihood import frequency_points, slices_at
 from cryoforum.projection import cropped_transform, empty_half_grid, insert_slices

@@ -22,8 +22,8 @@ from cryoforum.dataset.particle_table import number_column, read_star, select_ro
 from cryoforum.dataset.particles import Poses
 from cryoforum.distributions.bingham import OrientationBelief
 from cryoforum.geometry.rotations import geodesic_distance
-from cryoforum.io.maps import read_volume
-from cryoforum.io.star import particles_from_star, poses_from_star, with_poses
+from cryoforum.io.mrc.maps import read_volume
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star, with_poses
 from cryoforum.learning import train_to_folder
 from cryoforum.workflow import matched_errors, matched_shift_errors_angstrom
 

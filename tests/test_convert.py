@@ -24,10 +24,10 @@ from cryoforum.dataset.particle_table import (
     write_star,
 )
 from cryoforum.geometry.rotations import geodesic_distance
-from cryoforum.io.formats import read_particle_file
-from cryoforum.io.lengths import pixel_size_from_star
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import (
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.particle_files import read_particle_file
+from cryoforum.io.relion.lengths import pixel_size_from_star
+from cryoforum.io.relion.particles import (
     ANGLE_COLUMNS,
     optics_from_star,
     particles_from_star,

@@ -16,11 +16,11 @@ from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Poses
 from cryoforum.geometry.rotations import geodesic_distance
-from cryoforum.io.csexport import records_from_star
-from cryoforum.io.formats import read_each, read_particle_file, write_particle_file
-from cryoforum.io.joining import joined
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import (
+from cryoforum.io.cryosparc.writing import records_from_star
+from cryoforum.io.join import joined
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.particle_files import read_each, read_particle_file, write_particle_file
+from cryoforum.io.relion.particles import (
     optics_from_star,
     particles_from_star,
     poses_from_star,

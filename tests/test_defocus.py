@@ -11,7 +11,7 @@ from cryoforum.cli import app
 from cryoforum.ctf import ctf_at, ctf_defocus_slope_at
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
 from cryoforum.defocus import PRIOR_ANGSTROM, defocus_change
-from cryoforum.io.maps import write_volume
+from cryoforum.io.mrc.maps import write_volume
 from cryoforum.likelihood import frequency_points
 from cryoforum.projection import cropped_transform
 from cryoforum.structures import load_structure

@@ -21,8 +21,8 @@ from cryoforum import lesson
 from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import write_star
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import star_from_particles
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.relion.particles import star_from_particles
 from cryoforum.lesson import lesson_from
 from cryoforum.runtime import devices as compute
 from cryoforum.runtime import distributed as processes

@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoforum.dataset.particles import Volume
-from cryoforum.io.formats import read_particle_file, write_particle_file
-from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.stacks import LazyImages, write_stack
-from cryoforum.io.star import particles_from_star
+from cryoforum.io.mrc.maps import read_volume, write_volume
+from cryoforum.io.mrc.stacks import LazyImages, write_stack
+from cryoforum.io.particle_files import read_particle_file, write_particle_file
+from cryoforum.io.relion.particles import particles_from_star
 
 EXAMPLES = int(os.environ.get("CRYOFORUM_FUZZ", "0"))
 MOST_BYTES = 100e6  # far above what these small files need, far below what a header can claim

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, select_rows
-from cryoforum.io.growing import GrowingStar, joined
+from cryoforum.io.relion.growing import GrowingStar, joined
 
 
 def part(

@@ -15,9 +15,9 @@ from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.halves import is_unfinished
-from cryoforum.io.maps import read_volume
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.io.mrc.maps import read_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.runtime import devices as compute
 
 COUNT, FEW, BOX, PIXEL_SIZE = 120, 40, 28, 12.8

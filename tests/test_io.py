@@ -13,9 +13,14 @@ from cryoforum.ctf import Optics
 from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat, relion_euler_to_unitquat
-from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.stacks import LazyImages, write_stack
-from cryoforum.io.star import particles_from_star, poses_from_star, star_from_particles, with_poses
+from cryoforum.io.mrc.maps import read_volume, write_volume
+from cryoforum.io.mrc.stacks import LazyImages, write_stack
+from cryoforum.io.relion.particles import (
+    particles_from_star,
+    poses_from_star,
+    star_from_particles,
+    with_poses,
+)
 from cryoforum.storage.files import find_file, refuse_to_overwrite, replacing
 
 OPTICS_BLOCK = """
@@ -309,7 +314,7 @@ def test_relion_30_says_the_same_as_31(star_path: Path) -> None:
 def test_tables_longer_than_a_chunk_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr("cryoforum.io.startables._CHUNK_ROWS", 2)
+    monkeypatch.setattr("cryoforum.io.relion.star_text._CHUNK_ROWS", 2)
     names = [f"{row + 1}@a.mrcs" for row in range(count)]
     labels = ["two words", "", "#7", "_x", "data_x"][:count]
     table = pd.DataFrame({"rlnImageName": names, "label": labels}, dtype=str)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, write_star
-from cryoforum.io.formats import root_for_images
-from cryoforum.io.joining import joined
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.io.join import joined
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.particle_files import root_for_images
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 
 OPTICS = ("rlnOpticsGroupName", "rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
           "rlnImagePixelSize", "rlnImageSize", "rlnImageDimensionality")  # fmt: skip

@@ -17,9 +17,9 @@ from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
 from cryoforum.dataset.resampling import Sampling
 from cryoforum.inference import check_compatible, matched_to_model
-from cryoforum.io.joining import joined
-from cryoforum.io.maps import write_volume
-from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.io.join import joined
+from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.metrics import orientation_errors
 from cryoforum.structures import load_structure
 

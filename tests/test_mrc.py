@@ -19,10 +19,10 @@ import torch
 from cryoforum.config import PreprocessingConfig
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.io import stacks
-from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.mrcheader import read_header
-from cryoforum.io.stacks import LazyImages, write_stack
+from cryoforum.io.mrc import stacks
+from cryoforum.io.mrc.header import read_header
+from cryoforum.io.mrc.maps import read_volume, write_volume
+from cryoforum.io.mrc.stacks import LazyImages, write_stack
 from cryoforum.preprocessing import prepare_all
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct
 

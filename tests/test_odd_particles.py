@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 from cryoforum.cli import app
 from cryoforum.config import preset, with_symmetry
 from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, with_columns, write_star
-from cryoforum.io.maps import write_volume
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.metrics import orientation_errors
 from cryoforum.noise import NoiseModel
 from cryoforum.predicting import with_predictions

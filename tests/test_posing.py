@@ -24,9 +24,9 @@ from cryoforum.dataset.particles import Particles, Predictions, Volume
 from cryoforum.distributions.bingham import OrientationBelief
 from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.rotations import compose, geodesic_distance
-from cryoforum.io.maps import read_volume, write_volume
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import particles_from_star, poses_from_star
+from cryoforum.io.mrc.maps import read_volume, write_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.likelihood import WhitenedImages
 from cryoforum.matching import Candidates, Templates
 from cryoforum.metrics import orientation_errors

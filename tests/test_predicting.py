@@ -22,8 +22,8 @@ from cryoforum.cli import app
 from cryoforum.config import Config, preset
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
 from cryoforum.dataset.particles import Particles, loaded_batches
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import star_from_particles
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.relion.particles import star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.predicting import shares_of_batches
 from cryoforum.runtime import devices as compute

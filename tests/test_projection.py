@@ -10,7 +10,7 @@ from torch_fourier_slice import project_3d_to_2d
 from cryoforum.dataset.particle_table import read_star
 from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
-from cryoforum.io.star import particles_from_star
+from cryoforum.io.relion.particles import particles_from_star
 from cryoforum.projection import (
     PADDING,
     backproject,

@@ -14,9 +14,9 @@ from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
-from cryoforum.io.maps import read_volume
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import star_from_particles
+from cryoforum.io.mrc.maps import read_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.relion.particles import star_from_particles
 from cryoforum.metrics import fourier_shell_correlation, fsc_curve, soft_spherical_mask
 from cryoforum.projection import padded_transform, project
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct

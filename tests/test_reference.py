@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cryoforum import reference as reference_module
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume
-from cryoforum.io.maps import write_volume
+from cryoforum.io.mrc.maps import write_volume
 from cryoforum.metrics import FscCurve, fourier_shell_correlation
 from cryoforum.noise import NoiseModel
 from cryoforum.reconstruction import reconstruct

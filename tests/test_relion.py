@@ -11,8 +11,8 @@ from cryoforum.checkpoint import TrainedModel, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, SimulationConfig
 from cryoforum.dataset.particle_table import read_star, write_star
-from cryoforum.io.maps import write_volume
-from cryoforum.io.star import particles_from_star, star_from_particles
+from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.relion.particles import particles_from_star, star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.simulation import SimulatedImages, simulate
 from cryoforum.structures import load_structure

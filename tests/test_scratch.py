@@ -16,8 +16,8 @@ from cryoforum.dataset.particle_table import read_star, write_star
 from cryoforum.dataset.particles import JoinedImages, Particles
 from cryoforum.dataset.resampling import Sampling, resampled
 from cryoforum.io import scratch as module
+from cryoforum.io.mrc.stacks import LazyImages, write_stack
 from cryoforum.io.scratch import Scratch, on_scratch
-from cryoforum.io.stacks import LazyImages, write_stack
 
 TOML = "[training]\nimage_passes = 64\nbatch_size = 16\ngrid_nside = 2\ngrid_count = 2\n[network]\nwidths = [4, 8]\ndegree = 1\n"
 # Holds the folder of copies until it is told to leave.
@@ -191,7 +191,7 @@ def test_compressed_particles_beyond_memory_are_predicted_from_scratch(
     (packed / "particles.mrcs").write_bytes(gzip.compress((tmp_path / "particles.mrcs").read_bytes()))
     write_star(read_star(tmp_path / "particles.star"), packed / "particles.star")
     shutil.rmtree(tmp_path / "map", ignore_errors=True)
-    monkeypatch.setattr("cryoforum.io.stacks.MOST_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr("cryoforum.io.mrc.stacks.MOST_UNPACKED_BYTES", 1000)
     command = ("reconstruct", packed / "particles.star", "--out", tmp_path / "map")
     refused = invoke(*command)
     assert refused.exit_code == 1 and "add --scratch" in refused.stderr

@@ -10,9 +10,9 @@ from cryoforum.dataset.particle_table import number_column, read_star, write_sta
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.dataset.resampling import Sampling, resampled
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat, relion_euler_to_unitquat
-from cryoforum.io.lengths import pixel_sizes_from_star
-from cryoforum.io.stacks import LazyImages, write_stack
-from cryoforum.io.star import particles_from_star, poses_from_star, with_poses
+from cryoforum.io.mrc.stacks import LazyImages, write_stack
+from cryoforum.io.relion.lengths import pixel_sizes_from_star
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star, with_poses
 
 OPTICS = """# version 30001
 

@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryoforum.dataset.particles import Volume
-from cryoforum.io.maps import write_volume
+from cryoforum.io.mrc.maps import write_volume
 from cryoforum.structures import (
     MOLECULES,
     Atoms,

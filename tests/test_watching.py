@@ -31,10 +31,10 @@ from cryoforum.dataset.particle_table import (
     write_star,
 )
 from cryoforum.dataset.particles import Particles
-from cryoforum.io.formats import write_particle_file
-from cryoforum.io.maps import read_volume
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import particles_from_star, star_from_particles
+from cryoforum.io.mrc.maps import read_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.particle_files import write_particle_file
+from cryoforum.io.relion.particles import particles_from_star, star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.predicting import Output, predict_to_star
 from cryoforum.predictors import PredictionOptions

@@ -13,9 +13,9 @@ from cryoforum.dataset.particle_table import (
     with_columns,
 )
 from cryoforum.geometry.rotations import inverse
-from cryoforum.io.csrecords import with_fields
-from cryoforum.io.lengths import pixel_sizes_from_star
-from cryoforum.io.star import poses_from_star, with_orientations
+from cryoforum.io.cryosparc.records import with_fields
+from cryoforum.io.relion.lengths import pixel_sizes_from_star
+from cryoforum.io.relion.particles import poses_from_star, with_orientations
 
 _ORIGINS = ("rlnOriginX", "rlnOriginY", "rlnOriginXAngst", "rlnOriginYAngst")
 

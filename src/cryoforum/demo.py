@@ -15,7 +15,7 @@ from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.course import Progress
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, write_star
-from cryoforum.io.lengths import pixel_size_from_star
+from cryoforum.io.relion.lengths import pixel_size_from_star
 from cryoforum.learning import train_to_folder
 from cryoforum.metrics import ErrorSummary
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star

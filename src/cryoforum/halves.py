@@ -12,8 +12,8 @@ from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.dataset.particle_table import ParticleStar, with_columns
 from cryoforum.dataset.particles import Particles, Predictions, joined_predictions
+from cryoforum.io.relion.particles import subsets_from_star
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
-from cryoforum.io.star import subsets_from_star
 from cryoforum.learning import STATE, train_to_folder
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.workflow import Bar, read_joined

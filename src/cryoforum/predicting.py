@@ -30,9 +30,9 @@ from cryoforum.dataset.particles import Particles, Poses, Predictions, loaded_ba
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor
 from cryoforum.inference import BATCH_SIZE, sampling_of
-from cryoforum.io.formats import check_writable, write_particle_file
+from cryoforum.io.particle_files import check_writable, write_particle_file
+from cryoforum.io.relion.particles import with_orientations, with_poses
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
-from cryoforum.io.star import with_orientations, with_poses
 from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.reference import REFERENCE_FILES

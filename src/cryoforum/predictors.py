@@ -12,7 +12,7 @@ from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor, by_halves, half_of_training, model_of_each, with_own_halves
 from cryoforum.inference import check_compatible, predict_batch
-from cryoforum.io.maps import read_volume
+from cryoforum.io.mrc.maps import read_volume
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, masked_reference, reference_from_map

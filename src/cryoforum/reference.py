@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume
-from cryoforum.io.maps import read_volume, write_volume
+from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.metrics import FSC_THRESHOLD, filter_shells, fsc_curve, soft_mask
 from cryoforum.noise import NoiseModel, measured_noise
 from cryoforum.projection import cropped_transform

@@ -17,7 +17,7 @@ import pandas as pd
 
 from cryoforum.checkpoint import model_folders
 from cryoforum.halves import is_unfinished
-from cryoforum.io.startables import open_for_writing, write_tables
+from cryoforum.io.relion.star_text import open_for_writing, write_tables
 from cryoforum.reference import REFERENCE
 from cryoforum.storage.files import replacing
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryoforum.dataset.particles import Volume
-from cryoforum.io.maps import check_volume, read_volume
+from cryoforum.io.mrc.maps import check_volume, read_volume
 
 PACKED_STEP_ANGSTROM = 0.05
 MAP_SUFFIXES = tuple(

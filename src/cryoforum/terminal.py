@@ -196,7 +196,7 @@ def _of_process() -> str:
 
 def hint_at_root(written: Path, folder: Path, root: Path | None = None) -> None:
     """Image names are kept as they were, so a file in another folder may need --root."""
-    from cryoforum.io.formats import root_for_images
+    from cryoforum.io.particle_files import root_for_images
 
     needed = root_for_images(written, folder, root)
     if needed is not None:

@@ -14,23 +14,18 @@ from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column, select_rows
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, all_rows
 from cryoforum.dataset.resampling import Sampling
-from cryoforum.io.formats import (
-    check_writable,
-    read_each,
-    read_particle_file,
-    write_particle_file,
-)
-from cryoforum.io.joining import joined
-from cryoforum.io.maps import write_volume
-from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
-from cryoforum.io.stacks import write_stack
-from cryoforum.io.star import (
+from cryoforum.io.join import joined
+from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.particle_files import check_writable, read_each, read_particle_file, write_particle_file
+from cryoforum.io.relion.particles import (
     CTF_COLUMNS,
     has_only_2d_alignments,
     particles_from_star,
     poses_from_star,
     star_from_particles,
 )
+from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.selection import quantile_threshold, select

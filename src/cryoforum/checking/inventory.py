@@ -8,9 +8,9 @@ from torch import Tensor
 
 from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column, split_image_name
 from cryoforum.dataset.particles import Particles
-from cryoforum.io.mrcheader import Layout
+from cryoforum.io.mrc.header import Layout
+from cryoforum.io.relion.particles import ANGLE_COLUMNS, CTF_COLUMNS
 from cryoforum.io.scratch import layouts_of
-from cryoforum.io.star import ANGLE_COLUMNS, CTF_COLUMNS
 
 MICROSCOPE = {
     "rlnVoltage": "{:g} kV",

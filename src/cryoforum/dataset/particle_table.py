@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from cryoforum.io.startables import open_for_writing, read_tables, write_tables
+from cryoforum.io.relion.star_text import open_for_writing, read_tables, write_tables
 from cryoforum.storage.files import replacing
 
 _OTHER_KINDS = {  # a block that only another kind of STAR file has

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from cryoforum.dataset.particles import Images, JoinedImages, Particles, SelectedImages
 from cryoforum.dataset.resampling import ResampledImages
-from cryoforum.io.mrcheader import Layout, unpack
-from cryoforum.io.stacks import LazyImages
+from cryoforum.io.mrc.header import Layout, unpack
+from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.storage.files import is_leftover, replacing
 
 

@@ -11,8 +11,8 @@ import torch
 
 from cryoforum.dataset.particle_table import ParticleStar, number_column
 from cryoforum.dataset.particles import Poses
-from cryoforum.io.formats import read_particle_file
-from cryoforum.io.star import poses_from_star
+from cryoforum.io.particle_files import read_particle_file
+from cryoforum.io.relion.particles import poses_from_star
 from cryoforum.metrics import orientation_errors, summarise_errors
 from cryoforum.selection import select
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryoforum.io.maps import read_volume
+from cryoforum.io.mrc.maps import read_volume
 from cryoforum.metrics import FSC_THRESHOLD
 from cryoforum.reporting import figures
 from cryoforum.reporting.canvas import picture

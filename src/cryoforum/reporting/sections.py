@@ -10,8 +10,8 @@ import torch
 from cryoforum.config import PreprocessingConfig, updated
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import unitquat_to_rotmat
-from cryoforum.io.formats import read_particle_file
-from cryoforum.io.star import particles_from_star
+from cryoforum.io.particle_files import read_particle_file
+from cryoforum.io.relion.particles import particles_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.preprocessing import prepare
 from cryoforum.reporting import figures

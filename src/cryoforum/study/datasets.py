@@ -12,7 +12,7 @@ from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Images, Particles, Poses, Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
-from cryoforum.io.formats import read_particle_file
+from cryoforum.io.particle_files import read_particle_file
 from cryoforum.simulation import simulate
 from cryoforum.structures import Atoms, atoms_to_volume, load_molecule, load_structure
 from cryoforum.study.variants import Dataset

@@ -12,8 +12,8 @@ import torch
 from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.resampling import Sampling
-from cryoforum.io.formats import read_particle_file
-from cryoforum.io.growing import GrowingStar, joined
+from cryoforum.io.particle_files import read_particle_file
+from cryoforum.io.relion.growing import GrowingStar, joined
 from cryoforum.posing import SCALE_RANGE
 from cryoforum.reconstruction import ReconstructionConfig, finished_maps
 from cryoforum.reporting.watch import write_watch_report

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from cryoforum.dataset.particle_table import ParticleStar, optics_rows, place_of_row, split_image_name
-from cryoforum.io.csrecords import joined_records, texts, with_fields, without_fields
-from cryoforum.io.dialects import relion31, with_lengths_in_angstrom
-from cryoforum.io.stacks import LazyImages
-from cryoforum.io.star import (
+from cryoforum.io.cryosparc.records import joined_records, texts, with_fields, without_fields
+from cryoforum.io.mrc.stacks import LazyImages
+from cryoforum.io.relion.dialects import relion31, with_lengths_in_angstrom
+from cryoforum.io.relion.particles import (
     contrast_signs,
     found_stacks,
     optics_from_star,

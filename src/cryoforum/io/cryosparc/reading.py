@@ -14,7 +14,7 @@ import torch
 
 from cryoforum.dataset.particle_table import ParticleStar, format_number, with_columns
 from cryoforum.geometry.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
-from cryoforum.io.csrecords import (
+from cryoforum.io.cryosparc.records import (
     field_names,
     have_particles_in_common,
     is_named_passthrough,
@@ -23,7 +23,7 @@ from cryoforum.io.csrecords import (
     read_records,
     texts,
 )
-from cryoforum.io.star import ANGLE_COLUMNS
+from cryoforum.io.relion.particles import ANGLE_COLUMNS
 
 OWN = "cryoforum"  # what our columns and fields begin with: cryoforumTrace, cryoforum/Trace
 _BLOB = ("blob/path", "blob/idx", "blob/psize_A")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cryoforum.dataset.particles import Volume
-from cryoforum.io.mrcheader import Header, Layout, read_header, unpacked_voxels
+from cryoforum.io.mrc.header import Header, Layout, read_header, unpacked_voxels
 from cryoforum.storage.files import replacing
 
 _MOST_ELONGATED = 4  # longest over shortest edge of what can still be a map of a molecule

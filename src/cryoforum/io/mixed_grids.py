@@ -10,7 +10,7 @@ import torch
 
 from cryoforum.dataset.particles import Images, JoinedImages
 from cryoforum.dataset.resampling import Sampling, resampled
-from cryoforum.io.stacks import LazyImages
+from cryoforum.io.mrc.stacks import LazyImages
 
 
 @dataclass(frozen=True)

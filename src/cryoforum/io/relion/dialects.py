@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cryoforum.dataset.particle_table import ParticleStar, format_number, number_column, optics_rows
-from cryoforum.io.lengths import pixel_sizes_from_star
+from cryoforum.io.relion.lengths import pixel_sizes_from_star
 
 OPTICS_COLUMNS = (  # what RELION 3.1 keeps for an optics group, and 3.0 for a particle
     "rlnOpticsGroupName",

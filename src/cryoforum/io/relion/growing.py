@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from cryoforum.dataset.particle_table import ParticleStar, optics_rows, select_rows, write_star
-from cryoforum.io.joining import NEUTRAL_OPTICS, NEUTRAL_PARTICLE, free_name, with_common_columns
-from cryoforum.io.startables import open_for_writing, write_rows
+from cryoforum.io.join import NEUTRAL_OPTICS, NEUTRAL_PARTICLE, free_name, with_common_columns
+from cryoforum.io.relion.star_text import open_for_writing, write_rows
 from cryoforum.storage.files import replacing
 
 _GROUP, _NAME = "rlnOpticsGroup", "rlnOpticsGroupName"

@@ -10,10 +10,10 @@ import pandas as pd
 from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column
 from cryoforum.dataset.particles import Poses
 from cryoforum.geometry.rotations import unitquat_to_rotvec
-from cryoforum.io.cryosparc import OWN, star_from_records
-from cryoforum.io.csrecords import field_names, with_fields, without_fields, write_records
-from cryoforum.io.lengths import pixel_sizes_from_star
-from cryoforum.io.star import (
+from cryoforum.io.cryosparc.reading import OWN, star_from_records
+from cryoforum.io.cryosparc.records import field_names, with_fields, without_fields, write_records
+from cryoforum.io.relion.lengths import pixel_sizes_from_star
+from cryoforum.io.relion.particles import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
     optics_from_star,

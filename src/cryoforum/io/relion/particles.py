@@ -24,13 +24,9 @@ from cryoforum.dataset.particle_table import (
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.dataset.resampling import Sampling
 from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
-from cryoforum.io.lengths import (
-    pixel_sizes_from_star,
-    shift_angstrom,
-    warn_of_contradicting_origins,
-)
-from cryoforum.io.mixed import images_at_one_sampling
-from cryoforum.io.stacks import LazyImages
+from cryoforum.io.mixed_grids import images_at_one_sampling
+from cryoforum.io.mrc.stacks import LazyImages
+from cryoforum.io.relion.lengths import pixel_sizes_from_star, shift_angstrom, warn_of_contradicting_origins
 from cryoforum.storage.files import find_file
 
 ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")

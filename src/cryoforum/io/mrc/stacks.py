@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.io.mrcheader import MOST_UNPACKED_BYTES, Header, Layout, read_header, unpacked_voxels
+from cryoforum.io.mrc.header import MOST_UNPACKED_BYTES, Header, Layout, read_header, unpacked_voxels
 from cryoforum.storage.files import replacing
 
 _READ_BYTES = 2**18  # at a time: a few images
