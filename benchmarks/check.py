@@ -22,15 +22,15 @@ from relion_made import relion_particles
 
 from cryoforum.checking.aligning import mirrored
 from cryoforum.config import SimulationConfig
-from cryoforum.ctf import ctf
 from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Volume, all_rows
-from cryoforum.fourier import phase_shift, to_fourier, to_real
+from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
-from cryoforum.simulation import simulate
-from cryoforum.structures import load_structure
 
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 CTF_OF_PARTICLES = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"]

@@ -15,11 +15,11 @@ from torch import Tensor
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.finding import find_poses
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import simulate
 from cryoforum.posing import PosingConfig
 from cryoforum.reconstruction import reconstruct
 from cryoforum.reference import Reference
-from cryoforum.simulation import simulate
-from cryoforum.structures import load_structure
 
 BOX, PIXEL_SIZE, COUNT, SNR = 32, 11.2, 400, 0.05
 

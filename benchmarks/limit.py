@@ -23,17 +23,17 @@ from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig, preset, with_symmetry
 from cryoforum.dataset.particle_table import read_star, select_rows, write_star
 from cryoforum.dataset.particles import Particles, Volume
+from cryoforum.imaging.likelihood import evaluate, frequency_points, slices_at, whiten
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.learning import train_to_folder
-from cryoforum.likelihood import evaluate, frequency_points, slices_at, whiten
 from cryoforum.metrics import orientation_errors
 from cryoforum.polishing import orientation_covariance, origin_covariance_pixel2
 from cryoforum.posing import PosingConfig
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star
-from cryoforum.projection import cropped_transform
 from cryoforum.reference import HIGHEST_OF_NYQUIST, load_reference
-from cryoforum.structures import load_structure
 from cryoforum.workflow import reconstruct_to_folder, simulate_to_folder
 
 COUNT, BOX, PIXEL_SIZE_ANGSTROM = 5000, 128, 2.8

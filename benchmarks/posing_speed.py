@@ -25,16 +25,16 @@ from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.finding import make_poser
+from cryoforum.imaging.likelihood import evaluate
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import simulate
 from cryoforum.inference import network_numbers
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.likelihood import evaluate
 from cryoforum.matching import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.metrics import orientation_errors
 from cryoforum.polishing import polish
 from cryoforum.posing import Poser, PosingConfig, pose_batch
 from cryoforum.reference import load_reference, reference_from_map
-from cryoforum.simulation import simulate
-from cryoforum.structures import load_structure
 
 REPEATS, COUNT = 3, 512
 # Of one point in `kernels.accumulate`, counted in its source: eight neighbours, the image and its CTF.

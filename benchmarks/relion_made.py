@@ -19,6 +19,8 @@ import torch
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Volume
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import simulate
 from cryoforum.inference import predict
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
@@ -32,8 +34,6 @@ from cryoforum.metrics import (
 )
 from cryoforum.reconstruction import reconstruct
 from cryoforum.runtime.devices import best_device
-from cryoforum.simulation import simulate
-from cryoforum.structures import load_structure
 from cryoforum.training import split_rows, train
 
 TRAINING_COUNT, TEST_COUNT, SNR = 2512, 400, 0.1

@@ -25,11 +25,9 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel, load_model
-from cryoforum.ctf import ctf
 from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star
 from cryoforum.dataset.particles import Particles, Poses, loaded_batches
 from cryoforum.distributions.bingham import OrientationBelief, log_normaliser
-from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.rotations import (
     compose,
     geodesic_distance,
@@ -37,13 +35,15 @@ from cryoforum.geometry.rotations import (
     unitquat_to_relion_euler,
 )
 from cryoforum.geometry.so3_grid import rotation_grid
+from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.fft import phase_shift, to_real
+from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.imitation import imitation_of
 from cryoforum.inference import network_numbers
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.heads import ExponentialFamilyHead
 from cryoforum.preprocessing import prepare
-from cryoforum.projection import padded_transform, project
 from cryoforum.reference import Reference, load_reference
 from cryoforum.storage.files import replacing
 

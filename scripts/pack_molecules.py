@@ -1,4 +1,4 @@
-"""Pack the atoms of a PDB or mmCIF file into the small file that `cryoforum.structures.load_molecule` reads.
+"""Pack the atoms of a PDB or mmCIF file into the small file that `cryoforum.imaging.potential.load_molecule` reads.
 
     python scripts/pack_molecules.py FILE OUTPUT.npz
 
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoforum.imaging.potential import PACKED_STEP_ANGSTROM, Atoms, read_atoms
 from cryoforum.storage.files import replacing
-from cryoforum.structures import PACKED_STEP_ANGSTROM, Atoms, read_atoms
 
 
 def pack_atoms(atoms: Atoms, output: Path) -> None:

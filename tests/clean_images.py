@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from cryoforum.ctf import Optics, ctf
-from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
-from cryoforum.likelihood import FrequencyPoints, WhitenedImages, whiten
-from cryoforum.projection import padded_transform, project
+from cryoforum.imaging.ctf import Optics, ctf
+from cryoforum.imaging.fft import phase_shift, to_real
+from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages, whiten
+from cryoforum.imaging.projection import padded_transform, project
 
 PIXEL_SIZE = 4.0
 

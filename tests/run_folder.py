@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryoforum.ctf import Optics
 from cryoforum.dataset.particle_table import select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
+from cryoforum.imaging.ctf import Optics
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import star_from_particles, with_poses

@@ -24,13 +24,13 @@ from cryoforum.config import (
 )
 from cryoforum.course import Course
 from cryoforum.dataset.particles import Particles
+from cryoforum.imaging.noise_model import NoiseModel
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import simulate
 from cryoforum.lesson import lesson_from
-from cryoforum.noise import NoiseModel
 from cryoforum.reference import Reference
 from cryoforum.runtime import devices as compute
 from cryoforum.runtime.distributed import process_rank_and_count
-from cryoforum.simulation import simulate
-from cryoforum.structures import load_structure
 from cryoforum.training import Split, train
 
 BOX, COUNT, STEPS = 16, 41, 4

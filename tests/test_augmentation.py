@@ -8,9 +8,9 @@ from clean_images import random_optics, seeded
 from torch import Tensor
 
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
-from cryoforum.ctf import Optics
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
+from cryoforum.imaging.ctf import Optics
 from cryoforum.preprocessing import (
     augment,
     circular_mask,

@@ -20,13 +20,13 @@ from cryoforum.course import Course
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
+from cryoforum.imaging.noise_model import NoiseModel
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import simulate
 from cryoforum.imitation import Imitation, imitation_of
 from cryoforum.lesson import lesson_from
-from cryoforum.noise import NoiseModel
 from cryoforum.preprocessing import Intensity
 from cryoforum.reference import Reference
-from cryoforum.simulation import simulate
-from cryoforum.structures import load_structure
 from cryoforum.training import Split, train
 
 BOX = 16

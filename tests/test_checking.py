@@ -20,11 +20,16 @@ from cryoforum.checking.remedies import complaints
 from cryoforum.cli import app
 from cryoforum.config import SimulationConfig
 from cryoforum.correcting import Corrections, corrected
-from cryoforum.ctf import ctf
 from cryoforum.dataset.particle_table import read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Poses
-from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import inverse, random_unitquat, unitquat_to_rotmat
+from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
+from cryoforum.imaging.kernels import insert_points, read_slices
+from cryoforum.imaging.likelihood import frequency_points, slices_at
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.projection import cropped_transform, empty_half_grid, insert_slices
+from cryoforum.imaging.simulation import simulate
 from cryoforum.io.cryosparc.records import write_records
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
@@ -32,11 +37,6 @@ from cryoforum.io.particle_files import read_particle_file, write_particle_file
 from cryoforum.io.relion.dialects import relion30
 from cryoforum.io.relion.lengths import pixel_size_from_star
 from cryoforum.io.relion.particles import poses_from_star, star_from_particles
-from cryoforum.kernels import insert_points, read_slices
-from cryoforum.likelihood import frequency_points, slices_at
-from cryoforum.projection import cropped_transform, empty_half_grid, insert_slices
-from cryoforum.simulation import simulate
-from cryoforum.structures import load_structure
 from cryoforum.workflow import matched_errors, simulate_to_folder
 
 BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch_ctf import calculate_ctf_2d
 
-from cryoforum.ctf import Optics, ctf, electron_wavelength_angstrom
+from cryoforum.imaging.ctf import Optics, ctf, electron_wavelength_angstrom
 
 
 def optics(**changed: float) -> Optics:

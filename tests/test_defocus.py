@@ -8,13 +8,13 @@ from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_
 from typer.testing import CliRunner
 
 from cryoforum.cli import app
-from cryoforum.ctf import ctf_at, ctf_defocus_slope_at
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
 from cryoforum.defocus import PRIOR_ANGSTROM, defocus_change
+from cryoforum.imaging.ctf import ctf_at, ctf_defocus_slope_at
+from cryoforum.imaging.likelihood import frequency_points
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import write_volume
-from cryoforum.likelihood import frequency_points
-from cryoforum.projection import cropped_transform
-from cryoforum.structures import load_structure
 
 BOX, COUNT = 32, 60
 

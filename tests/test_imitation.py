@@ -10,14 +10,14 @@ from torch import Tensor
 
 from cryoforum.config import PreprocessingConfig, SimulationConfig
 from cryoforum.dataset.particles import Particles, Poses, Volume
+from cryoforum.imaging.noise_model import NoiseModel
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.projection import padded_transform
+from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.imitation import imitation_of
 from cryoforum.learning import reference_from_particles
-from cryoforum.noise import NoiseModel
 from cryoforum.preprocessing import Intensity, circular_mask, prepare, prepare_all, set_intensity
-from cryoforum.projection import padded_transform
 from cryoforum.reference import Reference, reference_from_map
-from cryoforum.simulation import SimulatedImages, simulate
-from cryoforum.structures import load_structure
 
 BOX, PIXEL_SIZE = 32, 11.2
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cryoforum.ctf import Optics
 from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat, relion_euler_to_unitquat
+from cryoforum.imaging.ctf import Optics
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import LazyImages, write_stack
 from cryoforum.io.relion.particles import (

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from cryoforum.dataset.particle_table import read_star, write_star
-from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.imaging.fft import phase_shift, to_real
+from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.projection import padded_transform, project
 from cryoforum.workflow import checked_particles
 
 

@@ -18,10 +18,10 @@ from clean_images import (
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.ctf import ctf
 from cryoforum.dataset.particles import Volume
-from cryoforum.fourier import to_fourier
-from cryoforum.likelihood import (
+from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.fft import to_fourier
+from cryoforum.imaging.likelihood import (
     Evaluation,
     WhitenedImages,
     evaluate,
@@ -30,8 +30,8 @@ from cryoforum.likelihood import (
     slices_at,
     whiten,
 )
-from cryoforum.projection import cropped_transform, padded_transform, project
-from cryoforum.simulation import SimulatedImages, simulate
+from cryoforum.imaging.projection import cropped_transform, padded_transform, project
+from cryoforum.imaging.simulation import SimulatedImages, simulate
 
 BOX, RADIUS = 24, 10
 

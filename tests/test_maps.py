@@ -18,10 +18,10 @@ from cryoforum.cli import app
 from cryoforum.dataset.particle_table import read_star
 from cryoforum.dataset.particles import Volume
 from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import poses_from_star
-from cryoforum.structures import load_structure
 
 
 def invoke(*arguments: object) -> Result:

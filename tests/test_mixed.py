@@ -16,12 +16,12 @@ from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
 from cryoforum.dataset.resampling import Sampling
+from cryoforum.imaging.potential import load_structure
 from cryoforum.inference import check_compatible, matched_to_model
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.metrics import orientation_errors
-from cryoforum.structures import load_structure
 
 COARSE, FINE = Sampling(32, 11.2), Sampling(48, 7.0)
 MANY, FEW = 90, 60

@@ -8,17 +8,17 @@ from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_
 from torch import Tensor
 
 from cryoforum.dataset.particles import Particles, Poses
-from cryoforum.fourier import crop_or_pad, frequency_grid, to_fourier, to_real
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.likelihood import frequency_points
-from cryoforum.noise import (
+from cryoforum.imaging.fft import crop_or_pad, frequency_grid, to_fourier, to_real
+from cryoforum.imaging.likelihood import frequency_points
+from cryoforum.imaging.noise_model import (
     FEWEST_OF_A_GROUP,
     NoiseModel,
     background_noise,
     explained_share,
     measured_noise,
 )
-from cryoforum.projection import cropped_transform
+from cryoforum.imaging.projection import cropped_transform
 
 BOX, HIGHEST, COUNT = 24, 9, 200
 SHELLS = BOX // 2 + 1

@@ -12,13 +12,13 @@ from typer.testing import CliRunner, Result
 from cryoforum.cli import app
 from cryoforum.config import preset, with_symmetry
 from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, with_columns, write_star
+from cryoforum.imaging.noise_model import NoiseModel
+from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.metrics import orientation_errors
-from cryoforum.noise import NoiseModel
 from cryoforum.predicting import with_predictions
-from cryoforum.structures import load_structure
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 80
 

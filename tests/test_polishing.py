@@ -21,7 +21,8 @@ from torch import Tensor
 from cryoforum.distributions.bingham import log_density
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.likelihood import WhitenedImages, evaluate, frequency_points
+from cryoforum.imaging.likelihood import WhitenedImages, evaluate, frequency_points
+from cryoforum.imaging.projection import cropped_transform
 from cryoforum.polishing import (
     Polished,
     PolishingConfig,
@@ -32,7 +33,6 @@ from cryoforum.polishing import (
     polish,
     rms_error_rad,
 )
-from cryoforum.projection import cropped_transform
 
 BOX, RADIUS = 32, 14
 QUARTER_TURN = torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5])

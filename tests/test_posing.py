@@ -24,14 +24,14 @@ from cryoforum.dataset.particles import Particles, Predictions, Volume
 from cryoforum.distributions.bingham import OrientationBelief
 from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.rotations import compose, geodesic_distance
+from cryoforum.imaging.likelihood import WhitenedImages
+from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.likelihood import WhitenedImages
 from cryoforum.matching import Candidates, Templates
 from cryoforum.metrics import orientation_errors
 from cryoforum.reference import load_reference
-from cryoforum.structures import load_structure
 from cryoforum.workflow import matched_errors
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 160

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
-from cryoforum.ctf import Optics, ctf
 from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import random_unitquat
+from cryoforum.imaging.ctf import Optics, ctf
+from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.preprocessing import (
     Intensity,
     augment,
@@ -22,8 +24,6 @@ from cryoforum.preprocessing import (
     turn_and_shift,
     turn_orientations,
 )
-from cryoforum.projection import padded_transform, project
-from cryoforum.structures import load_structure
 
 BOX = 48
 

@@ -8,10 +8,9 @@ import torch
 from torch_fourier_slice import project_3d_to_2d
 
 from cryoforum.dataset.particle_table import read_star
-from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
-from cryoforum.io.relion.particles import particles_from_star
-from cryoforum.projection import (
+from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
+from cryoforum.imaging.projection import (
     PADDING,
     backproject,
     cropped_transform,
@@ -23,6 +22,7 @@ from cryoforum.projection import (
     project,
     radius_of_cropped,
 )
+from cryoforum.io.relion.particles import particles_from_star
 
 
 def random_slices(count: int, box: int, seed: int = 0) -> torch.Tensor:

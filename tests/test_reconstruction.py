@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryoforum.ctf import Optics, ctf
 from cryoforum.dataset.particle_table import write_star
 from cryoforum.dataset.particles import Particles, Poses, Volume
-from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
+from cryoforum.imaging.ctf import Optics, ctf
+from cryoforum.imaging.fft import phase_shift, to_real
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import star_from_particles
 from cryoforum.metrics import fourier_shell_correlation, fsc_curve, soft_spherical_mask
-from cryoforum.projection import padded_transform, project
 from cryoforum.reconstruction import ReconstructionConfig, reconstruct
-from cryoforum.structures import load_structure
 
 BOX = 32
 PIXEL_SIZE = 9.0

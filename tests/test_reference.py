@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cryoforum import reference as reference_module
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume
+from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.metrics import FscCurve, fourier_shell_correlation
-from cryoforum.noise import NoiseModel
 from cryoforum.reconstruction import reconstruct
 from cryoforum.reference import (
     Reference,

@@ -11,11 +11,11 @@ from cryoforum.checkpoint import TrainedModel, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, SimulationConfig
 from cryoforum.dataset.particle_table import read_star, write_star
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
 from cryoforum.network import OrientationNetwork
-from cryoforum.simulation import SimulatedImages, simulate
-from cryoforum.structures import load_structure
 from cryoforum.workflow import simulate_to_folder
 
 SMALL = Config(PreprocessingConfig(box=32), network=NetworkConfig(widths=(8, 16), degree=2))

@@ -8,10 +8,10 @@ from clean_images import seeded
 from torch import Tensor
 
 from cryoforum.dataset.resampling import Sampling, resampled, resampling_matrix
-from cryoforum.fourier import crop_or_pad, phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.projection import padded_transform, project
-from cryoforum.structures import load_structure, resample_volume
+from cryoforum.imaging.fft import crop_or_pad, phase_shift, to_fourier, to_real
+from cryoforum.imaging.potential import load_structure, resample_volume
+from cryoforum.imaging.projection import padded_transform, project
 
 FINE, COARSE = Sampling(96, 1.5), Sampling(64, 2.25)  # one field of view
 

@@ -7,11 +7,11 @@ import torch
 
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.fourier import phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.simulation import SimulatedImages, simulate
-from cryoforum.structures import load_structure
+from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import SimulatedImages, simulate
 
 BOX, PIXEL_SIZE = 32, 11.2
 

@@ -11,8 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from cryoforum.dataset.particles import Volume
-from cryoforum.io.mrc.maps import write_volume
-from cryoforum.structures import (
+from cryoforum.imaging.potential import (
     MOLECULES,
     Atoms,
     atoms_to_volume,
@@ -21,6 +20,7 @@ from cryoforum.structures import (
     read_atoms,
     resample_volume,
 )
+from cryoforum.io.mrc.maps import write_volume
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "pack_molecules.py"
 PDB_ATOM = (
@@ -223,7 +223,7 @@ def test_map_file_is_resampled_with_a_notice_only_when_needed(
 def test_packing_and_loading_return_the_atoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Steps of more than 1638 Å overflow int16 in the difference and come back by the same wrap.
     atoms = atoms_at([[-900, 3, 0.07], [900, -4, 0], [0.12, 1, -0.07]], [6, 8, 15])
-    monkeypatch.setattr("cryoforum.structures.files", lambda package: tmp_path)
+    monkeypatch.setattr("cryoforum.imaging.potential.files", lambda package: tmp_path)
     monkeypatch.setitem(MOLECULES, "toy", MOLECULES["4v5d"])
     pack_atoms = runpy.run_path(str(SCRIPT))["pack_atoms"]
     pack_atoms(atoms, tmp_path / "toy.npz")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum.fourier import to_real
 from cryoforum.geometry.point_groups import (
     asymmetric_unit,
     distance_to_domain_border,
@@ -26,7 +25,8 @@ from cryoforum.geometry.rotations import (
     unitquat_to_rotmat,
 )
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.projection import padded_transform, project
+from cryoforum.imaging.fft import to_real
+from cryoforum.imaging.projection import padded_transform, project
 
 ORDERS = {"C1": 1, "C4": 4, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24} | dict.fromkeys(
     ("I", "I1", "I2", "I3", "I4"), 60

@@ -22,13 +22,13 @@ from cryoforum.course import Course, Progress
 from cryoforum.dataset.particles import Particles
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.imaging.noise_model import NoiseModel
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.inference import predict
 from cryoforum.lesson import lesson_from
-from cryoforum.noise import NoiseModel
 from cryoforum.reference import Reference
 from cryoforum.runtime import devices as compute
-from cryoforum.simulation import SimulatedImages, simulate
-from cryoforum.structures import load_structure
 from cryoforum.training import Split, learning_rate_range, split_rows, suggested_rate, train
 
 QUICK = Config(

@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "load_structure": "structures",
-    "simulate": "simulation",
+    "load_structure": "imaging.potential",
+    "simulate": "imaging.simulation",
     "train": "training",
     "split_rows": "training",
     "learning_rate_range": "training",
@@ -38,7 +38,7 @@ _HOMES = {
     "Predictions": "dataset.particles",
     "Volume": "dataset.particles",
     "HalfMaps": "dataset.particles",
-    "Optics": "ctf",
+    "Optics": "imaging.ctf",
     "OrientationBelief": "distributions.bingham",
     "SimulationConfig": "config",
     "Config": "config",

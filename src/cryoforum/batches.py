@@ -7,8 +7,8 @@ from torch import Tensor
 
 from cryoforum.config import Config
 from cryoforum.course import Course
-from cryoforum.ctf import Optics
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetry_group
+from cryoforum.imaging.ctf import Optics
 from cryoforum.imitation import Imitation
 from cryoforum.pairs import all_pairs, random_pairs, stratified_pairs
 from cryoforum.preprocessing import changed_images, changed_orientations, draw_changes

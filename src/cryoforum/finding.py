@@ -13,19 +13,19 @@ from torch import Tensor
 
 from cryoforum.checkpoint import TrainedModel
 from cryoforum.dataset.particles import Particles, Predictions, Volume, joined_predictions
-from cryoforum.inference import BATCH_SIZE
-from cryoforum.likelihood import frequency_points
-from cryoforum.matching import SearchConfig, make_templates
-from cryoforum.noise import (
+from cryoforum.imaging.likelihood import frequency_points
+from cryoforum.imaging.noise_model import (
     FEWEST_OF_A_GROUP,
     NoiseModel,
     background_noise,
     explained_share,
     measured_noise,
 )
+from cryoforum.imaging.projection import cropped_transform
+from cryoforum.inference import BATCH_SIZE
+from cryoforum.matching import SearchConfig, make_templates
 from cryoforum.polishing import PolishingConfig
 from cryoforum.posing import CandidateSource, Poser, PosingConfig, pose_in_batches
-from cryoforum.projection import cropped_transform
 from cryoforum.reference import Reference
 
 DEFAULT_CONFIG = PosingConfig()

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import PreprocessingConfig
-from cryoforum.ctf import ctf_at
 from cryoforum.dataset.particles import Particles
-from cryoforum.fourier import to_real
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.likelihood import FrequencyPoints, frequency_points, slices_at
+from cryoforum.imaging.ctf import ctf_at
+from cryoforum.imaging.fft import to_real
+from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points, slices_at
+from cryoforum.imaging.projection import cropped_transform
 from cryoforum.preprocessing import Intensity, masked_and_standardised
-from cryoforum.projection import cropped_transform
 from cryoforum.reference import Reference
 from cryoforum.runtime.devices import CPU
 

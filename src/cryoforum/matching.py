@@ -13,7 +13,7 @@ from torch import Tensor
 from cryoforum.geometry.point_groups import asymmetric_unit, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at
+from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at
 
 _SCORES_AT_ONCE = 2**21  # so that a batch of scores stays in the processor's cache
 _NEGLIGIBLE = -50.0  # log of what a further origin may add to the likelihood

@@ -12,7 +12,7 @@ from torch import Tensor
 from cryoforum.distributions.bingham import OrientationBelief, belief_from_curvature
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose
-from cryoforum.likelihood import Evaluation, WhitenedImages, evaluate
+from cryoforum.imaging.likelihood import Evaluation, WhitenedImages, evaluate
 
 
 @dataclass(frozen=True)

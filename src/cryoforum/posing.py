@@ -20,10 +20,10 @@ from cryoforum.dataset.particles import (
     loaded_batches,
 )
 from cryoforum.defocus import defocus_change
+from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages
+from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.inference import VIEWS, network_numbers, predict_batch
-from cryoforum.likelihood import FrequencyPoints, WhitenedImages
 from cryoforum.matching import SearchConfig, Templates, best_origins, candidates, log_likelihood_on_grid
-from cryoforum.noise import NoiseModel
 from cryoforum.polishing import (
     Polished,
     PolishingConfig,

@@ -11,12 +11,12 @@ from cryoforum.dataset.particle_table import ParticleStar, with_columns
 from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor, by_halves, half_of_training, model_of_each, with_own_halves
+from cryoforum.imaging.potential import load_structure
 from cryoforum.inference import check_compatible, predict_batch
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction import drawn_subsets
 from cryoforum.reference import Reference, load_reference, masked_reference, reference_from_map
-from cryoforum.structures import load_structure
 from cryoforum.workflow import notices_to
 
 MASK_TOLERANCE = 1e-2  # of values beyond 0 and 1, as resampled masks have them

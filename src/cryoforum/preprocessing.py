@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
-from cryoforum.ctf import Optics, ctf
 from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
-from cryoforum.fourier import crop_or_pad, to_fourier, to_real
 from cryoforum.geometry.rotations import compose, rotation_about_view_axis
+from cryoforum.imaging.ctf import Optics, ctf
+from cryoforum.imaging.fft import crop_or_pad, to_fourier, to_real
 
 INTENSITY_SAMPLE = 1000
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryoforum.ctf import ctf
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume, all_rows, loaded_batches
-from cryoforum.fourier import phase_shift, to_fourier
 from cryoforum.geometry.point_groups import symmetry_group
-from cryoforum.projection import (
+from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.fft import phase_shift, to_fourier
+from cryoforum.imaging.projection import (
     PADDING,
     empty_half_grid,
     gridding_correction,

@@ -14,6 +14,8 @@ from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column, select_rows
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, all_rows
 from cryoforum.dataset.resampling import Sampling
+from cryoforum.imaging.potential import load_structure
+from cryoforum.imaging.simulation import simulate
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
@@ -29,9 +31,7 @@ from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
 from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.selection import quantile_threshold, select
-from cryoforum.simulation import simulate
 from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
-from cryoforum.structures import load_structure
 
 # Shows a long step: bar(description, total) gives a function that is told how many more are done.
 Bar = Callable[[str, int], Callable[[int], None]]

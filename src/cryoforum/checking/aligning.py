@@ -9,8 +9,8 @@ from torch.nn.functional import normalize
 
 from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.likelihood import FrequencyPoints, frequency_points
-from cryoforum.projection import cropped_transform
+from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points
+from cryoforum.imaging.projection import cropped_transform
 
 SLICES = 24  # central slices that two maps are compared by
 GRID_NSIDE, COARSE_SHELL, FINE_SHELL = 4, 8, 16
@@ -123,7 +123,7 @@ def _correlations(
 
 def _flat_slices(transform: Tensor, quaternions: Tensor, points: FrequencyPoints, size: float) -> Tensor:
     """Slices (m, p) in which every shell is as strong, each of length 1."""
-    from cryoforum.kernels import read_slices  # compiling takes seconds: only for those who need it
+    from cryoforum.imaging.kernels import read_slices  # compiling takes seconds: only for those who need it
 
     kx, ky = (points.kx * size).numpy(), (points.ky * size).numpy()
     slices = torch.from_numpy(read_slices(transform.numpy(), kx, ky, unitquat_to_rotmat(quaternions).numpy()))

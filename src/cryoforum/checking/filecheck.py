@@ -22,7 +22,7 @@ from cryoforum.checking.remedies import (
 from cryoforum.dataset.particle_table import ParticleStar
 from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.geometry.point_groups import symmetry_group
-from cryoforum.structures import check_structure, load_structure
+from cryoforum.imaging.potential import check_structure, load_structure
 from cryoforum.workflow import checked_particles, read_joined
 
 SHOWN = 12  # particles in pictures

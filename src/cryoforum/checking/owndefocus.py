@@ -18,7 +18,7 @@ from cryoforum.checking.readings import (
     support,
     support_by_maps_of,
 )
-from cryoforum.ctf import Optics, ctf_at
+from cryoforum.imaging.ctf import Optics, ctf_at
 
 # Nothing is known of the microscope: another voltage or Cs only looks like another defocus here.
 VOLTAGE_KV, SPHERICAL_MM, AMPLITUDE_CONTRAST = 300.0, 2.7, 0.1

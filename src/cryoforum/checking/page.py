@@ -8,11 +8,11 @@ from torch import Tensor
 
 from cryoforum.checking.filecheck import Check
 from cryoforum.checking.readings import LARGEST_BOX, as_read
-from cryoforum.ctf import ctf
 from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.fourier import crop_or_pad, frequency_grid, phase_shift, to_fourier, to_real
 from cryoforum.geometry.rotations import relion_euler_to_unitquat
-from cryoforum.projection import padded_transform, project
+from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.fft import crop_or_pad, frequency_grid, phase_shift, to_fourier, to_real
+from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.reporting.canvas import picture
 from cryoforum.reporting.layout import Exhibit, Panel, Section, Table
 from cryoforum.reporting.page import render

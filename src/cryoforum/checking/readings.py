@@ -12,14 +12,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cryoforum.ctf import Optics, ctf_at
 from cryoforum.dataset.particles import Particles, Poses, all_rows
-from cryoforum.fourier import crop_or_pad, to_fourier
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, unitquat_to_rotmat
-from cryoforum.likelihood import FrequencyPoints, frequency_points
+from cryoforum.imaging.ctf import Optics, ctf_at
+from cryoforum.imaging.fft import crop_or_pad, to_fourier
+from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points
+from cryoforum.imaging.projection import PADDING, cropped_transform
 from cryoforum.metrics import soft_spherical_mask
-from cryoforum.projection import PADDING, cropped_transform
 from cryoforum.reconstruction import drawn_subsets, inverted
 
 LARGEST_BOX = 64  # pixels that images are cut to in Fourier space; the field of view stays
@@ -231,7 +231,7 @@ def _transfer(optics: Optics, kind: Transfer, points: FrequencyPoints, extent: f
 
 def _half_maps(sample: Sample, quaternions: Tensor, centred: Tensor, transfer: Tensor) -> Tensor:
     """Maps (2, b, b, b) of either half, solvent flattened."""
-    from cryoforum.kernels import insert_points  # compiling takes seconds: only for those who need it
+    from cryoforum.imaging.kernels import insert_points  # compiling takes seconds: only for those who need it
 
     box, points = sample.points.box, sample.points
     shape = (2, PADDING * box, PADDING * box, box + 1)
@@ -260,7 +260,7 @@ def _half_maps(sample: Sample, quaternions: Tensor, centred: Tensor, transfer: T
 
 def _slices(sample: Sample, quaternions: Tensor, maps: Tensor) -> Tensor:
     """Slices (n, p) along ``quaternions`` (n, 4), for each half of its own of ``maps`` (2, b, b, b)."""
-    from cryoforum.kernels import read_slices
+    from cryoforum.imaging.kernels import read_slices
 
     points = sample.points
     rotations = unitquat_to_rotmat(quaternions).numpy()

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cryoforum.ctf import Optics
 from cryoforum.distributions.bingham import OrientationBelief
+from cryoforum.imaging.ctf import Optics
 
 
 class Images(Protocol):

@@ -19,7 +19,7 @@ from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
-from cryoforum.fourier import crop_or_pad, to_fourier, to_real
+from cryoforum.imaging.fft import crop_or_pad, to_fourier, to_real
 
 # The first three are replaced by the page's own colours. The others are of Okabe & Ito's palette, which
 # colour-blind readers can tell apart; they stand on a light and on a dark page.

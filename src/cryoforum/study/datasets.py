@@ -12,9 +12,9 @@ from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Images, Particles, Poses, Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
+from cryoforum.imaging.potential import Atoms, atoms_to_volume, load_molecule, load_structure
+from cryoforum.imaging.simulation import simulate
 from cryoforum.io.particle_files import read_particle_file
-from cryoforum.simulation import simulate
-from cryoforum.structures import Atoms, atoms_to_volume, load_molecule, load_structure
 from cryoforum.study.variants import Dataset
 from cryoforum.training import split_rows
 from cryoforum.workflow import checked_particles, checked_poses

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cryoforum.ctf import Optics
 from cryoforum.dataset.particle_table import (
     ParticleStar,
     format_number,
@@ -24,6 +23,7 @@ from cryoforum.dataset.particle_table import (
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.dataset.resampling import Sampling
 from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
+from cryoforum.imaging.ctf import Optics
 from cryoforum.io.mixed_grids import images_at_one_sampling
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.lengths import pixel_sizes_from_star, shift_angstrom, warn_of_contradicting_origins

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.ctf import Optics, ctf
 from cryoforum.dataset.particles import Particles, Poses, Volume
-from cryoforum.fourier import phase_shift, to_real
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.projection import padded_transform, project
+from cryoforum.imaging.ctf import Optics, ctf
+from cryoforum.imaging.fft import phase_shift, to_real
+from cryoforum.imaging.projection import padded_transform, project
 
 NOISE_CALIBRATION_COUNT = 200  # images from which the mean signal variance is taken
 

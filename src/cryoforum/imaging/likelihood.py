@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.ctf import Optics, ctf_at
-from cryoforum.fourier import to_fourier
 from cryoforum.geometry.rotations import unitquat_to_rotmat
-from cryoforum.projection import PADDING, radius_of_cropped
+from cryoforum.imaging.ctf import Optics, ctf_at
+from cryoforum.imaging.fft import to_fourier
+from cryoforum.imaging.projection import PADDING, radius_of_cropped
 
 PARAMETERS = 5  # three rotations about the axes of the view (x, y, z), then the origin's x and y
 _UPPER = torch.triu_indices(PARAMETERS, PARAMETERS)
@@ -152,7 +152,7 @@ def evaluate(
     _check_reach(transform, images.points)
     if transform.device.type != "cpu":
         return evaluate_plainly(transform, images, rows, quaternions, origins_pixel)
-    from cryoforum.kernels import accumulate  # compiling takes seconds: only for those who need it
+    from cryoforum.imaging.kernels import accumulate  # compiling takes seconds: only for those who need it
 
     rotations = unitquat_to_rotmat(quaternions.double()).float()
     sums = accumulate(

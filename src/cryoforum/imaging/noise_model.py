@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
 from cryoforum.dataset.particles import Particles, Poses, all_rows
-from cryoforum.fourier import to_fourier
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at, whiten
+from cryoforum.imaging.fft import to_fourier
+from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at, whiten
 from cryoforum.preprocessing import circular_mask
 
 FEWEST_OF_A_GROUP = 50  # particles from which a group's own spectrum is better than that of all

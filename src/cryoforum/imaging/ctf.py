@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from cryoforum.fourier import frequency_grid
+from cryoforum.imaging.fft import frequency_grid
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 
-from cryoforum.fourier import frequency_grid
 from cryoforum.geometry.rotations import inverse, unitquat_to_rotmat
+from cryoforum.imaging.fft import frequency_grid
 
 PADDING = 2
 # Points inserted in one go: their indices and weights then stay in the processor's cache.
