@@ -18,8 +18,8 @@ from cryoforum.finding import find_poses
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
 from cryoforum.posing import PosingConfig
-from cryoforum.reconstruction import reconstruct
-from cryoforum.reference import Reference
+from cryoforum.reconstruction.inversion import reconstruct
+from cryoforum.reconstruction.reference_map import Reference
 
 BOX, PIXEL_SIZE, COUNT, SNR = 32, 11.2, 400, 0.05
 

@@ -29,11 +29,11 @@ from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.learning import train_to_folder
-from cryoforum.metrics import orientation_errors
 from cryoforum.polishing import orientation_covariance, origin_covariance_pixel2
 from cryoforum.posing import PosingConfig
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star
-from cryoforum.reference import HIGHEST_OF_NYQUIST, load_reference
+from cryoforum.reconstruction.fsc import orientation_errors
+from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST, load_reference
 from cryoforum.workflow import reconstruct_to_folder, simulate_to_folder
 
 COUNT, BOX, PIXEL_SIZE_ANGSTROM = 5000, 128, 2.8

@@ -31,10 +31,10 @@ from cryoforum.imaging.simulation import simulate
 from cryoforum.inference import network_numbers
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.matching import SearchConfig, candidates, log_likelihood_on_grid, make_templates
-from cryoforum.metrics import orientation_errors
 from cryoforum.polishing import polish
 from cryoforum.posing import Poser, PosingConfig, pose_batch
-from cryoforum.reference import load_reference, reference_from_map
+from cryoforum.reconstruction.fsc import orientation_errors
+from cryoforum.reconstruction.reference_map import load_reference, reference_from_map
 
 REPEATS, COUNT = 3, 512
 # Of one point in `kernels.accumulate`, counted in its source: eight neighbours, the image and its CTF.

@@ -24,7 +24,7 @@ from cryoforum.imaging.simulation import simulate
 from cryoforum.inference import predict
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
-from cryoforum.metrics import (
+from cryoforum.reconstruction.fsc import (
     fourier_shell_correlation,
     fsc_curve,
     orientation_errors,
@@ -32,7 +32,7 @@ from cryoforum.metrics import (
     soft_mask,
     summarise_errors,
 )
-from cryoforum.reconstruction import reconstruct
+from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.runtime.devices import best_device
 from cryoforum.training import split_rows, train
 

@@ -25,7 +25,7 @@ from cryoforum.inference import predict
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
-from cryoforum.reconstruction import reconstruct
+from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.training import split_rows, train
 
 

@@ -44,7 +44,7 @@ from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.heads import ExponentialFamilyHead
 from cryoforum.preprocessing import prepare
-from cryoforum.reference import Reference, load_reference
+from cryoforum.reconstruction.reference_map import Reference, load_reference
 from cryoforum.storage.files import replacing
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#63635e"

@@ -28,7 +28,7 @@ from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
 from cryoforum.lesson import lesson_from
-from cryoforum.reference import Reference
+from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime import devices as compute
 from cryoforum.runtime.distributed import process_rank_and_count
 from cryoforum.training import Split, train

@@ -26,7 +26,7 @@ from cryoforum.imaging.simulation import simulate
 from cryoforum.imitation import Imitation, imitation_of
 from cryoforum.lesson import lesson_from
 from cryoforum.preprocessing import Intensity
-from cryoforum.reference import Reference
+from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.training import Split, train
 
 BOX = 16

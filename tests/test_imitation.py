@@ -17,7 +17,7 @@ from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.imitation import imitation_of
 from cryoforum.learning import reference_from_particles
 from cryoforum.preprocessing import Intensity, circular_mask, prepare, prepare_all, set_intensity
-from cryoforum.reference import Reference, reference_from_map
+from cryoforum.reconstruction.reference_map import Reference, reference_from_map
 
 BOX, PIXEL_SIZE = 32, 11.2
 

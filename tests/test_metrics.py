@@ -10,7 +10,7 @@ from torch_fourier_shell_correlation import fourier_shell_correlation as judge_f
 from cryoforum.dataset.particles import HalfMaps, Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, rotation_about_view_axis
-from cryoforum.metrics import (
+from cryoforum.reconstruction.fsc import (
     fourier_shell_correlation,
     fsc_curve,
     orientation_errors,

@@ -21,7 +21,7 @@ from cryoforum.inference import check_compatible, matched_to_model
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.metrics import orientation_errors
+from cryoforum.reconstruction.fsc import orientation_errors
 
 COARSE, FINE = Sampling(32, 11.2), Sampling(48, 7.0)
 MANY, FEW = 90, 60

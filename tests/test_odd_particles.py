@@ -17,8 +17,8 @@ from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.metrics import orientation_errors
 from cryoforum.predicting import with_predictions
+from cryoforum.reconstruction.fsc import orientation_errors
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 80
 

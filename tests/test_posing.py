@@ -30,8 +30,8 @@ from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.matching import Candidates, Templates
-from cryoforum.metrics import orientation_errors
-from cryoforum.reference import load_reference
+from cryoforum.reconstruction.fsc import orientation_errors
+from cryoforum.reconstruction.reference_map import load_reference
 from cryoforum.workflow import matched_errors
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 160

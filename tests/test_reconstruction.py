@@ -19,8 +19,8 @@ from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import star_from_particles
-from cryoforum.metrics import fourier_shell_correlation, fsc_curve, soft_spherical_mask
-from cryoforum.reconstruction import ReconstructionConfig, reconstruct
+from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, soft_spherical_mask
+from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 
 BOX = 32
 PIXEL_SIZE = 9.0

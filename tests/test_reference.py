@@ -10,13 +10,13 @@ import torch
 from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_poses, seeded
 from torch import Tensor
 
-from cryoforum import reference as reference_module
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.mrc.maps import write_volume
-from cryoforum.metrics import FscCurve, fourier_shell_correlation
-from cryoforum.reconstruction import reconstruct
-from cryoforum.reference import (
+from cryoforum.reconstruction import reference_map as reference_module
+from cryoforum.reconstruction.fsc import FscCurve, fourier_shell_correlation
+from cryoforum.reconstruction.inversion import reconstruct
+from cryoforum.reconstruction.reference_map import (
     Reference,
     forget_reference,
     load_reference,

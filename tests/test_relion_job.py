@@ -20,7 +20,7 @@ from cryoforum.dataset.particle_table import number_column, read_star, select_ro
 from cryoforum.dataset.particles import Volume
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.star_text import read_tables
-from cryoforum.reference import REFERENCE
+from cryoforum.reconstruction.reference_map import REFERENCE
 from cryoforum.relionjob import ExternalJob, write_output_nodes
 from cryoforum.runtime import devices as compute
 

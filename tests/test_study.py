@@ -10,7 +10,7 @@ import torch
 from cryoforum.config import SimulationConfig
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import unitquat_to_rotmat
-from cryoforum.metrics import orientation_errors
+from cryoforum.reconstruction.fsc import orientation_errors
 from cryoforum.study import runs as study_runs
 from cryoforum.study.datasets import d2_complex, junk_rows, molecule, particles_of
 from cryoforum.study.pages import write_pages

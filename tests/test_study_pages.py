@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cryoforum.geometry.rotations import compose, random_unitquat
-from cryoforum.metrics import orientation_errors, summarise_errors
+from cryoforum.reconstruction.fsc import orientation_errors, summarise_errors
 from cryoforum.reporting.layout import Section, Table, markdown
 from cryoforum.reporting.study import distance_histogram, kept_and_dropped
 from cryoforum.storage.files import replacing

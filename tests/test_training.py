@@ -27,7 +27,7 @@ from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.inference import predict
 from cryoforum.lesson import lesson_from
-from cryoforum.reference import Reference
+from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime import devices as compute
 from cryoforum.training import Split, learning_rate_range, split_rows, suggested_rate, train
 

@@ -38,7 +38,7 @@ from cryoforum.io.relion.particles import particles_from_star, star_from_particl
 from cryoforum.network import OrientationNetwork
 from cryoforum.predicting import Output, predict_to_star
 from cryoforum.predictors import PredictionOptions
-from cryoforum.reconstruction import HalfSums, reconstruct
+from cryoforum.reconstruction.inversion import HalfSums, reconstruct
 from cryoforum.reporting.watch import write_watch_report
 from cryoforum.runtime import devices as compute
 from cryoforum.selection import quantile_threshold

@@ -17,8 +17,8 @@ from cryoforum.course import Progress
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, write_star
 from cryoforum.io.relion.lengths import pixel_size_from_star
 from cryoforum.learning import train_to_folder
-from cryoforum.metrics import ErrorSummary
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star
+from cryoforum.reconstruction.fsc import ErrorSummary
 from cryoforum.reporting.page import write_report
 from cryoforum.storage.files import new_folder, replacing
 from cryoforum.training import split_rows

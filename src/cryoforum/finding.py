@@ -26,7 +26,7 @@ from cryoforum.inference import BATCH_SIZE
 from cryoforum.matching import SearchConfig, make_templates
 from cryoforum.polishing import PolishingConfig
 from cryoforum.posing import CandidateSource, Poser, PosingConfig, pose_in_batches
-from cryoforum.reference import Reference
+from cryoforum.reconstruction.reference_map import Reference
 
 DEFAULT_CONFIG = PosingConfig()
 # Particles on which noise and scale are measured: an eighth of all, within these limits.

@@ -15,7 +15,7 @@ from cryoforum.dataset.particles import Particles, Predictions, joined_predictio
 from cryoforum.io.relion.particles import subsets_from_star
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
 from cryoforum.learning import STATE, train_to_folder
-from cryoforum.reconstruction import drawn_subsets
+from cryoforum.reconstruction.inversion import drawn_subsets
 from cryoforum.workflow import Bar, read_joined
 
 Predictor = Callable[[Particles], Predictions]

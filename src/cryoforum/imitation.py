@@ -17,7 +17,7 @@ from cryoforum.imaging.fft import to_real
 from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points, slices_at
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.preprocessing import Intensity, masked_and_standardised
-from cryoforum.reference import Reference
+from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import CPU
 
 EVERY = slice(None)

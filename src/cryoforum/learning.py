@@ -15,8 +15,8 @@ from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.inference import calibrated
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.lesson import VALIDATION_LIMIT
-from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
-from cryoforum.reference import (
+from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.reconstruction.reference_map import (
     Reference,
     forget_reference,
     noise_of_halves,

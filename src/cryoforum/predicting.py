@@ -35,7 +35,7 @@ from cryoforum.io.relion.particles import with_orientations, with_poses
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
-from cryoforum.reference import REFERENCE_FILES
+from cryoforum.reconstruction.reference_map import REFERENCE_FILES
 from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.storage.batch_log import BatchLog, read_batches
 from cryoforum.storage.files import progress_path, refuse_to_overwrite, remove_leftovers_of, require_folder_of

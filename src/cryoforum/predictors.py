@@ -15,8 +15,13 @@ from cryoforum.imaging.potential import load_structure
 from cryoforum.inference import check_compatible, predict_batch
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
-from cryoforum.reconstruction import drawn_subsets
-from cryoforum.reference import Reference, load_reference, masked_reference, reference_from_map
+from cryoforum.reconstruction.inversion import drawn_subsets
+from cryoforum.reconstruction.reference_map import (
+    Reference,
+    load_reference,
+    masked_reference,
+    reference_from_map,
+)
 from cryoforum.workflow import notices_to
 
 MASK_TOLERANCE = 1e-2  # of values beyond 0 and 1, as resampled masks have them

@@ -18,7 +18,7 @@ import pandas as pd
 from cryoforum.checkpoint import model_folders
 from cryoforum.halves import is_unfinished
 from cryoforum.io.relion.star_text import open_for_writing, write_tables
-from cryoforum.reference import REFERENCE
+from cryoforum.reconstruction.reference_map import REFERENCE
 from cryoforum.storage.files import replacing
 
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{ending}" for ending in ("SUCCESS", "FAILURE", "ABORTED"))

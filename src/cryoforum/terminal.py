@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from cryoforum.checking.judging import Verdict
     from cryoforum.course import Progress as TrainingProgress
     from cryoforum.demo import DemoResult
-    from cryoforum.metrics import ErrorSummary
     from cryoforum.predicting import Posed
+    from cryoforum.reconstruction.fsc import ErrorSummary
 
 WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown
 

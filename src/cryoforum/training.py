@@ -22,7 +22,7 @@ from cryoforum.course import (
 )
 from cryoforum.dataset.particles import Particles
 from cryoforum.lesson import Diverged, lesson_from
-from cryoforum.reference import Reference
+from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.distributed import from_first, process_rank_and_count, refuse_different
 
 WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule

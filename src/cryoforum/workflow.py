@@ -28,8 +28,8 @@ from cryoforum.io.relion.particles import (
     star_from_particles,
 )
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
-from cryoforum.metrics import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
-from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.reconstruction.fsc import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
+from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.selection import quantile_threshold, select
 from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
 

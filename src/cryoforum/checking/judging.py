@@ -23,7 +23,7 @@ from cryoforum.checking.readings import (
     support_by_maps_of,
 )
 from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.metrics import filter_shells, fourier_shell_correlation
+from cryoforum.reconstruction.fsc import filter_shells, fourier_shell_correlation
 
 MOST_PARTICLES = 1000  # that are looked at: their errors are 20 times smaller than most faults
 MOST_FAULTS = 4  # adopted one after the other

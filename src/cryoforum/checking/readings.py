@@ -19,8 +19,8 @@ from cryoforum.imaging.ctf import Optics, ctf_at
 from cryoforum.imaging.fft import crop_or_pad, to_fourier
 from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points
 from cryoforum.imaging.projection import PADDING, cropped_transform
-from cryoforum.metrics import soft_spherical_mask
-from cryoforum.reconstruction import drawn_subsets, inverted
+from cryoforum.reconstruction.fsc import soft_spherical_mask
+from cryoforum.reconstruction.inversion import drawn_subsets, inverted
 
 LARGEST_BOX = 64  # pixels that images are cut to in Fourier space; the field of view stays
 MOST_COPIES = 4  # of a particle, turned by symmetry, that a map is made from: more cost more than they tell

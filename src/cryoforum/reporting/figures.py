@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cryoforum.metrics import FSC_THRESHOLD
+from cryoforum.reconstruction.fsc import FSC_THRESHOLD
 from cryoforum.reporting.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, plain, svg
 from cryoforum.reporting.wording import degrees
 

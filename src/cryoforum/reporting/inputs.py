@@ -13,7 +13,7 @@ from cryoforum.dataset.particle_table import ParticleStar, number_column
 from cryoforum.dataset.particles import Poses
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import poses_from_star
-from cryoforum.metrics import orientation_errors, summarise_errors
+from cryoforum.reconstruction.fsc import orientation_errors, summarise_errors
 from cryoforum.selection import select
 
 DEFAULT_KEPT_SHARE = 0.75

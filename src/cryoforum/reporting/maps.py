@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from cryoforum.io.mrc.maps import read_volume
-from cryoforum.metrics import FSC_THRESHOLD
+from cryoforum.reconstruction.fsc import FSC_THRESHOLD
 from cryoforum.reporting import figures
 from cryoforum.reporting.canvas import picture
 from cryoforum.reporting.inputs import read_csv, read_json

@@ -26,7 +26,7 @@ from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundam
 from cryoforum.geometry.rotations import compose
 from cryoforum.inference import network_numbers, predict
 from cryoforum.learning import reference_from_particles
-from cryoforum.metrics import (
+from cryoforum.reconstruction.fsc import (
     fourier_shell_correlation,
     fsc_curve,
     orientation_errors,
@@ -34,7 +34,7 @@ from cryoforum.metrics import (
     soft_mask,
     summarise_errors,
 )
-from cryoforum.reconstruction import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.selection import quantile_threshold
 from cryoforum.storage.files import is_leftover, replacing
 from cryoforum.study.datasets import junk_rows, molecule, particles_of

@@ -15,7 +15,7 @@ from cryoforum.dataset.resampling import Sampling
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.growing import GrowingStar, joined
 from cryoforum.posing import SCALE_RANGE
-from cryoforum.reconstruction import ReconstructionConfig, finished_maps
+from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps
 from cryoforum.reporting.watch import write_watch_report
 from cryoforum.selection import quantile_threshold
 from cryoforum.storage.files import replacing

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from cryoforum.dataset.particles import Particles
-from cryoforum.reconstruction import HalfSums, add_to_sums, empty_sums
+from cryoforum.reconstruction.inversion import HalfSums, add_to_sums, empty_sums
 from cryoforum.storage.files import replacing
 
 FORMAT = "cryo-forum sums 1"

@@ -18,7 +18,7 @@ from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import read_volume, write_volume
-from cryoforum.metrics import FSC_THRESHOLD, filter_shells, fsc_curve, soft_mask
+from cryoforum.reconstruction.fsc import FSC_THRESHOLD, filter_shells, fsc_curve, soft_mask
 from cryoforum.storage.files import reason_of, replacing
 
 REFERENCE = "reference.mrc"
