@@ -19,7 +19,6 @@ import torch
 from relion_made import relion_particles
 from torch import Tensor
 
-from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig, preset, with_symmetry
 from cryoforum.dataset.particle_table import read_star, select_rows, write_star
 from cryoforum.dataset.particles import Particles, Volume
@@ -29,6 +28,7 @@ from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.learning import train_to_folder
+from cryoforum.network.model_folder import load_model
 from cryoforum.polishing import orientation_covariance, origin_covariance_pixel2
 from cryoforum.posing import PosingConfig
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star

@@ -20,7 +20,6 @@ from pathlib import Path
 import timings
 import torch
 
-from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, loaded_batches
@@ -28,9 +27,10 @@ from cryoforum.finding import make_poser
 from cryoforum.imaging.likelihood import evaluate
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
-from cryoforum.inference import network_numbers
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.matching import SearchConfig, candidates, log_likelihood_on_grid, make_templates
+from cryoforum.network.model_folder import load_model
+from cryoforum.network.predict import network_numbers
 from cryoforum.polishing import polish
 from cryoforum.posing import Poser, PosingConfig, pose_batch
 from cryoforum.reconstruction.fsc import orientation_errors

@@ -21,9 +21,9 @@ from cryoforum.dataset.particle_table import ParticleStar, read_star, select_row
 from cryoforum.dataset.particles import Volume
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
-from cryoforum.inference import predict
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.network.predict import predict
 from cryoforum.reconstruction.fsc import (
     fourier_shell_correlation,
     fsc_curve,

@@ -21,10 +21,10 @@ from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.particle_table import read_star, write_star
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
-from cryoforum.inference import predict
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.network.predict import predict
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.training import split_rows, train
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from cryoforum import lesson, training
-from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -28,6 +27,7 @@ from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
 from cryoforum.lesson import lesson_from
+from cryoforum.network.model_folder import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime import devices as compute
 from cryoforum.runtime.distributed import process_rank_and_count

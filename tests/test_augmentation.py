@@ -11,7 +11,7 @@ from cryoforum.config import AugmentationConfig, PreprocessingConfig
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.imaging.ctf import Optics
-from cryoforum.preprocessing import (
+from cryoforum.network.preprocessing import (
     augment,
     circular_mask,
     prepare,

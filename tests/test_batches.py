@@ -25,7 +25,7 @@ from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
 from cryoforum.imitation import Imitation, imitation_of
 from cryoforum.lesson import lesson_from
-from cryoforum.preprocessing import Intensity
+from cryoforum.network.preprocessing import Intensity
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.training import Split, train
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryoforum import checkpoint
-from cryoforum.checkpoint import (
+from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
+from cryoforum.dataset.particles import Particles
+from cryoforum.network import OrientationNetwork
+from cryoforum.network import model_folder as checkpoint
+from cryoforum.network.model_folder import (
     TrainedModel,
     load_model,
     load_state,
@@ -19,9 +22,6 @@ from cryoforum.checkpoint import (
     save_model,
     save_state,
 )
-from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
-from cryoforum.dataset.particles import Particles
-from cryoforum.network import OrientationNetwork
 from cryoforum.storage.files import new_folder
 
 

@@ -10,7 +10,6 @@ from cryosparc_records import only, records, refined, rotation_vectors, write
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
-from cryoforum.checkpoint import TrainedModel, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
@@ -28,6 +27,7 @@ from cryoforum.io.relion.particles import (
     with_poses,
 )
 from cryoforum.network import OrientationNetwork
+from cryoforum.network.model_folder import TrainedModel, save_model
 
 ANGLES = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from cryoforum import lesson
-from cryoforum.checkpoint import TrainedModel, load_model
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import write_star
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import star_from_particles
 from cryoforum.lesson import lesson_from
+from cryoforum.network.model_folder import TrainedModel, load_model
 from cryoforum.runtime import devices as compute
 from cryoforum.runtime import distributed as processes
 from cryoforum.runtime.distributed import (

@@ -8,11 +8,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import read_star, write_star
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.network.model_folder import load_model
 from cryoforum.reconstruction.fsc import orientation_errors
 
 TOML = "[training]\nimage_passes = 64\nbatch_size = 16\ngrid_nside = 2\ngrid_count = 2\n[network]\nwidths = [4, 8]\ndegree = 1\n"

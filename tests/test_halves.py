@@ -10,7 +10,6 @@ import torch
 from typer.testing import CliRunner, Result
 
 from cryoforum import halves
-from cryoforum.checkpoint import load_model, load_models, save_model
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.geometry.rotations import geodesic_distance
@@ -18,6 +17,7 @@ from cryoforum.halves import is_unfinished
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.network.model_folder import load_model, load_models, save_model
 from cryoforum.runtime import devices as compute
 
 COUNT, FEW, BOX, PIXEL_SIZE = 120, 40, 28, 12.8

@@ -12,15 +12,15 @@ import torch
 from test_relion import untrained_model
 from typer.testing import CliRunner, Result
 
-from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
 from cryoforum.dataset.resampling import Sampling
 from cryoforum.imaging.potential import load_structure
-from cryoforum.inference import check_compatible, matched_to_model
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.network.model_folder import load_model
+from cryoforum.network.predict import check_compatible, matched_to_model
 from cryoforum.reconstruction.fsc import orientation_errors
 
 COARSE, FINE = Sampling(32, 11.2), Sampling(48, 7.0)

@@ -23,7 +23,7 @@ from cryoforum.io.mrc import stacks
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import LazyImages, write_stack
-from cryoforum.preprocessing import prepare_all
+from cryoforum.network.preprocessing import prepare_all
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress}

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from cryoforum import finding, inference, posing
-from cryoforum.checkpoint import TrainedModel, load_model
+from cryoforum import finding, posing
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Predictions, Volume
@@ -30,6 +29,8 @@ from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.matching import Candidates, Templates
+from cryoforum.network import predict as inference
+from cryoforum.network.model_folder import TrainedModel, load_model
 from cryoforum.reconstruction.fsc import orientation_errors
 from cryoforum.reconstruction.reference_map import load_reference
 from cryoforum.workflow import matched_errors

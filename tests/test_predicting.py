@@ -17,7 +17,6 @@ import torch
 from typer.testing import CliRunner, Result
 
 from cryoforum import predicting, predictors
-from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import Config, preset
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
@@ -25,6 +24,7 @@ from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import star_from_particles
 from cryoforum.network import OrientationNetwork
+from cryoforum.network.model_folder import TrainedModel, load_model, save_model
 from cryoforum.predicting import shares_of_batches
 from cryoforum.runtime import devices as compute
 from cryoforum.storage.files import is_leftover

@@ -14,7 +14,7 @@ from cryoforum.imaging.ctf import Optics, ctf
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.projection import padded_transform, project
-from cryoforum.preprocessing import (
+from cryoforum.network.preprocessing import (
     Intensity,
     augment,
     circular_mask,

@@ -14,12 +14,12 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from cryoforum.checkpoint import load_model
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Volume
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.star_text import read_tables
+from cryoforum.network.model_folder import load_model
 from cryoforum.reconstruction.reference_map import REFERENCE
 from cryoforum.relionjob import ExternalJob, write_output_nodes
 from cryoforum.runtime import devices as compute

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from cryoforum import training
-from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -25,8 +24,9 @@ from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import SimulatedImages, simulate
-from cryoforum.inference import predict
 from cryoforum.lesson import lesson_from
+from cryoforum.network.model_folder import TrainedModel, load_model, save_model
+from cryoforum.network.predict import predict
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime import devices as compute
 from cryoforum.training import Split, learning_rate_range, split_rows, suggested_rate, train

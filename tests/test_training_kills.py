@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cryoforum.checkpoint import load_model
 from cryoforum.config import SimulationConfig
+from cryoforum.network.model_folder import load_model
 from cryoforum.runtime import devices as compute
 from cryoforum.workflow import simulate_to_folder
 

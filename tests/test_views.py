@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, left_matrix, random_unitquat, right_matrix
-from cryoforum.inference import best_views, calibrated, predict
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
+from cryoforum.network.model_folder import TrainedModel
+from cryoforum.network.predict import best_views, calibrated, predict
+from cryoforum.network.preprocessing import circular_mask, prepare, turn_and_shift, turn_orientations
 from cryoforum.posing import PosingConfig
 from cryoforum.predicting import PredictionOptions
-from cryoforum.preprocessing import circular_mask, prepare, turn_and_shift, turn_orientations
 
 BOX = 16
 

@@ -19,7 +19,6 @@ import torch
 from typer.testing import CliRunner
 
 from cryoforum import predictors
-from cryoforum.checkpoint import TrainedModel, load_model, save_model
 from cryoforum.cli import app
 from cryoforum.config import preset
 from cryoforum.dataset.particle_table import (
@@ -36,6 +35,7 @@ from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import write_particle_file
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
 from cryoforum.network import OrientationNetwork
+from cryoforum.network.model_folder import TrainedModel, load_model, save_model
 from cryoforum.predicting import Output, predict_to_star
 from cryoforum.predictors import PredictionOptions
 from cryoforum.reconstruction.inversion import HalfSums, reconstruct

@@ -10,8 +10,8 @@ from cryoforum.course import Course
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetry_group
 from cryoforum.imaging.ctf import Optics
 from cryoforum.imitation import Imitation
+from cryoforum.network.preprocessing import changed_images, changed_orientations, draw_changes
 from cryoforum.pairs import all_pairs, random_pairs, stratified_pairs
-from cryoforum.preprocessing import changed_images, changed_orientations, draw_changes
 from cryoforum.runtime.devices import CPU
 from cryoforum.runtime.distributed import own_share
 

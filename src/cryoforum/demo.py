@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.course import Progress
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, write_star
 from cryoforum.io.relion.lengths import pixel_size_from_star
 from cryoforum.learning import train_to_folder
+from cryoforum.network.model_folder import TrainedModel
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 from cryoforum.reconstruction.fsc import ErrorSummary
 from cryoforum.reporting.page import write_report

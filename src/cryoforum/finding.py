@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel
 from cryoforum.dataset.particles import Particles, Predictions, Volume, joined_predictions
 from cryoforum.imaging.likelihood import frequency_points
 from cryoforum.imaging.noise_model import (
@@ -22,8 +21,9 @@ from cryoforum.imaging.noise_model import (
     measured_noise,
 )
 from cryoforum.imaging.projection import cropped_transform
-from cryoforum.inference import BATCH_SIZE
 from cryoforum.matching import SearchConfig, make_templates
+from cryoforum.network.model_folder import TrainedModel
+from cryoforum.network.predict import BATCH_SIZE
 from cryoforum.polishing import PolishingConfig
 from cryoforum.posing import CandidateSource, Poser, PosingConfig, pose_in_batches
 from cryoforum.reconstruction.reference_map import Reference

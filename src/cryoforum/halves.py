@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import DESCRIPTION, HALF_FOLDERS, TrainedModel, load_model, parts_of
 from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.dataset.particle_table import ParticleStar, with_columns
@@ -15,6 +14,7 @@ from cryoforum.dataset.particles import Particles, Predictions, joined_predictio
 from cryoforum.io.relion.particles import subsets_from_star
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
 from cryoforum.learning import STATE, train_to_folder
+from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, TrainedModel, load_model, parts_of
 from cryoforum.reconstruction.inversion import drawn_subsets
 from cryoforum.workflow import Bar, read_joined
 

@@ -16,7 +16,7 @@ from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import to_real
 from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points, slices_at
 from cryoforum.imaging.projection import cropped_transform
-from cryoforum.preprocessing import Intensity, masked_and_standardised
+from cryoforum.network.preprocessing import Intensity, masked_and_standardised
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import CPU
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.checkpoint import PARTS, TrainedModel, parts_of, read_split, save_model
 from cryoforum.config import Config
 from cryoforum.course import Progress
 from cryoforum.dataset.particles import Particles, Poses
-from cryoforum.inference import calibrated
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.lesson import VALIDATION_LIMIT
+from cryoforum.network.model_folder import PARTS, TrainedModel, parts_of, read_split, save_model
+from cryoforum.network.predict import calibrated
 from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
 from cryoforum.reconstruction.reference_map import (
     Reference,

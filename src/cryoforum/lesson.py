@@ -15,7 +15,7 @@ from cryoforum.imitation import imitation_of
 from cryoforum.losses import Loss, l2_penalty, loss_function
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
-from cryoforum.preprocessing import Intensity, prepare_all, set_intensity
+from cryoforum.network.preprocessing import Intensity, prepare_all, set_intensity
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import best_device, mixed_precision, settle_on
 from cryoforum.runtime.distributed import (

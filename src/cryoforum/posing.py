@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel
 from cryoforum.dataset.particles import (
     ImageEvidence,
     Particles,
@@ -22,8 +21,9 @@ from cryoforum.dataset.particles import (
 from cryoforum.defocus import defocus_change
 from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages
 from cryoforum.imaging.noise_model import NoiseModel
-from cryoforum.inference import VIEWS, network_numbers, predict_batch
 from cryoforum.matching import SearchConfig, Templates, best_origins, candidates, log_likelihood_on_grid
+from cryoforum.network.model_folder import TrainedModel
+from cryoforum.network.predict import VIEWS, network_numbers, predict_batch
 from cryoforum.polishing import (
     Polished,
     PolishingConfig,

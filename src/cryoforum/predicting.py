@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import (
+from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
+from cryoforum.dataset.particles import Particles, Poses, Predictions, loaded_batches
+from cryoforum.finding import make_poser
+from cryoforum.halves import Predictor
+from cryoforum.io.particle_files import check_writable, write_particle_file
+from cryoforum.io.relion.particles import with_orientations, with_poses
+from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
+from cryoforum.network.model_folder import (
     DESCRIPTION,
     PARTS,
     SPLIT,
@@ -25,14 +32,7 @@ from cryoforum.checkpoint import (
     model_folders,
     parts_of,
 )
-from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
-from cryoforum.dataset.particles import Particles, Poses, Predictions, loaded_batches
-from cryoforum.finding import make_poser
-from cryoforum.halves import Predictor
-from cryoforum.inference import BATCH_SIZE, sampling_of
-from cryoforum.io.particle_files import check_writable, write_particle_file
-from cryoforum.io.relion.particles import with_orientations, with_poses
-from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
+from cryoforum.network.predict import BATCH_SIZE, sampling_of
 from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.reconstruction.reference_map import REFERENCE_FILES

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from cryoforum.checkpoint import model_folders
 from cryoforum.halves import is_unfinished
 from cryoforum.io.relion.star_text import open_for_writing, write_tables
+from cryoforum.network.model_folder import model_folders
 from cryoforum.reconstruction.reference_map import REFERENCE
 from cryoforum.storage.files import replacing
 

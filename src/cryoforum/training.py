@@ -11,7 +11,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import PARTS, TrainedModel, load_state, save_state
 from cryoforum.config import Config, as_plain_dict
 from cryoforum.course import (
     FIXED_MOMENTUM,
@@ -22,6 +21,7 @@ from cryoforum.course import (
 )
 from cryoforum.dataset.particles import Particles
 from cryoforum.lesson import Diverged, lesson_from
+from cryoforum.network.model_folder import PARTS, TrainedModel, load_state, save_state
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.distributed import from_first, process_rank_and_count, refuse_different
 

@@ -106,11 +106,11 @@ def train(
     """
     with failing_clearly():
         share_among(devices)
-        from cryoforum.checkpoint import model_folders
         from cryoforum.config import chosen_config
         from cryoforum.halves import train_halves_to_folder
         from cryoforum.io.scratch import Scratch
         from cryoforum.learning import train_to_folder
+        from cryoforum.network.model_folder import model_folders
 
         if max_minutes is not None and not max_minutes > 0:
             raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")

@@ -13,7 +13,7 @@ from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import particles_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
-from cryoforum.preprocessing import prepare
+from cryoforum.network.preprocessing import prepare
 from cryoforum.reporting import figures
 from cryoforum.reporting.canvas import picture
 from cryoforum.reporting.inputs import PredictedPoses, read_csv

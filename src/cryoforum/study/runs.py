@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Predictions, Volume, loaded_batches
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.geometry.rotations import compose
-from cryoforum.inference import network_numbers, predict
 from cryoforum.learning import reference_from_particles
+from cryoforum.network.model_folder import TrainedModel
+from cryoforum.network.predict import network_numbers, predict
 from cryoforum.reconstruction.fsc import (
     fourier_shell_correlation,
     fsc_curve,

@@ -16,13 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from cryoforum.checkpoint import TrainedModel, load_models, parts_of
 from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.halves import half_of_training
-from cryoforum.inference import sampling_of
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import contrast_signs
+from cryoforum.network.model_folder import TrainedModel, load_models, parts_of
+from cryoforum.network.predict import sampling_of
 from cryoforum.predicting import Output, predict_rows_to_star
 from cryoforum.predictors import PredictionOptions
 from cryoforum.storage.file_watcher import Arrivals

@@ -24,7 +24,7 @@ from cryoforum.config import Config, as_plain_dict, updated
 from cryoforum.dataset.particles import Particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import Head, head_of
-from cryoforum.preprocessing import Intensity
+from cryoforum.network.preprocessing import Intensity
 from cryoforum.storage.files import reason_of, replacing
 
 FORMAT = "cryo-forum model 2"

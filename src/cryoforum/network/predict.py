@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cryoforum.checkpoint import TrainedModel
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles, Predictions, joined_predictions, loaded_batches
 from cryoforum.dataset.resampling import Sampling, resampled
 from cryoforum.distributions.bingham import OrientationBelief, likeliest_sharpness
 from cryoforum.geometry.point_groups import nearest_equivalent, symmetry_group
 from cryoforum.network.heads import mean_belief
-from cryoforum.preprocessing import prepare, turn_and_shift, turn_orientations
+from cryoforum.network.model_folder import TrainedModel
+from cryoforum.network.preprocessing import prepare, turn_and_shift, turn_orientations
 from cryoforum.runtime.devices import best_device, mixed_precision
 
 BATCH_SIZE = 256
