@@ -34,7 +34,7 @@ from cryoforum.reconstruction.fsc import (
 )
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.runtime.devices import best_device
-from cryoforum.training import split_rows, train
+from cryoforum.training.loop import split_rows, train
 
 TRAINING_COUNT, TEST_COUNT, SNR = 2512, 400, 0.1
 

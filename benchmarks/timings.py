@@ -26,7 +26,7 @@ from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.inversion import reconstruct
-from cryoforum.training import split_rows, train
+from cryoforum.training.loop import split_rows, train
 
 
 def main() -> None:

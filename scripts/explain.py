@@ -37,7 +37,6 @@ from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.ctf import ctf
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import padded_transform, project
-from cryoforum.imitation import imitation_of
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.heads import ExponentialFamilyHead
@@ -46,6 +45,7 @@ from cryoforum.network.predict import network_numbers
 from cryoforum.network.preprocessing import prepare
 from cryoforum.reconstruction.reference_map import Reference, load_reference
 from cryoforum.storage.files import replacing
+from cryoforum.training.simulated_images import imitation_of
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#63635e"
 # Colours of the smallest regions that hold these shares of a belief.

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from cryoforum import lesson, training
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -21,17 +20,19 @@ from cryoforum.config import (
     SimulationConfig,
     TrainingConfig,
 )
-from cryoforum.course import Course
 from cryoforum.dataset.particles import Particles
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
-from cryoforum.lesson import lesson_from
 from cryoforum.network.model_folder import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime import devices as compute
 from cryoforum.runtime.distributed import process_rank_and_count
-from cryoforum.training import Split, train
+from cryoforum.training import loop as training
+from cryoforum.training import trainer as lesson
+from cryoforum.training.loop import Split, train
+from cryoforum.training.state import Course
+from cryoforum.training.trainer import lesson_from
 
 BOX, COUNT, STEPS = 16, 41, 4
 EVERY_CHANGE = AugmentationConfig(noise=0.3, defocus_angstrom=500.0, contrast=0.1, simulated_share=0.5)

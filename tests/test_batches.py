@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum.batches import Batch, BatchSource, simulated_count
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -16,18 +15,19 @@ from cryoforum.config import (
     SimulationConfig,
     TrainingConfig,
 )
-from cryoforum.course import Course
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
-from cryoforum.imitation import Imitation, imitation_of
-from cryoforum.lesson import lesson_from
 from cryoforum.network.preprocessing import Intensity
 from cryoforum.reconstruction.reference_map import Reference
-from cryoforum.training import Split, train
+from cryoforum.training.batches import Batch, BatchSource, simulated_count
+from cryoforum.training.loop import Split, train
+from cryoforum.training.simulated_images import Imitation, imitation_of
+from cryoforum.training.state import Course
+from cryoforum.training.trainer import lesson_from
 
 BOX = 16
 STILL = AugmentationConfig(rotate=False, mirror=False, max_shift_pixel=0.0)

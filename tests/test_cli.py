@@ -379,7 +379,7 @@ def test_simulated_images_are_made_where_there_is_a_reference(done: Run, tmp_pat
 def test_an_interrupted_training_is_resumed(
     done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cryoforum import training
+    from cryoforum.training import loop as training
 
     monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
     save, saved = training.save_state, []

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cryoforum.course import Course, learning_rate_and_momentum, one_cycle
+from cryoforum.training.state import Course, learning_rate_and_momentum, one_cycle
 
 
 def test_the_learning_rate_makes_one_cycle() -> None:

@@ -17,12 +17,10 @@ from shared_lessons import LESSONS, STEPS, learn, some_particles
 from torch import Tensor
 from typer.testing import CliRunner
 
-from cryoforum import lesson
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import write_star
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import star_from_particles
-from cryoforum.lesson import lesson_from
 from cryoforum.network.model_folder import TrainedModel, load_model
 from cryoforum.runtime import devices as compute
 from cryoforum.runtime import distributed as processes
@@ -33,6 +31,8 @@ from cryoforum.runtime.distributed import (
     rank_on_machine,
     start_processes,
 )
+from cryoforum.training import trainer as lesson
+from cryoforum.training.trainer import lesson_from
 
 SOURCES = Path(compute.__file__).parents[1]
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_NUM_TASKS")

@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_leaves
 from cryoforum.config import Config, NetworkConfig, TrainingConfig
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.losses import l2_penalty, loss_function, pair_loss, single_weight
 from cryoforum.network.heads import MATRIX_HEADS, head_of
-from cryoforum.pairs import all_pairs
+from cryoforum.training.losses import l2_penalty, loss_function, pair_loss, single_weight
+from cryoforum.training.pairs import all_pairs
 
 C1, EVERY = symmetry_group("C1"), all_pairs(8)
 

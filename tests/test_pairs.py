@@ -7,7 +7,7 @@ from scipy import stats
 
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, rotation_about_view_axis
-from cryoforum.pairs import DISTANCE_BINS, all_pairs, random_pairs, stratified_pairs
+from cryoforum.training.pairs import DISTANCE_BINS, all_pairs, random_pairs, stratified_pairs
 
 
 def seeded(seed: int = 0) -> torch.Generator:

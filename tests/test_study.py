@@ -16,7 +16,7 @@ from cryoforum.study.datasets import d2_complex, junk_rows, molecule, particles_
 from cryoforum.study.pages import write_pages
 from cryoforum.study.runs import read_records, run_all
 from cryoforum.study.variants import BASE, TABLE_1, Dataset, Run, planned_runs, runs_on
-from cryoforum.training import split_rows
+from cryoforum.training.loop import split_rows
 from cryoforum.workflow import simulate_to_folder
 
 SMALL = Dataset(count=90, box=32, pixel_size_angstrom=11.2, snr=5.0)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryoforum import training
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -17,19 +16,20 @@ from cryoforum.config import (
     TrainingConfig,
     preset,
 )
-from cryoforum.course import Course, Progress
 from cryoforum.dataset.particles import Particles
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import SimulatedImages, simulate
-from cryoforum.lesson import lesson_from
 from cryoforum.network.model_folder import TrainedModel, load_model, save_model
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime import devices as compute
-from cryoforum.training import Split, learning_rate_range, split_rows, suggested_rate, train
+from cryoforum.training import loop as training
+from cryoforum.training.loop import Split, learning_rate_range, split_rows, suggested_rate, train
+from cryoforum.training.state import Course, Progress
+from cryoforum.training.trainer import lesson_from
 
 QUICK = Config(
     PreprocessingConfig(box=32),

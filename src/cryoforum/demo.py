@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from cryoforum.config import SimulationConfig, preset
-from cryoforum.course import Progress
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, write_star
 from cryoforum.io.relion.lengths import pixel_size_from_star
 from cryoforum.learning import train_to_folder
@@ -21,7 +20,8 @@ from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 from cryoforum.reconstruction.fsc import ErrorSummary
 from cryoforum.reporting.page import write_report
 from cryoforum.storage.files import new_folder, replacing
-from cryoforum.training import split_rows
+from cryoforum.training.loop import split_rows
+from cryoforum.training.state import Progress
 from cryoforum.workflow import (
     Bar,
     compare_stars,

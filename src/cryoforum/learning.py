@@ -9,10 +9,8 @@ from pathlib import Path
 import torch
 
 from cryoforum.config import Config
-from cryoforum.course import Progress
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
-from cryoforum.lesson import VALIDATION_LIMIT
 from cryoforum.network.model_folder import PARTS, TrainedModel, parts_of, read_split, save_model
 from cryoforum.network.predict import calibrated
 from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
@@ -27,7 +25,7 @@ from cryoforum.reconstruction.reference_map import (
 )
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.storage.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
-from cryoforum.training import (
+from cryoforum.training.loop import (
     FEWEST_RATES,
     Split,
     learning_rate_range,
@@ -35,6 +33,8 @@ from cryoforum.training import (
     suggested_rate,
     train,
 )
+from cryoforum.training.state import Progress
+from cryoforum.training.trainer import VALIDATION_LIMIT
 from cryoforum.workflow import Bar, checked_particles, checked_poses, read_joined
 
 CALIBRATED_BY = 1000  # validation particles

@@ -20,10 +20,10 @@ from cryoforum.storage.files import reason_of
 if TYPE_CHECKING:
     from cryoforum.checking.filecheck import Check
     from cryoforum.checking.judging import Verdict
-    from cryoforum.course import Progress as TrainingProgress
     from cryoforum.demo import DemoResult
     from cryoforum.predicting import Posed
     from cryoforum.reconstruction.fsc import ErrorSummary
+    from cryoforum.training.state import Progress as TrainingProgress
 
 WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown
 

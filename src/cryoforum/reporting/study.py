@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryoforum.course import one_cycle
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.pairs import DISTANCE_BINS, random_pairs, stratified_pairs
 from cryoforum.reporting import figures
 from cryoforum.reporting.canvas import BLUE, GREEN, INK, ORANGE, label_logarithmic, panel, svg
 from cryoforum.reporting.figures import finish, legend_above
 from cryoforum.reporting.layout import Exhibit, Panel
 from cryoforum.reporting.wording import percent, thousands
 from cryoforum.selection import select
+from cryoforum.training.pairs import DISTANCE_BINS, random_pairs, stratified_pairs
+from cryoforum.training.state import one_cycle
 
 _PURPLE = "#cc79a7"  # of the same palette as the page's colours
 _COLOURS = (INK, BLUE, ORANGE, GREEN, _PURPLE)

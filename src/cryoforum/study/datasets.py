@@ -16,7 +16,7 @@ from cryoforum.imaging.potential import Atoms, atoms_to_volume, load_molecule, l
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.study.variants import Dataset
-from cryoforum.training import split_rows
+from cryoforum.training.loop import split_rows
 from cryoforum.workflow import checked_particles, checked_poses
 
 _SUBUNITS = 24  # of apoferritin

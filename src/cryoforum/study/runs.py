@@ -39,7 +39,7 @@ from cryoforum.selection import quantile_threshold
 from cryoforum.storage.files import is_leftover, replacing
 from cryoforum.study.datasets import junk_rows, molecule, particles_of
 from cryoforum.study.variants import Run
-from cryoforum.training import Split, split_rows, train
+from cryoforum.training.loop import Split, split_rows, train
 from cryoforum.workflow import Bar
 
 KEPT_SHARE = 0.75  # of the validation part, whose threshold the test part is filtered by

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import Config, as_plain_dict
-from cryoforum.course import (
+from cryoforum.dataset.particles import Particles
+from cryoforum.network.model_folder import PARTS, TrainedModel, load_state, save_state
+from cryoforum.reconstruction.reference_map import Reference
+from cryoforum.runtime.distributed import from_first, process_rank_and_count, refuse_different
+from cryoforum.training.state import (
     FIXED_MOMENTUM,
     Course,
     Progress,
     learning_rate_and_momentum,
     restored_course,
 )
-from cryoforum.dataset.particles import Particles
-from cryoforum.lesson import Diverged, lesson_from
-from cryoforum.network.model_folder import PARTS, TrainedModel, load_state, save_state
-from cryoforum.reconstruction.reference_map import Reference
-from cryoforum.runtime.distributed import from_first, process_rank_and_count, refuse_different
+from cryoforum.training.trainer import Diverged, lesson_from
 
 WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule
 VALIDATIONS = 20  # times in a training that the validation error is taken

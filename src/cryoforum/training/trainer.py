@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cryoforum.batches import Batch, BatchSource, image_count, simulated_count
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
-from cryoforum.imitation import imitation_of
-from cryoforum.losses import Loss, l2_penalty, loss_function
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
 from cryoforum.network.preprocessing import Intensity, prepare_all, set_intensity
@@ -27,6 +24,9 @@ from cryoforum.runtime.distributed import (
     process_rank_and_count,
     refuse_unequal_shares,
 )
+from cryoforum.training.batches import Batch, BatchSource, image_count, simulated_count
+from cryoforum.training.losses import Loss, l2_penalty, loss_function
+from cryoforum.training.simulated_images import imitation_of
 
 VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
 GRADIENT_NORM_LIMIT = 5.0

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import Config
-from cryoforum.course import Course
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetry_group
 from cryoforum.imaging.ctf import Optics
-from cryoforum.imitation import Imitation
 from cryoforum.network.preprocessing import changed_images, changed_orientations, draw_changes
-from cryoforum.pairs import all_pairs, random_pairs, stratified_pairs
 from cryoforum.runtime.devices import CPU
 from cryoforum.runtime.distributed import own_share
+from cryoforum.training.pairs import all_pairs, random_pairs, stratified_pairs
+from cryoforum.training.simulated_images import Imitation
+from cryoforum.training.state import Course
 
 
 def image_count(config: Config, particle_count: int) -> int:
