@@ -12,12 +12,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cryoforum.alignment.aligner import PosingConfig
+from cryoforum.alignment.fitting import find_poses
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.finding import find_poses
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
-from cryoforum.posing import PosingConfig
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.reconstruction.reference_map import Reference
 

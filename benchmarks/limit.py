@@ -19,6 +19,8 @@ import torch
 from relion_made import relion_particles
 from torch import Tensor
 
+from cryoforum.alignment.aligner import PosingConfig
+from cryoforum.alignment.local_refinement import orientation_covariance, origin_covariance_pixel2
 from cryoforum.config import SimulationConfig, preset, with_symmetry
 from cryoforum.dataset.particle_table import read_star, select_rows, write_star
 from cryoforum.dataset.particles import Particles, Volume
@@ -29,8 +31,6 @@ from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
 from cryoforum.learning import train_to_folder
 from cryoforum.network.model_folder import load_model
-from cryoforum.polishing import orientation_covariance, origin_covariance_pixel2
-from cryoforum.posing import PosingConfig
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 from cryoforum.reconstruction.fsc import orientation_errors
 from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST, load_reference

@@ -7,9 +7,9 @@ import torch
 from clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_poses, seeded, whitened
 from typer.testing import CliRunner
 
+from cryoforum.alignment.defocus import PRIOR_ANGSTROM, defocus_change
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
-from cryoforum.defocus import PRIOR_ANGSTROM, defocus_change
 from cryoforum.imaging.ctf import ctf_at, ctf_defocus_slope_at
 from cryoforum.imaging.likelihood import frequency_points
 from cryoforum.imaging.potential import load_structure

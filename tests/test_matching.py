@@ -15,12 +15,8 @@ from clean_images import (
 )
 from torch import Tensor
 
-from cryoforum import matching
-from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
-from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
-from cryoforum.imaging.likelihood import WhitenedImages, evaluate_plainly, frequency_points
-from cryoforum.imaging.projection import cropped_transform
-from cryoforum.matching import (
+from cryoforum.alignment import global_search as matching
+from cryoforum.alignment.global_search import (
     SearchConfig,
     Templates,
     best_origins,
@@ -28,6 +24,10 @@ from cryoforum.matching import (
     log_likelihood_on_grid,
     make_templates,
 )
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
+from cryoforum.imaging.likelihood import WhitenedImages, evaluate_plainly, frequency_points
+from cryoforum.imaging.projection import cropped_transform
 
 BOX, RADIUS = 24, 10
 FINE = SearchConfig(nside=4, highest_frequency=8, max_shift_pixel=0.0)

@@ -18,12 +18,7 @@ from clean_images import (
 )
 from torch import Tensor
 
-from cryoforum.distributions.bingham import log_density
-from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
-from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.imaging.likelihood import WhitenedImages, evaluate, frequency_points
-from cryoforum.imaging.projection import cropped_transform
-from cryoforum.polishing import (
+from cryoforum.alignment.local_refinement import (
     Polished,
     PolishingConfig,
     image_belief,
@@ -33,6 +28,11 @@ from cryoforum.polishing import (
     polish,
     rms_error_rad,
 )
+from cryoforum.distributions.bingham import log_density
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
+from cryoforum.imaging.likelihood import WhitenedImages, evaluate, frequency_points
+from cryoforum.imaging.projection import cropped_transform
 
 BOX, RADIUS = 32, 14
 QUARTER_TURN = torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5])

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from cryoforum import finding, posing
+from cryoforum.alignment import aligner as posing
+from cryoforum.alignment import fitting as finding
+from cryoforum.alignment.global_search import Candidates, Templates
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Predictions, Volume
@@ -28,7 +30,6 @@ from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.matching import Candidates, Templates
 from cryoforum.network import predict as inference
 from cryoforum.network.model_folder import TrainedModel, load_model
 from cryoforum.reconstruction.fsc import orientation_errors

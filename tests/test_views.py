@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from cryoforum.alignment.aligner import PosingConfig
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.distributions.exponential_family import rotation_polynomials
@@ -16,7 +17,6 @@ from cryoforum.network.heads import head_of
 from cryoforum.network.model_folder import TrainedModel
 from cryoforum.network.predict import best_views, calibrated, predict
 from cryoforum.network.preprocessing import circular_mask, prepare, turn_and_shift, turn_orientations
-from cryoforum.posing import PosingConfig
 from cryoforum.predicting import PredictionOptions
 
 BOX = 16

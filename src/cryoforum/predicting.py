@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoforum.alignment.aligner import SCALE_RANGE, pose_batch
+from cryoforum.alignment.fitting import make_poser
 from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles, Poses, Predictions, loaded_batches
-from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor
 from cryoforum.io.particle_files import check_writable, write_particle_file
 from cryoforum.io.relion.particles import with_orientations, with_poses
@@ -33,7 +34,6 @@ from cryoforum.network.model_folder import (
     parts_of,
 )
 from cryoforum.network.predict import BATCH_SIZE, sampling_of
-from cryoforum.posing import SCALE_RANGE, pose_batch
 from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.reconstruction.reference_map import REFERENCE_FILES
 from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from cryoforum.alignment.aligner import PosingConfig, pose_batch, predict_with_shifts
+from cryoforum.alignment.fitting import make_poser
 from cryoforum.dataset.particle_table import ParticleStar, with_columns
 from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.finding import make_poser
 from cryoforum.halves import Predictor, by_halves, half_of_training, model_of_each, with_own_halves
 from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.network.model_folder import TrainedModel, model_folders, parts_of
 from cryoforum.network.predict import check_compatible, predict_batch
-from cryoforum.posing import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.reconstruction.inversion import drawn_subsets
 from cryoforum.reconstruction.reference_map import (
     Reference,

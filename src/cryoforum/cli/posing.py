@@ -91,8 +91,8 @@ def predict(
     After a kill, the same command goes on. Under torchrun the processes share the work.
     """
     with failing_clearly():
+        from cryoforum.alignment.aligner import PosingConfig
         from cryoforum.io.scratch import Scratch
-        from cryoforum.posing import PosingConfig
         from cryoforum.predicting import Output, PredictionOptions, predict_to_star
         from cryoforum.storage.files import common_folder
 
@@ -139,8 +139,8 @@ def match(
 ) -> None:
     """Find poses without a model: search all orientations of a map, then polish."""
     with failing_clearly():
+        from cryoforum.alignment.aligner import PosingConfig
         from cryoforum.io.scratch import Scratch
-        from cryoforum.posing import PosingConfig
         from cryoforum.predicting import Output, PredictionOptions, match_to_star
         from cryoforum.storage.files import common_folder
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cryoforum.alignment.aligner import SCALE_RANGE
 from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.resampling import Sampling
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.growing import GrowingStar, joined
-from cryoforum.posing import SCALE_RANGE
 from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps
 from cryoforum.reporting.watch import write_watch_report
 from cryoforum.selection import quantile_threshold

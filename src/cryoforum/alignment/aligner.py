@@ -11,20 +11,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.particles import (
-    ImageEvidence,
-    Particles,
-    Predictions,
-    joined_predictions,
-    loaded_batches,
+from cryoforum.alignment.defocus import defocus_change
+from cryoforum.alignment.global_search import (
+    SearchConfig,
+    Templates,
+    best_origins,
+    candidates,
+    log_likelihood_on_grid,
 )
-from cryoforum.defocus import defocus_change
-from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages
-from cryoforum.imaging.noise_model import NoiseModel
-from cryoforum.matching import SearchConfig, Templates, best_origins, candidates, log_likelihood_on_grid
-from cryoforum.network.model_folder import TrainedModel
-from cryoforum.network.predict import VIEWS, network_numbers, predict_batch
-from cryoforum.polishing import (
+from cryoforum.alignment.local_refinement import (
     Polished,
     PolishingConfig,
     image_belief,
@@ -33,6 +28,17 @@ from cryoforum.polishing import (
     polish,
     rms_error_rad,
 )
+from cryoforum.dataset.particles import (
+    ImageEvidence,
+    Particles,
+    Predictions,
+    joined_predictions,
+    loaded_batches,
+)
+from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages
+from cryoforum.imaging.noise_model import NoiseModel
+from cryoforum.network.model_folder import TrainedModel
+from cryoforum.network.predict import VIEWS, network_numbers, predict_batch
 
 CandidateSource = Literal["network", "search", "both"]
 ALL_AT_ONCE = PolishingConfig(stage_shells=(), stage_survivors=())

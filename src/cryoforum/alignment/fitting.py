@@ -11,6 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from cryoforum.alignment.aligner import CandidateSource, Poser, PosingConfig, pose_in_batches
+from cryoforum.alignment.global_search import SearchConfig, make_templates
+from cryoforum.alignment.local_refinement import PolishingConfig
 from cryoforum.dataset.particles import Particles, Predictions, Volume, joined_predictions
 from cryoforum.imaging.likelihood import frequency_points
 from cryoforum.imaging.noise_model import (
@@ -21,11 +24,8 @@ from cryoforum.imaging.noise_model import (
     measured_noise,
 )
 from cryoforum.imaging.projection import cropped_transform
-from cryoforum.matching import SearchConfig, make_templates
 from cryoforum.network.model_folder import TrainedModel
 from cryoforum.network.predict import BATCH_SIZE
-from cryoforum.polishing import PolishingConfig
-from cryoforum.posing import CandidateSource, Poser, PosingConfig, pose_in_batches
 from cryoforum.reconstruction.reference_map import Reference
 
 DEFAULT_CONFIG = PosingConfig()
