@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cryoforum.curation.selection import select
 from cryoforum.dataset.particle_table import select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
@@ -14,7 +15,6 @@ from cryoforum.imaging.ctf import Optics
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import star_from_particles, with_poses
-from cryoforum.selection import select
 
 BOX, COUNT, PIXEL_SIZE = 32, 60, 6.0
 

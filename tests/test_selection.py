@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cryoforum.selection import select
+from cryoforum.curation.selection import select
 
 
 def test_the_most_negative_are_kept_in_order() -> None:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from cryoforum import predictors
 from cryoforum.cli import app
 from cryoforum.config import preset
+from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particle_table import (
     ParticleStar,
     number_column,
@@ -41,7 +42,6 @@ from cryoforum.predictors import PredictionOptions
 from cryoforum.reconstruction.inversion import HalfSums, reconstruct
 from cryoforum.reporting.watch import write_watch_report
 from cryoforum.runtime import devices as compute
-from cryoforum.selection import quantile_threshold
 from cryoforum.storage.files import is_leftover
 from cryoforum.storage.locks import only_one
 from cryoforum.watching import portions, results

@@ -22,7 +22,7 @@ _HOMES = {
     "load_reference": "reconstruction.reference_map",
     "reference_from_particles": "learning",
     "reference_from_map": "reconstruction.reference_map",
-    "select": "selection",
+    "select": "curation.selection",
     "reconstruct": "reconstruction.inversion",
     "summarise_errors": "reconstruction.fsc",
     "load_model": "network.model_folder",

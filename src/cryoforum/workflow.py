@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
+from cryoforum.curation.selection import quantile_threshold, select
 from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column, select_rows
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, all_rows
 from cryoforum.dataset.resampling import Sampling
@@ -30,7 +31,6 @@ from cryoforum.io.relion.particles import (
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.reconstruction.fsc import ErrorSummary, fsc_curve, orientation_errors, summarise_errors
 from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
-from cryoforum.selection import quantile_threshold, select
 from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
 
 # Shows a long step: bar(description, total) gives a function that is told how many more are done.

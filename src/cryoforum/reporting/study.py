@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cryoforum.curation.selection import select
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.reporting import figures
@@ -14,7 +15,6 @@ from cryoforum.reporting.canvas import BLUE, GREEN, INK, ORANGE, label_logarithm
 from cryoforum.reporting.figures import finish, legend_above
 from cryoforum.reporting.layout import Exhibit, Panel
 from cryoforum.reporting.wording import percent, thousands
-from cryoforum.selection import select
 from cryoforum.training.pairs import DISTANCE_BINS, random_pairs, stratified_pairs
 from cryoforum.training.state import one_cycle
 

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Predictions, Volume, loaded_batches
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.geometry.rotations import compose
@@ -35,7 +36,6 @@ from cryoforum.reconstruction.fsc import (
     summarise_errors,
 )
 from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
-from cryoforum.selection import quantile_threshold
 from cryoforum.storage.files import is_leftover, replacing
 from cryoforum.study.datasets import junk_rows, molecule, particles_of
 from cryoforum.study.variants import Run

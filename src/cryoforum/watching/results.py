@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cryoforum.alignment.aligner import SCALE_RANGE
+from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.resampling import Sampling
@@ -17,7 +18,6 @@ from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.growing import GrowingStar, joined
 from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps
 from cryoforum.reporting.watch import write_watch_report
-from cryoforum.selection import quantile_threshold
 from cryoforum.storage.files import replacing
 from cryoforum.watching.job import PREDICTED, WatchOptions, read_job, write_job
 from cryoforum.watching.portions import Beliefs, Portion, beliefs_of, listed_portions
