@@ -17,11 +17,11 @@ from cryoforum.dataset.particle_table import number_column, read_star
 from cryoforum.dataset.particles import Poses
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
-from cryoforum.reporting.canvas import label_logarithmic, panel, plain
-from cryoforum.reporting.figures import sky_density
-from cryoforum.reporting.inputs import PredictedPoses, accuracy_numbers, read_predictions
-from cryoforum.reporting.limit import MEDIAN_OF_THE_BEST, ratio_distribution, shift_distribution
-from cryoforum.reporting.page import write_report
+from cryoforum.report.canvas import label_logarithmic, panel, plain
+from cryoforum.report.figures import sky_density
+from cryoforum.report.inputs import PredictedPoses, accuracy_numbers, read_predictions
+from cryoforum.report.limit import MEDIAN_OF_THE_BEST, ratio_distribution, shift_distribution
+from cryoforum.report.page import write_report
 
 SECTIONS = {"accuracy", "limit", "reconstructions", "directions", "particles", "training", "run"}
 VOID = {"meta", "link", "img", "br", "hr", "input"}

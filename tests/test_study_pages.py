@@ -15,8 +15,8 @@ import torch
 
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.reconstruction.fsc import orientation_errors, summarise_errors
-from cryoforum.reporting.layout import Section, Table, markdown
-from cryoforum.reporting.study import distance_histogram, kept_and_dropped
+from cryoforum.report.layout import Section, Table, markdown
+from cryoforum.report.study import distance_histogram, kept_and_dropped
 from cryoforum.storage.files import replacing
 from cryoforum.study import published
 from cryoforum.study.pages import write_pages

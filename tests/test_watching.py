@@ -40,7 +40,7 @@ from cryoforum.network.model_folder import TrainedModel, load_model, save_model
 from cryoforum.predicting import Output, predict_to_star
 from cryoforum.predictors import PredictionOptions
 from cryoforum.reconstruction.inversion import HalfSums, reconstruct
-from cryoforum.reporting.watch import write_watch_report
+from cryoforum.report.watch import write_watch_report
 from cryoforum.runtime import devices as compute
 from cryoforum.storage.files import is_leftover
 from cryoforum.storage.locks import only_one

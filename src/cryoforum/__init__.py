@@ -31,7 +31,7 @@ _HOMES = {
     "write_star": "dataset.particle_table",
     "joined": "io.join",
     "particles_from_star": "io.relion.particles",
-    "write_report": "reporting.page",
+    "write_report": "report.page",
     "Sampling": "dataset.resampling",
     "Particles": "dataset.particles",
     "Poses": "dataset.particles",

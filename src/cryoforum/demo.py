@@ -18,7 +18,7 @@ from cryoforum.learning import train_to_folder
 from cryoforum.network.model_folder import TrainedModel
 from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 from cryoforum.reconstruction.fsc import ErrorSummary
-from cryoforum.reporting.page import write_report
+from cryoforum.report.page import write_report
 from cryoforum.storage.files import new_folder, replacing
 from cryoforum.training.loop import split_rows
 from cryoforum.training.state import Progress

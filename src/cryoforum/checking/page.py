@@ -13,10 +13,10 @@ from cryoforum.geometry.rotations import relion_euler_to_unitquat
 from cryoforum.imaging.ctf import ctf
 from cryoforum.imaging.fft import crop_or_pad, frequency_grid, phase_shift, to_fourier, to_real
 from cryoforum.imaging.projection import padded_transform, project
-from cryoforum.reporting.canvas import picture
-from cryoforum.reporting.layout import Exhibit, Panel, Section, Table
-from cryoforum.reporting.page import render
-from cryoforum.reporting.tiles import write_tiles
+from cryoforum.report.canvas import picture
+from cryoforum.report.layout import Exhibit, Panel, Section, Table
+from cryoforum.report.page import render
+from cryoforum.report.tiles import write_tiles
 
 LOW_PASS_SHARE = 8  # shells of the box that low-passed pictures keep
 VIEWS_DEG = ((0.0, 0.0, 0.0), (0.0, 90.0, 0.0), (90.0, 90.0, 0.0))  # rot, tilt, psi: along z, x and y

@@ -100,7 +100,7 @@ def report(
 ) -> None:
     """One self-contained HTML page of pictures of a run."""
     with failing_clearly():
-        from cryoforum.reporting.page import write_report
+        from cryoforum.report.page import write_report
         from cryoforum.storage.files import refuse_to_overwrite
 
         if not folder.is_dir():

@@ -12,10 +12,10 @@ import torch
 
 from cryoforum.config import preset
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
-from cryoforum.reporting import study as drawings
-from cryoforum.reporting.layout import Exhibit, Section, Table, markdown
-from cryoforum.reporting.page import render
-from cryoforum.reporting.wording import listed, percent, thousands
+from cryoforum.report import study as drawings
+from cryoforum.report.layout import Exhibit, Section, Table, markdown
+from cryoforum.report.page import render
+from cryoforum.report.wording import listed, percent, thousands
 from cryoforum.storage.files import replacing
 from cryoforum.study import published
 from cryoforum.study.runs import BORDER_RAD, KEPT_SHARE, read_records

@@ -17,7 +17,7 @@ from cryoforum.dataset.resampling import Sampling
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.growing import GrowingStar, joined
 from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps
-from cryoforum.reporting.watch import write_watch_report
+from cryoforum.report.watch import write_watch_report
 from cryoforum.storage.files import replacing
 from cryoforum.watching.job import PREDICTED, WatchOptions, read_job, write_job
 from cryoforum.watching.portions import Beliefs, Portion, beliefs_of, listed_portions

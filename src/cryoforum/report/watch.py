@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from cryoforum.reporting import figures
-from cryoforum.reporting.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, plain, svg
-from cryoforum.reporting.figures import finish, legend_above
-from cryoforum.reporting.inputs import read_csv, read_json
-from cryoforum.reporting.layout import Exhibit, Panel, Section
-from cryoforum.reporting.maps import central_sections
-from cryoforum.reporting.page import render
-from cryoforum.reporting.wording import degrees, percent, thousands
+from cryoforum.report import figures
+from cryoforum.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, plain, svg
+from cryoforum.report.figures import finish, legend_above
+from cryoforum.report.inputs import read_csv, read_json
+from cryoforum.report.layout import Exhibit, Panel, Section
+from cryoforum.report.maps import central_sections
+from cryoforum.report.page import render
+from cryoforum.report.wording import degrees, percent, thousands
 
 _DASHED = (0, (4, 3))
 _MIN_ERROR_DEG = 0.01

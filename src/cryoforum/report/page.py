@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from cryoforum.reporting.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
-from cryoforum.reporting.layout import Section, Table
-from cryoforum.reporting.limit import MEDIAN_OF_THE_BEST, limit_section
-from cryoforum.reporting.maps import POLISHED_RECONSTRUCTIONS, RECONSTRUCTIONS, reconstruction_section
-from cryoforum.reporting.sections import (
+from cryoforum.report.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
+from cryoforum.report.layout import Section, Table
+from cryoforum.report.limit import MEDIAN_OF_THE_BEST, limit_section
+from cryoforum.report.maps import POLISHED_RECONSTRUCTIONS, RECONSTRUCTIONS, reconstruction_section
+from cryoforum.report.sections import (
     accuracy_section,
     directions_section,
     particle_section,
     run_section,
     training_section,
 )
-from cryoforum.reporting.wording import degrees, percent, quantity, radians, thousands
+from cryoforum.report.wording import degrees, percent, quantity, radians, thousands
 from cryoforum.storage.files import replacing
 
 _GROUPS = {"network": "Network alone", "all": "All", "kept": "Kept"}

@@ -10,11 +10,11 @@ import torch
 from cryoforum.curation.selection import select
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.reporting import figures
-from cryoforum.reporting.canvas import BLUE, GREEN, INK, ORANGE, label_logarithmic, panel, svg
-from cryoforum.reporting.figures import finish, legend_above
-from cryoforum.reporting.layout import Exhibit, Panel
-from cryoforum.reporting.wording import percent, thousands
+from cryoforum.report import figures
+from cryoforum.report.canvas import BLUE, GREEN, INK, ORANGE, label_logarithmic, panel, svg
+from cryoforum.report.figures import finish, legend_above
+from cryoforum.report.layout import Exhibit, Panel
+from cryoforum.report.wording import percent, thousands
 from cryoforum.training.pairs import DISTANCE_BINS, random_pairs, stratified_pairs
 from cryoforum.training.state import one_cycle
 

@@ -9,11 +9,11 @@ import torch
 
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD
-from cryoforum.reporting import figures
-from cryoforum.reporting.canvas import picture
-from cryoforum.reporting.inputs import read_csv, read_json
-from cryoforum.reporting.layout import Exhibit, Panel, Section
-from cryoforum.reporting.wording import listed
+from cryoforum.report import figures
+from cryoforum.report.canvas import picture
+from cryoforum.report.inputs import read_csv, read_json
+from cryoforum.report.layout import Exhibit, Panel, Section
+from cryoforum.report.wording import listed
 
 RECONSTRUCTIONS = {
     "true": "True poses",

@@ -14,11 +14,11 @@ from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import particles_from_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.preprocessing import prepare
-from cryoforum.reporting import figures
-from cryoforum.reporting.canvas import picture
-from cryoforum.reporting.inputs import PredictedPoses, read_csv
-from cryoforum.reporting.layout import Exhibit, Panel, Section, Table, flattened
-from cryoforum.reporting.wording import percent, quantity, thousands
+from cryoforum.report import figures
+from cryoforum.report.canvas import picture
+from cryoforum.report.inputs import PredictedPoses, read_csv
+from cryoforum.report.layout import Exhibit, Panel, Section, Table, flattened
+from cryoforum.report.wording import percent, quantity, thousands
 
 _SHOWN_PARTICLES = 4
 _MAX_PAIRS = 200_000

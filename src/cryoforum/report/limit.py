@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 from scipy.special import gammainc
 
-from cryoforum.reporting import figures
-from cryoforum.reporting.inputs import ORIGIN_BOUND, PredictedPoses
-from cryoforum.reporting.layout import Exhibit, Panel, Section
-from cryoforum.reporting.wording import degrees
+from cryoforum.report import figures
+from cryoforum.report.inputs import ORIGIN_BOUND, PredictedPoses
+from cryoforum.report.layout import Exhibit, Panel, Section
+from cryoforum.report.wording import degrees
 
 MEDIAN_OF_THE_BEST = 0.89  # of Maxwell's distribution with rms 1
 

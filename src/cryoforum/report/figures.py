@@ -9,8 +9,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD
-from cryoforum.reporting.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, plain, svg
-from cryoforum.reporting.wording import degrees
+from cryoforum.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, plain, svg
+from cryoforum.report.wording import degrees
 
 _MAX_POINTS = 4000  # more in a scatter plot only cover each other
 _MIN_ERROR_DEG = 0.01

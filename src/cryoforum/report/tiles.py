@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from cryoforum.reporting.canvas import panel
+from cryoforum.report.canvas import panel
 from cryoforum.storage.files import replacing
 
 _TILE_INCHES = 0.72
