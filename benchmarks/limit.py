@@ -21,6 +21,9 @@ from torch import Tensor
 
 from cryoforum.alignment.aligner import PosingConfig
 from cryoforum.alignment.local_refinement import orientation_covariance, origin_covariance_pixel2
+from cryoforum.commands.predict import Output, PredictionOptions, predict_to_star
+from cryoforum.commands.train import train_to_folder
+from cryoforum.commands.workflow import reconstruct_to_folder, simulate_to_folder
 from cryoforum.config import SimulationConfig, preset, with_symmetry
 from cryoforum.dataset.particle_table import read_star, select_rows, write_star
 from cryoforum.dataset.particles import Particles, Volume
@@ -29,12 +32,9 @@ from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.learning import train_to_folder
 from cryoforum.network.model_folder import load_model
-from cryoforum.predicting import Output, PredictionOptions, predict_to_star
 from cryoforum.reconstruction.fsc import orientation_errors
 from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST, load_reference
-from cryoforum.workflow import reconstruct_to_folder, simulate_to_folder
 
 COUNT, BOX, PIXEL_SIZE_ANGSTROM = 5000, 128, 2.8
 SOURCES = ("network", "search", "both")

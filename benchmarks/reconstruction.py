@@ -13,12 +13,12 @@ from pathlib import Path
 
 from posing_speed import COMMAND, run
 
+from cryoforum.commands.workflow import simulate_to_folder
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Volume
 from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, resolution_angstrom, soft_mask
-from cryoforum.workflow import simulate_to_folder
 
 EXTENT_ANGSTROM = 358.4
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from cryoforum import workflow
 from cryoforum.cli import app
+from cryoforum.commands import workflow
 from cryoforum.dataset.particle_table import read_star, select_rows, write_star
 from cryoforum.network import model_folder as checkpoint
 

@@ -18,8 +18,9 @@ from cryoforum.checking.judging import Judgement, Outcome, Verdict, judge
 from cryoforum.checking.readings import Reading, Transfer
 from cryoforum.checking.remedies import complaints
 from cryoforum.cli import app
+from cryoforum.commands.correct import Corrections, corrected
+from cryoforum.commands.workflow import matched_errors, simulate_to_folder
 from cryoforum.config import SimulationConfig
-from cryoforum.correcting import Corrections, corrected
 from cryoforum.dataset.particle_table import read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.geometry.rotations import inverse, random_unitquat, unitquat_to_rotmat
@@ -37,7 +38,6 @@ from cryoforum.io.particle_files import read_particle_file, write_particle_file
 from cryoforum.io.relion.dialects import relion30
 from cryoforum.io.relion.lengths import pixel_size_from_star
 from cryoforum.io.relion.particles import poses_from_star, star_from_particles
-from cryoforum.workflow import matched_errors, simulate_to_folder
 
 BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400
 

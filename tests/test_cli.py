@@ -9,13 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cryoforum.demo as demonstration
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-import cryoforum.demo as demonstration
 from cryoforum.cli import app
+from cryoforum.commands.train import train_to_folder
+from cryoforum.commands.workflow import matched_errors, matched_shift_errors_angstrom
 from cryoforum.config import Config, with_settings
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Poses
@@ -23,9 +25,7 @@ from cryoforum.distributions.bingham import OrientationBelief
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star, with_poses
-from cryoforum.learning import train_to_folder
 from cryoforum.network.model_folder import load_model
-from cryoforum.workflow import matched_errors, matched_shift_errors_angstrom
 
 COMMANDS = (
     "simulate",

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from cryoforum.cli import app
+from cryoforum.commands.workflow import simulate_to_folder
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import (
     ParticleStar,
@@ -34,7 +35,6 @@ from cryoforum.io.relion.particles import (
     poses_from_star,
     subsets_from_star,
 )
-from cryoforum.workflow import simulate_to_folder
 
 CTF_FIELDS = ("df1_A", "df2_A", "df_angle_rad", "phase_shift_rad", "accel_kv", "cs_mm", "amp_contrast")
 

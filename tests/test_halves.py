@@ -9,11 +9,11 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from cryoforum import halves
 from cryoforum.cli import app
+from cryoforum.commands import half_set_models as halves
+from cryoforum.commands.half_set_models import is_unfinished
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.geometry.rotations import geodesic_distance
-from cryoforum.halves import is_unfinished
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star

@@ -8,13 +8,13 @@ from clean_images import seeded
 from scipy import stats
 from torch import Tensor
 
+from cryoforum.commands.train import reference_from_particles
 from cryoforum.config import PreprocessingConfig, SimulationConfig
 from cryoforum.dataset.particles import Particles, Poses, Volume
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.projection import padded_transform
 from cryoforum.imaging.simulation import SimulatedImages, simulate
-from cryoforum.learning import reference_from_particles
 from cryoforum.network.preprocessing import Intensity, circular_mask, prepare, prepare_all, set_intensity
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map
 from cryoforum.training.simulated_images import imitation_of

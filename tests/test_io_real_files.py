@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryoforum.commands.workflow import checked_particles
 from cryoforum.dataset.particle_table import read_star, write_star
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.fft import phase_shift, to_real
@@ -16,7 +17,6 @@ from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.workflow import checked_particles
 
 
 @pytest.fixture

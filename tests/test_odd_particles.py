@@ -10,6 +10,7 @@ from clean_images import seeded
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
+from cryoforum.commands.predict import with_predictions
 from cryoforum.config import preset, with_symmetry
 from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, with_columns, write_star
 from cryoforum.imaging.noise_model import NoiseModel
@@ -17,7 +18,6 @@ from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
-from cryoforum.predicting import with_predictions
 from cryoforum.reconstruction.fsc import orientation_errors
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 80

@@ -20,6 +20,7 @@ from cryoforum.alignment import aligner as posing
 from cryoforum.alignment import fitting as finding
 from cryoforum.alignment.global_search import Candidates, Templates
 from cryoforum.cli import app
+from cryoforum.commands.workflow import matched_errors
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Predictions, Volume
 from cryoforum.distributions.bingham import OrientationBelief
@@ -34,7 +35,6 @@ from cryoforum.network import predict as inference
 from cryoforum.network.model_folder import TrainedModel, load_model
 from cryoforum.reconstruction.fsc import orientation_errors
 from cryoforum.reconstruction.reference_map import load_reference
-from cryoforum.workflow import matched_errors
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 160
 SMALL = ("--box", BOX, "--pixel-size", PIXEL_SIZE, "--snr", 5, "--max-shift", 2)

@@ -16,8 +16,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from cryoforum import predicting, predictors
 from cryoforum.cli import app
+from cryoforum.commands import aligners as predictors
+from cryoforum.commands import predict as predicting
+from cryoforum.commands.predict import shares_of_batches
 from cryoforum.config import Config, preset
 from cryoforum.dataset.particle_table import number_column, read_star, with_columns, write_star
 from cryoforum.dataset.particles import Particles, loaded_batches
@@ -25,7 +27,6 @@ from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.model_folder import TrainedModel, load_model, save_model
-from cryoforum.predicting import shares_of_batches
 from cryoforum.runtime import devices as compute
 from cryoforum.storage.files import is_leftover
 
@@ -386,7 +387,7 @@ def test_reading_ahead_keeps_the_order_and_passes_errors_on() -> None:
 def test_a_log_file_gets_lines_of_progress_with_the_time_left(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cryoforum.terminal.LOG_SECONDS", 0.0)
+    monkeypatch.setattr("cryoforum.cli.terminal.LOG_SECONDS", 0.0)
     lines = predict(folder, tmp_path / "out.star").stderr.splitlines()
     progress = [line for line in lines if "predicting" in line and "images/s" in line]
     assert len(progress) >= COUNT // BATCH

@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from cryoforum.cli import app
+from cryoforum.commands.workflow import simulate_to_folder
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, SimulationConfig
 from cryoforum.dataset.particle_table import read_star, write_star
 from cryoforum.imaging.potential import load_structure
@@ -16,7 +17,6 @@ from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.model_folder import TrainedModel, save_model
-from cryoforum.workflow import simulate_to_folder
 
 SMALL = Config(PreprocessingConfig(box=32), network=NetworkConfig(widths=(8, 16), degree=2))
 

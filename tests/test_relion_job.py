@@ -15,13 +15,13 @@ import torch
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
+from cryoforum.commands.relion_job import ExternalJob, write_output_nodes
 from cryoforum.dataset.particle_table import number_column, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Volume
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.star_text import read_tables
 from cryoforum.network.model_folder import load_model
 from cryoforum.reconstruction.reference_map import REFERENCE
-from cryoforum.relionjob import ExternalJob, write_output_nodes
 from cryoforum.runtime import devices as compute
 
 COUNT, BOX, PIXEL_SIZE = 80, 28, 12.8
@@ -371,7 +371,9 @@ def test_a_training_is_repeated_or_resumed_in_its_folder(
 ) -> None:
     job, parts = "External/job002/", ("--in_parts", "Extract/job001/particles.star", "--action", "train")
     seen = []
-    monkeypatch.setattr("cryoforum.learning.train", lambda *a, resume, **b: seen.append(resume) or stop())
+    monkeypatch.setattr(
+        "cryoforum.commands.train.train", lambda *a, resume, **b: seen.append(resume) or stop()
+    )
 
     def stop() -> None:
         raise ValueError("enough")

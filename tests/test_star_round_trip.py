@@ -9,11 +9,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cryoforum.commands.predict import with_predictions
 from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
 from cryoforum.dataset.particles import Poses
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.io.relion.particles import with_poses
-from cryoforum.predicting import with_predictions
 
 # All that fits between one kind of quotation marks; RELION's own values are a small part of it.
 VALUES = st.text(

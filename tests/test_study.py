@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cryoforum.commands.workflow import simulate_to_folder
 from cryoforum.config import SimulationConfig
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import unitquat_to_rotmat
@@ -17,7 +18,6 @@ from cryoforum.study.pages import write_pages
 from cryoforum.study.runs import read_records, run_all
 from cryoforum.study.variants import BASE, TABLE_1, Dataset, Run, planned_runs, runs_on
 from cryoforum.training.loop import split_rows
-from cryoforum.workflow import simulate_to_folder
 
 SMALL = Dataset(count=90, box=32, pixel_size_angstrom=11.2, snr=5.0)
 QUICK = (

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from cryoforum.commands.workflow import simulate_to_folder
 from cryoforum.config import SimulationConfig
 from cryoforum.network.model_folder import load_model
 from cryoforum.runtime import devices as compute
-from cryoforum.workflow import simulate_to_folder
 
 STEPS = 100
 # One number format, one thread, a state after every step, and steps slow enough to be hit.

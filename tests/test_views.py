@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from cryoforum.alignment.aligner import PosingConfig
+from cryoforum.commands.predict import PredictionOptions
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.distributions.exponential_family import rotation_polynomials
@@ -17,7 +18,6 @@ from cryoforum.network.heads import head_of
 from cryoforum.network.model_folder import TrainedModel
 from cryoforum.network.predict import best_views, calibrated, predict
 from cryoforum.network.preprocessing import circular_mask, prepare, turn_and_shift, turn_orientations
-from cryoforum.predicting import PredictionOptions
 
 BOX = 16
 

@@ -18,8 +18,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cryoforum import predictors
 from cryoforum.cli import app
+from cryoforum.commands import aligners as predictors
+from cryoforum.commands.aligners import PredictionOptions
+from cryoforum.commands.predict import Output, predict_to_star
 from cryoforum.config import preset
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particle_table import (
@@ -37,8 +39,6 @@ from cryoforum.io.particle_files import write_particle_file
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
 from cryoforum.network import OrientationNetwork
 from cryoforum.network.model_folder import TrainedModel, load_model, save_model
-from cryoforum.predicting import Output, predict_to_star
-from cryoforum.predictors import PredictionOptions
 from cryoforum.reconstruction.inversion import HalfSums, reconstruct
 from cryoforum.report.watch import write_watch_report
 from cryoforum.runtime import devices as compute

@@ -20,7 +20,7 @@ _HOMES = {
     "find_poses": "alignment.fitting",
     "PosingConfig": "alignment.aligner",
     "load_reference": "reconstruction.reference_map",
-    "reference_from_particles": "learning",
+    "reference_from_particles": "commands.train",
     "reference_from_map": "reconstruction.reference_map",
     "select": "curation.selection",
     "reconstruct": "reconstruction.inversion",

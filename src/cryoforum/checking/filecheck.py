@@ -19,11 +19,11 @@ from cryoforum.checking.remedies import (
     complaints_beside,
     mending_flags,
 )
+from cryoforum.commands.workflow import checked_particles, read_joined
 from cryoforum.dataset.particle_table import ParticleStar
 from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.imaging.potential import check_structure, load_structure
-from cryoforum.workflow import checked_particles, read_joined
 
 SHOWN = 12  # particles in pictures
 

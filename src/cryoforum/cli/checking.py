@@ -7,7 +7,7 @@ import typer
 
 from cryoforum.cli.app import app
 from cryoforum.cli.options import MapPixelSize, Overwrite, Root, Stars, Symmetry
-from cryoforum.terminal import failing_clearly, show_check, tell
+from cryoforum.cli.terminal import failing_clearly, show_check, tell
 
 
 @app.command(epilog="Example: cryoforum check refined.star --out check.html")

@@ -7,7 +7,7 @@ import typer
 
 from cryoforum.cli.app import app
 from cryoforum.cli.options import Out, Overwrite, Root
-from cryoforum.terminal import counted, failing_clearly, tell
+from cryoforum.cli.terminal import counted, failing_clearly, tell
 
 
 @app.command(epilog="Example: cryoforum convert J12_005_particles.cs --out particles.star")
@@ -42,8 +42,8 @@ def convert(
     May correct what `check` found wrong, in the same format, too.
     """
     with failing_clearly():
-        from cryoforum.converting import convert_file
-        from cryoforum.correcting import Corrections
+        from cryoforum.commands.convert import convert_file
+        from cryoforum.commands.correct import Corrections
 
         origins = 1.0 if scale_origins is None else scale_origins
         pixels = 1.0 if scale_pixel_size is None else scale_pixel_size

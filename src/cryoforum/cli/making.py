@@ -20,7 +20,7 @@ from cryoforum.cli.options import (
     Set,
     Stars,
 )
-from cryoforum.terminal import (
+from cryoforum.cli.terminal import (
     angle,
     counted,
     failing_clearly,
@@ -52,8 +52,8 @@ def simulate(
 ) -> None:
     """Make particles of a known structure: particles.star (with true poses) and particles.mrcs."""
     with failing_clearly():
+        from cryoforum.commands.workflow import simulate_to_folder
         from cryoforum.config import SimulationConfig
-        from cryoforum.workflow import simulate_to_folder
 
         if orientations not in ("random", "grid"):
             raise ValueError(f"expected --orientations random or grid, found '{orientations}'")
@@ -106,10 +106,10 @@ def train(
     """
     with failing_clearly():
         share_among(devices)
+        from cryoforum.commands.half_set_models import train_halves_to_folder
+        from cryoforum.commands.train import train_to_folder
         from cryoforum.config import chosen_config
-        from cryoforum.halves import train_halves_to_folder
         from cryoforum.io.scratch import Scratch
-        from cryoforum.learning import train_to_folder
         from cryoforum.network.model_folder import model_folders
 
         if max_minutes is not None and not max_minutes > 0:
@@ -157,8 +157,8 @@ def find_rate(
 ) -> None:
     """Suggest training.max_learning_rate: raise the rate until learning fails."""
     with failing_clearly():
+        from cryoforum.commands.train import find_rate_of_star
         from cryoforum.config import chosen_config
-        from cryoforum.learning import find_rate_of_star
 
         settings = chosen_config(preset, config, set_ or [], symmetry)
         with progress_bars() as bar:

@@ -22,7 +22,7 @@ from cryoforum.cli.options import (
     Stars,
     Symmetry,
 )
-from cryoforum.terminal import failing_clearly, progress_bars, say_what_was_written, tell
+from cryoforum.cli.terminal import failing_clearly, progress_bars, say_what_was_written, tell
 
 
 @app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
@@ -92,8 +92,8 @@ def predict(
     """
     with failing_clearly():
         from cryoforum.alignment.aligner import PosingConfig
+        from cryoforum.commands.predict import Output, PredictionOptions, predict_to_star
         from cryoforum.io.scratch import Scratch
-        from cryoforum.predicting import Output, PredictionOptions, predict_to_star
         from cryoforum.storage.files import common_folder
 
         options = PredictionOptions(
@@ -140,8 +140,8 @@ def match(
     """Find poses without a model: search all orientations of a map, then polish."""
     with failing_clearly():
         from cryoforum.alignment.aligner import PosingConfig
+        from cryoforum.commands.predict import Output, PredictionOptions, match_to_star
         from cryoforum.io.scratch import Scratch
-        from cryoforum.predicting import Output, PredictionOptions, match_to_star
         from cryoforum.storage.files import common_folder
 
         options = PredictionOptions(

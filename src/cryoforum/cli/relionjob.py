@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cryoforum.cli.app import app
-from cryoforum.terminal import failing_clearly
+from cryoforum.cli.terminal import failing_clearly
 
 # Its base in whatever click typer uses: its own, or the package of that name, by version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -40,7 +40,7 @@ def relion_job(
     Every other option is one of the command of that action, as --preset, --max-minutes or --keep.
     """
     with failing_clearly():
-        from cryoforum.relionjob import ExternalJob, marked, write_output_nodes
+        from cryoforum.commands.relion_job import ExternalJob, marked, write_output_nodes
         from cryoforum.runtime.devices import use_threads
 
         job = ExternalJob(o, action, in_parts, model, in_3dref, in_mask, tuple(context.args))

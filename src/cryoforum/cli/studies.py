@@ -7,7 +7,7 @@ import typer
 
 from cryoforum.cli.app import app
 from cryoforum.cli.options import Out, Overwrite, Preset, Symmetry
-from cryoforum.terminal import failing_clearly, progress_bars, show_demo, tell, training_bar
+from cryoforum.cli.terminal import failing_clearly, progress_bars, show_demo, tell, training_bar
 
 
 @app.command(epilog="Example: cryoforum study table1 --scale cpu --seeds 3 --out study")
@@ -32,10 +32,10 @@ def study(
     processes or machines may each do a --shard of them in one folder.
     """
     with failing_clearly():
+        from cryoforum.commands.workflow import parsed_shard
         from cryoforum.study.pages import write_pages
         from cryoforum.study.runs import run_all
         from cryoforum.study.variants import planned_runs, runs_on
-        from cryoforum.workflow import parsed_shard
 
         if particles is not None and name != "real":
             raise ValueError(f"expected --particles with study real, found study {name}")
@@ -68,7 +68,7 @@ def demo(
     The test particles are posed twice: by the network alone, and polished against the reference.
     """
     with failing_clearly():
-        from cryoforum.demo import run_demo
+        from cryoforum.commands.demo import run_demo
 
         with progress_bars() as bar, training_bar() as on_step:
             result = run_demo(out, n, preset, max_minutes, seed, overwrite, bar, on_step, tell)

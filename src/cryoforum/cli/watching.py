@@ -8,7 +8,7 @@ import typer
 
 from cryoforum.cli.app import app
 from cryoforum.cli.options import Out, Root
-from cryoforum.terminal import counted, failing_clearly, progress_bars, tell
+from cryoforum.cli.terminal import counted, failing_clearly, progress_bars, tell
 
 
 @app.command(epilog="Example: cryoforum watch Extract --pattern particles.star --model model --out live")

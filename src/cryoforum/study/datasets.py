@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoforum.commands.workflow import checked_particles, checked_poses
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Images, Particles, Poses, Volume
 from cryoforum.geometry.point_groups import symmetry_group
@@ -17,7 +18,6 @@ from cryoforum.imaging.simulation import simulate
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.study.variants import Dataset
 from cryoforum.training.loop import split_rows
-from cryoforum.workflow import checked_particles, checked_poses
 
 _SUBUNITS = 24  # of apoferritin
 _SUBUNIT_CENTRE_ANGSTROM = (22.0, 16.0, 19.0)  # of the D2 complex: neighbours touch, none overlap

@@ -20,11 +20,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cryoforum.commands.train import reference_from_particles
+from cryoforum.commands.workflow import Bar
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Predictions, Volume, loaded_batches
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.geometry.rotations import compose
-from cryoforum.learning import reference_from_particles
 from cryoforum.network.model_folder import TrainedModel
 from cryoforum.network.predict import network_numbers, predict
 from cryoforum.reconstruction.fsc import (
@@ -40,7 +41,6 @@ from cryoforum.storage.files import is_leftover, replacing
 from cryoforum.study.datasets import junk_rows, molecule, particles_of
 from cryoforum.study.variants import Run
 from cryoforum.training.loop import Split, split_rows, train
-from cryoforum.workflow import Bar
 
 KEPT_SHARE = 0.75  # of the validation part, whose threshold the test part is filtered by
 COARSE_ANGSTROM = 30.0  # down to which maps show the shape of a molecule

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryoforum.predicting import hash_of_model
+from cryoforum.commands.predict import hash_of_model
 from cryoforum.storage.files import is_leftover, replacing
 
 FORMAT = "cryo-forum watch 1"

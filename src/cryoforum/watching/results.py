@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from cryoforum.alignment.aligner import SCALE_RANGE
+from cryoforum.commands.workflow import checked_particles, halves_are_independent, notices_to, write_maps
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import Particles
@@ -22,7 +23,6 @@ from cryoforum.storage.files import replacing
 from cryoforum.watching.job import PREDICTED, WatchOptions, read_job, write_job
 from cryoforum.watching.portions import Beliefs, Portion, beliefs_of, listed_portions
 from cryoforum.watching.sums import updated_sums
-from cryoforum.workflow import checked_particles, halves_are_independent, notices_to, write_maps
 
 FIRST_COUNT = 1000  # particles, in the order of arrival, whose quantile fixes the threshold
 HISTORY = ("seconds", "particles", "kept", "junk", "unmasked", "masked")

@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cryoforum.commands.aligners import PredictionOptions
+from cryoforum.commands.half_set_models import half_of_training
+from cryoforum.commands.predict import Output, predict_rows_to_star
+from cryoforum.commands.workflow import Bar, checked_particles
 from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import Particles
-from cryoforum.halves import half_of_training
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import contrast_signs
 from cryoforum.network.model_folder import TrainedModel, load_models, parts_of
 from cryoforum.network.predict import sampling_of
-from cryoforum.predicting import Output, predict_rows_to_star
-from cryoforum.predictors import PredictionOptions
 from cryoforum.storage.file_watcher import Arrivals
 from cryoforum.storage.files import reason_of
 from cryoforum.storage.locks import only_one
@@ -39,7 +40,6 @@ from cryoforum.watching.portions import (
     with_half_sets,
 )
 from cryoforum.watching.results import Results
-from cryoforum.workflow import Bar, checked_particles
 
 SHARE_OF_WORK = 9  # times as long as an update of maps and report took, predicting goes on before the next
 

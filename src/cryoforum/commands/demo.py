@@ -11,18 +11,9 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.config import SimulationConfig, preset
-from cryoforum.dataset.particle_table import number_column, read_star, select_rows, write_star
-from cryoforum.io.relion.lengths import pixel_size_from_star
-from cryoforum.learning import train_to_folder
-from cryoforum.network.model_folder import TrainedModel
-from cryoforum.predicting import Output, PredictionOptions, predict_to_star
-from cryoforum.reconstruction.fsc import ErrorSummary
-from cryoforum.report.page import write_report
-from cryoforum.storage.files import new_folder, replacing
-from cryoforum.training.loop import split_rows
-from cryoforum.training.state import Progress
-from cryoforum.workflow import (
+from cryoforum.commands.predict import Output, PredictionOptions, predict_to_star
+from cryoforum.commands.train import train_to_folder
+from cryoforum.commands.workflow import (
     Bar,
     compare_stars,
     filter_star,
@@ -31,6 +22,15 @@ from cryoforum.workflow import (
     reconstruct_to_folder,
     simulate_to_folder,
 )
+from cryoforum.config import SimulationConfig, preset
+from cryoforum.dataset.particle_table import number_column, read_star, select_rows, write_star
+from cryoforum.io.relion.lengths import pixel_size_from_star
+from cryoforum.network.model_folder import TrainedModel
+from cryoforum.reconstruction.fsc import ErrorSummary
+from cryoforum.report.page import write_report
+from cryoforum.storage.files import new_folder, replacing
+from cryoforum.training.loop import split_rows
+from cryoforum.training.state import Progress
 
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8
 KEPT_SHARE = 0.75

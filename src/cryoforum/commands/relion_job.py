@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cryoforum.halves import is_unfinished
+from cryoforum.commands.half_set_models import is_unfinished
 from cryoforum.io.relion.star_text import open_for_writing, write_tables
 from cryoforum.network.model_folder import model_folders
 from cryoforum.reconstruction.reference_map import REFERENCE

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cryoforum.commands.workflow import Bar, checked_particles, checked_poses, read_joined
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles, Poses
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
@@ -35,7 +36,6 @@ from cryoforum.training.loop import (
 )
 from cryoforum.training.state import Progress
 from cryoforum.training.trainer import VALIDATION_LIMIT
-from cryoforum.workflow import Bar, checked_particles, checked_poses, read_joined
 
 CALIBRATED_BY = 1000  # validation particles
 STATE = "state.pt"

@@ -20,8 +20,8 @@ from cryoforum.storage.files import reason_of
 if TYPE_CHECKING:
     from cryoforum.checking.filecheck import Check
     from cryoforum.checking.judging import Verdict
-    from cryoforum.demo import DemoResult
-    from cryoforum.predicting import Posed
+    from cryoforum.commands.demo import DemoResult
+    from cryoforum.commands.predict import Posed
     from cryoforum.reconstruction.fsc import ErrorSummary
     from cryoforum.training.state import Progress as TrainingProgress
 

@@ -8,9 +8,16 @@ from torch import Tensor
 
 from cryoforum.alignment.aligner import PosingConfig, pose_batch, predict_with_shifts
 from cryoforum.alignment.fitting import make_poser
+from cryoforum.commands.half_set_models import (
+    Predictor,
+    by_halves,
+    half_of_training,
+    model_of_each,
+    with_own_halves,
+)
+from cryoforum.commands.workflow import notices_to
 from cryoforum.dataset.particle_table import ParticleStar, with_columns
 from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.halves import Predictor, by_halves, half_of_training, model_of_each, with_own_halves
 from cryoforum.imaging.potential import load_structure
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.network.model_folder import TrainedModel, model_folders, parts_of
@@ -22,7 +29,6 @@ from cryoforum.reconstruction.reference_map import (
     masked_reference,
     reference_from_map,
 )
-from cryoforum.workflow import notices_to
 
 MASK_TOLERANCE = 1e-2  # of values beyond 0 and 1, as resampled masks have them
 

@@ -7,16 +7,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cryoforum.commands.train import STATE, train_to_folder
+from cryoforum.commands.workflow import Bar, read_joined
 from cryoforum.config import Config
 from cryoforum.dataset.particle_table import ParticleStar, with_columns
 from cryoforum.dataset.particles import Particles, Predictions, joined_predictions
 from cryoforum.io.relion.particles import subsets_from_star
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
-from cryoforum.learning import STATE, train_to_folder
 from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, TrainedModel, load_model, parts_of
 from cryoforum.reconstruction.inversion import drawn_subsets
 from cryoforum.training.state import Progress
-from cryoforum.workflow import Bar, read_joined
 
 Predictor = Callable[[Particles], Predictions]
 

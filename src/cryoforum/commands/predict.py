@@ -17,9 +17,18 @@ from torch import Tensor
 
 from cryoforum.alignment.aligner import SCALE_RANGE, pose_batch
 from cryoforum.alignment.fitting import make_poser
+from cryoforum.commands.aligners import PredictionOptions, loaded_reference, predictor_of
+from cryoforum.commands.half_set_models import Predictor
+from cryoforum.commands.workflow import (
+    MODEL_HALF,
+    REFERENCE_HALF,
+    Bar,
+    checked_particles,
+    parsed_shard,
+    read_joined,
+)
 from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles, Poses, Predictions, loaded_batches
-from cryoforum.halves import Predictor
 from cryoforum.io.particle_files import check_writable, write_particle_file
 from cryoforum.io.relion.particles import with_orientations, with_poses
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
@@ -34,12 +43,10 @@ from cryoforum.network.model_folder import (
     parts_of,
 )
 from cryoforum.network.predict import BATCH_SIZE, sampling_of
-from cryoforum.predictors import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.reconstruction.reference_map import REFERENCE_FILES
 from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.storage.batch_log import BatchLog, read_batches
 from cryoforum.storage.files import progress_path, refuse_to_overwrite, remove_leftovers_of, require_folder_of
-from cryoforum.workflow import MODEL_HALF, REFERENCE_HALF, Bar, checked_particles, parsed_shard, read_joined
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 EVIDENCE_COLUMNS = ("rlnMaxValueProbDistribution", "rlnParticleFigureOfMerit")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoforum.correcting import Corrections, corrected
+from cryoforum.commands.correct import Corrections, corrected
 from cryoforum.dataset.particle_table import ParticleStar, missing_columns, optics_rows, split_image_name
 from cryoforum.io.cryosparc.reading import lost_in_star
 from cryoforum.io.mrc.header import read_header
