@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from relion_made import relion_particles
 
-from cryoforum.checking.aligning import mirrored
+from cryoforum.check.map_comparison import mirrored
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, with_columns, write_star
 from cryoforum.dataset.particles import Particles, Volume, all_rows

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from cryoforum.dataset.particle_table import read_star, select_rows, with_columns, write_star
 from cryoforum.storage.files import is_leftover
-from cryoforum.watching.sums import load_sums
+from cryoforum.watch.sums import load_sums
 
 # One number format and one thread: sums are added in one order. States often, so that they are resumed.
 CHILD = """

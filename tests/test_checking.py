@@ -12,11 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cryoforum.checking.aligning import compare_maps, mirrored
-from cryoforum.checking.inventory import inventory, origins_in_pixels
-from cryoforum.checking.judging import Judgement, Outcome, Verdict, judge
-from cryoforum.checking.readings import Reading, Transfer
-from cryoforum.checking.remedies import complaints
+from cryoforum.check.fixes import complaints
+from cryoforum.check.inventory import inventory, origins_in_pixels
+from cryoforum.check.judging import Judgement, Outcome, Verdict, judge
+from cryoforum.check.map_comparison import compare_maps, mirrored
+from cryoforum.check.readings import Reading, Transfer
 from cryoforum.cli import app
 from cryoforum.commands.correct import Corrections, corrected
 from cryoforum.commands.workflow import matched_errors, simulate_to_folder

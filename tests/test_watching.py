@@ -44,10 +44,10 @@ from cryoforum.report.watch import write_watch_report
 from cryoforum.runtime import devices as compute
 from cryoforum.storage.files import is_leftover
 from cryoforum.storage.locks import only_one
-from cryoforum.watching import portions, results
-from cryoforum.watching.job import WatchOptions
-from cryoforum.watching.sums import load_sums
-from cryoforum.watching.watch import watch
+from cryoforum.watch import portions, results
+from cryoforum.watch.job import WatchOptions
+from cryoforum.watch.sums import load_sums
+from cryoforum.watch.watch import watch
 
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """

@@ -29,8 +29,8 @@ def check(
     Ends with "ready", with what is wrong and what mends it (exit code 1), or with "cannot tell".
     """
     with failing_clearly():
-        from cryoforum.checking.filecheck import Reference, check_files
-        from cryoforum.checking.page import write_check
+        from cryoforum.check.check import Reference, check_files
+        from cryoforum.check.page import write_check
         from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
 
         if out is not None:

@@ -18,8 +18,8 @@ from rich.text import Text
 from cryoforum.storage.files import reason_of
 
 if TYPE_CHECKING:
-    from cryoforum.checking.filecheck import Check
-    from cryoforum.checking.judging import Verdict
+    from cryoforum.check.check import Check
+    from cryoforum.check.judging import Verdict
     from cryoforum.commands.demo import DemoResult
     from cryoforum.commands.predict import Posed
     from cryoforum.reconstruction.fsc import ErrorSummary
@@ -261,7 +261,7 @@ def show_check(check: "Check") -> None:
 
 def _show_verdicts(verdicts: "Sequence[Verdict]") -> None:
     """The other readings that are not excluded, the best first, and the nearest one of those that are."""
-    from cryoforum.checking.judging import Outcome
+    from cryoforum.check.judging import Outcome
 
     table = Table("other reading", "images say", "σ", "log-likelihood")
     ordered = sorted(verdicts, key=lambda verdict: -verdict.share)

@@ -43,8 +43,8 @@ def watch(
     Writes all.star, kept.star, map/ and report.html. After a kill, the same command goes on.
     """
     with failing_clearly():
-        from cryoforum.watching.job import WatchOptions
-        from cryoforum.watching.watch import watch as watch_folder
+        from cryoforum.watch.job import WatchOptions
+        from cryoforum.watch.watch import watch as watch_folder
 
         options = WatchOptions(
             folder, model, out, pattern, keep, max_error, every, until_idle, once, root, polish

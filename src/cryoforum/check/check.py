@@ -9,16 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cryoforum.checking.aligning import Comparison, compare_maps
-from cryoforum.checking.inventory import inventory, origins_in_pixels, table_alone
-from cryoforum.checking.judging import Judgement, Outcome, TooLittle, judge
-from cryoforum.checking.remedies import (
-    LEAST_SKEWNESS,
-    Complaint,
-    complaints,
-    complaints_beside,
-    mending_flags,
-)
+from cryoforum.check.fixes import LEAST_SKEWNESS, Complaint, complaints, complaints_beside, mending_flags
+from cryoforum.check.inventory import inventory, origins_in_pixels, table_alone
+from cryoforum.check.judging import Judgement, Outcome, TooLittle, judge
+from cryoforum.check.map_comparison import Comparison, compare_maps
 from cryoforum.commands.workflow import checked_particles, read_joined
 from cryoforum.dataset.particle_table import ParticleStar
 from cryoforum.dataset.particles import Particles, Volume

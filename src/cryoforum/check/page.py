@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cryoforum.checking.filecheck import Check
-from cryoforum.checking.readings import LARGEST_BOX, as_read
+from cryoforum.check.check import Check
+from cryoforum.check.readings import LARGEST_BOX, as_read
 from cryoforum.dataset.particles import Particles, Volume
 from cryoforum.geometry.rotations import relion_euler_to_unitquat
 from cryoforum.imaging.ctf import ctf

@@ -20,9 +20,9 @@ from cryoforum.io.relion.growing import GrowingStar, joined
 from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps
 from cryoforum.report.watch import write_watch_report
 from cryoforum.storage.files import replacing
-from cryoforum.watching.job import PREDICTED, WatchOptions, read_job, write_job
-from cryoforum.watching.portions import Beliefs, Portion, beliefs_of, listed_portions
-from cryoforum.watching.sums import updated_sums
+from cryoforum.watch.job import PREDICTED, WatchOptions, read_job, write_job
+from cryoforum.watch.portions import Beliefs, Portion, beliefs_of, listed_portions
+from cryoforum.watch.sums import updated_sums
 
 FIRST_COUNT = 1000  # particles, in the order of arrival, whose quantile fixes the threshold
 HISTORY = ("seconds", "particles", "kept", "junk", "unmasked", "masked")

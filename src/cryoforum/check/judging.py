@@ -11,9 +11,9 @@ from enum import StrEnum
 
 from torch import Tensor
 
-from cryoforum.checking.aligning import skewness
-from cryoforum.checking.owndefocus import own_defocus
-from cryoforum.checking.readings import (
+from cryoforum.check.map_comparison import skewness
+from cryoforum.check.own_defocus import own_defocus
+from cryoforum.check.readings import (
     Reading,
     Sample,
     Support,

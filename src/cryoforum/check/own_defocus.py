@@ -9,15 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryoforum.checking.readings import (
-    Reading,
-    Sample,
-    Support,
-    read,
-    shell_sums,
-    support,
-    support_by_maps_of,
-)
+from cryoforum.check.readings import Reading, Sample, Support, read, shell_sums, support, support_by_maps_of
 from cryoforum.imaging.ctf import Optics, ctf_at
 
 # Nothing is known of the microscope: another voltage or Cs only looks like another defocus here.

@@ -29,8 +29,8 @@ from cryoforum.network.predict import sampling_of
 from cryoforum.storage.file_watcher import Arrivals
 from cryoforum.storage.files import reason_of
 from cryoforum.storage.locks import only_one
-from cryoforum.watching.job import LOCK, PREDICTED, WatchOptions, begin_or_go_on, prepare_folder
-from cryoforum.watching.portions import (
+from cryoforum.watch.job import LOCK, PREDICTED, WatchOptions, begin_or_go_on, prepare_folder
+from cryoforum.watch.portions import (
     last_change_of_images,
     new_portions,
     remove_unfinished,
@@ -39,7 +39,7 @@ from cryoforum.watching.portions import (
     with_findable_names,
     with_half_sets,
 )
-from cryoforum.watching.results import Results
+from cryoforum.watch.results import Results
 
 SHARE_OF_WORK = 9  # times as long as an update of maps and report took, predicting goes on before the next
 

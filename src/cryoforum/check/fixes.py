@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from cryoforum.checking.aligning import Comparison
-from cryoforum.checking.judging import Judgement
-from cryoforum.checking.readings import Reading, Transfer
+from cryoforum.check.judging import Judgement
+from cryoforum.check.map_comparison import Comparison
+from cryoforum.check.readings import Reading, Transfer
 
 LEAST_PIXEL_CHANGE = 0.02  # smaller differences are calibration, not error
 LEAST_SKEWNESS = 0.5  # of a map: a molecule is dense and small beside its box, and has 1 to 4
