@@ -21,16 +21,18 @@ import torch
 from relion_made import relion_particles
 
 from cryoforum.check.map_comparison import mirrored
+from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star, with_columns, write_star
-from cryoforum.dataset.particles import Particles, Volume, all_rows
+from cryoforum.dataset.particle_table import ParticleStar, number_column, with_columns
+from cryoforum.dataset.particles import Particles, all_rows
+from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.ctf import ctf
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
-from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.io.relion.star_files import read_star, write_star
 
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 CTF_OF_PARTICLES = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"]

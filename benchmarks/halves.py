@@ -14,9 +14,10 @@ from torch import Tensor
 
 from cryoforum.alignment.aligner import PosingConfig
 from cryoforum.alignment.fitting import find_poses
+from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.imaging.potential import load_structure
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.simulation import simulate
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.reconstruction.reference_map import Reference

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cryoforum.dataset.particle_table import read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particle_table import select_rows, with_columns
+from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.storage.files import is_leftover
 from cryoforum.watch.sums import load_sums
 
@@ -27,8 +28,9 @@ CHILD = """
 import sys
 import torch
 torch.set_num_threads(1)
-from cryoforum import compute, training
-compute._is_bfloat16_faster = lambda device: False
+from cryoforum.runtime import devices
+from cryoforum.training import loop as training
+devices._is_bfloat16_faster = lambda device: False
 training.STATE_INTERVAL_SECONDS = 0.3
 from cryoforum.cli import app
 app(sys.argv[1:])

@@ -22,18 +22,21 @@ from torch import Tensor
 from cryoforum.alignment.aligner import PosingConfig
 from cryoforum.alignment.local_refinement import orientation_covariance, origin_covariance_pixel2
 from cryoforum.commands.predict import Output, PredictionOptions, predict_to_star
+from cryoforum.commands.reconstruct import reconstruct_to_folder
+from cryoforum.commands.simulate import simulate_to_folder
+from cryoforum.commands.structures import load_structure
 from cryoforum.commands.train import train_to_folder
-from cryoforum.commands.workflow import reconstruct_to_folder, simulate_to_folder
 from cryoforum.config import SimulationConfig, preset, with_symmetry
-from cryoforum.dataset.particle_table import read_star, select_rows, write_star
-from cryoforum.dataset.particles import Particles, Volume
+from cryoforum.dataset.particle_table import select_rows
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.pose_errors import orientation_errors
+from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.likelihood import evaluate, frequency_points, slices_at, whiten
-from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model
-from cryoforum.reconstruction.fsc import orientation_errors
 from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST, load_reference
 
 COUNT, BOX, PIXEL_SIZE_ANGSTROM = 5000, 128, 2.8

@@ -23,10 +23,11 @@ import pandas as pd
 import torch
 from posing_speed import COMMAND, print_header, repeated, run
 
-from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, write_star
+from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import loaded_batches
 from cryoforum.io.mrc.stacks import LazyImages, write_stack
 from cryoforum.io.relion.particles import particles_from_star
+from cryoforum.io.relion.star_files import read_star, write_star
 
 BOX, STACKS, IMAGES_EACH = 32, 10_000, 10
 OPEN_FILES, BATCH = 1024, 256

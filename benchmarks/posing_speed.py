@@ -24,16 +24,17 @@ from cryoforum.alignment.aligner import Poser, PosingConfig, pose_batch
 from cryoforum.alignment.fitting import make_poser
 from cryoforum.alignment.global_search import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.alignment.local_refinement import polish
+from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
+from cryoforum.dataset.particle_table import ParticleStar, select_rows, with_columns
 from cryoforum.dataset.particles import Particles, loaded_batches
+from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.imaging.likelihood import evaluate
-from cryoforum.imaging.potential import load_structure
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers
-from cryoforum.reconstruction.fsc import orientation_errors
 from cryoforum.reconstruction.reference_map import load_reference, reference_from_map
 
 REPEATS, COUNT = 3, 512

@@ -16,25 +16,22 @@ from pathlib import Path
 import mrcfile
 import torch
 
+from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig, preset
-from cryoforum.dataset.particle_table import ParticleStar, read_star, select_rows, with_columns, write_star
-from cryoforum.dataset.particles import Volume
-from cryoforum.imaging.potential import load_structure
+from cryoforum.dataset.particle_table import ParticleStar, select_rows, with_columns
+from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
+from cryoforum.dataset.split import split_rows
+from cryoforum.dataset.volumes import Volume
+from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.predict import predict
-from cryoforum.reconstruction.fsc import (
-    fourier_shell_correlation,
-    fsc_curve,
-    orientation_errors,
-    resolution_angstrom,
-    soft_mask,
-    summarise_errors,
-)
+from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.runtime.devices import best_device
-from cryoforum.training.loop import split_rows, train
+from cryoforum.training.loop import train
 
 TRAINING_COUNT, TEST_COUNT, SNR = 2512, 400, 0.1
 

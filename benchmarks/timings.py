@@ -17,16 +17,17 @@ from pathlib import Path
 
 import torch
 
+from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig, preset
-from cryoforum.dataset.particle_table import read_star, write_star
-from cryoforum.imaging.potential import load_structure
+from cryoforum.dataset.split import split_rows
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.inversion import reconstruct
-from cryoforum.training.loop import split_rows, train
+from cryoforum.training.loop import train
 
 
 def main() -> None:

@@ -24,8 +24,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from cryoforum.dataset.particle_table import ParticleStar, number_column, read_star
-from cryoforum.dataset.particles import Particles, Poses, loaded_batches
+from cryoforum.dataset.particle_table import ParticleStar, number_column
+from cryoforum.dataset.particles import Particles, loaded_batches
+from cryoforum.dataset.poses import Poses
 from cryoforum.distributions.bingham import OrientationBelief, log_normaliser
 from cryoforum.geometry.rotations import (
     compose,
@@ -38,9 +39,11 @@ from cryoforum.imaging.ctf import ctf
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.star_files import read_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.heads import ExponentialFamilyHead
-from cryoforum.network.model_folder import TrainedModel, load_model
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers
 from cryoforum.network.preprocessing import prepare
 from cryoforum.reconstruction.reference_map import Reference, load_reference

@@ -1,0 +1,1 @@
+"""Poses of particles against a given map: global search, then local refinement."""

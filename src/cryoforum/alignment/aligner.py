@@ -28,16 +28,11 @@ from cryoforum.alignment.local_refinement import (
     polish,
     rms_error_rad,
 )
-from cryoforum.dataset.particles import (
-    ImageEvidence,
-    Particles,
-    Predictions,
-    joined_predictions,
-    loaded_batches,
-)
+from cryoforum.dataset.particles import Particles, loaded_batches
+from cryoforum.dataset.predictions import ImageEvidence, Predictions, joined_predictions
 from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages
 from cryoforum.imaging.noise_model import NoiseModel
-from cryoforum.network.model_folder import TrainedModel
+from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import VIEWS, network_numbers, predict_batch
 
 CandidateSource = Literal["network", "search", "both"]

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from cryoforum.imaging.ctf import Optics, ctf_at, ctf_defocus_slope_at
+from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.imaging.ctf import ctf_at, ctf_defocus_slope_at
 from cryoforum.imaging.likelihood import WhitenedImages, slices_at
 
 PRIOR_ANGSTROM = 500.0  # standard deviation of what is looked for: ice is 200 to 1000 Å thick

@@ -14,7 +14,9 @@ from torch import Tensor
 from cryoforum.alignment.aligner import CandidateSource, Poser, PosingConfig, pose_in_batches
 from cryoforum.alignment.global_search import SearchConfig, make_templates
 from cryoforum.alignment.local_refinement import PolishingConfig
-from cryoforum.dataset.particles import Particles, Predictions, Volume, joined_predictions
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.predictions import Predictions, joined_predictions
+from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.likelihood import frequency_points
 from cryoforum.imaging.noise_model import (
     FEWEST_OF_A_GROUP,
@@ -24,7 +26,7 @@ from cryoforum.imaging.noise_model import (
     measured_noise,
 )
 from cryoforum.imaging.projection import cropped_transform
-from cryoforum.network.model_folder import TrainedModel
+from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import BATCH_SIZE
 from cryoforum.reconstruction.reference_map import Reference
 

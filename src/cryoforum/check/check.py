@@ -13,11 +13,12 @@ from cryoforum.check.fixes import LEAST_SKEWNESS, Complaint, complaints, complai
 from cryoforum.check.inventory import inventory, origins_in_pixels, table_alone
 from cryoforum.check.judging import Judgement, Outcome, TooLittle, judge
 from cryoforum.check.map_comparison import Comparison, compare_maps
+from cryoforum.commands.structures import check_structure, load_structure
 from cryoforum.commands.workflow import checked_particles, read_joined
 from cryoforum.dataset.particle_table import ParticleStar
-from cryoforum.dataset.particles import Particles, Volume
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.point_groups import symmetry_group
-from cryoforum.imaging.potential import check_structure, load_structure
 
 SHOWN = 12  # particles in pictures
 

@@ -22,8 +22,10 @@ from cryoforum.check.readings import (
     support,
     support_by_maps_of,
 )
-from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.reconstruction.fsc import filter_shells, fourier_shell_correlation
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.volumes import Volume
+from cryoforum.imaging.shells import filter_shells
+from cryoforum.reconstruction.fsc import fourier_shell_correlation
 
 MOST_PARTICLES = 1000  # that are looked at: their errors are 20 times smaller than most faults
 MOST_FAULTS = 4  # adopted one after the other

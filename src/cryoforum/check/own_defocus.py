@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from cryoforum.check.readings import Reading, Sample, Support, read, shell_sums, support, support_by_maps_of
-from cryoforum.imaging.ctf import Optics, ctf_at
+from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.imaging.ctf import ctf_at
 
 # Nothing is known of the microscope: another voltage or Cs only looks like another defocus here.
 VOLTAGE_KV, SPHERICAL_MM, AMPLITUDE_CONTRAST = 300.0, 2.7, 0.1

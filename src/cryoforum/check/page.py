@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cryoforum.check.check import Check
 from cryoforum.check.readings import LARGEST_BOX, as_read
-from cryoforum.dataset.particles import Particles, Volume
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import relion_euler_to_unitquat
 from cryoforum.imaging.ctf import ctf
 from cryoforum.imaging.fft import crop_or_pad, frequency_grid, phase_shift, to_fourier, to_real

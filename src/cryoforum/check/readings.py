@@ -12,15 +12,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.particles import Particles, Poses, all_rows
+from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.particles import Particles, all_rows
+from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, unitquat_to_rotmat
-from cryoforum.imaging.ctf import Optics, ctf_at
+from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import crop_or_pad, to_fourier
 from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points
+from cryoforum.imaging.masks import soft_spherical_mask
 from cryoforum.imaging.projection import PADDING, cropped_transform
-from cryoforum.reconstruction.fsc import soft_spherical_mask
-from cryoforum.reconstruction.inversion import drawn_subsets, inverted
+from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.inversion import inverted
 
 LARGEST_BOX = 64  # pixels that images are cut to in Fourier space; the field of view stays
 MOST_COPIES = 4  # of a particle, turned by symmetry, that a map is made from: more cost more than they tell

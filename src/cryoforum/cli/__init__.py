@@ -2,9 +2,9 @@
 
 Every module registers its commands when it is imported; `cryoforum --help` lists them in this order.
 """
-# ruff: noqa: I001
+# ruff: noqa: I001, F401
 
 from cryoforum.cli.app import app
-from cryoforum.cli import checking, making, posing, results, watching, files, relionjob, studies
+from cryoforum.cli import check, train, align, results, watch, convert, relion_job, study
 
-__all__ = ["app", "checking", "files", "making", "posing", "relionjob", "results", "studies", "watching"]
+__all__ = ["app"]

@@ -34,7 +34,7 @@ def filter_(
 ) -> None:
     """Keep the particles whose orientation is most certain."""
     with failing_clearly():
-        from cryoforum.commands.workflow import filter_star
+        from cryoforum.commands.filter import filter_star
 
         kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite, quantile_of, tell)
         typer.echo(f"kept {counted(kept, 'particle')} in {out}, dropped {dropped}")
@@ -53,7 +53,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct half maps and map by direct Fourier inversion, with FSC and resolution."""
     with failing_clearly():
-        from cryoforum.commands.workflow import reconstruct_to_folder
+        from cryoforum.commands.reconstruct import reconstruct_to_folder
         from cryoforum.io.scratch import Scratch
 
         with progress_bars() as bar:
@@ -85,7 +85,7 @@ def compare(
 ) -> None:
     """Orientation errors against known poses, matched by image name."""
     with failing_clearly():
-        from cryoforum.commands.workflow import compare_stars, median_shift_error_angstrom
+        from cryoforum.commands.compare import compare_stars, median_shift_error_angstrom
 
         show_errors({str(predictions): compare_stars(predictions, truth, json, overwrite, symmetry)})
         typer.echo(f"median shift error: {median_shift_error_angstrom(predictions, truth):.2f} Å")

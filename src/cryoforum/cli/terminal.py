@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cryoforum.check.judging import Verdict
     from cryoforum.commands.demo import DemoResult
     from cryoforum.commands.predict import Posed
-    from cryoforum.reconstruction.fsc import ErrorSummary
+    from cryoforum.dataset.pose_errors import ErrorSummary
     from cryoforum.training.state import Progress as TrainingProgress
 
 WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown

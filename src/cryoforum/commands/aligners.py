@@ -15,14 +15,17 @@ from cryoforum.commands.half_set_models import (
     model_of_each,
     with_own_halves,
 )
+from cryoforum.commands.structures import load_structure
 from cryoforum.commands.workflow import notices_to
 from cryoforum.dataset.particle_table import ParticleStar, with_columns
-from cryoforum.dataset.particles import Particles, Volume
-from cryoforum.imaging.potential import load_structure
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.split import parts_of
+from cryoforum.dataset.volumes import Volume
 from cryoforum.io.mrc.maps import read_volume
-from cryoforum.network.model_folder import TrainedModel, model_folders, parts_of
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.model_folder import model_folders
 from cryoforum.network.predict import check_compatible, predict_batch
-from cryoforum.reconstruction.inversion import drawn_subsets
+from cryoforum.reconstruction.half_sets import drawn_subsets
 from cryoforum.reconstruction.reference_map import (
     Reference,
     load_reference,

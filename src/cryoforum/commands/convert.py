@@ -9,10 +9,11 @@ import numpy as np
 from cryoforum.commands.correct import Corrections, corrected
 from cryoforum.dataset.particle_table import ParticleStar, missing_columns, optics_rows, split_image_name
 from cryoforum.io.cryosparc.reading import lost_in_star
+from cryoforum.io.image_paths import find_file
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.particle_files import CRYOSPARC, check_writable, read_each, write_particle_file
 from cryoforum.io.relion.dialects import relion30, relion31
-from cryoforum.storage.files import find_file, refuse_to_overwrite, require_folder_of
+from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
 
 NO_CORRECTIONS = Corrections()
 Tell = Callable[[str], None]

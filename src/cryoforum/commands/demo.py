@@ -11,25 +11,22 @@ from pathlib import Path
 
 import torch
 
+from cryoforum.commands.compare import compare_stars, matched_errors, matched_shift_errors_angstrom
+from cryoforum.commands.filter import filter_star
 from cryoforum.commands.predict import Output, PredictionOptions, predict_to_star
+from cryoforum.commands.reconstruct import reconstruct_to_folder
+from cryoforum.commands.simulate import simulate_to_folder
 from cryoforum.commands.train import train_to_folder
-from cryoforum.commands.workflow import (
-    Bar,
-    compare_stars,
-    filter_star,
-    matched_errors,
-    matched_shift_errors_angstrom,
-    reconstruct_to_folder,
-    simulate_to_folder,
-)
+from cryoforum.commands.workflow import Bar
 from cryoforum.config import SimulationConfig, preset
-from cryoforum.dataset.particle_table import number_column, read_star, select_rows, write_star
+from cryoforum.dataset.particle_table import number_column, select_rows
+from cryoforum.dataset.pose_errors import ErrorSummary
+from cryoforum.dataset.split import split_rows
 from cryoforum.io.relion.lengths import pixel_size_from_star
-from cryoforum.network.model_folder import TrainedModel
-from cryoforum.reconstruction.fsc import ErrorSummary
+from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.network.model import TrainedModel
 from cryoforum.report.page import write_report
 from cryoforum.storage.files import new_folder, replacing
-from cryoforum.training.loop import split_rows
 from cryoforum.training.state import Progress
 
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8

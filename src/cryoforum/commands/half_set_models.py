@@ -11,11 +11,14 @@ from cryoforum.commands.train import STATE, train_to_folder
 from cryoforum.commands.workflow import Bar, read_joined
 from cryoforum.config import Config
 from cryoforum.dataset.particle_table import ParticleStar, with_columns
-from cryoforum.dataset.particles import Particles, Predictions, joined_predictions
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.predictions import Predictions, joined_predictions
+from cryoforum.dataset.split import parts_of
 from cryoforum.io.relion.particles import subsets_from_star
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
-from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, TrainedModel, load_model, parts_of
-from cryoforum.reconstruction.inversion import drawn_subsets
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, load_model
+from cryoforum.reconstruction.half_sets import drawn_subsets
 from cryoforum.training.state import Progress
 
 Predictor = Callable[[Particles], Predictions]

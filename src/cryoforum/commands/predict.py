@@ -28,20 +28,15 @@ from cryoforum.commands.workflow import (
     read_joined,
 )
 from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
-from cryoforum.dataset.particles import Particles, Poses, Predictions, loaded_batches
+from cryoforum.dataset.particles import Particles, loaded_batches
+from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.predictions import Predictions
+from cryoforum.dataset.split import PARTS, parts_of
 from cryoforum.io.particle_files import check_writable, write_particle_file
 from cryoforum.io.relion.particles import with_orientations, with_poses
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
-from cryoforum.network.model_folder import (
-    DESCRIPTION,
-    PARTS,
-    SPLIT,
-    WEIGHTS,
-    TrainedModel,
-    load_models,
-    model_folders,
-    parts_of,
-)
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.model_folder import DESCRIPTION, SPLIT, WEIGHTS, load_models, model_folders
 from cryoforum.network.predict import BATCH_SIZE, sampling_of
 from cryoforum.reconstruction.reference_map import REFERENCE_FILES
 from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all

@@ -1,6 +1,5 @@
 """Learning on files: from a STAR file to a model folder with its reference, and the learning rate to use."""
 
-import csv
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,36 +9,28 @@ import torch
 
 from cryoforum.commands.workflow import Bar, checked_particles, checked_poses, read_joined
 from cryoforum.config import Config
-from cryoforum.dataset.particles import Particles, Poses
+from cryoforum.curation.calibration import calibrated
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.split import PARTS, Split, parts_of, read_split, split_rows
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
-from cryoforum.network.model_folder import PARTS, TrainedModel, parts_of, read_split, save_model
-from cryoforum.network.predict import calibrated
-from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.model_folder import save_model
+from cryoforum.reconstruction.half_sets import drawn_subsets
 from cryoforum.reconstruction.reference_map import (
     Reference,
     forget_reference,
-    noise_of_halves,
-    reference_from_half_maps,
+    reference_from_particles,
     save_reference,
-    with_noise,
-    with_origin_reach,
 )
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
-from cryoforum.storage.files import is_leftover, refuse_to_overwrite, replacing, require_folder_of
-from cryoforum.training.loop import (
-    FEWEST_RATES,
-    Split,
-    learning_rate_range,
-    split_rows,
-    suggested_rate,
-    train,
-)
+from cryoforum.storage.files import is_leftover
+from cryoforum.training.loop import train
 from cryoforum.training.state import Progress
 from cryoforum.training.trainer import VALIDATION_LIMIT
 
 CALIBRATED_BY = 1000  # validation particles
 STATE = "state.pt"
-NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
 
 
 def train_to_folder(
@@ -71,7 +62,7 @@ def train_to_folder(
     if half is not None:
         particles = _half_of(particles, half, seed)
     poses = checked_poses(star, particles, "to learn from")
-    split = _split(particles, split_choice, seed)
+    split = chosen_split(particles, split_choice, seed)
     out = Path(out)
     if not resume:
         # What is there stays until the new model replaces it; only a stale state must not be resumed.
@@ -91,8 +82,8 @@ def train_to_folder(
     try:
         used = torch.cat([split.train, split.validation])
         with on_scratch(particles, used, scratch, bar) as near:
-            reference = from_first(lambda: _reference_or_none(near, poses, split, config.symmetry, bar, tell))
-            config = _possible_config(config, reference, tell)
+            reference = from_first(lambda: reference_or_none(near, poses, split, config.symmetry, bar, tell))
+            config = possible_config(config, reference, tell)
             shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
             model = train(
                 near,
@@ -139,7 +130,7 @@ def _half_of(particles: Particles, half: int, seed: int) -> Particles:
     return replace(particles.select(rows), subsets=None)
 
 
-def _possible_config(config: Config, reference: Reference | None, tell: Callable[[str], None]) -> Config:
+def possible_config(config: Config, reference: Reference | None, tell: Callable[[str], None]) -> Config:
     """``config``, without simulated images where there is no reference to make them of."""
     if reference is not None or not config.augmentation.simulated_share:
         return config
@@ -147,7 +138,7 @@ def _possible_config(config: Config, reference: Reference | None, tell: Callable
     return replace(config, augmentation=replace(config.augmentation, simulated_share=0.0))
 
 
-def _reference_or_none(
+def reference_or_none(
     particles: Particles,
     poses: Poses,
     split: Split,
@@ -164,67 +155,7 @@ def _reference_or_none(
         return None
 
 
-def reference_from_particles(
-    particles: Particles,
-    poses: Poses,
-    symmetry: str = "C1",
-    *,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Reference:
-    """The map of particles with known poses, of each half of them, and their noise.
-
-    ValueError where the half maps do not agree.
-    """
-    subsets = drawn_subsets(len(particles)) if particles.subsets is None else particles.subsets
-    config = ReconstructionConfig(symmetry=symmetry)
-    maps = reconstruct(replace(particles, subsets=subsets), config, progress=progress)
-    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), poses)
-    rows = torch.linspace(0, len(particles) - 1, min(NOISE_SAMPLE, len(particles))).round().long()
-    return with_noise(reference, noise_of_halves(reference, particles, rows, subsets[rows]))
-
-
-def find_rate_of_star(
-    star_paths: Sequence[Path],
-    root: Path | None,
-    config: Config,
-    split_choice: str | None,
-    steps: int,
-    seed: int,
-    out: Path | None,
-    overwrite: bool,
-    bar: Bar,
-    tell: Callable[[str], None],
-) -> float:
-    """The largest learning rate that a range test on the particles suggests; its curve goes to ``out``."""
-    if out is not None:
-        refuse_to_overwrite(out, overwrite)
-        require_folder_of(out)
-    wait_for_all()
-    if steps < FEWEST_RATES:
-        raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
-    star = read_joined(star_paths, root, tell)
-    particles = checked_particles(star, root, tell)
-    poses = checked_poses(star, particles, "to learn from")
-    split = _split(particles, split_choice, seed)
-    reference = None
-    if config.augmentation.simulated_share:
-        reference = from_first(
-            lambda: _reference_or_none(particles, poses, split, config.symmetry, bar, tell)
-        )
-        config = _possible_config(config, reference, tell)
-    advance = bar("raising the rate", steps)
-    found = learning_rate_range(
-        particles, config, split, reference=reference, steps=steps, seed=seed, on_step=advance
-    )
-    if out is not None and is_first():
-        with replacing(out) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("learning_rate", "loss"))
-            writer.writerows(found)
-    return suggested_rate(found)
-
-
-def _split(particles: Particles, choice: str | None, seed: int) -> Split:
+def chosen_split(particles: Particles, choice: str | None, seed: int) -> Split:
     """Percentages "train,validation,test", a split.csv of an earlier model, or the default."""
     if choice is None:
         return split_rows(len(particles), seed=seed)

@@ -1,0 +1,1 @@
+"""Which particles to trust, and how sure their poses are."""

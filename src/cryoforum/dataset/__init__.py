@@ -1,0 +1,1 @@
+"""Nouns that all steps share: particles, poses, images, maps, predictions."""

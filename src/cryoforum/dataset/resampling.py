@@ -15,33 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.particles import Images
-
-SAME_PIXEL_SIZE = 1e-4  # relative difference up to which pixel sizes are one
-NEAR_PIXEL_SIZE = 0.01  # up to which images may be taken as they are
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """A box in pixels, which is even, and their size."""
-
-    box: int
-    pixel_size_angstrom: float
-
-    def is_same(self, other: "Sampling") -> bool:
-        """Whether images of one are images of the other."""
-        return self._is_within(other, SAME_PIXEL_SIZE)
-
-    def is_near(self, other: "Sampling") -> bool:
-        """Whether images of one may be taken for images of the other: equal boxes, pixel sizes within 1 %."""
-        return self._is_within(other, NEAR_PIXEL_SIZE)
-
-    def _is_within(self, other: "Sampling", tolerance: float) -> bool:
-        ratio = self.pixel_size_angstrom / other.pixel_size_angstrom
-        return self.box == other.box and abs(ratio - 1) <= tolerance
-
-    def __str__(self) -> str:
-        return f"{self.box} px and {self.pixel_size_angstrom:.4g} Å/px"
+from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.images import Images
+from cryoforum.dataset.volumes import Volume
 
 
 @dataclass(frozen=True)
@@ -107,3 +83,24 @@ def _mirrored(index: Tensor, box: int) -> Tensor:
     """Indices into a row that goes on, beyond either end, as its own mirror image."""
     folded = index % (2 * box)
     return torch.where(folded < box, folded, 2 * box - 1 - folded)
+
+
+def resample_volume(volume: Volume, box: int, pixel_size_angstrom: float) -> Volume:
+    """A map at another box and pixel size, its origin still at voxel n // 2 and its values kept.
+
+    Band-limited: exact below the coarser of the two Nyquist frequencies, along each axis. What lies outside
+    the new box is cut off, what lies outside the old one is zero.
+    """
+    kernel = _sinc_kernel(len(volume.voxels), box, pixel_size_angstrom / volume.pixel_size_angstrom)
+    voxels = volume.voxels.double()
+    for _ in range(3):  # contracts the first axis and appends the new one: three turns restore z, y, x
+        voxels = torch.tensordot(voxels, kernel, dims=([0], [1]))
+    return Volume(voxels.float(), pixel_size_angstrom)
+
+
+def _sinc_kernel(box: int, new_box: int, ratio: float) -> Tensor:
+    """Weights (new_box, box) by which samples at new, ``ratio`` times as wide pixels follow from old ones."""
+    old = torch.arange(box, dtype=torch.float64) - box // 2
+    new = (torch.arange(new_box, dtype=torch.float64) - new_box // 2) * ratio
+    band = min(1.0, 1 / ratio)
+    return band * torch.sinc(band * (new[:, None] - old[None, :]))

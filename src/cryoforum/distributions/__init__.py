@@ -1,0 +1,1 @@
+"""Distributions over rotations and their normalising constants."""

@@ -1,0 +1,1 @@
+"""Rotations, grids of them, and point groups."""

@@ -1,0 +1,1 @@
+"""From a map to an image and back: CTF, projection, likelihood, noise, simulation."""

@@ -1,39 +1,12 @@
 """The contrast transfer function, in RELION's sign and units (lengths in Å, defocus underfocus > 0)."""
 
 import math
-from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.ctf_parameters import Optics
 from cryoforum.imaging.fft import frequency_grid
-
-
-@dataclass(frozen=True)
-class Optics:
-    """What bends the electrons, one number a particle: every field is an (n,) float tensor."""
-
-    defocus_u_angstrom: Tensor
-    defocus_v_angstrom: Tensor
-    defocus_angle_deg: Tensor
-    voltage_kv: Tensor
-    spherical_aberration_mm: Tensor
-    amplitude_contrast: Tensor
-    phase_shift_deg: Tensor
-
-    def __len__(self) -> int:
-        return len(self.defocus_u_angstrom)
-
-    def __getitem__(self, rows: Tensor) -> "Optics":
-        return Optics(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def defocused_by(self, change_angstrom: Tensor) -> "Optics":
-        """The same with ``change_angstrom`` (n,) more underfocus."""
-        return replace(
-            self,
-            defocus_u_angstrom=self.defocus_u_angstrom + change_angstrom,
-            defocus_v_angstrom=self.defocus_v_angstrom + change_angstrom,
-        )
 
 
 def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.ctf_parameters import Optics
 from cryoforum.geometry.rotations import unitquat_to_rotmat
-from cryoforum.imaging.ctf import Optics, ctf_at
+from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import to_fourier
 from cryoforum.imaging.projection import PADDING, radius_of_cropped
 

@@ -1,7 +1,6 @@
 """What to simulate: shipped molecules, PDB and mmCIF files, and maps, as volumes of a wanted size."""
 
 import math
-import warnings
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,22 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryoforum.dataset.particles import Volume
-from cryoforum.io.mrc.maps import check_volume, read_volume
+from cryoforum.dataset.volumes import Volume
 
 PACKED_STEP_ANGSTROM = 0.05
-MAP_SUFFIXES = tuple(
-    kind + packing for kind in (".mrc", ".map", ".ccp4", ".rec", ".mrcs") for packing in ("", ".gz", ".bz2")
-)
-ATOM_SUFFIXES = tuple(
-    kind + packing for kind in (".pdb", ".ent", ".cif", ".mmcif") for packing in ("", ".gz")
-)
-_PLAIN_SUFFIXES = [
-    suffix for suffix in ATOM_SUFFIXES + MAP_SUFFIXES if not suffix.endswith((".gz", ".bz2", ".mrcs"))
-]
 _MARGIN_PIXELS = 2.0  # the blurred edge of an atom, nearly three standard deviations
 _DENSITY_CUTOFF = 1e-6  # where an atom ends; leaves out less than 0.2% of the sum
-_PIXEL_SIZE_TOLERANCE = 1e-3  # relative difference of pixel sizes that is worth a notice
 
 
 @dataclass(frozen=True)
@@ -58,49 +46,6 @@ MOLECULES: dict[str, Molecule] = {
     "4v5d": Molecule("Thermus thermophilus 70S ribosome with mRNA and three tRNAs", "C1"),
     "6z6u": Molecule("human heavy-chain apoferritin, 24 subunits", "O"),
 }
-
-
-def load_structure(
-    spec: str, box: int, pixel_size_angstrom: float, map_pixel_size_angstrom: float | None = None
-) -> Volume:
-    """The volume that ``spec`` names: a shipped molecule, a PDB or mmCIF file, or an MRC map.
-
-    map_pixel_size_angstrom: of the map, whatever its header says.
-    Raises ValueError for anything else, and where a molecule does not fit in the box.
-    """
-    check_structure(spec, map_pixel_size_angstrom)
-    if spec.lower() in MOLECULES:
-        return atoms_to_volume(load_molecule(spec.lower()), box, pixel_size_angstrom)
-    if not spec.lower().endswith(MAP_SUFFIXES):
-        return atoms_to_volume(read_atoms(Path(spec)), box, pixel_size_angstrom)
-    volume = read_volume(Path(spec), map_pixel_size_angstrom)
-    old_box = len(volume.voxels)
-    same_pixels = math.isclose(volume.pixel_size_angstrom, pixel_size_angstrom, rel_tol=_PIXEL_SIZE_TOLERANCE)
-    if not same_pixels or old_box != box:
-        warnings.warn(
-            f"{spec}: resampled from {old_box} voxels of {volume.pixel_size_angstrom:.4g} Å "
-            f"to {box} of {pixel_size_angstrom:.4g} Å",
-            stacklevel=2,
-        )
-    return resample_volume(volume, box, pixel_size_angstrom)
-
-
-def check_structure(spec: str, map_pixel_size_angstrom: float | None = None) -> None:
-    """ValueError where ``spec`` names nothing that `load_structure` can read; asked before long work."""
-    is_map = spec.lower().endswith(MAP_SUFFIXES)
-    if map_pixel_size_angstrom is not None and not is_map:
-        raise ValueError(f"expected a map with --map-pixel-size, found {spec!r}; leave the option out")
-    if spec.lower() in MOLECULES:
-        return
-    if not is_map and not spec.lower().endswith(ATOM_SUFFIXES):
-        raise ValueError(
-            f"expected a shipped molecule ({', '.join(MOLECULES)}), a PDB or mmCIF file or an MRC map, "
-            f"found {spec!r}; name a file that ends in {', '.join(_PLAIN_SUFFIXES)}, or these and .gz"
-        )
-    if is_map:
-        check_volume(Path(spec), map_pixel_size_angstrom)
-    elif not Path(spec).is_file():
-        raise ValueError(f"{spec}: expected a PDB or mmCIF file, found none of that name")
 
 
 def load_molecule(name: str) -> Atoms:
@@ -165,27 +110,6 @@ def atoms_to_volume(atoms: Atoms, box: int, pixel_size_angstrom: float) -> Volum
             f"{pixel_size_angstrom:.4g} Å; use a box of at least {smallest}, or larger pixels"
         )
     return Volume(_blurred_potential(atoms, box, pixel_size_angstrom), pixel_size_angstrom)
-
-
-def resample_volume(volume: Volume, box: int, pixel_size_angstrom: float) -> Volume:
-    """A map at another box and pixel size, its origin still at voxel n // 2 and its values kept.
-
-    Band-limited: exact below the coarser of the two Nyquist frequencies, along each axis. What lies outside
-    the new box is cut off, what lies outside the old one is zero.
-    """
-    kernel = _sinc_kernel(len(volume.voxels), box, pixel_size_angstrom / volume.pixel_size_angstrom)
-    voxels = volume.voxels.double()
-    for _ in range(3):  # contracts the first axis and appends the new one: three turns restore z, y, x
-        voxels = torch.tensordot(voxels, kernel, dims=([0], [1]))
-    return Volume(voxels.float(), pixel_size_angstrom)
-
-
-def _sinc_kernel(box: int, new_box: int, ratio: float) -> Tensor:
-    """Weights (new_box, box) by which samples at new, ``ratio`` times as wide pixels follow from old ones."""
-    old = torch.arange(box, dtype=torch.float64) - box // 2
-    new = (torch.arange(new_box, dtype=torch.float64) - new_box // 2) * ratio
-    band = min(1.0, 1 / ratio)
-    return band * torch.sinc(band * (new[:, None] - old[None, :]))
 
 
 def _blurred_potential(atoms: Atoms, box: int, pixel_size_angstrom: float) -> Tensor:

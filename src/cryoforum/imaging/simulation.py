@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.particles import Particles, Poses, Volume
+from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.imaging.ctf import Optics, ctf
+from cryoforum.imaging.ctf import ctf
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import padded_transform, project
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from cryoforum.dataset.particle_table import ParticleStar, optics_rows, place_of_row, split_image_name
 from cryoforum.io.cryosparc.records import joined_records, texts, with_fields, without_fields
+from cryoforum.io.image_paths import common_folder, find_file
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.dialects import relion31, with_lengths_in_angstrom
 from cryoforum.io.relion.particles import (
@@ -21,7 +22,6 @@ from cryoforum.io.relion.particles import (
     poses_from_star,
     subsets_from_star,
 )
-from cryoforum.storage.files import common_folder, find_file
 
 # What an optics group has whose file does not say: RELION's own values.
 NEUTRAL_OPTICS = {

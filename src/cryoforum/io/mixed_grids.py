@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from cryoforum.dataset.particles import Images, JoinedImages
-from cryoforum.dataset.resampling import Sampling, resampled
+from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.images import Images, JoinedImages
+from cryoforum.dataset.resampling import resampled
 from cryoforum.io.mrc.stacks import LazyImages
 
 

@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cryoforum.dataset.particle_table import ParticleStar, read_star, split_image_name, write_star
+from cryoforum.dataset.particle_table import ParticleStar, split_image_name
 from cryoforum.io.cryosparc.reading import is_passthrough_of, read_cryosparc
 from cryoforum.io.cryosparc.records import read_records, texts
 from cryoforum.io.cryosparc.writing import lost_in_records, write_cryosparc
+from cryoforum.io.image_paths import find_file
 from cryoforum.io.relion.particles import contrast_signs
+from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.io.relion.star_text import first_value
-from cryoforum.storage.files import find_file
 
 STAR, CRYOSPARC = ".star", ".cs"
 _OTHER_SUFFIXES = {

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cryoforum.dataset.particles import Images, JoinedImages, Particles, SelectedImages
+from cryoforum.dataset.images import Images, JoinedImages, SelectedImages
+from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.resampling import ResampledImages
 from cryoforum.io.mrc.header import Layout, unpack
 from cryoforum.io.mrc.stacks import LazyImages

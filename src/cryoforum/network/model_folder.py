@@ -8,56 +8,25 @@ split.csv             which particle was used for what, by its name and by a num
 Models of two half sets are two such folders in one, half1 and half2.
 """
 
-import csv
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cryoforum.config import Config, as_plain_dict, updated
-from cryoforum.dataset.particles import Particles
-from cryoforum.network import OrientationNetwork
-from cryoforum.network.heads import Head, head_of
+from cryoforum.dataset.split import read_split, write_split
+from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.preprocessing import Intensity
+from cryoforum.storage.csv_tables import read_csv, write_csv
 from cryoforum.storage.files import reason_of, replacing
 
 FORMAT = "cryo-forum model 2"
-PARTS = ("train", "validation", "test")  # of a split
 HALF_FOLDERS = ("half1", "half2")
 WEIGHTS, DESCRIPTION, LOG, SPLIT = "weights.safetensors", "model.json", "log.csv", "split.csv"
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A network with all it needs to be used on other particles of the same molecule.
-
-    box and pixel_size_angstrom: of the particles it learned from. validation_median_rad: error of the
-    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split.
-    sources: the same by `Particles.sources`, for images read from disk. intensity: of the training set,
-    where it was standardised as a whole. sharpness: factor of all concentrations, that of `calibrated`.
-    """
-
-    network: OrientationNetwork
-    config: Config
-    box: int
-    pixel_size_angstrom: float
-    validation_median_rad: float
-    log: Sequence[Mapping[str, float]]
-    parts: Mapping[str, str]
-    intensity: Intensity | None = None
-    sources: Mapping[int, str] = field(default_factory=dict)
-    sharpness: float = 1.0
-
-    @property
-    def head(self) -> Head:
-        """What reads the network's numbers."""
-        return head_of(self.config.network, self.config.learned_symmetry)
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
@@ -84,7 +53,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
     }
     with replacing(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")
-    _write_csv(folder / LOG, model.log)
+    write_csv(folder / LOG, model.log)
     write_split(folder / SPLIT, model.parts, model.sources)
 
 
@@ -100,7 +69,7 @@ def load_model(folder: Path) -> TrainedModel:
         intensity = description["intensity"]
         network.load_state_dict(load_file(folder / WEIGHTS))
         parts, sources = read_split(folder / SPLIT)
-        log = [{k: float(v) for k, v in row.items() if v} for row in _read_csv(folder / LOG)]
+        log = [{k: float(v) for k, v in row.items() if v} for row in read_csv(folder / LOG)]
         return TrainedModel(
             network=network.eval(),
             config=config,
@@ -137,63 +106,3 @@ def load_models(folder: Path) -> tuple[TrainedModel, ...]:
     if shared:
         raise ValueError(f"{folder}: expected two models of disjoint half sets, found {min(shared)} in both")
     return models
-
-
-def parts_of(particles: Particles, parts: Mapping[str, str], sources: Mapping[int, str]) -> list[str | None]:
-    """The part of a split that each particle is in, if any.
-
-    An image is known by its place on disk, whatever its name there; else, as data move, by its name.
-    """
-    by_name = [parts.get(name) for name in particles.names]
-    if particles.sources is None or not sources:
-        return by_name
-    return [
-        sources.get(place) or named for place, named in zip(particles.sources.tolist(), by_name, strict=True)
-    ]
-
-
-def write_split(path: Path, parts: Mapping[str, str], sources: Mapping[int, str]) -> None:
-    """Write a split, each image by its name and, where ``sources`` are as many, its place on disk."""
-    rows = [{"image": name, "part": part} for name, part in parts.items()]
-    if len(sources) == len(rows):
-        rows = [{**row, "source": str(place)} for row, place in zip(rows, sources, strict=True)]
-    _write_csv(path, rows)
-
-
-def read_split(path: Path) -> tuple[dict[str, str], dict[int, str]]:
-    """Part of a split by image name, and by the image's place on disk; the second may be empty."""
-    rows = _read_csv(path)
-    if any({"image", "part"} - row.keys() for row in rows) or not rows:
-        raise ValueError(f"{path}: expected a table with columns image and part")
-    places = {int(row["source"]): row["part"] for row in rows if row.get("source")}
-    return {row["image"]: row["part"] for row in rows}, places
-
-
-def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write what training needs to go on; the previous state stays until the new one is complete."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save(state, file)
-        except RuntimeError as error:  # its way to say that the disk is full
-            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state; ValueError where there is none. Tensors and plain values only."""
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"expected a training state to resume at {path}: {error}") from error
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import Config
-from cryoforum.dataset.particles import Particles, Predictions, joined_predictions, loaded_batches
-from cryoforum.dataset.resampling import Sampling, resampled
-from cryoforum.distributions.bingham import OrientationBelief, likeliest_sharpness
-from cryoforum.geometry.point_groups import nearest_equivalent, symmetry_group
+from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.particles import Particles, loaded_batches
+from cryoforum.dataset.predictions import Predictions, joined_predictions
+from cryoforum.dataset.resampling import resampled
+from cryoforum.distributions.bingham import OrientationBelief
+from cryoforum.network.augmentation import turn_and_shift, turn_orientations
 from cryoforum.network.heads import mean_belief
-from cryoforum.network.model_folder import TrainedModel
-from cryoforum.network.preprocessing import prepare, turn_and_shift, turn_orientations
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.preprocessing import prepare
 from cryoforum.runtime.devices import best_device, mixed_precision
 
 BATCH_SIZE = 256
@@ -49,20 +51,6 @@ def predict_in_batches(
     check_compatible(model, particles)
     for batch in loaded_batches(particles, batch_size):
         yield predict_batch(model, batch, views)
-
-
-def calibrated(model: TrainedModel, particles: Particles) -> TrainedModel:
-    """The model with beliefs as sure as it may be about ``particles``, which it did not learn from.
-
-    Their orientations stay, their expected errors change by one factor, that of the largest likelihood of the
-    true orientations under `best_views`. Bad orientations count: at best none is far off.
-    """
-    if particles.poses is None:
-        raise ValueError("expected particles with poses to calibrate by, found none")
-    belief = predict(replace(model, sharpness=1.0), particles).belief
-    group = symmetry_group(model.config.symmetry)
-    truth = nearest_equivalent(particles.poses.quaternions, belief.mode, group)
-    return replace(model, sharpness=likeliest_sharpness(belief, truth))
 
 
 def best_views(config: Config) -> int:

@@ -1,0 +1,1 @@
+"""From particles with poses to maps, and how good they are."""

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume, all_rows, loaded_batches
+from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
+from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.imaging.ctf import ctf
 from cryoforum.imaging.fft import phase_shift, to_fourier
@@ -23,6 +25,7 @@ from cryoforum.imaging.projection import (
     insert_slices,
     symmetrised,
 )
+from cryoforum.reconstruction.half_sets import checked_subsets
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def reconstruct(
     progress : called with the number of images of each batch done.
     """
     _checked_poses(particles)
-    subsets = _checked_subsets(particles, seed)
+    subsets = checked_subsets(particles, seed)
     sums = empty_sums(particles.box, particles.pixel_size_angstrom)
     add_to_sums(sums, replace(particles, subsets=subsets), config.batch_size, progress)
     return finished_maps(sums, config, independent=independent)
@@ -181,25 +184,3 @@ def _checked_poses(particles: Particles) -> Poses:
         found = (*poses.quaternions[row].tolist(), *poses.shifts_angstrom[row].tolist())
         raise ValueError(f"expected finite poses, found {found} at row {row}; leave that particle out")
     return poses
-
-
-def drawn_subsets(count: int, seed: int = 0) -> Tensor:
-    """Half, 1 or 2, of each of ``count`` particles: a random even split."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % 2 + 1
-
-
-def _checked_subsets(particles: Particles, seed: int) -> Tensor:
-    """Half, 1 or 2, of each particle (n,): the particles' own, else a seeded even split."""
-    subsets = particles.subsets
-    if subsets is None:
-        subsets = drawn_subsets(len(particles), seed)
-    bad = ((subsets != 1) & (subsets != 2)).nonzero().flatten()
-    if len(bad):
-        row = int(bad[0])
-        raise ValueError(f"expected random subset 1 or 2, found {subsets[row].item()} at row {row}")
-    if len(subsets.unique()) < 2:
-        raise ValueError(
-            f"expected particles in both halves, found {len(particles)} in one; "
-            "leave out rlnRandomSubset to have them drawn, or select more particles"
-        )
-    return subsets

@@ -7,6 +7,7 @@ reference.json        FSC, highest frequency, symmetry, noise power and signal s
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Volume
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.volumes import HalfMaps, Volume
+from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform
+from cryoforum.imaging.shells import filter_shells
 from cryoforum.io.mrc.maps import read_volume, write_volume
-from cryoforum.reconstruction.fsc import FSC_THRESHOLD, filter_shells, fsc_curve, soft_mask
+from cryoforum.reconstruction.fsc import FSC_THRESHOLD, fsc_curve
+from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 from cryoforum.storage.files import reason_of, replacing
 
 REFERENCE = "reference.mrc"
@@ -206,3 +213,25 @@ def _rounded(values: Tensor) -> list[float] | list[list[float]]:
     if values.ndim == 1:
         return [float(f"{value:.6g}") for value in values.tolist()]
     return [[float(f"{value:.6g}") for value in row] for row in values.tolist()]
+
+
+NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
+
+
+def reference_from_particles(
+    particles: Particles,
+    poses: Poses,
+    symmetry: str = "C1",
+    *,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Reference:
+    """The map of particles with known poses, of each half of them, and their noise.
+
+    ValueError where the half maps do not agree.
+    """
+    subsets = drawn_subsets(len(particles)) if particles.subsets is None else particles.subsets
+    config = ReconstructionConfig(symmetry=symmetry)
+    maps = reconstruct(replace(particles, subsets=subsets), config, progress=progress)
+    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), poses)
+    rows = torch.linspace(0, len(particles) - 1, min(NOISE_SAMPLE, len(particles))).round().long()
+    return with_noise(reference, noise_of_halves(reference, particles, rows, subsets[rows]))

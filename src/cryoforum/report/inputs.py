@@ -11,10 +11,10 @@ import torch
 
 from cryoforum.curation.selection import select
 from cryoforum.dataset.particle_table import ParticleStar, number_column
-from cryoforum.dataset.particles import Poses
+from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
+from cryoforum.dataset.poses import Poses
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import poses_from_star
-from cryoforum.reconstruction.fsc import orientation_errors, summarise_errors
 
 DEFAULT_KEPT_SHARE = 0.75
 BOUND, ORIGIN_BOUND = "cryoforumBoundDeg", "cryoforumOriginErrorAngst"

@@ -21,13 +21,6 @@ def best_device() -> torch.device:
     return torch.device("cuda", rank_on_machine() % torch.cuda.device_count())
 
 
-def use_threads(count: str) -> None:
-    """Let torch use so many threads, and the compiled loops, which ask it when they are first imported."""
-    if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"expected a number of threads of 1 or more, found '{count}'")
-    torch.set_num_threads(int(count))
-
-
 def settle_on(device: torch.device) -> None:
     """Make ``device`` this process's own; all processes take the number format that the first finds faster.
 

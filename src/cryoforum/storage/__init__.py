@@ -1,0 +1,1 @@
+"""Files of our own: whole or not there, locked, logged, watched."""

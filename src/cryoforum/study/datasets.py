@@ -8,16 +8,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoforum.commands.structures import load_structure
 from cryoforum.commands.workflow import checked_particles, checked_poses
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.particles import Images, Particles, Poses, Volume
+from cryoforum.dataset.images import Images
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.split import split_rows
+from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
-from cryoforum.imaging.potential import Atoms, atoms_to_volume, load_molecule, load_structure
+from cryoforum.imaging.potential import Atoms, atoms_to_volume, load_molecule
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.study.variants import Dataset
-from cryoforum.training.loop import split_rows
 
 _SUBUNITS = 24  # of apoferritin
 _SUBUNIT_CENTRE_ANGSTROM = (22.0, 16.0, 19.0)  # of the D2 complex: neighbours touch, none overlap

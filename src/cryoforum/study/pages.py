@@ -12,11 +12,11 @@ import torch
 
 from cryoforum.config import preset
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
-from cryoforum.report import study as drawings
 from cryoforum.report.layout import Exhibit, Section, Table, markdown
 from cryoforum.report.page import render
 from cryoforum.report.wording import listed, percent, thousands
 from cryoforum.storage.files import replacing
+from cryoforum.study import figures as drawings
 from cryoforum.study import published
 from cryoforum.study.runs import BORDER_RAD, KEPT_SHARE, read_records
 from cryoforum.study.variants import BASE, SCALES, SNRS, TABLE_1, Dataset, Run, planned_runs

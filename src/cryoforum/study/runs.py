@@ -20,27 +20,27 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cryoforum.commands.train import reference_from_particles
 from cryoforum.commands.workflow import Bar
 from cryoforum.curation.selection import quantile_threshold
-from cryoforum.dataset.particles import HalfMaps, Particles, Poses, Predictions, Volume, loaded_batches
+from cryoforum.dataset.particles import Particles, loaded_batches
+from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
+from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.predictions import Predictions
+from cryoforum.dataset.split import Split, split_rows
+from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.geometry.rotations import compose
-from cryoforum.network.model_folder import TrainedModel
+from cryoforum.imaging.masks import soft_mask
+from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import network_numbers, predict
-from cryoforum.reconstruction.fsc import (
-    fourier_shell_correlation,
-    fsc_curve,
-    orientation_errors,
-    resolution_angstrom,
-    soft_mask,
-    summarise_errors,
-)
-from cryoforum.reconstruction.inversion import ReconstructionConfig, drawn_subsets, reconstruct
+from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
+from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
+from cryoforum.reconstruction.reference_map import reference_from_particles
 from cryoforum.storage.files import is_leftover, replacing
 from cryoforum.study.datasets import junk_rows, molecule, particles_of
 from cryoforum.study.variants import Run
-from cryoforum.training.loop import Split, split_rows, train
+from cryoforum.training.loop import train
 
 KEPT_SHARE = 0.75  # of the validation part, whose threshold the test part is filtered by
 COARSE_ANGSTROM = 30.0  # down to which maps show the shape of a molecule

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import Config
+from cryoforum.dataset.ctf_parameters import Optics
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetry_group
-from cryoforum.imaging.ctf import Optics
-from cryoforum.network.preprocessing import changed_images, changed_orientations, draw_changes
+from cryoforum.network.augmentation import changed_images, changed_orientations, draw_changes
 from cryoforum.runtime.devices import CPU
 from cryoforum.runtime.distributed import own_share
 from cryoforum.training.pairs import all_pairs, random_pairs, stratified_pairs

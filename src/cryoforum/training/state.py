@@ -2,14 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cryoforum.storage.files import replacing
+
 LOG_INTERVAL_STEPS = 20
-WARM_UP_SHARE = 0.3  # of the one-cycle schedule
-FIXED_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -92,19 +93,18 @@ def restored_course(
     return course
 
 
-def learning_rate_and_momentum(schedule: str, fraction: float, max_rate: float) -> tuple[float, float]:
-    """Both at ``fraction`` of training: `one_cycle`, or "fixed" at the largest rate."""
-    return one_cycle(fraction, max_rate) if schedule == "one_cycle" else (max_rate, FIXED_MOMENTUM)
+def save_state(state: dict[str, Any], path: Path) -> None:
+    """Write what training needs to go on; the previous state stays until the new one is complete."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # its way to say that the disk is full
+            raise OSError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
 
-def one_cycle(fraction: float, max_rate: float) -> tuple[float, float]:
-    """Learning rate and momentum at ``fraction`` of training (Smith 2018): cosine up, cosine down.
-
-    Rate from max/25 to max in the first 30 %, then to max/250 000; momentum 0.95, 0.85, 0.95 (Cryo-forum,
-    Supplementary Figure 2).
-    """
-    if fraction < WARM_UP_SHARE:
-        u = (1 + math.cos(math.pi * fraction / WARM_UP_SHARE)) / 2
-        return max_rate + (max_rate / 25 - max_rate) * u, 0.85 + 0.1 * u
-    u = (1 + math.cos(math.pi * (fraction - WARM_UP_SHARE) / (1 - WARM_UP_SHARE))) / 2
-    return max_rate / 250_000 + (max_rate - max_rate / 250_000) * u, 0.95 - 0.1 * u
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state; ValueError where there is none. Tensors and plain values only."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"expected a training state to resume at {path}: {error}") from error

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
-from cryoforum.network import OrientationNetwork
 from cryoforum.network.heads import head_of
+from cryoforum.network.model import OrientationNetwork
 from cryoforum.network.preprocessing import Intensity, prepare_all, set_intensity
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import best_device, mixed_precision, settle_on

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from cryoforum.dataset.particle_table import ParticleStar, number_column, with_columns
-from cryoforum.storage.files import find_file, is_leftover
+from cryoforum.io.image_paths import find_file
+from cryoforum.storage.files import is_leftover
 
 ROWS = 20_000  # in a portion at most: maps and report follow a large file while it is being predicted
 _NAME = re.compile(r"(\d{6,})-(.*-[0-9a-f]{8})-(\d+)-(\d+)-([0-9a-f]{12})\.star")

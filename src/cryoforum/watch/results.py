@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from cryoforum.alignment.aligner import SCALE_RANGE
-from cryoforum.commands.workflow import checked_particles, halves_are_independent, notices_to, write_maps
+from cryoforum.commands.reconstruct import halves_are_independent, write_maps
+from cryoforum.commands.workflow import checked_particles, notices_to
 from cryoforum.curation.selection import quantile_threshold
+from cryoforum.dataset.image_grid import Sampling
 from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import Particles
-from cryoforum.dataset.resampling import Sampling
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.growing import GrowingStar, joined
 from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps

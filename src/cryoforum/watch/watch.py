@@ -22,9 +22,11 @@ from cryoforum.commands.predict import Output, predict_rows_to_star
 from cryoforum.commands.workflow import Bar, checked_particles
 from cryoforum.dataset.particle_table import ParticleStar, select_rows
 from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.split import parts_of
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import contrast_signs
-from cryoforum.network.model_folder import TrainedModel, load_models, parts_of
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.model_folder import load_models
 from cryoforum.network.predict import sampling_of
 from cryoforum.storage.file_watcher import Arrivals
 from cryoforum.storage.files import reason_of

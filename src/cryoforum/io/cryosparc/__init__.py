@@ -1,0 +1,1 @@
+"""cryoSPARC's .cs files."""

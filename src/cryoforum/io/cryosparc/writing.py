@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column
-from cryoforum.dataset.particles import Poses
+from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import unitquat_to_rotvec
 from cryoforum.io.cryosparc.reading import OWN, star_from_records
 from cryoforum.io.cryosparc.records import field_names, with_fields, without_fields, write_records

@@ -1,0 +1,1 @@
+"""MRC files: stacks and maps."""

@@ -12,7 +12,7 @@ import mrcfile
 import numpy as np
 import torch
 
-from cryoforum.dataset.particles import Volume
+from cryoforum.dataset.volumes import Volume
 from cryoforum.io.mrc.header import Header, Layout, read_header, unpacked_voxels
 from cryoforum.storage.files import replacing
 

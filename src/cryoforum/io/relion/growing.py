@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoforum.dataset.particle_table import ParticleStar, optics_rows, select_rows, write_star
+from cryoforum.dataset.particle_table import ParticleStar, optics_rows, select_rows
 from cryoforum.io.join import NEUTRAL_OPTICS, NEUTRAL_PARTICLE, free_name, with_common_columns
+from cryoforum.io.relion.star_files import write_star
 from cryoforum.io.relion.star_text import open_for_writing, write_rows
 from cryoforum.storage.files import replacing
 

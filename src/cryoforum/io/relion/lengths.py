@@ -4,8 +4,8 @@ import warnings
 
 import numpy as np
 
+from cryoforum.dataset.image_grid import SAME_PIXEL_SIZE
 from cryoforum.dataset.particle_table import ParticleStar, number_column, place_of_row
-from cryoforum.dataset.resampling import SAME_PIXEL_SIZE
 
 SAME_ORIGIN_ANGSTROM = 0.01
 

@@ -11,6 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.image_grid import Sampling
 from cryoforum.dataset.particle_table import (
     ParticleStar,
     format_number,
@@ -20,14 +22,13 @@ from cryoforum.dataset.particle_table import (
     split_image_name,
     with_columns,
 )
-from cryoforum.dataset.particles import Particles, Poses
-from cryoforum.dataset.resampling import Sampling
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
-from cryoforum.imaging.ctf import Optics
+from cryoforum.io.image_paths import find_file
 from cryoforum.io.mixed_grids import images_at_one_sampling
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.lengths import pixel_sizes_from_star, shift_angstrom, warn_of_contradicting_origins
-from cryoforum.storage.files import find_file
 
 ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 CTF_COLUMNS = (  # in the order of the fields of Optics

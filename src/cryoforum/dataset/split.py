@@ -1,0 +1,80 @@
+"""What each particle is used for: training, validation or test."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from cryoforum.dataset.particles import Particles
+from cryoforum.storage.csv_tables import read_csv, write_csv
+
+PARTS = ("train", "validation", "test")  # of a split
+
+
+def parts_of(particles: Particles, parts: Mapping[str, str], sources: Mapping[int, str]) -> list[str | None]:
+    """The part of a split that each particle is in, if any.
+
+    An image is known by its place on disk, whatever its name there; else, as data move, by its name.
+    """
+    by_name = [parts.get(name) for name in particles.names]
+    if particles.sources is None or not sources:
+        return by_name
+    return [
+        sources.get(place) or named for place, named in zip(particles.sources.tolist(), by_name, strict=True)
+    ]
+
+
+def write_split(path: Path, parts: Mapping[str, str], sources: Mapping[int, str]) -> None:
+    """Write a split, each image by its name and, where ``sources`` are as many, its place on disk."""
+    rows = [{"image": name, "part": part} for name, part in parts.items()]
+    if len(sources) == len(rows):
+        rows = [{**row, "source": str(place)} for row, place in zip(rows, sources, strict=True)]
+    write_csv(path, rows)
+
+
+def read_split(path: Path) -> tuple[dict[str, str], dict[int, str]]:
+    """Part of a split by image name, and by the image's place on disk; the second may be empty."""
+    rows = read_csv(path)
+    if any({"image", "part"} - row.keys() for row in rows) or not rows:
+        raise ValueError(f"{path}: expected a table with columns image and part")
+    places = {int(row["source"]): row["part"] for row in rows if row.get("source")}
+    return {row["image"]: row["part"] for row in rows}, places
+
+
+@dataclass(frozen=True)
+class Split:
+    """Disjoint rows: to learn from, to choose the best weights by, to report on."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def split_rows(
+    count: int, validation_share: float = 0.1675, test_share: float = 0.33, *, seed: int = 0
+) -> Split:
+    """A random split; the defaults give 2512/838/1650 of 5000, as Cryo-forum has it."""
+    if not (validation_share > 0 and test_share >= 0 and validation_share + test_share < 1):
+        raise ValueError(
+            "expected shares for validation above 0 and test of 0 or more with room left to train, "
+            f"found {validation_share} and {test_share}"
+        )
+    test = round(count * test_share)
+    validation = math.ceil(count * validation_share)
+    if count - test - validation < 2:
+        raise ValueError(f"expected more particles to split, found {count}; add some or change --split")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    held_out = test + validation
+    return Split(order[held_out:], order[test:held_out], order[:test])
+
+
+Key = TypeVar("Key")
+
+
+def part_of_each(keys: Sequence[Key], split: Split) -> dict[Key, str]:
+    """Part of the split by what each particle is known by."""
+    return {keys[row]: part for part in PARTS for row in getattr(split, part).tolist()}

@@ -1,0 +1,33 @@
+"""Maps."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A cubic map: voxels (n, n, n) float32 in z, y, x order, origin at voxel n // 2."""
+
+    voxels: Tensor
+    pixel_size_angstrom: float
+
+    def __post_init__(self) -> None:
+        if self.voxels.ndim != 3 or len(set(self.voxels.shape)) != 1:
+            raise ValueError(
+                f"expected a cubic map, found shape {tuple(self.voxels.shape)}; pad or crop it to a cube"
+            )
+
+
+@dataclass(frozen=True)
+class HalfMaps:
+    """Two reconstructions from disjoint halves of the particles, and the one from all of them.
+
+    independent is false where one model posed both halves: their FSC then measures agreement with
+    that model too, and the resolution is optimistic.
+    """
+
+    half1: Volume
+    half2: Volume
+    full: Volume
+    independent: bool

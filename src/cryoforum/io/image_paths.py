@@ -1,0 +1,31 @@
+"""Which files the image names in a particle file mean."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def common_folder(paths: Sequence[Path]) -> Path:
+    """The deepest folder that all the files lie below."""
+    return Path(os.path.commonpath([Path(path).absolute().parent for path in paths]))
+
+
+def find_file(name: str, folder: Path, root: Path | None = None) -> Path:
+    """The existing file that ``name``, written in a file of ``folder``, means.
+
+    A relative name is looked for in ``root`` if given, in ``folder`` and its parents (names in RELION
+    are relative to the project folder, somewhere above the STAR file), and in the current folder. An
+    absolute name is taken as it is, or else its last part is looked for in ``root``.
+    """
+    given = Path(name)
+    folder = Path(folder).absolute()
+    if given.is_absolute():
+        places = [given] if root is None else [given, Path(root) / given.name]
+    else:
+        bases = [folder, *folder.parents, Path.cwd()]
+        places = [base / given for base in (bases if root is None else [Path(root), *bases])]
+    for place in places:
+        if os.path.isfile(place):  # unlike Path's, false for a name that is too long
+            return place
+    looked = ", ".join(dict.fromkeys(str(place) for place in places))
+    raise ValueError(f"file {name} not found; give its folder with --root. Looked for {looked}")

@@ -1,0 +1,72 @@
+"""The network, and a trained one with all it needs to be used."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from cryoforum.config import Config, NetworkConfig
+from cryoforum.network.backbone import ResidualBackbone, VggBackbone
+from cryoforum.network.blur import TRANSFERS, Blur
+from cryoforum.network.heads import Head, head_of
+from cryoforum.network.pooling import POOLINGS
+from cryoforum.network.preprocessing import Intensity
+
+BACKBONES: dict[str, type[VggBackbone] | type[ResidualBackbone]] = {
+    "vgg": VggBackbone,
+    "residual": ResidualBackbone,
+}
+
+
+DENSITY_HEADS = ("exponential_family", "softmax_grid")
+
+
+DENSITY_START = 0.3  # about the deviation of a new network's log density
+
+
+class OrientationNetwork(nn.Module):
+    """Images (b, m, m) to the numbers (b, k) that a head reads."""
+
+    def __init__(self, config: NetworkConfig, box: int, symmetry: str = "C1") -> None:
+        super().__init__()
+        self.blur = Blur(TRANSFERS[config.blur](box))
+        self.backbone = BACKBONES[config.backbone](self.blur.channels, box, config)
+        channels, side = self.backbone.output_shape(box)
+        pooling_of, size_of = POOLINGS[config.pooling]
+        self.pooling: nn.Module = pooling_of(channels)
+        self.dense = nn.Linear(size_of(channels, side**2), head_of(config, symmetry).size)
+        nn.init.kaiming_normal_(self.dense.weight)
+        if config.head in DENSITY_HEADS:
+            # Near the uniform density: large coefficients would be confidently wrong, zeros have no mode.
+            self.dense.weight.data *= DENSITY_START / self.dense.out_features**0.5
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.dense(self.pooling(self.backbone(self.blur(images[:, None]))))
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with all it needs to be used on other particles of the same molecule.
+
+    box and pixel_size_angstrom: of the particles it learned from. validation_median_rad: error of the
+    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split.
+    sources: the same by `Particles.sources`, for images read from disk. intensity: of the training set,
+    where it was standardised as a whole. sharpness: factor of all concentrations, that of `calibrated`.
+    """
+
+    network: OrientationNetwork
+    config: Config
+    box: int
+    pixel_size_angstrom: float
+    validation_median_rad: float
+    log: Sequence[Mapping[str, float]]
+    parts: Mapping[str, str]
+    intensity: Intensity | None = None
+    sources: Mapping[int, str] = field(default_factory=dict)
+    sharpness: float = 1.0
+
+    @property
+    def head(self) -> Head:
+        """What reads the network's numbers."""
+        return head_of(self.config.network, self.config.learned_symmetry)

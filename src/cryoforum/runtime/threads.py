@@ -1,0 +1,10 @@
+"""How many threads do the work."""
+
+import torch
+
+
+def use_threads(count: str) -> None:
+    """Let torch use so many threads, and the compiled loops, which ask it when they are first imported."""
+    if not count.isdecimal() or int(count) < 1:
+        raise ValueError(f"expected a number of threads of 1 or more, found '{count}'")
+    torch.set_num_threads(int(count))

@@ -1,0 +1,455 @@
+"""What a particle file says, and whether its images bear it out."""
+
+import re
+import shlex
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cryoforum.check.fixes import complaints
+from cryoforum.check.inventory import inventory, origins_in_pixels
+from cryoforum.check.judging import Judgement, Outcome, Verdict, judge
+from cryoforum.check.map_comparison import compare_maps, mirrored
+from cryoforum.check.readings import Reading, Transfer
+from cryoforum.cli import app
+from cryoforum.commands.compare import matched_errors
+from cryoforum.commands.correct import Corrections, corrected
+from cryoforum.commands.simulate import simulate_to_folder
+from cryoforum.commands.structures import load_structure
+from cryoforum.config import SimulationConfig
+from cryoforum.dataset.particle_table import select_rows, with_columns
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.poses import Poses
+from cryoforum.geometry.rotations import inverse, random_unitquat, unitquat_to_rotmat
+from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
+from cryoforum.imaging.kernels import insert_points, read_slices
+from cryoforum.imaging.likelihood import frequency_points, slices_at
+from cryoforum.imaging.projection import cropped_transform, empty_half_grid, insert_slices
+from cryoforum.imaging.simulation import simulate
+from cryoforum.io.cryosparc.records import write_records
+from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.particle_files import read_particle_file, write_particle_file
+from cryoforum.io.relion.dialects import relion30
+from cryoforum.io.relion.lengths import pixel_size_from_star
+from cryoforum.io.relion.particles import poses_from_star, star_from_particles
+from cryoforum.io.relion.star_files import read_star, write_star
+
+BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400
+
+
+@cache
+def right_set() -> Particles:
+    """Particles in memory of which everything is as it says."""
+    volume = load_structure("4v5d", BOX, PIXEL_SIZE)
+    particles = simulate(volume, SimulationConfig(count=COUNT, snr=0.5, seed=5))
+    return replace(particles, images=particles.images[torch.arange(COUNT)])
+
+
+def with_shifts(particles: Particles, factor: float) -> Particles:
+    assert particles.poses is not None
+    return particles.with_poses(Poses(particles.poses.quaternions, factor * particles.poses.shifts_angstrom))
+
+
+def with_images_multiplied(particles: Particles, factor: torch.Tensor) -> Particles:
+    assert isinstance(particles.images, torch.Tensor)
+    return replace(particles, images=to_real(to_fourier(particles.images) * factor, particles.box))
+
+
+def transfer(particles: Particles) -> torch.Tensor:
+    assert particles.optics is not None
+    return ctf(particles.optics, particles.box, particles.pixel_size_angstrom)
+
+
+def faults(judgement: Judgement) -> str:
+    return " / ".join(complaint.fault for complaint in complaints(judgement, PIXEL_SIZE, in_pixels=False))
+
+
+def test_what_is_right_passes_and_most_wrong_readings_are_excluded() -> None:
+    judgement = judge(right_set())
+    assert judgement.reading == Reading()
+    assert judgement.oriented
+    assert faults(judgement) == ""
+    excluded = {verdict.name for verdict in judgement.verdicts if verdict.outcome is Outcome.WORSE}
+    assert {
+        "angles of the inverse rotation",
+        "origins of the opposite sign",
+        "origins applied already",
+    } <= excluded
+    assert all(verdict.deviations < 0 for verdict in judgement.verdicts)
+
+
+@pytest.mark.parametrize(
+    ("factor", "fault"),
+    [
+        (1 / PIXEL_SIZE, "hold pixels, not Å"),
+        (PIXEL_SIZE, f"{PIXEL_SIZE:g} times too large"),
+        (-1.0, "opposite sign"),
+        (2.0, "2 times too large"),
+    ],
+)
+def test_wrong_origins_are_caught(factor: float, fault: str) -> None:
+    judgement = judge(with_shifts(right_set(), factor))
+    assert judgement.reading.origin_factor == pytest.approx(1 / factor)
+    assert fault in faults(judgement)
+
+
+def test_origins_of_images_that_were_centred_are_caught() -> None:
+    particles = right_set()
+    assert particles.poses is not None and isinstance(particles.images, torch.Tensor)
+    moved = phase_shift(to_fourier(particles.images), particles.poses.shifts_angstrom / PIXEL_SIZE)
+    judgement = judge(replace(particles, images=to_real(moved, BOX)))
+    assert "centred already" in faults(judgement)
+
+
+def test_inverse_rotations_are_caught() -> None:
+    particles = right_set()
+    assert particles.poses is not None
+    judgement = judge(particles.with_orientations(inverse(particles.poses.quaternions)))
+    assert judgement.reading == Reading(inverse_rotation=True)
+
+
+def test_inverted_contrast_is_caught_and_nothing_else() -> None:
+    particles = right_set()
+    judgement = judge(with_images_multiplied(particles, torch.tensor(-1.0)))
+    assert judgement.reading == Reading()
+    assert faults(judgement) == "the contrast is inverted: the molecule is darker than its surroundings"
+
+
+def test_several_faults_are_caught_at_once() -> None:
+    particles = with_images_multiplied(with_shifts(right_set(), -1), torch.tensor(-1.0))
+    assert particles.poses is not None
+    judgement = judge(particles.with_orientations(inverse(particles.poses.quaternions)))
+    assert judgement.reading == Reading(inverse_rotation=True, origin_factor=-1.0)
+    assert "contrast is inverted" in faults(judgement)
+
+
+@pytest.mark.parametrize(
+    ("kind", "power"), [(Transfer.FLIPPED, 0.0), (Transfer.MULTIPLIED, 1.0), (Transfer.OVERFOCUS, 0.0)]
+)
+def test_what_was_done_to_the_images_is_caught(kind: Transfer, power: float) -> None:
+    volume = load_structure("6z6u", 52, 3.0)  # finer pixels: the first zeros of the CTF are within reach
+    particles = simulate(volume, SimulationConfig(count=COUNT, snr=0.5, seed=6))
+    particles = replace(particles, images=particles.images[torch.arange(COUNT)])
+    if kind is Transfer.OVERFOCUS:
+        assert particles.optics is not None
+        optics = particles.optics
+        changed = optics.defocused_by(-(optics.defocus_u_angstrom + optics.defocus_v_angstrom))
+        particles = replace(particles, optics=changed)
+    else:
+        values = transfer(particles)
+        particles = with_images_multiplied(particles, values.sign() if power == 0 else values)
+    assert judge(particles, "O").reading == Reading(transfer=kind)
+
+
+@pytest.mark.parametrize("factor", [0.87, 2.0])
+@pytest.mark.parametrize("origins", ["right in Å", "right in pixels"])
+def test_a_wrong_pixel_size_is_caught_by_the_ctf(factor: float, origins: str) -> None:
+    particles = with_shifts(right_set(), factor if origins == "right in pixels" else 1.0)
+    judgement = judge(replace(particles, pixel_size_angstrom=factor * PIXEL_SIZE))
+    assert judgement.reading.pixel_factor == pytest.approx(1 / factor, rel=0.02)
+    assert judgement.reading.origins_with_pixels == (origins == "right in pixels")
+    assert judgement.reading.origin_factor == 1 and judgement.reading.transfer is Transfer.AS_RECORDED
+    found = complaints(judgement, factor * PIXEL_SIZE, in_pixels=False)
+    assert [complaint.fault for complaint in found if "pixel size" in complaint.fault]
+
+
+def test_a_ctf_that_the_file_does_not_describe_is_caught() -> None:
+    judgement = judge(replace(right_set(), optics=None))
+    optics = right_set().optics
+    assert optics is not None and judgement.unsaid_defocus_angstrom is not None
+    assert judgement.unsaid_defocus_angstrom == pytest.approx(
+        float(optics.defocus_u_angstrom.median()), rel=0.15
+    )
+
+
+def test_images_without_a_ctf_need_none() -> None:
+    particles = right_set()
+    values = transfer(particles)
+    corrected = with_images_multiplied(particles, values / (values.square() + 0.1))
+    judgement = judge(replace(corrected, optics=None))
+    assert judgement.unsaid_defocus_angstrom is None
+    assert faults(judgement) == ""
+
+
+def test_orientations_of_other_images_are_caught() -> None:
+    particles = right_set()
+    assert particles.poses is not None
+    judgement = judge(
+        particles.with_orientations(random_unitquat(COUNT, generator=torch.Generator().manual_seed(9)))
+    )
+    assert judgement.oriented is False
+    assert "explain no more" in faults(judgement)
+
+
+def test_a_certain_but_tiny_difference_excludes_nothing() -> None:
+    outcomes = [
+        Verdict("other", Reading(), *numbers).outcome
+        for numbers in ((-21.0, -0.009), (21.0, 0.009), (-21.0, -0.011), (21.0, 0.011), (-4.9, -0.2))
+    ]
+    assert outcomes == [Outcome.CLOSE, Outcome.CLOSE, Outcome.WORSE, Outcome.BETTER, Outcome.UNDECIDED]
+
+
+def test_noise_says_nothing() -> None:
+    noise = torch.randn(COUNT, BOX, BOX, generator=torch.Generator().manual_seed(3))
+    judgement = judge(replace(right_set(), images=noise))
+    assert judgement.oriented is None
+    assert judgement.reading == Reading()
+    assert faults(judgement) == ""
+
+
+def test_the_mirror_image_of_a_turned_map_is_told() -> None:
+    volume = load_structure("4v5d", 52, 7.0)
+    particles = simulate(volume, SimulationConfig(count=1, snr=1))
+    assert particles.poses is not None
+    turned = volume.voxels.permute(1, 2, 0).contiguous()  # a turn by 120° about the diagonal
+    same, other = compare_maps(volume.voxels, turned), compare_maps(mirrored(volume.voxels), turned)
+    assert same.other_hand is False and other.other_hand is True
+    assert same.correlation == pytest.approx(other.mirrored_correlation, abs=0.05)
+    assert same.size == pytest.approx(1, abs=0.02)
+    larger = load_structure("4v5d", 52, 7.0 / 1.06)
+    assert compare_maps(larger.voxels, volume.voxels).size == pytest.approx(1 / 1.06, abs=0.02)
+
+
+def test_compiled_slices_are_those_of_their_twins() -> None:
+    box, count = 16, 6
+    generator = torch.Generator().manual_seed(2)
+    points = frequency_points(box, box // 2 - 2)
+    views = random_unitquat(count, generator=generator)
+    rotations = unitquat_to_rotmat(views).numpy()
+    transform = cropped_transform(torch.randn(box, box, box, generator=generator), box // 2 - 2)
+    found = read_slices(transform.numpy(), points.kx.numpy(), points.ky.numpy(), rotations)
+    torch.testing.assert_close(
+        torch.from_numpy(found), slices_at(transform, views, points), rtol=1e-4, atol=1e-3
+    )
+    values = torch.randn(count, len(points.kx), dtype=torch.complex64, generator=generator)
+    powers = torch.rand(count, len(points.kx), generator=generator)
+    shape = (2, 2 * box, 2 * box, box + 1)
+    data, weight = torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape)
+    halves = np.arange(count) % 2
+    insert_points(
+        data.numpy(), weight.numpy(), points.kx.numpy(), points.ky.numpy(), values.numpy(), powers.numpy(),
+        rotations, halves,
+    )  # fmt: skip
+    slices = torch.zeros(count, box, box // 2 + 1, dtype=torch.complex64)
+    slices[:, points.ky.long() % box, points.kx.long()] = values
+    for half in range(2):
+        grid = empty_half_grid(box, torch.complex64)
+        insert_slices([grid], [slices[half::2]], views[half::2])
+        torch.testing.assert_close(data[half].flatten(), grid, rtol=1e-4, atol=1e-4)
+
+
+def silent(description: str, total: int):
+    return lambda count: None
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("check")
+    config = SimulationConfig(count=COUNT, snr=0.5, seed=5)
+    simulate_to_folder("4v5d", BOX, PIXEL_SIZE, config, place, silent, False)
+    return place
+
+
+def check(*arguments: object, code: int) -> str:
+    result = CliRunner().invoke(app, ["check", *map(str, arguments)])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result.output
+
+
+def test_the_command_says_ready_and_draws(folder: Path, tmp_path: Path) -> None:
+    write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), tmp_path / "map.mrc")
+    page = tmp_path / "page.html"
+    output = check(folder / "particles.star", "--reference", tmp_path / "map.mrc", "--out", page, code=0)
+    assert output.splitlines()[-1] == "ready"
+    assert output.count("excluded") == 2  # the nearest one, and how many more
+    assert re.search(r"\d+ more +│ excluded", output)
+    for part in ("40 px of 9 Å", "300 kV", "amplitude contrast 0.1", "float32", "200 and 200"):
+        assert part in output
+    assert page.read_text().count("data:image/png") > 40
+    assert "already exists" in check(folder / "particles.star", "--out", page, code=1)
+
+
+def test_the_command_names_the_fault_and_what_mends_it(folder: Path, tmp_path: Path) -> None:
+    star = read_star(folder / "particles.star")
+    flipped = {
+        f"rlnOrigin{axis}Angst": -star.particles[f"rlnOrigin{axis}Angst"].astype(float) for axis in "XY"
+    }
+    write_star(with_columns(star, flipped), folder / "flipped.star")
+    write_volume(
+        replace(volume := load_structure("4v5d", BOX, PIXEL_SIZE), voxels=mirrored(volume.voxels)),
+        tmp_path / "mirrored.mrc",
+    )
+    picture = tmp_path / "pictures.png"
+    output = check(
+        folder / "flipped.star", "--reference", tmp_path / "mirrored.mrc", "--out", picture, code=1
+    )
+    assert "multiply rlnOriginXAngst and rlnOriginYAngst by -1" in output
+    assert "the hand is not that of" in output
+    assert output.splitlines()[-1] == "not ready"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def mended(said: str) -> Path:
+    """Run the command that a check names; the file that it writes."""
+    (command,) = (line for line in said.splitlines() if line.startswith("this does it: cryoforum "))
+    arguments = shlex.split(command.removeprefix("this does it: cryoforum "))
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return Path(arguments[-1])
+
+
+FAULTS = {
+    "sign": Corrections(-1.0),
+    "unit": Corrections(1 / PIXEL_SIZE),
+    "inverse": Corrections(inverse_rotations=True),
+    "sign and inverse": Corrections(-1.0, inverse_rotations=True),
+    "pixel size": Corrections(pixel_size_factor=0.5),
+    "pixel size, origins with it": Corrections(0.5, pixel_size_factor=0.5),
+}
+
+
+@pytest.mark.parametrize(
+    ("fault", "dialect"),
+    [*((fault, "3.1") for fault in FAULTS), *((fault, "3.0") for fault in FAULTS if "pixel" in fault)],
+)
+def test_the_command_it_names_mends_the_file(folder: Path, fault: str, dialect: str) -> None:
+    """Poses, origins in Å and pixel size become what they were, in both dialects and from any folder."""
+    faulty, true = folder / f"{fault} {dialect}.star", read_star(folder / "particles.star")
+    write_star(corrected(true if dialect == "3.1" else relion30(true), FAULTS[fault]), faulty)
+    written = mended(check(faulty, code=1))
+    found = read_star(written)
+    written.rename(folder / f"mended {faulty.name}")
+    assert written.parent == folder and (found.optics is None) == (dialect == "3.0")
+    assert pixel_size_from_star(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
+    assert float(matched_errors(found, true).max()) < 1e-5
+    shifts, expected = poses_from_star(found).shifts_angstrom, poses_from_star(true).shifts_angstrom
+    torch.testing.assert_close(shifts, expected, rtol=0.015, atol=0.01)
+
+
+def test_the_command_it_names_knows_companions_root_and_taken_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = folder / "particles.star"
+    star = corrected(read_star(true), Corrections(-1, pixel_size_factor=0.8))
+    write_particle_file(star, tmp_path / "all.cs")
+    records = np.load(tmp_path / "all.cs")
+    poses = [name for name in records.dtype.names if name.startswith("alignments3D")]
+    others = [name for name in records.dtype.names if name not in ("uid", *poses)]
+    (tmp_path / "job").mkdir()
+    write_records(records[["uid", *poses]], tmp_path / "job" / "poses.cs")
+    write_records(records[["uid", *others]], tmp_path / "others.cs")
+    (tmp_path / "job" / "corrected.cs").touch()
+    monkeypatch.chdir(tmp_path)
+    written = mended(check("job/poses.cs", "others.cs", "--root", folder, code=1))
+    assert written == Path("job/corrected_2.cs")
+    found, true = read_particle_file(written), read_star(true)
+    assert pixel_size_from_star(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
+    assert set(found.dataset.dtype.names) == set(records.dtype.names)
+    shifts, expected = poses_from_star(found).shifts_angstrom, poses_from_star(true).shifts_angstrom
+    torch.testing.assert_close(shifts, expected, rtol=0.015, atol=0.01)
+
+
+def test_origins_that_are_too_small_are_said_to_be(folder: Path) -> None:
+    star = read_star(folder / "particles.star")
+    assert not origins_in_pixels(star) and origins_in_pixels(relion30(star))
+    both = with_columns(star, {f"rlnOrigin{axis}": np.zeros(COUNT) for axis in "XY"})
+    assert not origins_in_pixels(both) and origins_in_pixels(replace(both, optics=None))
+    (complaint,) = complaints(judge(with_shifts(right_set(), 0.5)), PIXEL_SIZE, in_pixels=False)
+    assert complaint.fault == "the origins are 2 times too small"
+
+
+def test_the_inventory_of_many_groups_is_short_and_complete() -> None:
+    draw = np.random.default_rng(4)
+    groups = draw.integers(1, 30, COUNT)
+    voltage = np.where(groups == groups[0], 300 - np.arange(COUNT) % 2, 200)
+    particles = with_distinct_views(right_set(), 7)
+    star = with_columns(
+        star_from_particles(particles, particles.names), {"rlnOpticsGroup": groups, "rlnVoltage": voltage}
+    )
+    rows = dict(inventory(replace(star, optics=None), particles))
+    shown = [what for what in rows if what.startswith("optics group ")]
+    assert shown == [f"optics group {group}" for group in list(dict.fromkeys(groups.tolist()))[:8]]
+    first, count = rows[shown[0]], int((groups == groups[0]).sum())
+    assert first.startswith(f"{count} particles, 299 kV to 300")
+    counts = [int(rows[what].split()[0]) for what in rows if "group" in what]
+    assert sum(counts) == COUNT and f"{len(set(groups.tolist())) - 8} more groups" in rows
+    assert rows["orientations"].startswith("7 distinct")
+
+
+def with_distinct_views(particles: Particles, count: int) -> Particles:
+    """With that many orientations, each in either sign of its quaternion."""
+    views = random_unitquat(count, generator=torch.Generator().manual_seed(1))[torch.arange(COUNT) % count]
+    return particles.with_orientations(views * (torch.arange(COUNT) // count % 2 * 2 - 1)[:, None])
+
+
+def test_files_that_cannot_be_judged_are_told_what_for(folder: Path) -> None:
+    star = read_star(folder / "particles.star")
+    unposed = replace(
+        star, particles=star.particles.drop(columns=["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"])
+    )
+    write_star(unposed, folder / "unposed.star")
+    assert "ready to predict, not to train: there are no poses" in check(folder / "unposed.star", code=0)
+    write_star(select_rows(star, list(range(5))), folder / "few.star")
+    assert "cannot tell: 5 particles" in check(folder / "few.star", code=0)
+
+
+def test_too_few_usable_or_too_small_images_are_told_after_the_inventory(tmp_path: Path) -> None:
+    particles = right_set().select(torch.arange(22))
+    images = particles.images[torch.arange(22)]
+    images[:3] = 0
+    for box, reason in ((BOX, "19 particles of usual contrast are too few"), (4, "images of 4 px are too")):
+        (tmp_path / str(box)).mkdir()
+        write_stack(tmp_path / str(box) / "x.mrcs", [images[:, :box, :box]], 22, box, PIXEL_SIZE)
+        small = replace(particles, images=images[:, :box, :box])
+        write_star(
+            star_from_particles(small, [f"{n + 1}@x.mrcs" for n in range(22)]), tmp_path / f"{box}.star"
+        )
+        said = check(tmp_path / f"{box}.star", "--root", tmp_path / str(box), code=0)
+        assert "22 distinct" in said and said.splitlines()[-1].startswith(f"cannot tell: {reason}")
+
+
+def test_what_is_asked_before_the_images_are_read(folder: Path, tmp_path: Path) -> None:
+    star = folder / "particles.star"
+    for arguments, words in (
+        (("--out", tmp_path / "no" / "page.html"), "create it first"),
+        (("--reference", tmp_path / "none.mrc"), "not found"),
+        (("--reference", tmp_path / "none.pdb"), "none of that name"),
+        (("--reference", "4v5d", "--map-pixel-size", 9), "expected a map with --map-pixel-size"),
+        (("--map-pixel-size", 9), "with --reference"),
+    ):
+        said = check(star, *arguments, code=1)
+        assert words in " ".join(said.split()) and "distinct" not in said
+
+
+def test_a_map_without_a_pixel_size_may_be_given_one_and_unused_maps_are_told(
+    folder: Path, tmp_path: Path
+) -> None:
+    with mrcfile.new(tmp_path / "bare.mrc") as file:
+        file.set_data(load_structure("4v5d", BOX, PIXEL_SIZE).voxels.numpy())
+    star, reference = folder / "particles.star", ("--reference", tmp_path / "bare.mrc")
+    assert "--map-pixel-size" in check(star, *reference, code=1)
+    said = check(star, *reference, "--map-pixel-size", PIXEL_SIZE, code=0)
+    assert "correlation with the reference" in said and "cannot tell: hand" not in said
+    write_star(select_rows(read_star(star), list(range(5))), folder / "five.star")
+    said = check(folder / "five.star", *reference, "--map-pixel-size", PIXEL_SIZE, code=0)
+    assert "cannot tell: hand\n" in said
+
+
+def test_bad_input_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    assert "STAR file" in check(tmp_path / "none.star", code=1)
+    star = folder / "particles.star"
+    assert "PAGE.html" in check(star, "--out", tmp_path / "page.pdf", code=1)
+    assert "point group" in check(star, "--symmetry", "Q7", code=1)
+    blank = tmp_path / "blank"
+    blank.mkdir()
+    with mrcfile.new(blank / "particles.mrcs") as file:
+        file.set_data(np.zeros((COUNT, BOX, BOX), np.float32))
+    assert "constant images" in check(star, "--root", blank, code=1)

@@ -1,0 +1,478 @@
+"""Every command, and all of them in a row on a small set."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from cryoforum.cli import app
+from cryoforum.commands import demo as demonstration
+from cryoforum.commands.compare import matched_errors, matched_shift_errors_angstrom
+from cryoforum.commands.train import train_to_folder
+from cryoforum.config import Config, with_settings
+from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
+from cryoforum.dataset.poses import Poses
+from cryoforum.distributions.bingham import OrientationBelief
+from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.io.mrc.maps import read_volume
+from cryoforum.io.relion.particles import particles_from_star, poses_from_star, with_poses
+from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.network.model_folder import load_model
+
+COMMANDS = (
+    "simulate",
+    "train",
+    "find-rate",
+    "predict",
+    "relion-job",
+    "filter",
+    "reconstruct",
+    "compare",
+    "report",
+    "demo",
+)
+TOML = """
+[training]
+image_passes = 320
+batch_size = 16
+grid_nside = 2
+grid_count = 2
+[network]
+widths = [8, 16]
+degree = 2
+"""
+
+
+def run(*arguments: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outputs of a whole pipeline, not to be changed."""
+
+    folder: Path
+
+    def __getattr__(self, name: str) -> Path:
+        return self.folder / name
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("pipeline")
+    (folder / "config.toml").write_text(TOML)
+    simulated = folder / "particles.star"
+    run("simulate", "--out", folder, "--n", 60, "--box", 32, "--pixel-size", 11.2, "--snr", 5, "--seed", 7)
+    star = read_star(simulated)
+    odd = with_columns(star, {"myLabel": [f"007 # {row}" for row in range(60)], "_x": ["1e3"] * 60})
+    write_star(odd, folder / "labelled.star")
+    run("train", simulated, "--out", folder / "model", "--preset", "tiny", "--config", folder / "config.toml")
+    run("predict", folder / "model", folder / "labelled.star", "--out", folder / "predictions.star")
+    drop = ("--drop-out", folder / "dropped.star")
+    run("filter", folder / "predictions.star", "--keep", 0.75, "--out", folder / "kept.star", *drop)
+    run("reconstruct", folder / "kept.star", "--out", folder / "reconstruction" / "filtered")
+    run("compare", folder / "predictions.star", simulated, "--json", folder / "errors.json")
+    run("report", folder)
+    return Run(folder)
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    overview = run("--help").output
+    for command in COMMANDS:
+        assert command in overview
+        text = run(command, "--help").output
+        assert f"Example: cryoforum {command}" in re.sub(r"\s+", " ", text)
+
+
+def test_examples_name_only_options_that_exist() -> None:
+    for command in COMMANDS:
+        text = re.sub(r"\s+", " ", run(command, "--help").output)
+        usage, example = text.split("Example: ", 1)
+        for option in re.findall(r"--[a-z-]+", example):
+            assert option in usage
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    check = "import sys, cryoforum.cli, cryoforum; print([m for m in ('torch', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_installed_command_runs_and_fails_clearly(tmp_path: Path) -> None:
+    start = [sys.executable, "-c", "from cryoforum.cli import app; app()"]
+    helped = subprocess.run([*start, "--help"], capture_output=True, text=True)
+    assert helped.returncode == 0 and "simulate" in helped.stdout
+    failed = subprocess.run(
+        [*start, "compare", "none.star", "none.star"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert failed.returncode == 1
+    assert failed.stderr == "Error: STAR file none.star not found\n" and failed.stdout == ""
+
+
+def test_simulated_files_are_what_was_asked(done: Run) -> None:
+    particles = particles_from_star(read_star(done / "particles.star"))
+    assert (len(particles), particles.box, particles.pixel_size_angstrom) == (60, 32, 11.2)
+    assert particles.poses is not None and particles.optics is not None
+    assert (done / "particles.mrcs").stat().st_size == 1024 + 60 * 32 * 32 * 4
+    # with noise of variance 1 and a signal five times as strong
+    assert float(particles.images[torch.arange(60)].var()) == pytest.approx(6, rel=0.1)
+
+
+def test_the_model_folder_holds_the_split_and_no_state(done: Run) -> None:
+    model = load_model(done / "model")
+    counts = {part: list(model.parts.values()).count(part) for part in ("train", "validation", "test")}
+    assert counts == {"train": 29, "validation": 11, "test": 20}
+    assert model.config.training.image_passes == 320 and model.config.preprocessing.box == 32
+    assert sorted(path.name for path in (done / "model").iterdir()) == [
+        "log.csv",
+        "model.json",
+        "reference.json",
+        "reference.mrc",
+        "reference_half1.mrc",
+        "reference_half2.mrc",
+        "split.csv",
+        "weights.safetensors",
+    ]
+
+
+def test_predict_keeps_every_row_and_column_in_order(done: Run) -> None:
+    before, after = read_star(done / "labelled.star"), read_star(done / "predictions.star")
+    columns = list(before.particles.columns)
+    assert list(after.particles.columns)[: len(columns)] == columns
+    for column in columns:
+        if not column.startswith(("rlnAngle", "rlnOrigin")):
+            assert after.particles[column].tolist() == before.particles[column].tolist()
+    assert before.optics is not None and after.optics is not None
+    assert after.optics.equals(before.optics)
+    old, new = poses_from_star(before), poses_from_star(after)
+    assert old is not None and new is not None
+    assert float(geodesic_distance(old.quaternions, new.quaternions).median()) > 0.01
+
+
+def test_the_ten_numbers_are_the_belief(done: Run) -> None:
+    star = read_star(done / "predictions.star")
+    matrix = torch.zeros(len(star), 4, 4, dtype=torch.float64)
+    for row in range(4):
+        for column in range(row, 4):
+            values = number_column(star, f"cryoforumA{row + 1}{column + 1}")
+            assert values is not None
+            matrix[:, row, column] = matrix[:, column, row] = torch.from_numpy(values)
+    belief = OrientationBelief(matrix)
+    merit = number_column(star, "rlnParticleFigureOfMerit")
+    for name, expected in (
+        ("cryoforumLambdaMax", belief.lambda_max),
+        ("cryoforumTrace", belief.trace),
+        ("rlnParticleFigureOfMerit", belief.mode_moment),
+    ):
+        found = number_column(star, name)
+        assert found is not None
+        scale = float(matrix.abs().max())
+        np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 * max(scale, 1), rtol=1e-3)
+    poses = poses_from_star(star)
+    assert poses is not None and merit is not None and 0.25 <= merit.min() <= merit.max() <= 1
+    assert float(geodesic_distance(belief.mode.float(), poses.quaternions).max()) < 0.02
+
+
+def test_filter_parts_the_set_by_its_statistic(done: Run) -> None:
+    kept, dropped = read_star(done / "kept.star"), read_star(done / "dropped.star")
+    assert (len(kept), len(dropped)) == (45, 15)
+    kept_error, dropped_error = (number_column(star, "cryoforumExpectedErrorDeg") for star in (kept, dropped))
+    assert kept_error is not None and dropped_error is not None
+    assert kept_error.max() <= dropped_error.min()
+    names = [*kept.particles["rlnImageName"], *dropped.particles["rlnImageName"]]
+    assert sorted(names) == sorted(read_star(done / "predictions.star").particles["rlnImageName"])
+    assert kept.particles["rlnImageName"].is_monotonic_increasing
+
+
+def test_filter_by_the_other_statistic(done: Run, tmp_path: Path) -> None:
+    out = tmp_path / "kept.star"
+    assert (
+        "kept 30 particles"
+        in run("filter", done / "predictions.star", "--keep", 0.5, "--by", "max", "--out", out).output
+    )
+    whole, kept = (
+        number_column(read_star(path), "cryoforumLambdaMax") for path in (done / "predictions.star", out)
+    )
+    assert whole is not None and kept is not None
+    np.testing.assert_allclose(np.sort(kept), np.sort(whole)[:30])
+
+
+def test_maps_curve_and_page_are_there(done: Run) -> None:
+    folder = done / "reconstruction" / "filtered"
+    for name in ("half1.mrc", "half2.mrc", "map.mrc"):
+        volume = read_volume(folder / name)
+        assert volume.voxels.shape == (32, 32, 32) and volume.pixel_size_angstrom == pytest.approx(11.2)
+    assert len((folder / "fsc.csv").read_text().splitlines()) > 10
+    assert (done / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_the_truth_makes_a_map_of_the_molecule_and_no_error(done: Run, tmp_path: Path) -> None:
+    output = run(
+        "compare", done / "particles.star", done / "particles.star", "--json", tmp_path / "e.json"
+    ).output
+    assert "0.0000 (0.00°)" in output
+    assert json.loads((tmp_path / "e.json").read_text())["median_rad"] == pytest.approx(0, abs=1e-5)
+    output = run("reconstruct", done / "particles.star", "--out", tmp_path / "map").output
+    assert "optimistic" not in output and "resolution at FSC 0.143" in output
+
+
+def test_one_reference_for_both_halves_is_said_to_be_optimistic(done: Run, tmp_path: Path) -> None:
+    together = tmp_path / "together.star"
+    run("predict", done / "model", done / "particles.star", "--no-halves", "--out", together)
+    output = run("reconstruct", together, "--out", tmp_path / "map", "--root", done.folder).output
+    assert "optimistic" in output
+    assert "optimistic" not in run("reconstruct", done / "kept.star", "--out", tmp_path / "apart").output
+
+
+def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
+    numbers = json.loads((done / "errors.json").read_text())
+    assert numbers["count"] == 60 and 0 < numbers["median_rad"] <= np.pi
+    said = run("compare", done / "predictions.star", done / "particles.star").output
+    errors = matched_shift_errors_angstrom(
+        read_star(done / "predictions.star"), read_star(done / "particles.star")
+    )
+    assert f"median shift error: {float(errors.quantile(0.5)):.2f} Å" in said
+
+
+def test_predict_of_one_part_of_the_split(done: Run, tmp_path: Path) -> None:
+    out = tmp_path / "test.star"
+    alone = ("predict", done / "model", "--no-polish")
+    run(*alone, done / "particles.star", "--part", "test", "--out", out)
+    run(*alone, done / "particles.star", "--out", tmp_path / "whole.star")
+    parts = load_model(done / "model").parts
+    names = read_star(out).particles["rlnImageName"]
+    assert len(names) == 20 and {parts[name] for name in names} == {"test"}
+    whole = read_star(tmp_path / "whole.star").particles.set_index("rlnImageName")
+    expected = whole.loc[names, "cryoforumTrace"].astype(float)
+    found = read_star(out).particles["cryoforumTrace"].astype(float)
+    np.testing.assert_allclose(found, expected, rtol=1e-2)
+
+
+def test_files_elsewhere_are_found_with_root(done: Run, tmp_path: Path) -> None:
+    out, copy = tmp_path / "p.star", tmp_path / "particles.star"
+    copy.write_bytes((done / "particles.star").read_bytes())
+    assert "--root" in run("predict", done / "model", copy, "--out", out, code=1).stderr
+    assert not out.exists()
+    hint = f"later steps may need --root {done.folder}\n"
+    assert hint in run("predict", done / "model", copy, "--out", out, "--root", done.folder).output
+    assert len(read_star(out)) == 60
+    assert hint in run("filter", done / "predictions.star", "--out", tmp_path / "kept.star").output
+    assert "--root" in run("report", tmp_path, code=1).stderr
+    run("report", tmp_path, "--root", done.folder)
+    assert 'id="particles"' in (tmp_path / "report.html").read_text()
+
+
+def test_a_split_can_be_given_by_shares_and_by_file(done: Run, tmp_path: Path) -> None:
+    common = ("train", done / "particles.star", "--preset", "tiny", "--config", done / "config.toml")
+    run(*common, "--out", tmp_path / "shares", "--split", "50,25,25")
+    parts = load_model(tmp_path / "shares").parts
+    assert [list(parts.values()).count(part) for part in ("train", "validation", "test")] == [30, 15, 15]
+    run(*common, "--out", tmp_path / "file", "--seed", 9, "--split", tmp_path / "shares" / "split.csv")
+    assert load_model(tmp_path / "file").parts == parts
+
+
+def test_simulation_is_the_same_for_the_same_seed(done: Run, tmp_path: Path) -> None:
+    run("simulate", "--out", tmp_path, "--n", 60, "--box", 32, "--pixel-size", 11.2, "--snr", 5, "--seed", 7)
+    assert (tmp_path / "particles.star").read_bytes() == (done / "particles.star").read_bytes()
+    first, again = (
+        particles_from_star(read_star(folder / "particles.star")) for folder in (done.folder, tmp_path)
+    )
+    rows = torch.arange(60)
+    torch.testing.assert_close(again.images[rows], first.images[rows], atol=1e-4, rtol=1e-4)
+
+
+def test_every_setting_can_be_changed_on_the_command_line(done: Run, tmp_path: Path) -> None:
+    """The paper's preset, made small."""
+    settings = (
+        "preprocessing.box=64",
+        "network.widths=[4, 4, 8, 8]",
+        "training.image_passes=48",
+        "training.batch_size=8",
+        "training.pairs=random",
+        "network.blur=gaussian",
+        "network.head=svd",
+    )
+    given = [word for setting in settings for word in ("--set", setting)]
+    run("train", done / "particles.star", "--out", tmp_path / "model", "--preset", "paper", *given)
+    config = load_model(tmp_path / "model").config
+    assert (config.network.backbone, config.network.pooling, config.training.loss) == ("vgg", "gem", "pairs")
+    assert (config.network.widths, config.network.head) == ((4, 4, 8, 8), "svd")
+    assert (config.training.image_passes, config.training.pairs) == (48, "random")
+    run("predict", tmp_path / "model", done / "particles.star", "--out", tmp_path / "predicted.star")
+    assert len(read_star(tmp_path / "predicted.star")) == 60
+    wrong = ("train", done / "particles.star", "--out", tmp_path / "none", "--set", "network.pooling=jam")
+    assert "expected one of flatten, max" in run(*wrong, code=1).stderr and not (tmp_path / "none").exists()
+
+
+def test_bars_of_a_training_end_where_they_say(done: Run, tmp_path: Path) -> None:
+    announced: dict[str, int] = {}
+    reached: Counter[str] = Counter()
+
+    def bar(description: str, total: int) -> Callable[[int], None]:
+        announced[description] = total
+        return lambda count: reached.update({description: count})
+
+    train_to_folder(
+        [done / "particles.star"],
+        None,
+        tmp_path / "model",
+        load_model(done / "model").config,
+        split_choice=None,
+        seed=0,
+        max_minutes=None,
+        resume=False,
+        overwrite=False,
+        bar=bar,
+        on_step=lambda progress: None,
+    )
+    assert announced and reached == announced
+
+
+def test_a_learning_rate_is_suggested_and_its_curve_written(done: Run, tmp_path: Path) -> None:
+    curve = tmp_path / "curve.csv"
+    common = ("find-rate", done / "particles.star", "--preset", "tiny", "--config", done / "config.toml")
+    output = run(*common, "--steps", 24, "--out", curve).output
+    found = re.search(r"--set (training.max_learning_rate=\S+)", output)
+    assert found is not None
+    rates, losses = np.loadtxt(curve, delimiter=",", skiprows=1).T
+    assert curve.read_text().splitlines()[0] == "learning_rate,loss"
+    assert len(rates) == 24 and (np.diff(rates) > 0).all() and np.isfinite(losses).all()
+    rate = with_settings(Config(), [found[1]]).training.max_learning_rate
+    assert rates[0] / 10 < rate < rates[-1]
+    assert "--overwrite" in run(*common, "--steps", 24, "--out", curve, code=1).stderr
+    simulated = ("--set", "augmentation.simulated_share=0.5", "--out", tmp_path / "simulated.csv")
+    assert "suggested" in run(*common, "--steps", 20, *simulated).output
+    assert "expected --steps of 18 or more" in run(*common, "--steps", 17, code=1).stderr
+
+
+def test_simulated_images_are_made_where_there_is_a_reference(done: Run, tmp_path: Path) -> None:
+    common = (
+        "--preset",
+        "tiny",
+        "--config",
+        done / "config.toml",
+        "--set",
+        "augmentation.simulated_share=0.5",
+    )
+    run("train", done / "particles.star", "--out", tmp_path / "model", *common)
+    assert load_model(tmp_path / "model").config.augmentation.simulated_share == 0.5
+    one_half = with_columns(read_star(done / "particles.star"), {"rlnRandomSubset": [1] * 60})
+    write_star(one_half, tmp_path / "one_half.star")
+    alone = ("train", tmp_path / "one_half.star", "--out", tmp_path / "alone", "--root", done.folder)
+    assert "learning from the particles alone" in run(*alone, *common).stderr
+    assert load_model(tmp_path / "alone").config.augmentation.simulated_share == 0
+
+
+def test_an_interrupted_training_is_resumed(
+    done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cryoforum.training import loop as training
+
+    monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
+    save, saved = training.save_state, []
+
+    def kill_after_the_third(state: dict, path: Path) -> None:
+        save(state, path)
+        saved.append(path)
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "model"
+    common = (
+        "train",
+        done / "particles.star",
+        "--preset",
+        "tiny",
+        "--config",
+        done / "config.toml",
+        "--out",
+        out,
+    )
+    run(*common, "--resume", code=1)
+    monkeypatch.setattr(training, "save_state", kill_after_the_third)
+    result = run(*common, code=130)
+    assert "interrupted" in result.stderr and "Traceback" not in result.stderr
+    assert [path.name for path in out.iterdir()] == ["state.pt"]
+    assert "--overwrite" in run(*common, code=1).stderr
+    run(*common, "--resume")
+    resumed, undisturbed = load_model(out), load_model(done / "model")
+    assert not (out / "state.pt").exists()
+    for name, tensor in undisturbed.network.state_dict().items():
+        torch.testing.assert_close(resumed.network.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_the_demonstration_shows_poses_before_and_after_polishing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demonstration, "BOX", 32)
+    monkeypatch.setattr(demonstration, "PIXEL_SIZE_ANGSTROM", 11.2)
+    out = tmp_path / "demo"
+    output = run("demo", "--out", out, "--n", 200, "--preset", "tiny", "--max-minutes", 0.02).output
+    assert {path.name for path in out.iterdir()} == demonstration.RESULTS
+    summary = json.loads((out / "summary.json").read_text())
+    truth = read_star(out / "truth.star")
+    stars = {name: read_star(out / f"{name}.star") for name in ("network", "predictions", "kept")}
+    assert [len(star) for star in (truth, *stars.values())] == [66, 66, 66, 50]
+    for group, star in zip(("network", "all", "kept"), stars.values(), strict=True):
+        errors = matched_errors(star, truth)
+        assert summary["errors"][group]["median_rad"] == pytest.approx(float(errors.quantile(0.5)), rel=1e-5)
+        pixels = matched_shift_errors_angstrom(star, truth).quantile(0.5) / 11.2
+        assert summary["shift_errors"][group]["median_pixel"] == pytest.approx(float(pixels), rel=1e-5)
+    bound = number_column(stars["predictions"], "cryoforumBoundDeg")
+    assert bound is not None and summary["bound"]["median_deg"] == pytest.approx(np.median(bound), rel=1e-4)
+    assert number_column(stars["network"], "cryoforumBoundDeg") is None
+    independent = {kind: values["independent"] for kind, values in summary["resolutions"].items()}
+    assert independent == {"true": True, "network": False, "predicted": True, "filtered": True}
+    steps = [entry["step"] for entry in summary["timings"]]
+    assert steps.index("predict, network alone") < steps.index("predict and polish")
+    for words in ("polished", "Cramér-Rao bound", "median shift error: network alone", "optimistic"):
+        assert words in output
+    page = (out / "report.html").read_text()
+    assert "Poses at the limit of the noise" in page and "before polishing" in page
+    run("demo", "--out", out, code=1)
+
+
+def test_shift_errors_are_matched_by_name(done: Run) -> None:
+    truth = read_star(done / "particles.star")
+    poses = poses_from_star(truth)
+    assert poses is not None
+    length = torch.arange(60.0)
+    moved = torch.stack([0.6 * length, -0.8 * length], dim=-1)
+    star = with_poses(truth, Poses(poses.quaternions, poses.shifts_angstrom + moved))
+    order = torch.arange(60).flip(0)
+    found = matched_shift_errors_angstrom(select_rows(star, order), truth)
+    torch.testing.assert_close(found, length[order], atol=1e-3, rtol=1e-4)
+
+
+def test_symmetry_goes_from_training_into_errors_and_maps(done: Run, tmp_path: Path) -> None:
+    model, predicted = tmp_path / "model", tmp_path / "predicted.star"
+    settings = ("--preset", "tiny", "--config", done / "config.toml", "--symmetry", "O")
+    run("train", done / "particles.star", "--out", model, *settings)
+    trained = load_model(model)
+    assert trained.config.symmetry == "O" and trained.config.network.degree == 4
+    run("predict", model, done / "particles.star", "--out", predicted)
+    medians = {}
+    for symmetry in ("C1", "O"):
+        path = tmp_path / f"{symmetry}.json"
+        run("compare", predicted, done / "particles.star", "--symmetry", symmetry, "--json", path)
+        medians[symmetry] = json.loads(path.read_text())["median_rad"]
+    # No two rotations are further apart than 62.8° under the group of the cube.
+    assert medians["O"] < np.deg2rad(62.9) < medians["C1"]
+    run("reconstruct", done / "particles.star", "--out", tmp_path / "map", "--symmetry", "O")
+    voxels = read_volume(tmp_path / "map" / "map.mrc").voxels
+    turned = voxels.transpose(1, 2).flip(2)[1:, 1:, :-1]
+    assert float((turned - voxels[1:, 1:, 1:]).norm() / voxels.norm()) < 1e-3

@@ -1,0 +1,120 @@
+"""Images at another box and pixel size: the same picture, to the limit of both samplings."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+from helpers.clean_images import seeded
+from torch import Tensor
+
+from cryoforum.commands.structures import load_structure
+from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.resampling import resample_volume, resampled, resampling_matrix
+from cryoforum.geometry.rotations import random_unitquat
+from cryoforum.imaging.fft import crop_or_pad, phase_shift, to_fourier, to_real
+from cryoforum.imaging.projection import padded_transform, project
+
+FINE, COARSE = Sampling(96, 1.5), Sampling(64, 2.25)  # one field of view
+
+
+def at(images: Tensor, old: Sampling, new: Sampling) -> Tensor:
+    return resampled(images, old, new)[torch.arange(len(images))]
+
+
+def noise(count: int, box: int) -> Tensor:
+    return torch.randn(count, box, box, generator=seeded(1))
+
+
+def blobs(sampling: Sampling, width_angstrom: float = 9.0) -> Tensor:
+    """Three Gaussians off the centre, as their formula says at each pixel: no frequency beyond either
+    Nyquist has a part in them above 1e-6.
+    """
+    axis = (
+        torch.arange(sampling.box, dtype=torch.float64) - sampling.box // 2
+    ) * sampling.pixel_size_angstrom
+    image = torch.zeros(sampling.box, sampling.box, dtype=torch.float64)
+    for x, y, height in ((-12.0, 5.0, 1.0), (3.3, -14.7, 0.6), (10.1, 9.9, 1.4)):
+        distance = (axis[:, None] - y) ** 2 + (axis - x) ** 2
+        image += height * torch.exp(-distance / (2 * width_angstrom**2))
+    return image.float()[None]
+
+
+@pytest.mark.parametrize("new", [FINE, COARSE, Sampling(50, 2.1), Sampling(128, 1.3), Sampling(120, 1.9)])
+@pytest.mark.parametrize("old", [FINE, COARSE, Sampling(88, 1.81)])
+def test_a_smooth_picture_is_what_its_formula_says_at_any_sampling(old: Sampling, new: Sampling) -> None:
+    found = at(blobs(old), old, new)
+    assert found.shape == (1, new.box, new.box)
+    inside = slice(new.box // 2 - 10, new.box // 2 + 10)  # further out old boxes end, and the blobs with them
+    assert torch.allclose(found[:, inside, inside], blobs(new)[:, inside, inside], atol=2e-3)
+
+
+def test_the_same_sampling_gives_the_same_images_to_the_bit() -> None:
+    images = noise(2, 96)
+    assert resampled(images, FINE, Sampling(96, 1.5 * (1 + 5e-5))) is images
+
+
+@pytest.mark.parametrize("new_box", [48, 96, 128, 160])
+def test_in_one_field_of_view_it_is_the_cropping_or_padding_of_the_transform(new_box: int) -> None:
+    images = noise(3, 96)
+    found = at(images, FINE, Sampling(new_box, 1.5 * 96 / new_box))
+    if new_box == 96:
+        assert torch.equal(found, images)
+        return
+    expected = to_real(crop_or_pad(to_fourier(images), 96, new_box), new_box)
+    assert torch.allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("new_box", "pixel_size"), [(96, 1.0), (24, 4.0)])
+def test_integer_ratios_agree_with_scipy(new_box: int, pixel_size: float) -> None:
+    smooth = to_real(crop_or_pad(to_fourier(noise(1, 22)), 22, 48), 48)  # nothing at either Nyquist frequency
+    found = at(smooth, Sampling(48, 2.0), Sampling(new_box, pixel_size))[0].numpy()
+    # scipy keeps pixel 0 where it is, we pixel n // 2
+    from_origin = np.fft.ifftshift(smooth[0].numpy())
+    theirs = scipy.signal.resample(scipy.signal.resample(from_origin, new_box, axis=0), new_box, axis=1)
+    assert np.allclose(np.fft.fftshift(theirs), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("new", [Sampling(48, 7.5), Sampling(64, 4.7)])
+def test_projections_of_a_map_at_either_sampling_agree(new: Sampling) -> None:
+    old = Sampling(64, 5.6)
+    fine = load_structure("4v5d", old.box, old.pixel_size_angstrom)
+    quaternions = random_unitquat(6, generator=seeded(2))
+    images = to_real(project(padded_transform(fine.voxels), quaternions), old.box)
+    voxels = resample_volume(fine, new.box, new.pixel_size_angstrom).voxels
+    expected = to_real(project(padded_transform(voxels), quaternions), new.box)
+    for mine, other in zip(at(images, old, new), expected, strict=True):
+        assert np.corrcoef(mine.flatten(), other.flatten())[0, 1] > 0.999
+
+
+def test_shifts_in_angstrom_commute_with_resampling() -> None:
+    images, shift = noise(4, 96), torch.tensor([[4.1, -7.3]]).expand(4, 2)
+    shift_first = at(to_real(phase_shift(to_fourier(images), shift / 1.5), 96), FINE, COARSE)
+    shift_last = to_real(phase_shift(to_fourier(at(images, FINE, COARSE)), shift / 2.25), 64)
+    assert torch.allclose(shift_first, shift_last, atol=1e-4)
+
+
+@pytest.mark.parametrize(("old", "new"), [(FINE, Sampling(60, 2.0)), (Sampling(60, 2.0), FINE)])
+def test_there_and_back_keeps_what_both_hold(old: Sampling, new: Sampling) -> None:
+    image = blobs(old)
+    again = at(at(image, old, new), new, old)
+    inside = slice(old.box // 2 - 12, old.box // 2 + 12)
+    assert torch.allclose(again[:, inside, inside], image[:, inside, inside], atol=2e-3)
+
+
+def test_white_noise_keeps_its_power_per_area_and_frequency() -> None:
+    coarser = at(noise(64, 96), FINE, Sampling(48, 3.0))
+    assert float(coarser.std()) == pytest.approx(1.5 / 3.0, rel=0.05)
+    wider = at(noise(64, 96), FINE, Sampling(144, 1.5))  # mirrored outside: as strong there as within
+    assert float(wider[:, :20].std()) == pytest.approx(1.0, rel=0.1)
+    assert float(wider[:, 40:100, 40:100].std()) == pytest.approx(1.0, rel=0.05)
+
+
+def test_nothing_lies_beyond_the_coarser_nyquist_frequency() -> None:
+    found = to_fourier(at(noise(2, 64), COARSE, FINE)).abs()
+    assert float(found[:, 33:63].max()) < 1e-3 and float(found[:, :, 33:].max()) < 1e-3
+    assert float(found[:, :20, :20].mean()) > 10
+
+
+def test_odd_boxes_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected even boxes, found 95 and 64"):
+        resampling_matrix(Sampling(95, 1.0), COARSE)

@@ -1,0 +1,115 @@
+"""A few steps of several lessons, for `test_distributed`: run by one process, or by several that share batches.
+
+As a script it writes what its process found to ``<argument>-<rank>.pt``.
+"""
+
+import math
+import sys
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from cryoforum.commands.structures import load_structure
+from cryoforum.config import (
+    AugmentationConfig,
+    Config,
+    NetworkConfig,
+    PreprocessingConfig,
+    SimulationConfig,
+    TrainingConfig,
+)
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.split import Split
+from cryoforum.imaging.noise_model import NoiseModel
+from cryoforum.imaging.simulation import simulate
+from cryoforum.network.model import TrainedModel
+from cryoforum.reconstruction.reference_map import Reference
+from cryoforum.runtime import devices
+from cryoforum.runtime.distributed import process_rank_and_count
+from cryoforum.training import loop as training
+from cryoforum.training import trainer as lesson
+from cryoforum.training.loop import train
+from cryoforum.training.state import Course
+from cryoforum.training.trainer import lesson_from
+
+BOX, COUNT, STEPS = 16, 41, 4
+EVERY_CHANGE = AugmentationConfig(noise=0.3, defocus_angstrom=500.0, contrast=0.1, simulated_share=0.5)
+RESIDUAL = NetworkConfig(widths=(8, 16), degree=2)
+VGG = NetworkConfig(backbone="vgg", widths=(8, 12, 16), head="qcqp", pooling="gem", activation="prelu")
+SETTINGS = TrainingConfig(batch_size=12, grid_nside=2, grid_count=2)
+PREPROCESSING = PreprocessingConfig(box=BOX)
+
+LESSONS = {
+    "likelihood": Config(PREPROCESSING, EVERY_CHANGE, RESIDUAL, SETTINGS),
+    "all pairs": Config(PREPROCESSING, AugmentationConfig(), VGG, replace(SETTINGS, loss="pairs")),
+    "drawn pairs": Config(
+        replace(PREPROCESSING, standardise="set"),
+        EVERY_CHANGE,
+        replace(RESIDUAL, head="svd"),
+        replace(SETTINGS, loss="pairs", pairs="stratified", auxiliary="constant", l2=1e-3),
+        symmetry="C2",
+    ),
+    "regression": Config(
+        PREPROCESSING,
+        replace(EVERY_CHANGE, simulated_share=1.0),
+        replace(RESIDUAL, head="gram_schmidt"),
+        replace(SETTINGS, loss="regression"),
+    ),
+}
+
+
+def some_particles() -> tuple[Particles, Reference]:
+    """Simulated ones, and their map with noise."""
+    volume = load_structure("4v5d", 32, 11.2)
+    flat = torch.ones(1, 17)
+    reference = Reference(volume, None, 12, noise=NoiseModel((), 100 * flat, flat, flat))
+    return simulate(volume, SimulationConfig(count=COUNT, snr=5.0)), reference
+
+
+def learn(config: Config) -> dict[str, Any]:
+    """Losses, gradients and statistics of the first steps, the last weights and the validation error."""
+    particles, reference = some_particles()
+    rows = torch.arange(COUNT)
+    torch.manual_seed(5)
+    one = lesson_from(particles, config, rows[:30], rows[30:], reference, torch.Generator().manual_seed(2))
+    course = Course()
+    found: dict[str, Any] = {"losses": [], "gradients": [], "statistics": []}
+    for step in range(STEPS):
+        batch = one.source.next(course)
+        found["losses"].append(one.learn(batch, 1e-3, 0.9, step / STEPS, step))
+        found["gradients"].append([w.grad.clone() for w in one.network.parameters() if w.grad is not None])
+        found["statistics"].append([values.clone() for values in one.network.buffers()])
+    found["weights"] = one.network.state_dict()
+    found["validation"] = one.validate()
+    return found
+
+
+def in_float32_and_unclipped() -> None:
+    """Rounding, and a limit that hides a wrong factor of the gradient, must not be in the way."""
+    devices._is_bfloat16_faster = lambda device: False  # type: ignore[assignment]
+    lesson.GRADIENT_NORM_LIMIT = math.inf
+
+
+def train_for_a_moment(hurry: float, seed: int = 0) -> TrainedModel:
+    """A training of half a second by a clock that is ``hurry`` times too fast."""
+    particles, _ = some_particles()
+    config = replace(LESSONS["regression"], augmentation=AugmentationConfig())
+    rows, clock = torch.arange(COUNT), time.monotonic
+    training.time = SimpleNamespace(monotonic=lambda: hurry * clock())  # type: ignore[assignment]
+    return train(particles, config, Split(rows[:30], rows[30:], rows[:0]), max_minutes=0.5 / 60, seed=seed)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    in_float32_and_unclipped()
+    rank, _ = process_rank_and_count()
+    found: dict[str, Any] = {name: learn(config) for name, config in LESSONS.items()}
+    found["log by the clock"] = train_for_a_moment(hurry=1 + 2 * rank).log
+    try:
+        train_for_a_moment(hurry=1, seed=rank)
+    except ValueError as error:
+        found["refused"] = str(error)
+    torch.save(found, f"{sys.argv[1]}-{rank}.pt")

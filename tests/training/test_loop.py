@@ -1,0 +1,337 @@
+"""Training: splits, seeds, resuming after a kill, and that it learns at all."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from cryoforum.commands.structures import load_structure
+from cryoforum.config import (
+    AugmentationConfig,
+    Config,
+    NetworkConfig,
+    PreprocessingConfig,
+    SimulationConfig,
+    TrainingConfig,
+    preset,
+)
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.split import Split, split_rows
+from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
+from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.imaging.noise_model import NoiseModel
+from cryoforum.imaging.simulation import SimulatedImages, simulate
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.model_folder import load_model, save_model
+from cryoforum.network.predict import predict
+from cryoforum.reconstruction.reference_map import Reference
+from cryoforum.runtime import devices
+from cryoforum.training import loop as training
+from cryoforum.training.loop import train
+from cryoforum.training.lr_finder import learning_rate_range, suggested_rate
+from cryoforum.training.state import Course, Progress
+from cryoforum.training.trainer import lesson_from
+
+QUICK = Config(
+    PreprocessingConfig(box=32),
+    network=NetworkConfig(widths=(8, 16), degree=2, dropout=0.1),
+    training=TrainingConfig(image_passes=320, batch_size=16, grid_nside=2, grid_count=2),
+)
+
+
+@pytest.fixture(scope="module")
+def particles() -> Particles:
+    volume = load_structure("4v5d", 32, 11.2)
+    lazy = simulate(volume, SimulationConfig(count=300, snr=20.0, max_shift_pixel=0.0))
+    return replace(lazy, images=lazy.images[torch.arange(300)])
+
+
+@pytest.fixture(scope="module")
+def some(particles: Particles) -> Particles:
+    return particles.select(torch.arange(60))
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    """The map itself, with the noise and the scale of the particles."""
+    volume = load_structure("4v5d", 32, 11.2)
+    images = simulate(volume, SimulationConfig(count=300, snr=20.0, max_shift_pixel=0.0)).images
+    assert isinstance(images, SimulatedImages)
+    flat = torch.ones(1, 17)
+    return Reference(volume, None, 15, noise=NoiseModel((), 32**2 * flat, flat, images.signal_scale * flat))
+
+
+def weights(model: TrainedModel) -> dict[str, torch.Tensor]:
+    return dict(model.network.state_dict())
+
+
+def test_the_default_split_is_the_papers() -> None:
+    split = split_rows(5000)
+    assert (len(split.train), len(split.validation), len(split.test)) == (2512, 838, 1650)
+    rows = torch.cat([split.train, split.validation, split.test])
+    assert torch.equal(rows.sort().values, torch.arange(5000))
+    assert torch.equal(split.test, split_rows(5000).test)
+    assert not torch.equal(split.test, split_rows(5000, seed=1).test)
+
+
+@pytest.mark.parametrize(
+    ("count", "validation", "test"), [(2, 0.1675, 0.33), (100, 0.0, 0.3), (100, 0.5, 0.5), (100, 0.2, -0.1)]
+)
+def test_splits_that_leave_nothing_are_refused(count: int, validation: float, test: float) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        split_rows(count, validation, test)
+
+
+def test_choosing_a_number_format_moves_no_generator() -> None:
+    devices._is_bfloat16_faster.cache_clear()
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    devices.mixed_precision(torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_seed_one_model(some: Particles) -> None:
+    split = split_rows(60, seed=3)
+    first, again, other = (train(some, QUICK, split, seed=seed) for seed in (3, 3, 4))
+    for name, tensor in weights(first).items():
+        torch.testing.assert_close(weights(again)[name], tensor)
+    assert first.validation_median_rad == again.validation_median_rad
+    assert not torch.allclose(weights(other)["dense.weight"], weights(first)["dense.weight"])
+    assert sorted(first.parts) == sorted(some.names)
+    assert {first.parts[some.names[row]] for row in split.test.tolist()} == {"test"}
+
+
+EVERYTHING = replace(
+    QUICK,
+    preprocessing=replace(QUICK.preprocessing, standardise="set"),
+    augmentation=AugmentationConfig(noise=0.3, defocus_angstrom=500.0, contrast=0.1, simulated_share=0.5),
+    training=replace(QUICK.training, loss="pairs", pairs="stratified", l2=1e-4),
+)
+
+
+@pytest.mark.parametrize(("config", "kill_at_step"), [(QUICK, 1), (QUICK, 7), (QUICK, 12), (EVERYTHING, 7)])
+def test_resuming_gives_the_model_of_an_undisturbed_training(
+    some: Particles,
+    reference: Reference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    config: Config,
+    kill_at_step: int,
+) -> None:
+    monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
+    split, state = split_rows(60), tmp_path / "state.pt"
+    undisturbed = train(some, config, split, reference=reference)
+    steps = 0
+
+    def kill(progress: Progress) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == kill_at_step + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(some, config, split, reference=reference, state_path=state, on_step=kill)
+    assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+    resumed = train(some, config, split, reference=reference, state_path=state, resume=True)
+    for name, tensor in weights(undisturbed).items():
+        torch.testing.assert_close(weights(resumed)[name], tensor)
+    assert [line["step"] for line in resumed.log] == [line["step"] for line in undisturbed.log]
+    assert resumed.log[-1]["images"] == 320
+
+
+def test_resuming_needs_the_state_of_such_a_training(
+    some: Particles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
+    state, split = tmp_path / "state.pt", split_rows(60)
+    with pytest.raises(ValueError, match="state_path"):
+        train(some, QUICK, split, resume=True)
+    state.write_bytes(b"not a state")
+    with pytest.raises(ValueError, match="training state to resume"):
+        train(some, QUICK, split, state_path=state, resume=True)
+    train(some, QUICK, split, state_path=state)
+    wider = replace(QUICK, network=replace(QUICK.network, widths=(8, 24)))
+    with pytest.raises(ValueError, match="expected the settings, seed"):
+        train(some, wider, split, state_path=state, resume=True)
+    with pytest.raises(ValueError, match="expected the settings, seed"):
+        train(some, QUICK, split, seed=1, state_path=state, resume=True)
+
+
+def test_it_learns(particles: Particles) -> None:
+    """Far below the 2.2 rad of chance on particles it has never seen."""
+    network = NetworkConfig(widths=(16, 32, 64), degree=2)
+    settings = TrainingConfig(image_passes=6_000, batch_size=32, grid_nside=3, grid_count=4)
+    split = split_rows(300)
+    config = Config(PreprocessingConfig(box=32), network=network, training=settings)
+    model = train(particles, config, split)
+    predictions = predict(model, particles.select(split.test))
+    assert particles.poses is not None
+    errors = geodesic_distance(predictions.belief.mode, particles.poses.quaternions[split.test])
+    assert float(errors.median()) < 0.8
+    assert model.validation_median_rad < 0.8
+    sure = predictions.figure_of_merit > predictions.figure_of_merit.median()
+    assert float(errors[sure].mean()) < float(errors[~sure].mean())
+
+
+def test_the_papers_head_and_loss_learn_a_few_images_by_heart(some: Particles) -> None:
+    network = NetworkConfig(widths=(16, 32), head="qcqp")
+    settings = TrainingConfig(image_passes=3_200, batch_size=16, loss="pairs", weight_decay=0.0)
+    still = AugmentationConfig(rotate=False, mirror=False, max_shift_pixel=0.0)
+    rows = torch.arange(32)
+    split = Split(rows, rows, torch.empty(0, dtype=torch.long))
+    model = train(some, Config(PreprocessingConfig(box=32), still, network, settings), split)
+    assert model.validation_median_rad < 0.8
+
+
+def test_the_papers_preset_trains() -> None:
+    paper = preset("paper")
+    config = replace(paper, training=replace(paper.training, image_passes=8, batch_size=4))
+    lazy = simulate(load_structure("4v5d", 128, 2.8), SimulationConfig(count=8))
+    losses = []
+    model = train(lazy, config, split_rows(8, 0.25, 0.0), on_step=lambda p: losses.append(p.loss))
+    assert len([line for line in model.log if "validation_median_rad" in line]) == 2
+    assert all(loss > 0 for loss in losses[1:]) and 0 <= model.validation_median_rad <= 3.1416
+
+
+def test_time_can_be_the_limit(some: Particles) -> None:
+    fractions: list[float] = []
+    train(some, QUICK, split_rows(60), max_minutes=0.5 / 60, on_step=lambda p: fractions.append(p.fraction))
+    assert fractions[-1] == 1 and fractions == sorted(fractions)
+
+
+def test_particles_without_poses_and_diverging_trainings_are_refused(some: Particles) -> None:
+    with pytest.raises(ValueError, match="rlnAngleRot"):
+        train(replace(some, poses=None), QUICK, split_rows(60))
+    settings = replace(QUICK.training, max_learning_rate=1e30)
+    with pytest.raises(ValueError, match="lower max_learning_rate"):
+        train(some, replace(QUICK, training=settings), split_rows(60))
+
+
+def test_the_fixed_schedule_keeps_the_rate_through_a_training(some: Particles) -> None:
+    settings = replace(QUICK.training, schedule="fixed", image_passes=640, max_learning_rate=1e-4)
+    model = train(some, replace(QUICK, training=settings), split_rows(60))
+    logged = [line["learning_rate"] for line in model.log if "learning_rate" in line]
+    assert logged == [1e-4, 1e-4]
+
+
+def test_l2_adds_the_sum_of_squares_of_all_kernels_to_the_loss(some: Particles) -> None:
+    rows, losses = torch.arange(30), {}
+    for l2 in (0.0, 0.5):
+        config = replace(QUICK, training=replace(QUICK.training, l2=l2))
+        torch.manual_seed(0)
+        lesson = lesson_from(some, config, rows, rows, None, torch.Generator().manual_seed(0))
+        weights = [
+            w for name, w in lesson.network.named_parameters() if name.endswith("weight") and w.ndim > 1
+        ]
+        squares = sum(float(weight.detach().square().sum()) for weight in weights)
+        losses[l2] = lesson.learn(lesson.source.next(Course()), 1e-3, 0.9, 0.0, 0)
+    assert losses[0.5] - losses[0.0] == pytest.approx(0.5 * squares, rel=1e-4)
+
+
+def test_a_model_of_a_set_takes_its_intensity_along(some: Particles, tmp_path: Path) -> None:
+    config = replace(QUICK, preprocessing=replace(QUICK.preprocessing, standardise="set"))
+    model = train(some, config, split_rows(60))
+    assert model.intensity is not None
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.intensity == model.intensity
+    before, after = (predict(each, some).belief.concentration for each in (model, loaded))
+    assert torch.equal(before, after)
+    # Unlike of a model that looks at each image for itself, contrast matters.
+    stronger = replace(some, images=3 * some.images[torch.arange(60)])
+    assert not torch.allclose(predict(loaded, stronger).belief.concentration, before, rtol=1e-2)
+
+
+def test_a_network_that_never_saw_a_turned_image_is_not_asked_to_read_one(some: Particles) -> None:
+    network = NetworkConfig(widths=(16, 32), head="svd")
+    settings = TrainingConfig(image_passes=960, batch_size=16, loss="regression", max_learning_rate=1e-2)
+    still = AugmentationConfig(rotate=False, mirror=False, max_shift_pixel=0.0)
+    rows = torch.arange(16)
+    model = train(
+        some, Config(PreprocessingConfig(box=16), still, network, settings), Split(rows, rows, rows[:0])
+    )
+    assert some.poses is not None
+    found = predict(model, some.select(rows)).belief.mode
+    error = float(geodesic_distance(found, some.poses.quaternions[rows]).median())
+    assert error == pytest.approx(model.validation_median_rad, abs=0.1)
+
+
+@pytest.mark.parametrize("handling", ["group", "domain"])
+def test_orientations_are_learned_where_they_are_or_in_one_domain(some: Particles, handling: str) -> None:
+    network = NetworkConfig(widths=(16, 32), head="svd")
+    settings = TrainingConfig(image_passes=960, batch_size=16, loss="regression", max_learning_rate=1e-2)
+    still = AugmentationConfig(rotate=False, mirror=False, max_shift_pixel=0.0)
+    config = Config(PreprocessingConfig(box=16), still, network, settings, "D2", handling)  # type: ignore[arg-type]
+    rows = torch.arange(16)
+    model = train(some, config, Split(rows, rows, rows[:0]))
+    assert model.validation_median_rad < 0.3 and some.poses is not None
+    group, truth = symmetry_group("D2"), some.poses.quaternions[rows]
+    found = predict(model, some.select(rows), views=1).belief.mode
+    assert float(symmetric_distance(found, truth, group).median()) < 0.3
+    inside = geodesic_distance(found, in_fundamental_domain(truth, group))
+    assert (float(inside.median()) < 0.3) is (handling == "domain")
+
+
+def test_simulated_images_need_a_reference(some: Particles) -> None:
+    config = replace(QUICK, augmentation=AugmentationConfig(simulated_share=0.5))
+    with pytest.raises(ValueError, match="expected a reference, as simulated_share is above 0"):
+        train(some, config, split_rows(60))
+
+
+def test_what_was_learned_from_simulated_images_alone_holds_for_particles(
+    particles: Particles, reference: Reference
+) -> None:
+    network = NetworkConfig(widths=(16, 32, 64), degree=2)
+    settings = TrainingConfig(image_passes=4_000, batch_size=32, grid_nside=3, grid_count=4)
+    augmentation = AugmentationConfig(simulated_share=1.0)
+    config = Config(PreprocessingConfig(box=16), augmentation, network, settings)
+    model = train(particles, config, split_rows(300), reference=reference)
+    assert model.validation_median_rad < 0.8
+
+
+def test_the_rate_grows_until_learning_fails(some: Particles) -> None:
+    counted: list[int] = []
+    found = learning_rate_range(
+        some, QUICK, split_rows(60), steps=24, lowest=1e-5, highest=1e-1, on_step=counted.append
+    )
+    rates, losses = zip(*found, strict=True)
+    assert len(rates) == 24 == sum(counted)
+    assert (rates[0], rates[-1]) == pytest.approx((1e-5, 1e-1))
+    steps = [after / before for before, after in pairwise(rates)]
+    assert steps == pytest.approx([steps[0]] * 23) and steps[0] > 1
+    assert torch.isfinite(torch.tensor(losses)).all()
+    assert rates[0] / 10 <= suggested_rate(found) <= rates[-1] / 10
+    again = learning_rate_range(some, QUICK, split_rows(60), steps=24, lowest=1e-5, highest=1e-1)
+    torch.testing.assert_close(torch.tensor(again), torch.tensor(found), atol=1e-3, rtol=1e-3)
+
+
+def test_a_rate_far_too_high_ends_the_search(some: Particles) -> None:
+    found = learning_rate_range(some, QUICK, split_rows(60), steps=40, lowest=1e-4, highest=1e30)
+    assert 2 < len(found) < 40
+    assert torch.isfinite(torch.tensor(found)).all() and found[-1][0] < 1e25
+
+
+def test_the_suggestion_is_a_tenth_of_where_the_loss_is_smallest() -> None:
+    rates = torch.logspace(-6, 0, 121)
+    valley = (rates.log10() + 2).square()  # smallest at 0.01
+    noisy = valley + 0.02 * torch.randn(121, generator=torch.Generator().manual_seed(0))
+    noisy[20] = -100  # one lucky batch
+    found = list(zip(rates.tolist(), noisy.tolist(), strict=True))
+    assert suggested_rate(found) == pytest.approx(1e-3, rel=0.6)
+    with pytest.raises(ValueError, match="expected 18 steps or more to choose a rate from, found 17"):
+        suggested_rate(found[:17])
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_range_has_two_ends(some: Particles, steps: int) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        suggested_rate(learning_rate_range(some, QUICK, split_rows(60), steps=steps))
+
+
+def test_training_changes_no_particle(some: Particles) -> None:
+    rows = torch.arange(60)
+    before = some.images[rows].clone()
+    train(some, QUICK, split_rows(60))
+    assert torch.equal(some.images[rows], before)
