@@ -15,7 +15,7 @@ _HOMES = {
     "learning_rate_range": "training.lr_finder",
     "suggested_rate": "training.lr_finder",
     "predict": "network.predict",
-    "calibrated": "curation.calibration",
+    "calibrated": "training.calibration",
     "matched_to_model": "network.predict",
     "find_poses": "alignment.fitting",
     "PosingConfig": "alignment.aligner",

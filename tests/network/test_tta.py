@@ -9,7 +9,6 @@ from torch import nn
 from cryoforum.alignment.aligner import PosingConfig
 from cryoforum.commands.predict import PredictionOptions
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
-from cryoforum.curation.calibration import calibrated
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.distributions.exponential_family import rotation_polynomials
@@ -21,6 +20,7 @@ from cryoforum.network.heads import head_of
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.predict import best_views, predict
 from cryoforum.network.preprocessing import prepare
+from cryoforum.training.calibration import calibrated
 
 BOX = 16
 

@@ -1,4 +1,4 @@
-"""What to simulate or compare with: shipped molecules, PDB and mmCIF files, maps; as volumes of a wanted size."""
+"""What to simulate or compare with: shipped molecules, PDB and mmCIF files and maps, at a wanted size."""
 
 import math
 import warnings

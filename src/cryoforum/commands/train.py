@@ -9,7 +9,6 @@ import torch
 
 from cryoforum.commands.workflow import Bar, checked_particles, checked_poses, read_joined
 from cryoforum.config import Config
-from cryoforum.curation.calibration import calibrated
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.split import PARTS, Split, parts_of, read_split, split_rows
@@ -25,6 +24,7 @@ from cryoforum.reconstruction.reference_map import (
 )
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.storage.files import is_leftover
+from cryoforum.training.calibration import calibrated
 from cryoforum.training.loop import train
 from cryoforum.training.state import Progress
 from cryoforum.training.trainer import VALIDATION_LIMIT
