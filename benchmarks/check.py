@@ -23,15 +23,15 @@ from relion_made import relion_particles
 from cryoforum.check.map_comparison import mirrored
 from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.particle_table import ParticleStar, number_column, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.volumes import Volume
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
@@ -65,14 +65,14 @@ def main() -> None:
         else read_volume(Path(arguments.map))
     )
     make = simulated_particles if arguments.simulated else relion_particles
-    star = make(volume, folder, arguments.count, arguments.snr)
+    table = make(volume, folder, arguments.count, arguments.snr)
     write_volume(Volume(mirrored(volume.voxels), volume.pixel_size_angstrom), folder / "mirrored.mrc")
     write_volume(Volume(volume.voxels, 1.06 * volume.pixel_size_angstrom), folder / "larger.mrc")
-    particles = particles_from_star(star)
-    cases: dict[str, Callable[[], Path]] = {"none": lambda: star.path}
-    cases |= {name: lambda edit=edit: edited(star, edit) for name, edit in edits(particles, star).items()}
+    particles = particles_from_table(table)
+    cases: dict[str, Callable[[], Path]] = {"none": lambda: table.path}
+    cases |= {name: lambda edit=edit: edited(table, edit) for name, edit in edits(particles, table).items()}
     cases |= {
-        name: lambda change=change: restacked(star, particles, change) for name, change in CHANGES.items()
+        name: lambda change=change: restacked(table, particles, change) for name, change in CHANGES.items()
     }
     title = f"fault in {arguments.count} particles, SNR {arguments.snr}"
     print(f"| {title} | verdict | σ of the nearest | wall s | CPU s |")
@@ -82,24 +82,24 @@ def main() -> None:
             report(name, path(), arguments.symmetry, [])
     for name, file in MAPS.items():
         if arguments.only in name:
-            report(name, star.path, arguments.symmetry, ["--reference", str(folder / file)])
+            report(name, table.path, arguments.symmetry, ["--reference", str(folder / file)])
 
 
-def edits(particles: Particles, star: ParticleStar) -> dict[str, Callable[[ParticleStar], ParticleStar]]:
+def edits(particles: Particles, table: ParticleTable) -> dict[str, Callable[[ParticleTable], ParticleTable]]:
     """What is written wrongly in the STAR file."""
     size = particles.pixel_size_angstrom
-    psi, tilt, rot = (number_column(star, f"rlnAngle{name}") for name in ("Psi", "Tilt", "Rot"))
+    psi, tilt, rot = (number_column(table, f"rlnAngle{name}") for name in ("Psi", "Tilt", "Rot"))
     inverse = {"rlnAngleRot": -psi, "rlnAngleTilt": -tilt, "rlnAnglePsi": -rot}
     return {
-        "pixels given as Å": lambda star: scaled_origins(star, 1 / size),
-        "Å given as pixels": lambda star: scaled_origins(star, size),
-        "origins of the opposite sign": lambda star: scaled_origins(star, -1),
-        "angles of the inverse rotation": lambda star: with_columns(star, inverse),
+        "pixels given as Å": lambda table: scaled_origins(table, 1 / size),
+        "Å given as pixels": lambda table: scaled_origins(table, size),
+        "origins of the opposite sign": lambda table: scaled_origins(table, -1),
+        "angles of the inverse rotation": lambda table: with_columns(table, inverse),
         "no CTF columns": without_ctf,
-        "pixel size 15 % too large": lambda star: with_pixel_size(star, 1.15 * size),
-        "pixel size 4 % too small": lambda star: with_pixel_size(star, 0.96 * size),
-        "pixel size and origins 15 % too large": lambda star: scaled_origins(
-            with_pixel_size(star, 1.15 * size), 1.15
+        "pixel size 15 % too large": lambda table: with_pixel_size(table, 1.15 * size),
+        "pixel size 4 % too small": lambda table: with_pixel_size(table, 0.96 * size),
+        "pixel size and origins 15 % too large": lambda table: scaled_origins(
+            with_pixel_size(table, 1.15 * size), 1.15
         ),
     }
 
@@ -118,28 +118,28 @@ CHANGES: Mapping[str, Slices] = {
 
 
 def transfer(particles: Particles, rows: torch.Tensor) -> torch.Tensor:
-    return ctf(particles.optics[rows], particles.box, particles.pixel_size_angstrom)
+    return ctf_2d(particles.ctf[rows], particles.box, particles.pixel_size_angstrom)
 
 
-def scaled_origins(star: ParticleStar, factor: float) -> ParticleStar:
-    return with_columns(star, {name: factor * number_column(star, name) for name in ORIGINS})
+def scaled_origins(table: ParticleTable, factor: float) -> ParticleTable:
+    return with_columns(table, {name: factor * number_column(table, name) for name in ORIGINS})
 
 
-def without_ctf(star: ParticleStar) -> ParticleStar:
-    return replace(star, particles=star.particles.drop(columns=CTF_OF_PARTICLES, errors="ignore"))
+def without_ctf(table: ParticleTable) -> ParticleTable:
+    return replace(table, particles=table.particles.drop(columns=CTF_OF_PARTICLES, errors="ignore"))
 
 
-def with_pixel_size(star: ParticleStar, size: float) -> ParticleStar:
-    return replace(star, optics=star.optics.assign(rlnImagePixelSize=f"{size:.6f}"))
+def with_pixel_size(table: ParticleTable, size: float) -> ParticleTable:
+    return replace(table, ctf=table.optics.assign(rlnImagePixelSize=f"{size:.6f}"))
 
 
-def edited(star: ParticleStar, edit: Callable[[ParticleStar], ParticleStar]) -> Path:
-    path = star.path.with_name("faulty.star")
-    write_star(edit(star), path)
+def edited(table: ParticleTable, edit: Callable[[ParticleTable], ParticleTable]) -> Path:
+    path = table.path.with_name("faulty.star")
+    write_star(edit(table), path)
     return path
 
 
-def restacked(star: ParticleStar, particles: Particles, change: Slices) -> Path:
+def restacked(table: ParticleTable, particles: Particles, change: Slices) -> Path:
     """A file whose images were changed and whose columns were not."""
 
     def batches():
@@ -147,13 +147,13 @@ def restacked(star: ParticleStar, particles: Particles, change: Slices) -> Path:
             slices = change(to_fourier(particles.images[rows]), particles, rows)
             yield to_real(slices, particles.box)
 
-    stack = star.path.with_name("faulty.mrcs")
+    stack = table.path.with_name("faulty.mrcs")
     write_stack(stack, batches(), len(particles), particles.box, particles.pixel_size_angstrom)
     names = [f"{row + 1:06d}@faulty.mrcs" for row in range(len(particles))]
-    return edited(star, lambda star: with_columns(star, {"rlnImageName": names}))
+    return edited(table, lambda table: with_columns(table, {"rlnImageName": names}))
 
 
-def simulated_particles(volume: Volume, folder: Path, count: int, snr: float) -> ParticleStar:
+def simulated_particles(volume: Volume, folder: Path, count: int, snr: float) -> ParticleTable:
     """The same as `relion_particles`, made by cryo-forum."""
     particles = simulate(volume, SimulationConfig(count=count, snr=snr))
     write_volume(volume, folder / "map.mrc")
@@ -164,32 +164,32 @@ def simulated_particles(volume: Volume, folder: Path, count: int, snr: float) ->
         particles.box,
         particles.pixel_size_angstrom,
     )
-    write_star(star_from_particles(particles, particles.names), folder / "noisy.star")
+    write_star(table_from_particles(particles, particles.names), folder / "noisy.star")
     return read_star(folder / "noisy.star")
 
 
-def report(name: str, star: Path, symmetry: str, more: list[str]) -> None:
+def report(name: str, table: Path, symmetry: str, more: list[str]) -> None:
     """One row: what the command said, and what it cost."""
     code = "from cryoforum.cli import app; app()"
-    command = [sys.executable, "-c", code, "check", str(star), "--symmetry", symmetry, *more]
+    command = [sys.executable, "-c", code, "check", str(table), "--symmetry", symmetry, *more]
     start, before = time.perf_counter(), os.times()
     done = subprocess.run(
-        command, cwd=star.parent, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
+        command, cwd=table.parent, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
     )
     seconds, after = time.perf_counter() - start, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     said = [line.removeprefix("wrong: ") for line in done.stdout.splitlines() if line.startswith("wrong: ")]
-    untold = [line for line in done.stdout.splitlines() if line.startswith("cannot tell")]
+    undecided = [line for line in done.stdout.splitlines() if line.startswith("cannot tell")]
     deviations = [abs(int(number)) for number in re.findall(r"│ +([+-]\d+) │", done.stdout)]
     last = done.stdout.splitlines()[-1] if done.stdout else done.stderr
-    verdict = ("; ".join(said) or last).replace(f"{star.parent}/", "")
+    alternative = ("; ".join(said) or last).replace(f"{table.parent}/", "")
     note = (
-        " (" + untold[0].replace(", hand (needs --reference)", "") + ")"
-        if untold and "hand (" not in untold[0][:20]
+        " (" + undecided[0].replace(", hand (needs --reference)", "") + ")"
+        if undecided and "hand (" not in undecided[0][:20]
         else ""
     )
     nearest = min(deviations, default=0)
-    print(f"| {name} | {verdict}{note} | {nearest} | {seconds:.0f} | {cpu:.0f} |", flush=True)
+    print(f"| {name} | {alternative}{note} | {nearest} | {seconds:.0f} | {cpu:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cryoforum.alignment.aligner import PosingConfig
-from cryoforum.alignment.fitting import find_poses
+from cryoforum.alignment.aligner import AlignmentConfig
+from cryoforum.alignment.fitting import align
 from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
@@ -43,9 +43,9 @@ def excess(particles: Particles, truth: Volume, crossed: bool) -> float:
     maps = reconstruct(particles)  # at the true poses, with all of their noise
     reference = Reference(maps.full, (maps.half1, maps.half2), highest_frequency=BOX // 2 - 1)
     own = torch.arange(COUNT) % 2 + 1
-    posed = replace(particles, subsets=3 - own if crossed else own, poses=None)
-    config = PosingConfig("search", max_shift_pixel=1.5)
-    found = find_poses(reference, posed, config=config, halves=True, tell=lambda line: None)
+    posed = replace(particles, half_sets=3 - own if crossed else own, poses=None)
+    config = AlignmentConfig("search", max_shift_pixel=1.5)
+    found = align(reference, posed, config=config, halves=True, tell=lambda line: None)
     new = reconstruct(particles.with_poses(found.poses))
     first, second, true = new.half1.voxels, new.half2.voxels, truth.voxels
     allowed = shell_correlation(first, true) * shell_correlation(second, true)
@@ -61,7 +61,7 @@ def main() -> None:
     for seed in range(1, parser.parse_args().seeds + 1):
         simulated = simulate(truth, SimulationConfig(count=COUNT, snr=SNR, max_shift_pixel=1.0, seed=seed))
         images = simulated.images[torch.arange(COUNT)]
-        particles = replace(simulated, images=images, subsets=torch.arange(COUNT) % 2 + 1)
+        particles = replace(simulated, images=images, half_sets=torch.arange(COUNT) % 2 + 1)
         own, crossed = (excess(particles, truth, choice) for choice in (False, True))
         print(f"seed {seed}: own halves {own:+.3f}, crossed halves {crossed:+.3f}", flush=True)
 

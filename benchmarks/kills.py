@@ -132,13 +132,13 @@ def training(base: Path) -> Callable[[Path], list[str]]:
 
 def deliver(base: Path) -> None:
     """The particles as the files of so many micrographs."""
-    star = read_star(base / "set" / "particles.star")
-    names = star.particles["rlnImageName"].str.replace("@", f"@{base.absolute()}/set/")
-    star = with_columns(star, {"rlnImageName": names.tolist()})
+    table = read_star(base / "set" / "particles.star")
+    names = table.particles["rlnImageName"].str.replace("@", f"@{base.absolute()}/set/")
+    table = with_columns(table, {"rlnImageName": names.tolist()})
     for number, rows in enumerate(torch.arange(COUNT).chunk(FILES)):
         folder = base / "live" / f"micrograph{number:02d}"
         folder.mkdir(parents=True)
-        write_star(select_rows(star, rows), folder / "particles.star")
+        write_star(select_rows(table, rows), folder / "particles.star")
 
 
 def row(base: Path, case: Case, kills: int) -> str:

@@ -19,9 +19,9 @@ import torch
 from relion_made import relion_particles
 from torch import Tensor
 
-from cryoforum.alignment.aligner import PosingConfig
+from cryoforum.alignment.aligner import AlignmentConfig
 from cryoforum.alignment.local_refinement import orientation_covariance, origin_covariance_pixel2
-from cryoforum.commands.predict import Output, PredictionOptions, predict_to_star
+from cryoforum.commands.predict import Output, PredictionOptions, predict_to_file
 from cryoforum.commands.reconstruct import reconstruct_to_folder
 from cryoforum.commands.simulate import simulate_to_folder
 from cryoforum.commands.structures import load_structure
@@ -34,7 +34,7 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.likelihood import evaluate, frequency_points, slices_at, whiten
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import read_volume, write_volume
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model
 from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST, load_reference
@@ -74,9 +74,9 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    star_path = made_by_relion(folder, arguments) if arguments.map else simulated(folder, arguments.snr)
-    model = arguments.model or trained(folder, star_path, arguments)
-    report(folder, star_path, model, arguments.symmetry)
+    path = made_by_relion(folder, arguments) if arguments.map else simulated(folder, arguments.snr)
+    model = arguments.model or trained(folder, path, arguments)
+    report(folder, path, model, arguments.symmetry)
 
 
 def simulated(folder: Path, snr: float) -> Path:
@@ -96,10 +96,10 @@ def made_by_relion(folder: Path, arguments: argparse.Namespace) -> Path:
     return folder / "noisy.star"
 
 
-def trained(folder: Path, star_path: Path, arguments: argparse.Namespace) -> Path:
+def trained(folder: Path, path: Path, arguments: argparse.Namespace) -> Path:
     """A model and its reference."""
     train_to_folder(
-        [star_path],
+        [path],
         None,
         folder / "model",
         with_symmetry(preset("small"), arguments.symmetry),
@@ -114,15 +114,15 @@ def trained(folder: Path, star_path: Path, arguments: argparse.Namespace) -> Pat
     return folder / "model"
 
 
-def report(folder: Path, star_path: Path, model: Path, symmetry: str) -> None:
+def report(folder: Path, path: Path, model: Path, symmetry: str) -> None:
     """Pose the test part in every way and print the tables."""
-    star = read_star(star_path)
+    table = read_star(path)
     parts = load_model(model).parts
-    names = star.particles["rlnImageName"].tolist()
-    star = select_rows(star, torch.tensor([row for row, name in enumerate(names) if parts[name] == "test"]))
+    names = table.particles["rlnImageName"].tolist()
+    table = select_rows(table, torch.tensor([row for row, name in enumerate(names) if parts[name] == "test"]))
     truth_path = folder / "truth.star"
-    write_star(star, truth_path)
-    test = particles_from_star(star)
+    write_star(table, truth_path)
+    test = particles_from_table(table)
     volume = read_volume(folder / "map.mrc")
     reference = load_reference(model)
     own_bound = bound(test, volume, reference.highest_frequency)
@@ -138,10 +138,10 @@ def report(folder: Path, star_path: Path, model: Path, symmetry: str) -> None:
     print(f"\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for source, compared in WAYS:
         options = PredictionOptions(
-            polish=compared != "nothing",
+            refine_locally=compared != "nothing",
             reference=str(folder / "map.mrc") if compared == "true map" else None,
             halves=compared == "own halves",
-            posing=PosingConfig(source=source),
+            posing=AlignmentConfig(source=source),
         )
         out = folder / f"{source}-{compared.replace(' ', '-')}.star"
         limit = true_bound if compared == "true map" else own_bound
@@ -163,9 +163,9 @@ def row(
     told: list[str] = []
     start = time.perf_counter()
     output = Output(out, silent, overwrite=True, tell=told.append)
-    predict_to_star(model, [truth_path], None, options, output)
+    predict_to_file(model, [truth_path], None, options, output)
     speed = len(test) / (time.perf_counter() - start)
-    poses = poses_from_star(read_star(out))
+    poses = poses_from_table(read_star(out))
     errors = orientation_errors(poses.quaternions, test.poses.quaternions, symmetry)
     shifts = (poses.shifts_angstrom - test.poses.shifts_angstrom).norm(dim=1) / test.pixel_size_angstrom
     values = (
@@ -246,7 +246,7 @@ def whitened(particles: Particles, rows: Tensor, points, noise: float, scale: fl
     flat = torch.ones(len(rows), len(points.kx))
     chosen = particles.select(rows)
     images = chosen.images[torch.arange(len(rows))]
-    return whiten(images, chosen.optics, particles.pixel_size_angstrom, points, noise * flat, scale * flat)
+    return whiten(images, chosen.ctf, particles.pixel_size_angstrom, points, noise * flat, scale * flat)
 
 
 def median_length(covariance: Tensor) -> float:

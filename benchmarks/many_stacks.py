@@ -23,10 +23,10 @@ import pandas as pd
 import torch
 from posing_speed import COMMAND, print_header, repeated, run
 
-from cryoforum.dataset.particle_table import ParticleStar, select_rows
+from cryoforum.dataset.particle_table import ParticleTable, select_rows
 from cryoforum.dataset.particles import loaded_batches
 from cryoforum.io.mrc.stacks import LazyImages, write_stack
-from cryoforum.io.relion.particles import particles_from_star
+from cryoforum.io.relion.particles import particles_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 
 BOX, STACKS, IMAGES_EACH = 32, 10_000, 10
@@ -71,7 +71,7 @@ def stacks(folder: Path, arguments: argparse.Namespace) -> None:
         print(f"| {label} | {one:.2f} | {many:.2f} | {many / one:.1f} | {memory} | {files} |", flush=True)
 
 
-def star(folder: Path, arguments: argparse.Namespace) -> None:
+def table(folder: Path, arguments: argparse.Namespace) -> None:
     """A table of 10⁶ rows: written, read, selected, written again."""
     write_table(folder / "million.star", names(1000, 1000))
     found = measure("star", folder / "million.star")
@@ -101,16 +101,16 @@ def predict(folder: Path, arguments: argparse.Namespace) -> None:
         return
     write_star(repeated(read_star(arguments.particles), 1_000_000, folder), folder / "many.star")
     (folder / "scratch").mkdir()
-    command = [COMMAND, "predict", arguments.model.absolute(), "many.star", "--no-polish", "--overwrite"]
+    command = [COMMAND, "predict", arguments.model.absolute(), "many.star", "--no-refine", "--overwrite"]
     command += ["--out", "out.star", "--shard", "1/50"]
     print_header("run", "particles", "seconds", "particles/s", "peak memory, GB")
-    for label, more in (("predict --no-polish", []), ("the same, --scratch", ["--scratch", "scratch"])):
+    for label, more in (("predict --no-refine", []), ("the same, --scratch", ["--scratch", "scratch"])):
         seconds, memory = run([*command, *more], folder)
         done = len(read_star(folder / "out.star"))
         print(f"| {label} | {done} | {seconds:.1f} | {done / seconds:.0f} | {memory:.2f} |", flush=True)
 
 
-PARTS = {"stacks": stacks, "star": star, "million": million, "predict": predict}
+PARTS = {"stacks": stacks, "star": table, "million": million, "predict": predict}
 
 
 def names(stack_count: int, images_each: int) -> list[str]:
@@ -129,7 +129,7 @@ def write_table(path: Path, image_names: list[str]) -> None:
         f"rlnAngle{name}": [f"{row % 180}.250000" for row in range(count)] for name in ("Rot", "Tilt", "Psi")
     }
     columns |= {f"labColumn{number}": ["15000.123456"] * count for number in range(15)}
-    write_star(ParticleStar(path, pd.DataFrame(OPTICS, dtype=str), pd.DataFrame(columns, dtype=str)), path)
+    write_star(ParticleTable(path, pd.DataFrame(OPTICS, dtype=str), pd.DataFrame(columns, dtype=str)), path)
 
 
 def measure(what: str, path: Path) -> dict[str, float]:
@@ -149,7 +149,7 @@ def stack_times(path: Path) -> Iterator[tuple[str, float]]:
     """Seconds to open, then to read all images (µs an image where there are 10⁶) in either order."""
     table = read_star(path)
     start = time.process_time()
-    particles = particles_from_star(table)
+    particles = particles_from_table(table)
     yield "open", time.process_time() - start
     assert isinstance(particles.images, LazyImages)
     unit = 1e6 / len(particles) if len(particles) == 1_000_000 else 1.0

@@ -20,18 +20,18 @@ from pathlib import Path
 import timings
 import torch
 
-from cryoforum.alignment.aligner import Poser, PosingConfig, pose_batch
-from cryoforum.alignment.fitting import make_poser
+from cryoforum.alignment.aligner import Aligner, AlignmentConfig, align_batch
+from cryoforum.alignment.fitting import make_aligner
 from cryoforum.alignment.global_search import SearchConfig, candidates, log_likelihood_on_grid, make_templates
-from cryoforum.alignment.local_refinement import polish
+from cryoforum.alignment.local_refinement import refine_locally
 from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.particle_table import ParticleStar, select_rows, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.imaging.likelihood import evaluate
 from cryoforum.imaging.simulation import simulate
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers
@@ -60,29 +60,29 @@ def main() -> None:
 
 def steps(arguments: argparse.Namespace) -> None:
     """Every step on one batch after the other, beside what the processor could do at best."""
-    star = read_star(arguments.particles)
-    particles = particles_from_star(select_rows(star, torch.arange(COUNT)))
+    table = read_star(arguments.particles)
+    particles = particles_from_table(select_rows(table, torch.arange(COUNT)))
     model, reference = load_model(arguments.model), load_reference(arguments.model)
-    poser = make_poser(model, reference, particles, PosingConfig("network"))
+    aligner = make_aligner(model, reference, particles, AlignmentConfig("network"))
     batch = next(loaded_batches(particles, COUNT))
     everything = torch.arange(COUNT)
-    images = poser.noise.whiten(batch, everything, poser.points)
-    templates, transform = poser.templates[0], poser.transforms[0]
+    images = aligner.noise.whiten(batch, everything, aligner.points)
+    templates, transform = aligner.templates[0], aligner.transforms[0]
     numbers = network_numbers(model, batch)
-    density = model.head.log_density(numbers, poser.features)
+    density = model.head.log_density(numbers, aligner.features)
     starts = candidates(templates, images, density)
 
-    def polished() -> object:
+    def refined() -> object:
         poses = starts.quaternions, starts.origins_pixel
-        return polish(transform, images, *poses, poser.config.polishing, starts.plausible)
+        return refine_locally(transform, images, *poses, aligner.config.local_refinement, starts.plausible)
 
     gemm, reading = products_per_second(), bytes_per_second()
     points, shifts = len(templates.points.kx), len(templates.origins_pixel)
     products = 4 * points * shifts * len(templates.rotations)
-    evaluations = evaluations_of(polished) / COUNT
+    evaluations = evaluations_of(refined) / COUNT
     reach = int(templates.points.radius[-1])
     print(f"{len(templates.rotations)} rotations × {shifts} origins up to frequency {reach};")
-    print(f"reference up to frequency {int(poser.points.radius[-1])} of {particles.box // 2}.")
+    print(f"reference up to frequency {int(aligner.points.radius[-1])} of {particles.box // 2}.")
     print(f"Measured rates of this machine: {gemm / 2e9:.0f} G multiply-adds/s in matrix products,")
     print(f"{reading / 1e9:.0f} GB/s read from the second-level cache.\n")
     print_header("step", "images/s", "floor, images/s", "what the floor counts", "share of the floor")
@@ -90,16 +90,16 @@ def steps(arguments: argparse.Namespace) -> None:
     found = gemm / products
     counted = f"{products / 2e6:.0f} M multiply-adds"
     print(f"| search | {search:.0f} | {found:.0f} | {counted} | {search / found:.2f} |")
-    speed = COUNT / median_seconds(polished)
+    speed = COUNT / median_seconds(refined)
     found = evaluations * max(BYTES / reading, OPERATIONS / gemm)
     counted = f"{evaluations / 1e3:.0f} k points of {BYTES} bytes and {OPERATIONS} operations"
-    print(f"| polish | {speed:.0f} | {1 / found:.0f} | {counted} | {speed * found:.2f} |")
+    print(f"| refine | {speed:.0f} | {1 / found:.0f} | {counted} | {speed * found:.2f} |")
     rest: list[tuple[str, Callable[[], object]]] = [
         ("read", lambda: particles.images[everything]),
-        ("whiten", lambda: poser.noise.whiten(batch, everything, poser.points)),
+        ("whiten", lambda: aligner.noise.whiten(batch, everything, aligner.points)),
         ("network", lambda: network_numbers(model, batch)),
         ("candidates", lambda: candidates(templates, images, density)),
-        ("a batch from file to belief, without the search", lambda: pose_batch(poser, batch)),
+        ("a batch from file to belief, without the search", lambda: align_batch(aligner, batch)),
     ]
     for name, action in rest:
         print(f"| {name} | {COUNT / median_seconds(action):.0f} | | | |", flush=True)
@@ -110,16 +110,16 @@ def relion(arguments: argparse.Namespace) -> None:
     if shutil.which("relion_refine") is None:
         print("relion_refine is not installed")
         return
-    star = read_star(arguments.particles)
-    pixel_size = particles_from_star(star).pixel_size_angstrom
+    table = read_star(arguments.particles)
+    pixel_size = particles_from_table(table).pixel_size_angstrom
     print_header("program", "images", "images/s", "median error, rad")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         link_stacks(arguments.particles, folder)
         (folder / "refined").mkdir()
-        write_star(star, folder / "particles.star")
+        write_star(table, folder / "particles.star")
         shutil.copy(arguments.model / "reference.mrc", folder / "map.mrc")
-        diameter = str(round(0.85 * pixel_size * particles_from_star(star).box))
+        diameter = str(round(0.85 * pixel_size * particles_from_table(table).box))
         refine = ["relion_refine", "--ref", "map.mrc", "--iter", "1", "--ctf", "--firstiter_cc", "--K", "1"]
         refine += ["--offset_range", "3", "--offset_step", "2", "--pad", "2", "--j", "2"]
         refine += ["--particle_diameter", diameter, "--tau2_fudge", "4", "--norm", "--scale"]
@@ -131,33 +131,33 @@ def relion(arguments: argparse.Namespace) -> None:
         relion_runs = (
             ("7.5° throughout, to 20 Å", 128, (*EXHAUSTIVE, *COARSE, *few)),
             ("15°, then 7.5°", 128, (*ADAPTIVE, *few)),
-            ("15°, then 7.5°, to 20 Å", len(star), (*ADAPTIVE, *COARSE, *everything)),
+            ("15°, then 7.5°, to 20 Å", len(table), (*ADAPTIVE, *COARSE, *everything)),
         )
         runs = (
             *(
                 (f"relion_refine, {how}", count, [*refine, *words], result)
                 for how, count, words in relion_runs
             ),
-            ("cryoforum predict", len(star), ours, "ours.star"),
+            ("cryoforum predict", len(table), ours, "ours.star"),
         )
-        write_star(select_rows(star, torch.arange(128)), folder / "few.star")
+        write_star(select_rows(table, torch.arange(128)), folder / "few.star")
         for label, count, command, result in runs:
             speed = count / run(command, folder)[0]
-            error = median_error(star, read_star(folder / result))
+            error = median_error(table, read_star(folder / result))
             print(f"| {label} | {count} | {speed:.1f} | {error:.4f} |", flush=True)
 
 
-def median_error(truth: ParticleStar, found: ParticleStar) -> float:
+def median_error(truth: ParticleTable, found: ParticleTable) -> float:
     """Median orientation error in radians, particles matched by name."""
     row_of_name = {name: row for row, name in enumerate(truth.particles["rlnImageName"])}
     rows = torch.tensor([row_of_name[name] for name in found.particles["rlnImageName"]])
-    true = poses_from_star(truth).quaternions[rows]
-    return float(orientation_errors(poses_from_star(found).quaternions, true).median())
+    true = poses_from_table(truth).quaternions[rows]
+    return float(orientation_errors(poses_from_table(found).quaternions, true).median())
 
 
 def boxes(arguments: argparse.Namespace) -> None:
-    """Search and polish of images of growing box at one field of view."""
-    print_header("box", "highest frequency", "search, images/s", "polish, images/s")
+    """Search and refine of images of growing box at one field of view."""
+    print_header("box", "highest frequency", "search, images/s", "refine, images/s")
     for box in (64, 128, 192, 256):
         volume = load_structure("4v5d", box, 128 * 2.8 / box)
         particles = simulate(volume, SimulationConfig(count=128, snr=0.1))
@@ -165,43 +165,43 @@ def boxes(arguments: argparse.Namespace) -> None:
             if resolution and resolution < 2.2 * volume.pixel_size_angstrom:
                 continue
             reference = reference_from_map(volume, resolution_angstrom=resolution)
-            poser = make_poser(None, reference, particles, PosingConfig(source="search"))
-            print_row(f"{box}, {label}", poser, particles)
+            aligner = make_aligner(None, reference, particles, AlignmentConfig(source="search"))
+            print_row(f"{box}, {label}", aligner, particles)
     print()
     print_header("rotations × origins, up to frequency", "search, images/s")
     volume = load_structure("4v5d", 128, 2.8)
     particles = simulate(volume, SimulationConfig(count=128, snr=0.1))
-    poser = make_poser(None, reference_from_map(volume), particles, PosingConfig(source="search"))
-    images = poser.noise.whiten(particles, torch.arange(128), poser.points)
+    aligner = make_aligner(None, reference_from_map(volume), particles, AlignmentConfig(source="search"))
+    images = aligner.noise.whiten(particles, torch.arange(128), aligner.points)
     for nside, highest in ((3, 10), (4, 10), (5, 10), (5, 14), (6, 14)):
         config = SearchConfig(nside=nside, highest_frequency=highest)
-        templates = make_templates(poser.transforms[0], 128, config)
+        templates = make_templates(aligner.transforms[0], 128, config)
         speed = 128 / median_seconds(lambda templates=templates: log_likelihood_on_grid(templates, images))
         size = f"{len(templates.rotations)} × {len(templates.origins_pixel)}, {highest}"
         print(f"| {size} | {speed:.0f} |", flush=True)
 
 
-def print_row(label: str, poser: Poser, particles: Particles) -> None:
-    images = poser.noise.whiten(particles, torch.arange(len(particles)), poser.points)
-    templates, transform = poser.templates[0], poser.transforms[0]
+def print_row(label: str, aligner: Aligner, particles: Particles) -> None:
+    images = aligner.noise.whiten(particles, torch.arange(len(particles)), aligner.points)
+    templates, transform = aligner.templates[0], aligner.transforms[0]
     density = log_likelihood_on_grid(templates, images)
     starts = candidates(templates, images, density)
     search = len(particles) / median_seconds(lambda: log_likelihood_on_grid(templates, images))
     poses = starts.quaternions, starts.origins_pixel
     speed = len(particles) / median_seconds(
-        lambda: polish(transform, images, *poses, poser.config.polishing, starts.plausible)
+        lambda: refine_locally(transform, images, *poses, aligner.config.local_refinement, starts.plausible)
     )
-    print(f"| {label} | {int(poser.points.radius[-1])} | {search:.0f} | {speed:.0f} |", flush=True)
+    print(f"| {label} | {int(aligner.points.radius[-1])} | {search:.0f} | {speed:.0f} |", flush=True)
 
 
 def sizes(arguments: argparse.Namespace) -> None:
     """Tables of growing length over copies of one stack, 10⁴ particles of each predicted; peak memory."""
-    star = read_star(arguments.particles)
+    table = read_star(arguments.particles)
     print_header("rows of the file", "predicted", "seconds", "images/s", "peak memory, GB")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for rows in (10_000, 100_000, 1_000_000):
-            write_star(repeated(star, rows, folder), folder / "many.star")
+            write_star(repeated(table, rows, folder), folder / "many.star")
             command = [COMMAND, "predict", arguments.model.absolute(), "many.star", "--overwrite"]
             command += ["--out", "out.star", "--shard", f"1/{rows // 10_000}"]
             seconds, memory = run(command, folder)
@@ -209,17 +209,17 @@ def sizes(arguments: argparse.Namespace) -> None:
             print(f"| {rows} | {done} | {seconds:.1f} | {done / seconds:.0f} | {memory:.2f} |", flush=True)
 
 
-def repeated(star: ParticleStar, rows: int, folder: Path) -> ParticleStar:
+def repeated(table: ParticleTable, rows: int, folder: Path) -> ParticleTable:
     """The particles again and again, every time from a further link to their stacks."""
-    table = select_rows(star, torch.arange(rows) % len(star))
+    frame = select_rows(table, torch.arange(rows) % len(table))
     names = []
-    for row, found in enumerate(table.particles["rlnImageName"]):
+    for row, found in enumerate(frame.particles["rlnImageName"]):
         index, stack = found.split("@")
-        link = folder / f"copy{row // len(star)}_{Path(stack).name}"
+        link = folder / f"copy{row // len(table)}_{Path(stack).name}"
         if not link.is_symlink():
-            link.symlink_to(star.path.absolute().parent / stack)
+            link.symlink_to(table.path.absolute().parent / stack)
         names.append(f"{index}@{link.name}")
-    return with_columns(table, {"rlnImageName": names})
+    return with_columns(frame, {"rlnImageName": names})
 
 
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -230,9 +230,9 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def link_stacks(star_path: Path, folder: Path) -> None:
+def link_stacks(path: Path, folder: Path) -> None:
     """The stacks of a STAR file beside the copies of it in ``folder``."""
-    for stack in star_path.absolute().parent.glob("*.mrcs"):
+    for stack in path.absolute().parent.glob("*.mrcs"):
         (folder / stack.name).symlink_to(stack)
 
 
@@ -265,7 +265,7 @@ def bytes_per_second() -> float:
 
 def evaluations_of(action: Callable[[], object]) -> int:
     """Points at which the likelihood is evaluated in ``action``."""
-    import cryoforum.polishing as module
+    import cryoforum.local_refinement as module
 
     count = 0
     original = evaluate

@@ -18,14 +18,14 @@ import torch
 
 from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig, preset
-from cryoforum.dataset.particle_table import ParticleStar, select_rows, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
 from cryoforum.dataset.split import split_rows
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import read_volume, write_volume
-from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
@@ -45,8 +45,8 @@ def main() -> None:
     folder = arguments.out.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     volume = read_volume(arguments.map) if arguments.map else load_structure("4v5d", 128, 2.8)
-    star = relion_particles(volume, folder, TRAINING_COUNT + TEST_COUNT, SNR)
-    everything = particles_from_star(star)
+    table = relion_particles(volume, folder, TRAINING_COUNT + TEST_COUNT, SNR)
+    everything = particles_from_table(table)
     learning = everything.select(torch.arange(TRAINING_COUNT))
     model = train(
         learning,
@@ -55,10 +55,10 @@ def main() -> None:
         max_minutes=arguments.max_minutes,
     )
     test = everything.select(torch.arange(TRAINING_COUNT, len(everything)))
-    errors = summarise_errors(orientation_errors(predict(model, test).belief.mode, test.poses.quaternions))
+    errors = summarise_errors(orientation_errors(predict(model, test).posterior.mode, test.poses.quaternions))
 
     halves = with_columns(
-        select_rows(star, torch.arange(TRAINING_COUNT)),
+        select_rows(table, torch.arange(TRAINING_COUNT)),
         {"rlnRandomSubset": [str(row % 2 + 1) for row in range(TRAINING_COUNT)]},
     )
     write_star(halves, folder / "training.star")
@@ -79,15 +79,15 @@ def main() -> None:
     print(f"| three runs of relion_reconstruct for the same | {relion_seconds:.1f} s |")
 
 
-def relion_particles(volume: Volume, folder: Path, count: int, snr: float) -> ParticleStar:
+def relion_particles(volume: Volume, folder: Path, count: int, snr: float) -> ParticleTable:
     """RELION's noisy projections of ``volume``: noisy.star in ``folder``, with map.mrc beside it."""
     config = SimulationConfig(count=count)
     plan = simulate(volume, config)
     write_volume(volume, folder / "map.mrc")
-    write_star(star_from_particles(plan, plan.names), folder / "plan.star")
+    write_star(table_from_particles(plan, plan.names), folder / "plan.star")
     few = replace(config, count=100)
     few_plan = simulate(volume, few)
-    write_star(star_from_particles(few_plan, few_plan.names), folder / "few.star")
+    write_star(table_from_particles(few_plan, few_plan.names), folder / "few.star")
     project = ["relion_project", "--i", "map.mrc", "--ctf", "--angpix", str(volume.pixel_size_angstrom)]
     run([*project, "--ang", "few.star", "--o", "clean"], folder)
     deviation = (mrcfile.read(folder / "clean.mrcs").var(axis=(1, 2)).mean() / snr) ** 0.5
@@ -98,7 +98,7 @@ def relion_particles(volume: Volume, folder: Path, count: int, snr: float) -> Pa
 
 def our_reconstruction(folder: Path) -> tuple[float, Volume, float]:
     start = time.perf_counter()
-    maps = reconstruct(particles_from_star(read_star(folder / "training.star")))
+    maps = reconstruct(particles_from_table(read_star(folder / "training.star")))
     seconds = time.perf_counter() - start
     return seconds, maps.full, fsc_curve(maps).masked_resolution_angstrom
 

@@ -23,7 +23,7 @@ from cryoforum.dataset.split import split_rows
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.inversion import reconstruct
@@ -46,7 +46,7 @@ def main() -> None:
             made = simulate(volume, SimulationConfig(count=count))
             batches = (made.images[rows] for rows in torch.arange(count).split(128))
             write_stack(folder / "particles.mrcs", batches, count, 128, 2.8)
-            write_star(star_from_particles(made, made.names), folder / "particles.star")
+            write_star(table_from_particles(made, made.names), folder / "particles.star")
 
         def relion(*command: str) -> Callable[[], None] | None:
             if not has_relion:
@@ -56,7 +56,7 @@ def main() -> None:
         project = ("relion_project", "--i", "map.mrc", "--ang", "particles.star", "--ctf", "--angpix", "2.8")
         noise = ("--add_noise", "--white_noise", "1", "--o", "relion")
         write_simulated()
-        particles = particles_from_star(read_star(folder / "particles.star"))
+        particles = particles_from_table(read_star(folder / "particles.star"))
         config = preset("small")
         once = replace(config, training=replace(config.training, image_passes=2048))
         split = split_rows(count)

@@ -24,10 +24,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from cryoforum.dataset.particle_table import ParticleStar, number_column
+from cryoforum.dataset.particle_table import ParticleTable, number_column
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.poses import Poses
-from cryoforum.distributions.bingham import OrientationBelief, log_normaliser
+from cryoforum.distributions.bingham import OrientationPosterior, log_normalising_constant
 from cryoforum.geometry.rotations import (
     compose,
     geodesic_distance,
@@ -35,10 +35,10 @@ from cryoforum.geometry.rotations import (
     unitquat_to_relion_euler,
 )
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import padded_transform, project
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.heads import ExponentialFamilyHead
@@ -48,7 +48,7 @@ from cryoforum.network.predict import network_numbers
 from cryoforum.network.preprocessing import prepare
 from cryoforum.reconstruction.reference_map import Reference, load_reference
 from cryoforum.storage.files import replacing
-from cryoforum.training.simulated_images import imitation_of
+from cryoforum.training.simulated_images import image_simulator
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#63635e"
 # Colours of the smallest regions that hold these shares of a belief.
@@ -87,7 +87,7 @@ class Demo:
     """Particles of the demonstration, what was said of those for the test, and the model that said it.
 
     numbers: (n, k) of the network, from each image read once. Errors, found and expected, in degrees, (n,):
-    single of that one view, network of eight views, polished after the comparison with the reference.
+    single of that one view, network of eight views, refined after the comparison with the reference.
     """
 
     model: TrainedModel
@@ -106,35 +106,35 @@ def read_demo(folder: Path) -> Demo:
     model, reference = load_model(folder / "model"), load_reference(folder / "model")
     if reference is None or not isinstance(model.head, ExponentialFamilyHead):
         raise SystemExit(f"{folder}: expected a model with a reference and an exponential family, found none")
-    test = particles_from_star(read_star(folder / "truth.star"))
+    test = particles_from_table(read_star(folder / "truth.star"))
     if test.poses is None:
         raise SystemExit(f"{folder / 'truth.star'}: expected true poses, found none")
-    everything = particles_from_star(read_star(folder / "particles.star"))
+    everything = particles_from_table(read_star(folder / "particles.star"))
     rows = [row for row, name in enumerate(everything.names) if model.parts[name] == "train"]
     # Linear in the numbers, the log density is calibrated as they are.
     numbers = model.sharpness * torch.cat(
         [network_numbers(model, batch) for batch in loaded_batches(test, 256)]
     )
-    belief = model.head.belief(numbers)
-    expected = {"single": np.rad2deg(2 * torch.acos(belief.mode_moment.sqrt()).numpy())}
-    modes = {"single": belief.mode}
-    for kind, name in (("network", "network.star"), ("polished", "predictions.star")):
-        star = read_star(folder / name)
-        poses = poses_from_star(star)
-        if poses is None or tuple(star.particles["rlnImageName"]) != test.names:
+    posterior = model.head.posterior(numbers)
+    expected = {"single": np.rad2deg(2 * torch.acos(posterior.mode_moment.sqrt()).numpy())}
+    modes = {"single": posterior.mode}
+    for kind, name in (("network", "network.star"), ("refined", "predictions.star")):
+        table = read_star(folder / name)
+        poses = poses_from_table(table)
+        if poses is None or tuple(table.particles["rlnImageName"]) != test.names:
             raise SystemExit(f"{folder / name}: expected poses of the particles of truth.star in their order")
-        modes[kind], expected[kind] = poses.quaternions, column(star, "cryoforumExpectedErrorDeg")
+        modes[kind], expected[kind] = poses.quaternions, column(table, "cryoforumExpectedErrorDeg")
     truth = test.poses.quaternions
     found = {kind: np.rad2deg(geodesic_distance(mode, truth).numpy()) for kind, mode in modes.items()}
     training = everything.select(torch.tensor(rows))
     return Demo(model, model.head, reference, training, test, test.poses, numbers, found, expected)
 
 
-def column(star: ParticleStar, name: str) -> np.ndarray:
+def column(table: ParticleTable, name: str) -> np.ndarray:
     """A column of numbers that has to be there."""
-    values = number_column(star, name)
+    values = number_column(table, name)
     if values is None:
-        raise SystemExit(f"{star.path}: expected a column {name}, found none")
+        raise SystemExit(f"{table.path}: expected a column {name}, found none")
     return values
 
 
@@ -154,7 +154,7 @@ def problem(demo: Demo) -> Picture:
     for axes in figure.axes[:3]:
         for line in (axes.axvline, axes.axhline):
             line(demo.test.box // 2, color=ORANGE, linewidth=1)
-    defocus = demo.test.optics.defocus_u_angstrom[row] if demo.test.optics is not None else torch.tensor(0.0)
+    defocus = demo.test.ctf.defocus_u_angstrom[row] if demo.test.ctf is not None else torch.tensor(0.0)
     return figure, {
         "image": demo.test.names[row],
         "shift_pixel": float(shift_pixel(demo, row).norm()),
@@ -177,8 +177,8 @@ def _stages(demo: Demo, row: int) -> list[Tensor]:
     test, rows = demo.test, torch.tensor([row])
     slices = project(padded_transform(demo.reference.full.voxels), demo.truth.quaternions[rows])
     stages = [slices]
-    if test.optics is not None:
-        slices = slices * ctf(test.optics[rows], test.box, test.pixel_size_angstrom)
+    if test.ctf is not None:
+        slices = slices * ctf_2d(test.ctf[rows], test.box, test.pixel_size_angstrom)
     stages += [slices, phase_shift(slices, -shift_pixel(demo, row)[None])]
     return [*(to_real(stage, test.box)[0] for stage in stages), test.images[rows][0]]
 
@@ -187,11 +187,11 @@ def network_input(demo: Demo) -> Picture:
     """What the network is given of the same particle, at several resolutions, and without its noise."""
     row = _shown_row(demo)
     rows, settings = torch.tensor([row]), demo.model.config.preprocessing
-    optics = None if demo.test.optics is None else demo.test.optics[rows]
+    ctf = None if demo.test.ctf is None else demo.test.ctf[rows]
 
     def seen(image: Tensor) -> Tensor:
         size = demo.test.pixel_size_angstrom
-        return prepare(image[None], optics, size, settings, demo.model.intensity)
+        return prepare(image[None], ctf, size, settings, demo.model.intensity)
 
     *_, clean, recorded = _stages(demo, row)
     channels = Blur(low_pass_transfer(settings.box))(seen(recorded)[:, None])[0]
@@ -347,7 +347,7 @@ def _two_modes(grid: Tensor, share: Tensor) -> list[tuple[Tensor, float]]:
     return modes
 
 
-def nearest_bingham(grid: Tensor, share: Tensor) -> OrientationBelief:
+def nearest_bingham(grid: Tensor, share: Tensor) -> OrientationPosterior:
     """The Bingham distribution under which rotations of a ``grid`` drawn with ``share`` are likeliest."""
     moment = torch.einsum("g,gi,gj->ij", share, grid.double(), grid.double())
     eigenvalues, directions = torch.linalg.eigh(moment)
@@ -356,13 +356,13 @@ def nearest_bingham(grid: Tensor, share: Tensor) -> OrientationBelief:
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = log_normaliser(exponents[None])[0] - (exponents * eigenvalues).sum()
+        value = log_normalising_constant(exponents[None])[0] - (exponents * eigenvalues).sum()
         value.backward()
         return value
 
     optimizer.step(loss)
     matrix = -(directions * exponents.detach()) @ directions.T
-    return OrientationBelief(matrix.float()[None])
+    return OrientationPosterior(matrix.float()[None])
 
 
 def _sky_position(rotation: Tensor, centre: float = 0.0) -> tuple[float, float]:
@@ -387,13 +387,13 @@ def real_or_simulated(demo: Demo) -> Picture:
     """Four particles and four simulated network inputs, shuffled."""
     settings = demo.model.config.preprocessing
     generator = torch.Generator().manual_seed(SEED)
-    imitation = imitation_of(demo.training, demo.reference, settings, demo.model.intensity)
+    simulator = image_simulator(demo.training, demo.reference, settings, demo.model.intensity)
     rows = torch.randint(len(demo.training), (4,), generator=generator)
     real = demo.training.select(rows)
     inputs = prepare(
-        real.images[torch.arange(4)], real.optics, real.pixel_size_angstrom, settings, demo.model.intensity
+        real.images[torch.arange(4)], real.ctf, real.pixel_size_angstrom, settings, demo.model.intensity
     )
-    simulated, _ = imitation.draw(4, generator)
+    simulated, _ = simulator.draw(4, generator)
     order = torch.randperm(8, generator=generator)
     images = torch.cat([inputs, simulated])[order]
     figure = Figure(figsize=(WIDTH_INCHES, 3.75), layout="constrained")
@@ -440,10 +440,10 @@ def plain_ticks(axes: Axes, ticks: tuple[float, ...]) -> None:
 
 
 def expected_and_found(demo: Demo) -> Picture:
-    """Expected against found errors, for the network and after polishing."""
+    """Expected against found errors, for the network and after local refinement."""
     figure = Figure(figsize=(WIDTH_INCHES, 3.2), layout="constrained")
     facts = {}
-    titles = {"network": "network, eight views", "polished": "polished against the reference"}
+    titles = {"network": "network, eight views", "refined": "refined against the reference"}
     for axes, (kind, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         expected, found = demo.expected[kind], demo.found[kind]
         tenths = np.array_split(np.argsort(expected), 10)

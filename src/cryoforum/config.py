@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cryoforum.distributions.exponential_family import least_degree
+from cryoforum.errors import InputError
 
 # Of the exponential family: its basis takes gigabytes and minutes beyond, as for n-fold axes of n above 16.
 HIGHEST_DEGREE = 16
@@ -163,7 +164,7 @@ class Config:
 
 def _require(is_met: bool, expected: str, found: object) -> None:
     if not is_met:
-        raise ValueError(f"expected {expected}, found {found}")
+        raise InputError(f"expected {expected}, found {found}")
 
 
 _PAPER = Config(
@@ -206,9 +207,9 @@ PRESETS = {
 
 
 def preset(name: str) -> Config:
-    """The configuration called ``name``; ValueError lists the known ones."""
+    """The configuration called ``name``; InputError lists the known ones."""
     if name not in PRESETS:
-        raise ValueError(f"expected a preset out of {', '.join(PRESETS)}, found '{name}'")
+        raise InputError(f"expected a preset out of {', '.join(PRESETS)}, found '{name}'")
     return PRESETS[name]
 
 
@@ -224,9 +225,9 @@ def read_config(path: Path, base: Config) -> Config:
     try:
         values = tomllib.loads(Path(path).read_text())
     except OSError as error:
-        raise ValueError(f"expected a TOML file at {path}: {error.strerror}") from error
+        raise InputError(f"expected a TOML file at {path}: {error.strerror}") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"expected a TOML file at {path}: {error}") from error
+        raise InputError(f"expected a TOML file at {path}: {error}") from error
     return updated(base, values, where=str(path))
 
 
@@ -236,7 +237,7 @@ def updated(base: Any, values: dict[str, Any], where: str) -> Any:
     changes = {}
     for name, value in values.items():
         if name not in known:
-            raise ValueError(f"{where}: expected one of {', '.join(sorted(known))}, found '{name}'")
+            raise InputError(f"{where}: expected one of {', '.join(sorted(known))}, found '{name}'")
         current = getattr(base, name)
         if is_dataclass(current) and isinstance(value, dict):
             changes[name] = updated(current, value, f"{where}, {name}")
@@ -245,11 +246,11 @@ def updated(base: Any, values: dict[str, Any], where: str) -> Any:
             choices = get_type_hints(type(base))[name]
             if get_origin(choices) is Literal and value not in get_args(choices):
                 known_words = ", ".join(get_args(choices))
-                raise ValueError(f"{where}, {name}: expected one of {known_words}, found '{value}'")
+                raise InputError(f"{where}, {name}: expected one of {known_words}, found '{value}'")
     try:
         return replace(base, **changes)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _converted(current: Any, value: Any, where: str) -> Any:
@@ -258,7 +259,7 @@ def _converted(current: Any, value: Any, where: str) -> Any:
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not type(current):
-        raise ValueError(f"{where}: expected a {type(current).__name__} such as {current!r}, found {value!r}")
+        raise InputError(f"{where}: expected a {type(current).__name__} such as {current!r}, found {value!r}")
     return value
 
 
@@ -269,14 +270,14 @@ def with_settings(config: Config, settings: Sequence[str]) -> Config:
         path, equals, text = setting.partition("=")
         *tables, name = path.strip().split(".")
         if not equals or not name or len(tables) > 1:
-            raise ValueError(f"expected --set TABLE.NAME=VALUE, as network.pooling=gem, found '{setting}'")
+            raise InputError(f"expected --set TABLE.NAME=VALUE, as network.pooling=gem, found '{setting}'")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()
         table = values.setdefault(tables[0], {}) if tables else values
         if not isinstance(table, dict):
-            raise ValueError(f"--set: expected settings of '{tables[0]}' or a value for it, found both")
+            raise InputError(f"--set: expected settings of '{tables[0]}' or a value for it, found both")
         table[name] = value
     return updated(config, values, where="--set")
 

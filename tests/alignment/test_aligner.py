@@ -27,13 +27,13 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.dataset.predictions import Predictions
 from cryoforum.dataset.volumes import Volume
-from cryoforum.distributions.bingham import OrientationBelief
+from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.rotations import compose, geodesic_distance
 from cryoforum.imaging.likelihood import WhitenedImages
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network import predict as inference
 from cryoforum.network.model import TrainedModel
@@ -98,20 +98,20 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder = tmp_path_factory.mktemp("lab")
-    star_path = folder / "particles.star"
+    path = folder / "particles.star"
     write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), folder / "map.mrc")
     run("simulate", "--structure", folder / "map.mrc", "--out", folder, "--n", COUNT, *SMALL, "--seed", 7)
-    star = read_star(star_path)
-    star = with_columns(star, {"rlnRandomSubset": torch.arange(COUNT) % 2 + 1})
-    write_star(with_columns(star, {"myLabel": [f"# {row}" for row in range(COUNT)]}), star_path)
-    star = read_star(star_path)
-    write_star(select_rows(star, range(80)), folder / "few.star")
+    table = read_star(path)
+    table = with_columns(table, {"rlnRandomSubset": torch.arange(COUNT) % 2 + 1})
+    write_star(with_columns(table, {"myLabel": [f"# {row}" for row in range(COUNT)]}), path)
+    table = read_star(path)
+    write_star(select_rows(table, range(80)), folder / "few.star")
     (folder / "config.toml").write_text(TOML)
     settings = ("--preset", "tiny", "--config", folder / "config.toml", "--split", "60,20,20")
-    run("train", star_path, "--out", folder / "model", *settings)
-    poses = poses_from_star(star)
+    run("train", path, "--out", folder / "model", *settings)
+    poses = poses_from_table(table)
     assert poses is not None
-    return Lab(folder, dict(zip(star.particles["rlnImageName"], poses.quaternions, strict=True)))
+    return Lab(folder, dict(zip(table.particles["rlnImageName"], poses.quaternions, strict=True)))
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ def median_error_deg(found: Path, truth: Path, symmetry: str = "C1") -> float:
 
 def shift_errors_pixel(found: Path, truth: Path) -> Tensor:
     """Distances of rlnOriginX/YAngst from the true ones; the rows of ``found`` are the first of ``truth``."""
-    ours, theirs = poses_from_star(read_star(found)), poses_from_star(read_star(truth))
+    ours, theirs = poses_from_table(read_star(found)), poses_from_table(read_star(truth))
     assert ours is not None and theirs is not None
     away = ours.shifts_angstrom - theirs.shifts_angstrom[: len(ours)]
     return torch.linalg.vector_norm(away, dim=1) / PIXEL_SIZE
@@ -152,8 +152,8 @@ def column(path: Path, name: str) -> np.ndarray:
     return values
 
 
-def independent(star: Path, out: Path) -> bool:
-    result = run("reconstruct", star, "--out", out, "--root", star.parent)
+def independent(table: Path, out: Path) -> bool:
+    result = run("reconstruct", table, "--out", out, "--root", table.parent)
     found = json.loads((out / "resolution.json").read_text())["independent"]
     assert ("optimistic" in result.output) != found
     return found
@@ -161,10 +161,10 @@ def independent(star: Path, out: Path) -> bool:
 
 def without_poses(source: Path, out: Path) -> Path:
     """The same particles with nothing said of their poses."""
-    star = read_star(source)
-    zero = np.zeros(len(star))
+    table = read_star(source)
+    zero = np.zeros(len(table))
     names = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst")
-    write_star(with_columns(star, dict.fromkeys(names, zero)), out)
+    write_star(with_columns(table, dict.fromkeys(names, zero)), out)
     return out
 
 
@@ -176,8 +176,8 @@ def test_match_finds_orientations_and_shifts_without_a_model(lab: Lab, tmp_path:
     shifts = shift_errors_pixel(out, lab / "few.star")
     zero = shift_errors_pixel(blind, lab / "few.star")
     assert float(shifts.median()) < 0.3 < 1 < float(zero.median())
-    star, before = read_star(out), read_star(blind)
-    assert star.particles["myLabel"].tolist() == before.particles["myLabel"].tolist()
+    table, before = read_star(out), read_star(blind)
+    assert table.particles["myLabel"].tolist() == before.particles["myLabel"].tolist()
     assert not column(out, "cryoforumReferenceHalf").any()
     bound, expected = column(out, "cryoforumBoundDeg"), column(out, "cryoforumExpectedErrorDeg")
     assert 0.3 < np.median(bound) < 5 and bool((expected >= 0.5 * bound).all())
@@ -197,22 +197,22 @@ def test_a_symmetric_molecule_is_matched_up_to_its_symmetry(tmp_path: Path) -> N
 
 
 def test_few_particles_are_posed_without_measuring_their_noise(lab: Lab, tmp_path: Path) -> None:
-    star = lab.folder / "ten.star"
-    write_star(select_rows(read_star(lab / "particles.star"), range(10)), star)
+    table = lab.folder / "ten.star"
+    write_star(select_rows(read_star(lab / "particles.star"), range(10)), table)
     for arguments in (("match", lab / "map.mrc"), ("predict", lab / "model")):
         out = tmp_path / f"{arguments[0]}.star"
-        run(*arguments, star, "--out", out, "--root", lab.folder, "--max-shift", 2.2)
-        assert median_error_deg(out, star) < 4
-        assert float(shift_errors_pixel(out, star).median()) < 0.4
+        run(*arguments, table, "--out", out, "--root", lab.folder, "--max-shift", 2.2)
+        assert median_error_deg(out, table) < 4
+        assert float(shift_errors_pixel(out, table).median()) < 0.4
 
 
 def test_predict_says_how_good_its_poses_should_be(lab: Lab, tmp_path: Path) -> None:
     arguments = ("predict", lab / "model", lab / "particles.star", "--out", tmp_path / "p.star")
     said = CliRunner().invoke(app, [str(argument) for argument in arguments]).output
-    star = read_star(tmp_path / "p.star")
+    table = read_star(tmp_path / "p.star")
     for what, column in (("expected error", "cryoforumExpectedErrorDeg"), ("bound", "cryoforumBoundDeg")):
-        assert f"{what} {np.median(number_column(star, column)):.2f}°" in said
-    assert f"; {(number_column(star, 'cryoforumSignalScale') < 0.3).sum()} images without signal" in said
+        assert f"{what} {np.median(number_column(table, column)):.2f}°" in said
+    assert f"; {(number_column(table, 'cryoforumSignalScale') < 0.3).sum()} images without signal" in said
 
 
 def test_predict_refines_what_the_network_says(lab: Lab, predicted: Path) -> None:
@@ -228,7 +228,7 @@ def test_all_sources_of_candidates_lead_to_the_same_poses(
     out = tmp_path / "out.star"
     options = ("--max-shift", 2.2, "--root", lab.folder)
     run("predict", lab / "model", lab / "few.star", "--out", out, *candidates, *options)
-    ours, theirs = poses_from_star(read_star(out)), poses_from_star(read_star(predicted))
+    ours, theirs = poses_from_table(read_star(out)), poses_from_table(read_star(predicted))
     assert ours is not None and theirs is not None
     apart = geodesic_distance(ours.quaternions, theirs.quaternions[:80])
     assert float(torch.rad2deg(apart.median())) < 1
@@ -263,7 +263,7 @@ def test_the_size_of_a_batch_hardly_matters(lab: Lab, predicted: Path, tmp_path:
     out = tmp_path / "out.star"
     options = ("--batch-size", 37, "--root", lab.folder, *NETWORK)
     run("predict", lab / "model", lab / "particles.star", "--out", out, *options)
-    one, other = (poses_from_star(read_star(path)) for path in (out, predicted))
+    one, other = (poses_from_table(read_star(path)) for path in (out, predicted))
     assert one is not None and other is not None
     assert float(torch.rad2deg(geodesic_distance(one.quaternions, other.quaternions)).max()) < 0.3
     for name in ("cryoforumBoundDeg", "cryoforumLogLikelihoodGain", "cryoforumReferenceHalf"):
@@ -274,14 +274,14 @@ def test_images_of_another_normalisation_get_the_same_poses(
     lab: Lab, predicted: Path, tmp_path: Path
 ) -> None:
     """Noise and scale are measured on the particles at hand, not taken from those of the training."""
-    star = read_star(lab / "particles.star")
-    images = particles_from_star(star).images[torch.arange(COUNT)]
+    table = read_star(lab / "particles.star")
+    images = particles_from_table(table).images[torch.arange(COUNT)]
     write_stack(tmp_path / "particles.mrcs", [5 * images], COUNT, BOX, PIXEL_SIZE)
     shutil.copy(lab / "particles.star", tmp_path / "scaled.star")
     out = tmp_path / "out.star"
     result = run("predict", lab / "model", tmp_path / "scaled.star", "--out", out, *NETWORK)
     assert "explains only" not in result.stderr
-    one, other = (poses_from_star(read_star(path)) for path in (out, predicted))
+    one, other = (poses_from_table(read_star(path)) for path in (out, predicted))
     assert one is not None and other is not None
     apart = torch.rad2deg(geodesic_distance(one.quaternions, other.quaternions))
     assert float(apart.median()) < 0.5
@@ -300,9 +300,9 @@ def test_half_sets_stay_apart(lab: Lab, predicted: Path, tmp_path: Path) -> None
 
 
 def test_half_sets_are_drawn_where_they_are_wanted_and_not_there(lab: Lab, tmp_path: Path) -> None:
-    star = read_star(lab / "particles.star")
+    table = read_star(lab / "particles.star")
     bare, out = lab / "bare.star", lab / "drawn.star"
-    whole = type(star)(star.path, star.optics, star.particles.drop(columns="rlnRandomSubset"))
+    whole = type(table)(table.path, table.optics, table.particles.drop(columns="rlnRandomSubset"))
     parts = load_model(lab / "model").parts
     new = [row for row, name in enumerate(whole.particles["rlnImageName"]) if parts[name] != "train"]
     write_star(select_rows(whole, new), bare)
@@ -311,9 +311,9 @@ def test_half_sets_are_drawn_where_they_are_wanted_and_not_there(lab: Lab, tmp_p
     assert not independent(out, tmp_path / "one")
     told = run("predict", lab / "model", bare, "--out", out, "--halves", "--overwrite", *NETWORK).stderr
     assert "half sets are drawn and written" in told
-    subsets = column(out, "rlnRandomSubset")
-    assert sorted(np.unique(subsets)) == [1, 2] and abs(subsets.mean() - 1.5) < 0.01
-    np.testing.assert_array_equal(column(out, "cryoforumReferenceHalf"), subsets)
+    half_sets = column(out, "rlnRandomSubset")
+    assert sorted(np.unique(half_sets)) == [1, 2] and abs(half_sets.mean() - 1.5) < 0.01
+    np.testing.assert_array_equal(column(out, "cryoforumReferenceHalf"), half_sets)
     assert independent(out, tmp_path / "two")
     # Those of the training are in one half's map already, and nobody knows in which.
     write_star(whole, bare)
@@ -331,26 +331,26 @@ def test_a_half_set_is_posed_by_the_map_of_its_half(lab: Lab, predicted: Path, t
     write_volume(Volume(scale * spoiled, half.pixel_size_angstrom), model / "reference_half2.mrc")
     run("predict", model, lab / "particles.star", "--out", out, *NETWORK)
     errors = torch.rad2deg(matched_errors(read_star(out), read_star(lab / "particles.star")))
-    subsets = torch.from_numpy(column(out, "rlnRandomSubset"))
-    assert float(errors[subsets == 1].median()) < 3 < 6 < float(errors[subsets == 2].median())
+    half_sets = torch.from_numpy(column(out, "rlnRandomSubset"))
+    assert float(errors[half_sets == 1].median()) < 3 < 6 < float(errors[half_sets == 2].median())
 
 
 def test_poses_of_the_network_alone_are_never_called_independent(
     lab: Lab, predicted: Path, tmp_path: Path
 ) -> None:
     """Not even where the particles come with columns of an earlier prediction by half sets."""
-    out = lab / "unpolished.star"
+    out = lab / "unrefined.star"
     for source in (lab / "particles.star", predicted):
-        run("predict", lab / "model", source, "--out", out, "--no-polish", "--overwrite", *NETWORK)
+        run("predict", lab / "model", source, "--out", out, "--no-refine", "--overwrite", *NETWORK)
         assert not independent(out, tmp_path / source.stem)
 
 
-def test_without_polishing_orientations_are_the_networks_and_shifts_are_found(
+def test_without_local_refinement_orientations_are_the_networks_and_shifts_are_found(
     lab: Lab, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.star"
     blind = without_poses(lab / "few.star", lab / "blind.star")
-    run("predict", lab / "model", blind, "--out", out, "--no-polish", "--views", "1", *NETWORK)
+    run("predict", lab / "model", blind, "--out", out, "--no-refine", "--views", "1", *NETWORK)
     assert median_error_deg(out, lab / "few.star") < 0.5  # the model that knows
     shifts = shift_errors_pixel(out, lab / "few.star")
     assert float(shifts.median()) < 0.5 < float(shift_errors_pixel(blind, lab / "few.star").median())
@@ -362,7 +362,7 @@ def test_without_a_reference_poses_are_the_networks_and_shifts_stay(lab: Lab, tm
     shutil.copytree(lab / "model", model)
     (model / "reference.json").unlink()
     common = ("predict", model, lab / "few.star", "--out", out, "--root", lab.folder)
-    for options in (("--polish",), ("--halves",), ("--candidates", "search")):
+    for options in (("--refine",), ("--halves",), ("--candidates", "search")):
         assert "has no reference" in refused(*common, *options)
         assert not out.exists()
     run(*common)
@@ -433,7 +433,7 @@ def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Pa
     path, out = tmp_path / "turned.mrc", tmp_path / "out.star"
     write_volume(Volume(quarter, PIXEL_SIZE), path)
     common = ("predict", lab / "model", lab / "few.star", "--reference", path, "--root", lab.folder)
-    truth = poses_from_star(read_star(lab / "few.star"))
+    truth = poses_from_table(read_star(lab / "few.star"))
     assert truth is not None
     turned = compose(torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5]), truth.quaternions)
     for candidates, is_told, is_found in (
@@ -444,7 +444,7 @@ def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Pa
         options = ("--candidates", candidates, "--max-shift", 2.2, "--overwrite")
         result = run(*common, "--out", out, *options)
         assert ("it may be turned" in result.stderr) == ("explains only" in result.stderr) == is_told
-        found = poses_from_star(read_star(out))
+        found = poses_from_table(read_star(out))
         assert found is not None
         error = orientation_errors(found.quaternions, turned).median()
         assert (float(torch.rad2deg(error)) < 3) == is_found
@@ -524,17 +524,17 @@ def test_expected_errors_hold(lab: Lab, predicted: Path) -> None:
 
 def test_particles_of_two_halves_come_back_in_their_order(lab: Lab) -> None:
     """Batches are sorted by half for the comparison and must be put back as they were."""
-    star = read_star(lab / "particles.star")
-    particles = particles_from_star(star)
+    table = read_star(lab / "particles.star")
+    particles = particles_from_table(table)
     reference = load_reference(lab / "model")
     assert reference is not None
-    config = posing.PosingConfig(source="network")
-    poser = finding.make_poser(load_model(lab / "model"), reference, particles, config, halves=True)
+    config = posing.AlignmentConfig(source="network")
+    aligner = finding.make_aligner(load_model(lab / "model"), reference, particles, config, halves=True)
     rows = torch.tensor([3, 0, 8, 5, 2, 11])
-    together = posing.pose_batch(poser, particles.select(rows))
+    together = posing.align_batch(aligner, particles.select(rows))
     for at, row in enumerate(rows):
-        alone = posing.pose_batch(poser, particles.select(row[None]))
-        apart = geodesic_distance(alone.belief.mode[0], together.belief.mode[at])
+        alone = posing.align_batch(aligner, particles.select(row[None]))
+        apart = geodesic_distance(alone.posterior.mode[0], together.posterior.mode[at])
         assert float(apart) < 1e-3
         assert together.evidence is not None and alone.evidence is not None
         assert int(together.evidence.reference_half[at]) == int(row) % 2 + 1
@@ -544,8 +544,8 @@ def test_particles_of_two_halves_come_back_in_their_order(lab: Lab) -> None:
 
 
 def test_predictions_without_shifts_have_no_poses() -> None:
-    belief = OrientationBelief(torch.eye(4)[None])
+    posterior = OrientationPosterior(torch.eye(4)[None])
     with pytest.raises(ValueError, match="predictions with shifts"):
-        _ = Predictions(belief, torch.ones(1)).poses
+        _ = Predictions(posterior, torch.ones(1)).poses
     shifts = torch.tensor([[1.0, 2.0]])
-    assert torch.equal(Predictions(belief, torch.ones(1), shifts).poses.shifts_angstrom, shifts)
+    assert torch.equal(Predictions(posterior, torch.ones(1), shifts).poses.shifts_angstrom, shifts)

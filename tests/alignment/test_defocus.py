@@ -8,7 +8,7 @@ from helpers.clean_images import (
     PIXEL_SIZE,
     blobs,
     clean_images,
-    random_optics,
+    random_ctf,
     random_poses,
     seeded,
     whitened,
@@ -31,19 +31,19 @@ BOX, COUNT = 32, 60
 def test_the_slope_of_the_ctf_is_that_of_autograd() -> None:
     points = frequency_points(BOX, 15)
     kx, ky = points.kx.double() / 100, points.ky.double() / 100
-    optics = random_optics(4)
+    ctf = random_ctf(4)
     change = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-    value = ctf_at(optics.defocused_by(change), kx, ky)
+    value = ctf_at(ctf.defocused_by(change), kx, ky)
     weights = torch.randn(value.shape, generator=seeded(), dtype=torch.float64)
     (gradient,) = torch.autograd.grad((weights * value).sum(), change)
-    torch.testing.assert_close((weights * ctf_defocus_slope_at(optics, kx, ky)).sum(1), gradient)
+    torch.testing.assert_close((weights * ctf_defocus_slope_at(ctf, kx, ky)).sum(1), gradient)
 
 
 def test_a_defocus_without_noise_is_found_and_one_with_noise_to_its_bound() -> None:
     voxels, points = blobs(BOX), frequency_points(BOX, 14)
     transform = cropped_transform(voxels, 14)
     quaternions, origins = random_poses(COUNT)
-    given = random_optics(COUNT)
+    given = random_ctf(COUNT)
     true_change = 300 * torch.randn(COUNT, generator=seeded(1))
     clean = clean_images(voxels, quaternions, origins, given.defocused_by(true_change))
     weight = torch.ones(COUNT, len(points.kx)) / BOX
@@ -82,11 +82,11 @@ def test_predictions_with_a_refined_defocus_write_it_and_others_leave_it(tmp_pat
         "--snr",
         5,
     )
-    star = read_star(tmp_path / "particles.star")
-    true_u = number_column(star, "rlnDefocusU")
+    table = read_star(tmp_path / "particles.star")
+    true_u = number_column(table, "rlnDefocusU")
     wrong = np.where(np.arange(60) % 2, 600.0, -600.0)
-    columns = {name: number_column(star, name) + wrong for name in ("rlnDefocusU", "rlnDefocusV")}
-    write_star(with_columns(star, columns), tmp_path / "particles.star")
+    columns = {name: number_column(table, name) + wrong for name in ("rlnDefocusU", "rlnDefocusV")}
+    write_star(with_columns(table, columns), tmp_path / "particles.star")
     found = []
     for name, options in (("plain", ()), ("refined", ("--refine-defocus",))):
         match = (
@@ -105,7 +105,7 @@ def test_predictions_with_a_refined_defocus_write_it_and_others_leave_it(tmp_pat
     assert np.median(error) < 150
     change = number_column(refined, "rlnDefocusV") - number_column(plain, "rlnDefocusV")
     np.testing.assert_allclose(change, number_column(refined, "cryoforumDefocusChange"), atol=0.01)
-    gain = [number_column(star, "cryoforumLogLikelihoodGain") for star in found]
+    gain = [number_column(table, "cryoforumLogLikelihoodGain") for table in found]
     assert np.mean(gain[1] > gain[0]) > 0.8
 
 
@@ -124,9 +124,9 @@ def test_particles_without_ctf_have_no_defocus_to_refine(tmp_path: Path) -> None
         "--snr",
         5,
     )
-    star = read_star(tmp_path / "particles.star")
-    table = star.particles.drop(columns=[c for c in star.particles if c.startswith("rlnDefocus")])
-    write_star(type(star)(star.path, star.optics, table), tmp_path / "bare.star")
+    table = read_star(tmp_path / "particles.star")
+    frame = table.particles.drop(columns=[c for c in table.particles if c.startswith("rlnDefocus")])
+    write_star(type(table)(table.path, table.optics, frame), tmp_path / "bare.star")
     arguments = ("match", tmp_path / "map.mrc", tmp_path / "bare.star", "--out", tmp_path / "out.star")
     result = CliRunner().invoke(app, [str(word) for word in (*arguments, "--refine-defocus")])
     assert result.exit_code == 1 and "CTF parameters to refine their defocus" in result.stderr

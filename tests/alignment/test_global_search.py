@@ -7,7 +7,7 @@ import torch
 from helpers.clean_images import (
     blobs,
     clean_images,
-    random_optics,
+    random_ctf,
     random_poses,
     seeded,
     symmetric_blobs,
@@ -39,11 +39,11 @@ def particles(
 ) -> tuple[WhitenedImages, Tensor]:
     """Whitened images with CTF and origins (n, 2), and their true orientations."""
     quaternions, _ = random_poses(len(origins), seed=3)
-    optics = random_optics(len(origins))
-    images = clean_images(voxels, quaternions, origins, optics)
+    ctf = random_ctf(len(origins))
+    images = clean_images(voxels, quaternions, origins, ctf)
     if noise:
         images = images + deviation * torch.randn(images.shape, generator=seeded(1))
-    return whitened(images, optics, frequency_points(BOX, RADIUS), deviation**2), quaternions
+    return whitened(images, ctf, frequency_points(BOX, RADIUS), deviation**2), quaternions
 
 
 def templates_of(voxels: Tensor, config: SearchConfig, symmetry: str = "C1") -> Templates:

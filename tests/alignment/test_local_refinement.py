@@ -1,4 +1,4 @@
-"""Polished poses are as exact as the Fisher information allows, and obey the laws of a maximum."""
+"""RefinedPoses poses are as exact as the Fisher information allows, and obey the laws of a maximum."""
 
 from dataclasses import fields
 
@@ -7,7 +7,7 @@ import torch
 from helpers.clean_images import (
     blobs,
     clean_images,
-    random_optics,
+    random_ctf,
     random_poses,
     rotation_vectors_between,
     seeded,
@@ -19,13 +19,13 @@ from helpers.clean_images import (
 from torch import Tensor
 
 from cryoforum.alignment.local_refinement import (
-    Polished,
-    PolishingConfig,
-    image_belief,
+    LocalRefinementConfig,
+    RefinedPoses,
+    image_posterior,
     orientation_covariance,
     orientation_information,
     origin_covariance_pixel2,
-    polish,
+    refine_locally,
     rms_error_rad,
 )
 from cryoforum.distributions.bingham import log_density
@@ -43,10 +43,10 @@ def particles(
 ) -> tuple[WhitenedImages, Tensor, Tensor]:
     """Whitened noisy images with CTF, their true orientations (n, 4) and origins (n, 2)."""
     quaternions, origins = random_poses(count, seed=seed)
-    optics = random_optics(count, seed)
-    images = clean_images(voxels, quaternions, origins, optics)
+    ctf = random_ctf(count, seed)
+    images = clean_images(voxels, quaternions, origins, ctf)
     images = images + deviation * torch.randn(images.shape, generator=seeded(seed + 1))
-    return whitened(images, optics, frequency_points(BOX, RADIUS), deviation**2), quaternions, origins
+    return whitened(images, ctf, frequency_points(BOX, RADIUS), deviation**2), quaternions, origins
 
 
 def starts_near(
@@ -60,7 +60,7 @@ def starts_near(
     return turned_by(quaternions[:, None], turn_rad * turns), origins[:, None] + move_pixel * moves
 
 
-def same(first: Polished, second: Polished, turn: float = 1e-4) -> None:
+def same(first: RefinedPoses, second: RefinedPoses, turn: float = 1e-4) -> None:
     """Both hold the same poses, the same gains and the same certainty."""
     assert float(geodesic_distance(first.quaternions, second.quaternions).max()) < turn
     for name in ("origins_pixel", "signal_scale", "mode_probability", "other_modes_moment"):
@@ -76,21 +76,21 @@ def transform() -> Tensor:
 def test_errors_of_a_thousand_copies_are_those_of_the_fisher_information(transform: Tensor) -> None:
     count, deviation = 1000, 0.2
     quaternions, origins = random_poses(1, seed=4)
-    optics = random_optics(1)
-    clean = clean_images(blobs(BOX), quaternions, origins, optics)
+    ctf = random_ctf(1)
+    clean = clean_images(blobs(BOX), quaternions, origins, ctf)
     points = frequency_points(BOX, RADIUS)
     truth = evaluate(
         transform,
-        whitened(clean, optics, points, deviation**2),
+        whitened(clean, ctf, points, deviation**2),
         torch.zeros(1, dtype=torch.long),
         quaternions,
         origins,
     )
     noise = deviation * torch.randn(count, BOX, BOX, generator=seeded(4))
     copies = torch.zeros(count, dtype=torch.long)
-    images = whitened(clean + noise, optics[copies], points, deviation**2)
+    images = whitened(clean + noise, ctf[copies], points, deviation**2)
     poses, places = quaternions.expand(count, 4), origins.expand(count, 2)
-    found = polish(transform, images, poses[:, None], places[:, None])
+    found = refine_locally(transform, images, poses[:, None], places[:, None])
     turns = rotation_vectors_between(poses, found.quaternions)
     moves = (found.origins_pixel - places).double()
     for errors, covariance in (
@@ -129,7 +129,7 @@ def test_poses_are_found_from_far_off(transform: Tensor) -> None:
     count = 60
     images, quaternions, origins = particles(blobs(BOX), count, 0.2)
     starts = starts_near(quaternions, origins, 0.2, 2.0)
-    found = polish(transform, images, *starts)
+    found = refine_locally(transform, images, *starts)
     bound = rms_error_rad(orientation_covariance(found.information))
     errors = geodesic_distance(found.quaternions, quaternions)
     assert float(errors.median()) < 1.2 * float(bound.median()) < 0.02
@@ -146,29 +146,32 @@ def test_an_image_of_noise_alone_does_not_break_anything(transform: Tensor) -> N
     quaternions, origins = random_poses(6)
     starts = quaternions.view(3, 2, 4), origins.view(3, 2, 2)
     for reference in (transform, torch.zeros_like(transform)):
-        found = polish(reference, whitened(images, None, points), *starts)
-        for field in fields(Polished):
+        found = refine_locally(reference, whitened(images, None, points), *starts)
+        for field in fields(RefinedPoses):
             assert bool(getattr(found, field.name).isfinite().all()), field.name
         torch.testing.assert_close(found.quaternions.norm(dim=1), torch.ones(3))
         assert bool(orientation_covariance(found.information).isfinite().all())
-        assert bool(image_belief(found).mode.isfinite().all())
+        assert bool(image_posterior(found).mode.isfinite().all())
     assert bool((found.gain == 0).all()) and bool((found.signal_scale == 0).all())
 
 
 def test_neither_batches_nor_the_order_of_particles_matter(transform: Tensor) -> None:
     images, quaternions, origins = particles(blobs(BOX), 24, 0.5)
     starts = starts_near(quaternions, origins, 0.25, 1.0, count=5)
-    whole = polish(transform, images, *starts)
+    whole = refine_locally(transform, images, *starts)
     order = torch.randperm(24, generator=seeded(2))
-    shuffled = polish(transform, images[order], starts[0][order], starts[1][order])
+    shuffled = refine_locally(transform, images[order], starts[0][order], starts[1][order])
     parts = [
-        polish(transform, images[rows], starts[0][rows], starts[1][rows])
+        refine_locally(transform, images[rows], starts[0][rows], starts[1][rows])
         for rows in torch.arange(24).split(7)
     ]
     back = torch.argsort(order)
-    same(whole, Polished(**{f.name: getattr(shuffled, f.name)[back] for f in fields(Polished)}))
+    same(whole, RefinedPoses(**{f.name: getattr(shuffled, f.name)[back] for f in fields(RefinedPoses)}))
     same(
-        whole, Polished(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Polished)})
+        whole,
+        RefinedPoses(
+            **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(RefinedPoses)}
+        ),
     )
 
 
@@ -179,8 +182,8 @@ def test_the_result_is_never_less_likely_than_the_first_start(transform: Tensor)
     anywhere = random_unitquat(120, generator=seeded(5)).view(40, 3, 4)
     for starts in ((anywhere, torch.zeros(40, 3, 2)), near, (anywhere.flip(0), near[1])):
         given = evaluate(transform, images, torch.arange(40), starts[0][:, 0], starts[1][:, 0]).gain
-        for config in (PolishingConfig(), PolishingConfig((3,), (1,), 0.0, 2, 1)):
-            found = polish(transform, images, *starts, config)
+        for config in (LocalRefinementConfig(), LocalRefinementConfig((3,), (1,), 0.0, 2, 1)):
+            found = refine_locally(transform, images, *starts, config)
             assert bool((found.gain >= given.float() - 1e-3).all())
             there = evaluate(transform, images, torch.arange(40), found.quaternions, found.origins_pixel)
             torch.testing.assert_close(there.gain.float(), found.gain, atol=0.02, rtol=1e-4)
@@ -190,8 +193,8 @@ def test_more_starts_and_the_best_first_are_only_better(transform: Tensor) -> No
     images, quaternions, origins = particles(blobs(BOX), 30, 0.5)
     poses, places = starts_near(quaternions, origins, 0.15, 1.0, count=2)
     wrong = random_unitquat(30, generator=seeded(6))[:, None]
-    alone = polish(transform, images, wrong, places[:, :1])
-    helped = polish(transform, images, torch.cat([wrong, poses], 1), places[:, [0, 0, 1]])
+    alone = refine_locally(transform, images, wrong, places[:, :1])
+    helped = refine_locally(transform, images, torch.cat([wrong, poses], 1), places[:, [0, 0, 1]])
     assert bool((helped.gain >= alone.gain - 0.05).all())
     assert float(geodesic_distance(helped.quaternions, quaternions).median()) < 0.1
     assert float(geodesic_distance(alone.quaternions, quaternions).median()) > 0.3
@@ -204,26 +207,26 @@ def test_only_plausible_starts_are_tried_and_the_first_one_always(transform: Ten
     for first, second in ((wrong, quaternions), (quaternions, wrong)):
         starts = torch.stack([first, second], dim=1)
         nothing = torch.zeros(10, 2, dtype=torch.bool)
-        found = polish(transform, images, starts, places, plausible=nothing)
-        same(found, polish(transform, images, starts[:, :1], places[:, :1]))
+        found = refine_locally(transform, images, starts, places, plausible=nothing)
+        same(found, refine_locally(transform, images, starts[:, :1], places[:, :1]))
         assert not nothing.any()
         assert float(geodesic_distance(found.quaternions, first).median()) < 0.5
-    both = polish(transform, images, torch.stack([wrong, quaternions], dim=1), places)
+    both = refine_locally(transform, images, torch.stack([wrong, quaternions], dim=1), places)
     assert float(geodesic_distance(both.quaternions, quaternions).max()) < 0.1
 
 
 def test_turning_the_map_turns_all_answers_with_it(transform: Tensor) -> None:
     images, quaternions, origins = particles(blobs(BOX), 24, 0.5)
     poses, places = starts_near(quaternions, origins, 0.2, 1.5, count=3)
-    straight = polish(transform, images, poses, places)
+    straight = refine_locally(transform, images, poses, places)
     turned_transform = cropped_transform(turned(blobs(BOX), QUARTER_TURN), RADIUS)
-    found = polish(turned_transform, images, compose(QUARTER_TURN, poses), places)
+    found = refine_locally(turned_transform, images, compose(QUARTER_TURN, poses), places)
     back = compose(QUARTER_TURN * torch.tensor([-1.0, -1.0, -1.0, 1.0]), found.quaternions)
-    same(straight, Polished(**{**vars(found), "quaternions": back}), turn=1e-3)
+    same(straight, RefinedPoses(**{**vars(found), "quaternions": back}), turn=1e-3)
     scale = float(straight.information.abs().max())
     torch.testing.assert_close(found.information, straight.information, atol=2e-3 * scale, rtol=0)
     # The same images tell something else about the turned map from poses that were left where they are.
-    unturned = polish(turned_transform, images, poses, places)
+    unturned = refine_locally(turned_transform, images, poses, places)
     assert float(geodesic_distance(unturned.quaternions, straight.quaternions).median()) > 0.05
 
 
@@ -233,23 +236,23 @@ def test_equivalent_starts_give_equivalent_answers(symmetry: str) -> None:
     transform = cropped_transform(voxels, RADIUS)
     images, quaternions, origins = particles(voxels, 8, 0.3)
     poses, places = starts_near(quaternions, origins, 0.1, 1.0)
-    first = polish(transform, images, poses, places, symmetry=symmetry)
+    first = refine_locally(transform, images, poses, places, symmetry=symmetry)
     for element in group[1 :: max(1, len(group) // 5)]:
-        found = polish(transform, images, compose(element, poses), places, symmetry=symmetry)
+        found = refine_locally(transform, images, compose(element, poses), places, symmetry=symmetry)
         apart = geodesic_distance(found.quaternions, compose(element, first.quaternions))
         deviation = rms_error_rad(orientation_covariance(first.information))
         assert bool((apart < 0.25 * deviation).all())  # steps end where they promise next to nothing
         torch.testing.assert_close(found.gain, first.gain, atol=0.05, rtol=1e-4)
     everywhere = compose(group, poses), places.expand(-1, len(group), -1)
-    config = PolishingConfig(stage_survivors=(len(group), len(group)))
-    found = polish(transform, images, *everywhere, config, symmetry=symmetry)
+    config = LocalRefinementConfig(stage_survivors=(len(group), len(group)))
+    found = refine_locally(transform, images, *everywhere, config, symmetry=symmetry)
     deviation = rms_error_rad(orientation_covariance(found.information))
     assert bool((symmetric_distance(found.quaternions, quaternions, group) < 4 * deviation).all())
     # With all equivalents as starts there is still one mode, unless nobody says that they are equivalent.
     torch.testing.assert_close(found.mode_probability, torch.ones(8), atol=0.01, rtol=0)
-    at_once = polish(transform, images, *everywhere, PolishingConfig((), ()), symmetry=symmetry)
+    at_once = refine_locally(transform, images, *everywhere, LocalRefinementConfig((), ()), symmetry=symmetry)
     torch.testing.assert_close(at_once.mode_probability, torch.ones(8), atol=0.01, rtol=0)
-    unsaid = polish(transform, images, *everywhere, config)
+    unsaid = refine_locally(transform, images, *everywhere, config)
     expected = torch.full((8,), 1 / len(group))
     torch.testing.assert_close(unsaid.mode_probability, expected, atol=0.02, rtol=0.1)
 
@@ -260,10 +263,12 @@ def test_two_equal_modes_share_the_probability_and_tell_how_far_apart_they_are()
     images, quaternions, origins = particles(voxels, 6, 0.3)
     half_turn = symmetry_group("C2")[1]
     starts = torch.stack([quaternions, compose(half_turn, quaternions)], dim=1)
-    found = polish(cropped_transform(voxels, RADIUS), images, starts, origins[:, None].expand(-1, 2, -1))
+    found = refine_locally(
+        cropped_transform(voxels, RADIUS), images, starts, origins[:, None].expand(-1, 2, -1)
+    )
     torch.testing.assert_close(found.mode_probability, torch.full((6,), 0.5), atol=0.01, rtol=0)
     torch.testing.assert_close(found.other_modes_moment, torch.zeros(6), atol=0.01, rtol=0)
-    alone = polish(cropped_transform(voxels, RADIUS), images, starts[:, :1], origins[:, None])
+    alone = refine_locally(cropped_transform(voxels, RADIUS), images, starts[:, :1], origins[:, None])
     assert bool((alone.mode_probability == 1).all()) and bool((alone.other_modes_moment == 1).all())
 
 
@@ -273,9 +278,9 @@ def test_probability_is_that_of_the_difference_in_likelihood() -> None:
     transform = cropped_transform(voxels, RADIUS)
     images, quaternions, origins = particles(voxels, 20, 0.3)
     starts = torch.stack([quaternions, compose(symmetry_group("C2")[1], quaternions)], dim=1)
-    both = polish(transform, images, starts, origins[:, None].expand(-1, 2, -1))
+    both = refine_locally(transform, images, starts, origins[:, None].expand(-1, 2, -1))
     gains = torch.stack(
-        [polish(transform, images, starts[:, [i]], origins[:, None]).gain for i in (0, 1)], dim=1
+        [refine_locally(transform, images, starts[:, [i]], origins[:, None]).gain for i in (0, 1)], dim=1
     )
     expected = gains.softmax(dim=1).amax(1)
     assert 0.5 < float(expected.min()) < 0.8 < float(expected.max()) < 1
@@ -288,34 +293,34 @@ def test_a_particle_of_other_strength_is_measured_and_believed_accordingly(
 ) -> None:
     deviation = 0.2
     quaternions, origins = random_poses(20)
-    optics = random_optics(20)
-    clean = clean_images(blobs(BOX), quaternions, origins, optics)
+    ctf = random_ctf(20)
+    clean = clean_images(blobs(BOX), quaternions, origins, ctf)
     noise = deviation * torch.randn(clean.shape, generator=seeded(1))
     points = frequency_points(BOX, RADIUS)
-    found = polish(
+    found = refine_locally(
         transform,
-        whitened(share * clean + noise, optics, points, deviation**2),
+        whitened(share * clean + noise, ctf, points, deviation**2),
         quaternions[:, None],
         origins[:, None],
     )
     assert float(found.signal_scale.mean()) == pytest.approx(share, rel=0.06)
     # A signal so many times as strong is so many times as well known: E cos² falls short of 1 by the square.
     variance = orientation_covariance(found.information).diagonal(dim1=1, dim2=2).sum(1)
-    shortfall = 1 - image_belief(found).mode_moment.double()
+    shortfall = 1 - image_posterior(found).mode_moment.double()
     expected = variance.double() / (4 * found.signal_scale.double().square())
     torch.testing.assert_close(shortfall, expected, rtol=0.02, atol=1e-7)
 
 
 def test_the_belief_falls_around_its_mode_as_the_information_says(transform: Tensor) -> None:
     images, quaternions, origins = particles(blobs(BOX), 10, 0.3)
-    found = polish(transform, images, quaternions[:, None], origins[:, None])
-    belief = image_belief(found)
-    assert float(geodesic_distance(belief.mode, found.quaternions).max()) < 1e-3
+    found = refine_locally(transform, images, quaternions[:, None], origins[:, None])
+    posterior = image_posterior(found)
+    assert float(geodesic_distance(posterior.mode, found.quaternions).max()) < 1e-3
     information = orientation_information(found.information).double()
     information = information * found.signal_scale.double().square()[:, None, None]
     deviation = information.diagonal(dim1=1, dim2=2).amax(1).rsqrt()
     mode = found.quaternions.double()
-    exact = type(belief)(belief.concentration.double())
+    exact = type(posterior)(posterior.concentration.double())
     for direction in torch.randn(5, 3, generator=seeded(2), dtype=torch.float64):
         step = 2 * deviation[:, None] * torch.nn.functional.normalize(direction, dim=0)
         fall = log_density(exact, turned_by(mode, step)) - log_density(exact, mode)
@@ -343,8 +348,8 @@ def test_the_root_mean_square_is_that_of_normal_errors() -> None:
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="as many stage_survivors as stage_shells, found 2 and 1"):
-        PolishingConfig(stage_shells=(10,))
+        LocalRefinementConfig(stage_shells=(10,))
     with pytest.raises(ValueError, match="1 or more"):
-        PolishingConfig(last_steps=0)
+        LocalRefinementConfig(last_steps=0)
     with pytest.raises(ValueError, match="1 or more"):
-        PolishingConfig(stage_shells=(5,), stage_survivors=(0,))
+        LocalRefinementConfig(stage_shells=(5,), stage_survivors=(0,))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cryoforum.check.fixes import complaints
+from cryoforum.check.findings import Alternative, Findings, Outcome, find_interpretation
+from cryoforum.check.interpretations import Interpretation, Transfer
 from cryoforum.check.inventory import inventory, origins_in_pixels
-from cryoforum.check.judging import Judgement, Outcome, Verdict, judge
 from cryoforum.check.map_comparison import compare_maps, mirrored
-from cryoforum.check.readings import Reading, Transfer
+from cryoforum.check.problems import problems
 from cryoforum.cli import app
 from cryoforum.commands.compare import matched_errors
 from cryoforum.commands.correct import Corrections, corrected
@@ -27,7 +27,7 @@ from cryoforum.dataset.particle_table import select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import inverse, random_unitquat, unitquat_to_rotmat
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.imaging.kernels import insert_points, read_slices
 from cryoforum.imaging.likelihood import frequency_points, slices_at
@@ -38,8 +38,8 @@ from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import read_particle_file, write_particle_file
 from cryoforum.io.relion.dialects import relion30
-from cryoforum.io.relion.lengths import pixel_size_from_star
-from cryoforum.io.relion.particles import poses_from_star, star_from_particles
+from cryoforum.io.relion.lengths import pixel_size_from_table
+from cryoforum.io.relion.particles import poses_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 
 BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400
@@ -64,26 +64,28 @@ def with_images_multiplied(particles: Particles, factor: torch.Tensor) -> Partic
 
 
 def transfer(particles: Particles) -> torch.Tensor:
-    assert particles.optics is not None
-    return ctf(particles.optics, particles.box, particles.pixel_size_angstrom)
+    assert particles.ctf is not None
+    return ctf_2d(particles.ctf, particles.box, particles.pixel_size_angstrom)
 
 
-def faults(judgement: Judgement) -> str:
-    return " / ".join(complaint.fault for complaint in complaints(judgement, PIXEL_SIZE, in_pixels=False))
+def faults(findings: Findings) -> str:
+    return " / ".join(problem.fault for problem in problems(findings, PIXEL_SIZE, in_pixels=False))
 
 
 def test_what_is_right_passes_and_most_wrong_readings_are_excluded() -> None:
-    judgement = judge(right_set())
-    assert judgement.reading == Reading()
-    assert judgement.oriented
-    assert faults(judgement) == ""
-    excluded = {verdict.name for verdict in judgement.verdicts if verdict.outcome is Outcome.WORSE}
+    findings = find_interpretation(right_set())
+    assert findings.interpretation == Interpretation()
+    assert findings.oriented
+    assert faults(findings) == ""
+    excluded = {
+        alternative.name for alternative in findings.alternatives if alternative.outcome is Outcome.WORSE
+    }
     assert {
         "angles of the inverse rotation",
         "origins of the opposite sign",
         "origins applied already",
     } <= excluded
-    assert all(verdict.deviations < 0 for verdict in judgement.verdicts)
+    assert all(alternative.deviations < 0 for alternative in findings.alternatives)
 
 
 @pytest.mark.parametrize(
@@ -96,39 +98,39 @@ def test_what_is_right_passes_and_most_wrong_readings_are_excluded() -> None:
     ],
 )
 def test_wrong_origins_are_caught(factor: float, fault: str) -> None:
-    judgement = judge(with_shifts(right_set(), factor))
-    assert judgement.reading.origin_factor == pytest.approx(1 / factor)
-    assert fault in faults(judgement)
+    findings = find_interpretation(with_shifts(right_set(), factor))
+    assert findings.interpretation.origin_factor == pytest.approx(1 / factor)
+    assert fault in faults(findings)
 
 
 def test_origins_of_images_that_were_centred_are_caught() -> None:
     particles = right_set()
     assert particles.poses is not None and isinstance(particles.images, torch.Tensor)
     moved = phase_shift(to_fourier(particles.images), particles.poses.shifts_angstrom / PIXEL_SIZE)
-    judgement = judge(replace(particles, images=to_real(moved, BOX)))
-    assert "centred already" in faults(judgement)
+    findings = find_interpretation(replace(particles, images=to_real(moved, BOX)))
+    assert "centred already" in faults(findings)
 
 
 def test_inverse_rotations_are_caught() -> None:
     particles = right_set()
     assert particles.poses is not None
-    judgement = judge(particles.with_orientations(inverse(particles.poses.quaternions)))
-    assert judgement.reading == Reading(inverse_rotation=True)
+    findings = find_interpretation(particles.with_orientations(inverse(particles.poses.quaternions)))
+    assert findings.interpretation == Interpretation(inverse_rotation=True)
 
 
 def test_inverted_contrast_is_caught_and_nothing_else() -> None:
     particles = right_set()
-    judgement = judge(with_images_multiplied(particles, torch.tensor(-1.0)))
-    assert judgement.reading == Reading()
-    assert faults(judgement) == "the contrast is inverted: the molecule is darker than its surroundings"
+    findings = find_interpretation(with_images_multiplied(particles, torch.tensor(-1.0)))
+    assert findings.interpretation == Interpretation()
+    assert faults(findings) == "the contrast is inverted: the molecule is darker than its surroundings"
 
 
 def test_several_faults_are_caught_at_once() -> None:
     particles = with_images_multiplied(with_shifts(right_set(), -1), torch.tensor(-1.0))
     assert particles.poses is not None
-    judgement = judge(particles.with_orientations(inverse(particles.poses.quaternions)))
-    assert judgement.reading == Reading(inverse_rotation=True, origin_factor=-1.0)
-    assert "contrast is inverted" in faults(judgement)
+    findings = find_interpretation(particles.with_orientations(inverse(particles.poses.quaternions)))
+    assert findings.interpretation == Interpretation(inverse_rotation=True, origin_factor=-1.0)
+    assert "contrast is inverted" in faults(findings)
 
 
 @pytest.mark.parametrize(
@@ -139,33 +141,36 @@ def test_what_was_done_to_the_images_is_caught(kind: Transfer, power: float) -> 
     particles = simulate(volume, SimulationConfig(count=COUNT, snr=0.5, seed=6))
     particles = replace(particles, images=particles.images[torch.arange(COUNT)])
     if kind is Transfer.OVERFOCUS:
-        assert particles.optics is not None
-        optics = particles.optics
+        assert particles.ctf is not None
+        optics = particles.ctf
         changed = optics.defocused_by(-(optics.defocus_u_angstrom + optics.defocus_v_angstrom))
-        particles = replace(particles, optics=changed)
+        particles = replace(particles, ctf=changed)
     else:
         values = transfer(particles)
         particles = with_images_multiplied(particles, values.sign() if power == 0 else values)
-    assert judge(particles, "O").reading == Reading(transfer=kind)
+    assert find_interpretation(particles, "O").interpretation == Interpretation(transfer=kind)
 
 
 @pytest.mark.parametrize("factor", [0.87, 2.0])
 @pytest.mark.parametrize("origins", ["right in Å", "right in pixels"])
 def test_a_wrong_pixel_size_is_caught_by_the_ctf(factor: float, origins: str) -> None:
     particles = with_shifts(right_set(), factor if origins == "right in pixels" else 1.0)
-    judgement = judge(replace(particles, pixel_size_angstrom=factor * PIXEL_SIZE))
-    assert judgement.reading.pixel_factor == pytest.approx(1 / factor, rel=0.02)
-    assert judgement.reading.origins_with_pixels == (origins == "right in pixels")
-    assert judgement.reading.origin_factor == 1 and judgement.reading.transfer is Transfer.AS_RECORDED
-    found = complaints(judgement, factor * PIXEL_SIZE, in_pixels=False)
-    assert [complaint.fault for complaint in found if "pixel size" in complaint.fault]
+    findings = find_interpretation(replace(particles, pixel_size_angstrom=factor * PIXEL_SIZE))
+    assert findings.interpretation.pixel_factor == pytest.approx(1 / factor, rel=0.02)
+    assert findings.interpretation.origins_with_pixels == (origins == "right in pixels")
+    assert (
+        findings.interpretation.origin_factor == 1
+        and findings.interpretation.transfer is Transfer.AS_RECORDED
+    )
+    found = problems(findings, factor * PIXEL_SIZE, in_pixels=False)
+    assert [problem.fault for problem in found if "pixel size" in problem.fault]
 
 
 def test_a_ctf_that_the_file_does_not_describe_is_caught() -> None:
-    judgement = judge(replace(right_set(), optics=None))
+    findings = find_interpretation(replace(right_set(), optics=None))
     optics = right_set().optics
-    assert optics is not None and judgement.unsaid_defocus_angstrom is not None
-    assert judgement.unsaid_defocus_angstrom == pytest.approx(
+    assert optics is not None and findings.unsaid_defocus_angstrom is not None
+    assert findings.unsaid_defocus_angstrom == pytest.approx(
         float(optics.defocus_u_angstrom.median()), rel=0.15
     )
 
@@ -174,24 +179,24 @@ def test_images_without_a_ctf_need_none() -> None:
     particles = right_set()
     values = transfer(particles)
     corrected = with_images_multiplied(particles, values / (values.square() + 0.1))
-    judgement = judge(replace(corrected, optics=None))
-    assert judgement.unsaid_defocus_angstrom is None
-    assert faults(judgement) == ""
+    findings = find_interpretation(replace(corrected, optics=None))
+    assert findings.unsaid_defocus_angstrom is None
+    assert faults(findings) == ""
 
 
 def test_orientations_of_other_images_are_caught() -> None:
     particles = right_set()
     assert particles.poses is not None
-    judgement = judge(
+    findings = find_interpretation(
         particles.with_orientations(random_unitquat(COUNT, generator=torch.Generator().manual_seed(9)))
     )
-    assert judgement.oriented is False
-    assert "explain no more" in faults(judgement)
+    assert findings.oriented is False
+    assert "explain no more" in faults(findings)
 
 
 def test_a_certain_but_tiny_difference_excludes_nothing() -> None:
     outcomes = [
-        Verdict("other", Reading(), *numbers).outcome
+        Alternative("other", Interpretation(), *numbers).outcome
         for numbers in ((-21.0, -0.009), (21.0, 0.009), (-21.0, -0.011), (21.0, 0.011), (-4.9, -0.2))
     ]
     assert outcomes == [Outcome.CLOSE, Outcome.CLOSE, Outcome.WORSE, Outcome.BETTER, Outcome.UNDECIDED]
@@ -199,10 +204,10 @@ def test_a_certain_but_tiny_difference_excludes_nothing() -> None:
 
 def test_noise_says_nothing() -> None:
     noise = torch.randn(COUNT, BOX, BOX, generator=torch.Generator().manual_seed(3))
-    judgement = judge(replace(right_set(), images=noise))
-    assert judgement.oriented is None
-    assert judgement.reading == Reading()
-    assert faults(judgement) == ""
+    findings = find_interpretation(replace(right_set(), images=noise))
+    assert findings.oriented is None
+    assert findings.interpretation == Interpretation()
+    assert faults(findings) == ""
 
 
 def test_the_mirror_image_of_a_turned_map_is_told() -> None:
@@ -278,11 +283,11 @@ def test_the_command_says_ready_and_draws(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_names_the_fault_and_what_mends_it(folder: Path, tmp_path: Path) -> None:
-    star = read_star(folder / "particles.star")
+    table = read_star(folder / "particles.star")
     flipped = {
-        f"rlnOrigin{axis}Angst": -star.particles[f"rlnOrigin{axis}Angst"].astype(float) for axis in "XY"
+        f"rlnOrigin{axis}Angst": -table.particles[f"rlnOrigin{axis}Angst"].astype(float) for axis in "XY"
     }
-    write_star(with_columns(star, flipped), folder / "flipped.star")
+    write_star(with_columns(table, flipped), folder / "flipped.star")
     write_volume(
         replace(volume := load_structure("4v5d", BOX, PIXEL_SIZE), voxels=mirrored(volume.voxels)),
         tmp_path / "mirrored.mrc",
@@ -328,9 +333,9 @@ def test_the_command_it_names_mends_the_file(folder: Path, fault: str, dialect: 
     found = read_star(written)
     written.rename(folder / f"mended {faulty.name}")
     assert written.parent == folder and (found.optics is None) == (dialect == "3.0")
-    assert pixel_size_from_star(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
+    assert pixel_size_from_table(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
     assert float(matched_errors(found, true).max()) < 1e-5
-    shifts, expected = poses_from_star(found).shifts_angstrom, poses_from_star(true).shifts_angstrom
+    shifts, expected = poses_from_table(found).shifts_angstrom, poses_from_table(true).shifts_angstrom
     torch.testing.assert_close(shifts, expected, rtol=0.015, atol=0.01)
 
 
@@ -338,8 +343,8 @@ def test_the_command_it_names_knows_companions_root_and_taken_names(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     true = folder / "particles.star"
-    star = corrected(read_star(true), Corrections(-1, pixel_size_factor=0.8))
-    write_particle_file(star, tmp_path / "all.cs")
+    table = corrected(read_star(true), Corrections(-1, pixel_size_factor=0.8))
+    write_particle_file(table, tmp_path / "all.cs")
     records = np.load(tmp_path / "all.cs")
     poses = [name for name in records.dtype.names if name.startswith("alignments3D")]
     others = [name for name in records.dtype.names if name not in ("uid", *poses)]
@@ -351,19 +356,19 @@ def test_the_command_it_names_knows_companions_root_and_taken_names(
     written = mended(check("job/poses.cs", "others.cs", "--root", folder, code=1))
     assert written == Path("job/corrected_2.cs")
     found, true = read_particle_file(written), read_star(true)
-    assert pixel_size_from_star(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
+    assert pixel_size_from_table(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
     assert set(found.dataset.dtype.names) == set(records.dtype.names)
-    shifts, expected = poses_from_star(found).shifts_angstrom, poses_from_star(true).shifts_angstrom
+    shifts, expected = poses_from_table(found).shifts_angstrom, poses_from_table(true).shifts_angstrom
     torch.testing.assert_close(shifts, expected, rtol=0.015, atol=0.01)
 
 
 def test_origins_that_are_too_small_are_said_to_be(folder: Path) -> None:
-    star = read_star(folder / "particles.star")
-    assert not origins_in_pixels(star) and origins_in_pixels(relion30(star))
-    both = with_columns(star, {f"rlnOrigin{axis}": np.zeros(COUNT) for axis in "XY"})
+    table = read_star(folder / "particles.star")
+    assert not origins_in_pixels(table) and origins_in_pixels(relion30(table))
+    both = with_columns(table, {f"rlnOrigin{axis}": np.zeros(COUNT) for axis in "XY"})
     assert not origins_in_pixels(both) and origins_in_pixels(replace(both, optics=None))
-    (complaint,) = complaints(judge(with_shifts(right_set(), 0.5)), PIXEL_SIZE, in_pixels=False)
-    assert complaint.fault == "the origins are 2 times too small"
+    (problem,) = problems(find_interpretation(with_shifts(right_set(), 0.5)), PIXEL_SIZE, in_pixels=False)
+    assert problem.fault == "the origins are 2 times too small"
 
 
 def test_the_inventory_of_many_groups_is_short_and_complete() -> None:
@@ -371,10 +376,10 @@ def test_the_inventory_of_many_groups_is_short_and_complete() -> None:
     groups = draw.integers(1, 30, COUNT)
     voltage = np.where(groups == groups[0], 300 - np.arange(COUNT) % 2, 200)
     particles = with_distinct_views(right_set(), 7)
-    star = with_columns(
-        star_from_particles(particles, particles.names), {"rlnOpticsGroup": groups, "rlnVoltage": voltage}
+    table = with_columns(
+        table_from_particles(particles, particles.names), {"rlnOpticsGroup": groups, "rlnVoltage": voltage}
     )
-    rows = dict(inventory(replace(star, optics=None), particles))
+    rows = dict(inventory(replace(table, optics=None), particles))
     shown = [what for what in rows if what.startswith("optics group ")]
     assert shown == [f"optics group {group}" for group in list(dict.fromkeys(groups.tolist()))[:8]]
     first, count = rows[shown[0]], int((groups == groups[0]).sum())
@@ -391,13 +396,13 @@ def with_distinct_views(particles: Particles, count: int) -> Particles:
 
 
 def test_files_that_cannot_be_judged_are_told_what_for(folder: Path) -> None:
-    star = read_star(folder / "particles.star")
+    table = read_star(folder / "particles.star")
     unposed = replace(
-        star, particles=star.particles.drop(columns=["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"])
+        table, particles=table.particles.drop(columns=["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"])
     )
     write_star(unposed, folder / "unposed.star")
     assert "ready to predict, not to train: there are no poses" in check(folder / "unposed.star", code=0)
-    write_star(select_rows(star, list(range(5))), folder / "few.star")
+    write_star(select_rows(table, list(range(5))), folder / "few.star")
     assert "cannot tell: 5 particles" in check(folder / "few.star", code=0)
 
 
@@ -410,14 +415,14 @@ def test_too_few_usable_or_too_small_images_are_told_after_the_inventory(tmp_pat
         write_stack(tmp_path / str(box) / "x.mrcs", [images[:, :box, :box]], 22, box, PIXEL_SIZE)
         small = replace(particles, images=images[:, :box, :box])
         write_star(
-            star_from_particles(small, [f"{n + 1}@x.mrcs" for n in range(22)]), tmp_path / f"{box}.star"
+            table_from_particles(small, [f"{n + 1}@x.mrcs" for n in range(22)]), tmp_path / f"{box}.star"
         )
         said = check(tmp_path / f"{box}.star", "--root", tmp_path / str(box), code=0)
         assert "22 distinct" in said and said.splitlines()[-1].startswith(f"cannot tell: {reason}")
 
 
 def test_what_is_asked_before_the_images_are_read(folder: Path, tmp_path: Path) -> None:
-    star = folder / "particles.star"
+    table = folder / "particles.star"
     for arguments, words in (
         (("--out", tmp_path / "no" / "page.html"), "create it first"),
         (("--reference", tmp_path / "none.mrc"), "not found"),
@@ -425,7 +430,7 @@ def test_what_is_asked_before_the_images_are_read(folder: Path, tmp_path: Path) 
         (("--reference", "4v5d", "--map-pixel-size", 9), "expected a map with --map-pixel-size"),
         (("--map-pixel-size", 9), "with --reference"),
     ):
-        said = check(star, *arguments, code=1)
+        said = check(table, *arguments, code=1)
         assert words in " ".join(said.split()) and "distinct" not in said
 
 
@@ -434,22 +439,22 @@ def test_a_map_without_a_pixel_size_may_be_given_one_and_unused_maps_are_told(
 ) -> None:
     with mrcfile.new(tmp_path / "bare.mrc") as file:
         file.set_data(load_structure("4v5d", BOX, PIXEL_SIZE).voxels.numpy())
-    star, reference = folder / "particles.star", ("--reference", tmp_path / "bare.mrc")
-    assert "--map-pixel-size" in check(star, *reference, code=1)
-    said = check(star, *reference, "--map-pixel-size", PIXEL_SIZE, code=0)
+    table, reference = folder / "particles.star", ("--reference", tmp_path / "bare.mrc")
+    assert "--map-pixel-size" in check(table, *reference, code=1)
+    said = check(table, *reference, "--map-pixel-size", PIXEL_SIZE, code=0)
     assert "correlation with the reference" in said and "cannot tell: hand" not in said
-    write_star(select_rows(read_star(star), list(range(5))), folder / "five.star")
+    write_star(select_rows(read_star(table), list(range(5))), folder / "five.star")
     said = check(folder / "five.star", *reference, "--map-pixel-size", PIXEL_SIZE, code=0)
     assert "cannot tell: hand\n" in said
 
 
 def test_bad_input_is_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
     assert "STAR file" in check(tmp_path / "none.star", code=1)
-    star = folder / "particles.star"
-    assert "PAGE.html" in check(star, "--out", tmp_path / "page.pdf", code=1)
-    assert "point group" in check(star, "--symmetry", "Q7", code=1)
+    table = folder / "particles.star"
+    assert "PAGE.html" in check(table, "--out", tmp_path / "page.pdf", code=1)
+    assert "point group" in check(table, "--symmetry", "Q7", code=1)
     blank = tmp_path / "blank"
     blank.mkdir()
     with mrcfile.new(blank / "particles.mrcs") as file:
         file.set_data(np.zeros((COUNT, BOX, BOX), np.float32))
-    assert "constant images" in check(star, "--root", blank, code=1)
+    assert "constant images" in check(table, "--root", blank, code=1)

@@ -267,9 +267,9 @@ def test_particles_that_nobody_predicted_are_not_filtered(folder: Path) -> None:
 @pytest.mark.parametrize("command", ["train", "reconstruct", "compare"])
 def test_particles_without_poses(folder: Path, command: str) -> None:
     path = folder / "particles.star"
-    star = read_star(path)
-    table = star.particles.drop(columns=["rlnAngleTilt"])
-    write_star(type(star)(star.path, star.optics, table), path)
+    table = read_star(path)
+    frame = table.particles.drop(columns=["rlnAngleTilt"])
+    write_star(type(table)(table.path, table.optics, frame), path)
     arguments: dict[str, tuple[object, ...]] = {
         "train": (path, "--out", folder / "out"),
         "reconstruct": (path, "--out", folder / "out"),

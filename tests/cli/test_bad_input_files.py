@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cryoforum.io.mrc.stacks import LazyImages, write_stack
-from cryoforum.io.relion.particles import particles_from_star
+from cryoforum.io.relion.particles import particles_from_table
 from cryoforum.io.relion.star_files import read_star
 
 HEADER = """
@@ -41,7 +41,7 @@ def write(folder: Path, text: str) -> Path:
 def refused(path: Path, *words: str) -> None:
     """The file is refused in one line that has all these words and the file's name."""
     with pytest.raises(ValueError) as refusal:
-        particles_from_star(read_star(path))
+        particles_from_table(read_star(path))
     message = str(refusal.value)
     assert "\n" not in message
     for word in (path.name, *words):
@@ -74,12 +74,12 @@ def test_bad_particle_rows(folder: Path, particle_rows: str, words: list[str]) -
 
 
 def test_slice_past_the_end_and_mixed_boxes(folder: Path) -> None:
-    star = write(folder, HEADER + "1@a.mrcs 1 1 0 0 0\n3@a.mrcs 1 1 0 0 0\n")
+    table = write(folder, HEADER + "1@a.mrcs 1 1 0 0 0\n3@a.mrcs 1 1 0 0 0\n")
     with pytest.raises(ValueError, match=r"3@a.mrcs \(row 2\): expected a slice from 1 to 2, .* found 3"):
-        particles_from_star(read_star(star))
-    star = write(folder, HEADER + "1@a.mrcs 1 1 0 0 0\n1@b.mrcs 1 1 0 0 0\n")
+        particles_from_table(read_star(table))
+    table = write(folder, HEADER + "1@a.mrcs 1 1 0 0 0\n1@b.mrcs 1 1 0 0 0\n")
     with pytest.raises(ValueError, match=r"b.mrcs: expected images of 8 px as in .*a.mrcs, found 6 px"):
-        particles_from_star(read_star(star))
+        particles_from_table(read_star(table))
 
 
 @pytest.mark.parametrize(

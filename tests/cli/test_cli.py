@@ -21,10 +21,10 @@ from cryoforum.commands.train import train_to_folder
 from cryoforum.config import Config, with_settings
 from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
 from cryoforum.dataset.poses import Poses
-from cryoforum.distributions.bingham import OrientationBelief
+from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.mrc.maps import read_volume
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star, with_poses
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table, with_poses
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model
 
@@ -77,8 +77,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
     (folder / "config.toml").write_text(TOML)
     simulated = folder / "particles.star"
     run("simulate", "--out", folder, "--n", 60, "--box", 32, "--pixel-size", 11.2, "--snr", 5, "--seed", 7)
-    star = read_star(simulated)
-    odd = with_columns(star, {"myLabel": [f"007 # {row}" for row in range(60)], "_x": ["1e3"] * 60})
+    table = read_star(simulated)
+    odd = with_columns(table, {"myLabel": [f"007 # {row}" for row in range(60)], "_x": ["1e3"] * 60})
     write_star(odd, folder / "labelled.star")
     run("train", simulated, "--out", folder / "model", "--preset", "tiny", "--config", folder / "config.toml")
     run("predict", folder / "model", folder / "labelled.star", "--out", folder / "predictions.star")
@@ -124,9 +124,9 @@ def test_the_installed_command_runs_and_fails_clearly(tmp_path: Path) -> None:
 
 
 def test_simulated_files_are_what_was_asked(done: Run) -> None:
-    particles = particles_from_star(read_star(done / "particles.star"))
+    particles = particles_from_table(read_star(done / "particles.star"))
     assert (len(particles), particles.box, particles.pixel_size_angstrom) == (60, 32, 11.2)
-    assert particles.poses is not None and particles.optics is not None
+    assert particles.poses is not None and particles.ctf is not None
     assert (done / "particles.mrcs").stat().st_size == 1024 + 60 * 32 * 32 * 4
     # with noise of variance 1 and a signal five times as strong
     assert float(particles.images[torch.arange(60)].var()) == pytest.approx(6, rel=0.1)
@@ -158,39 +158,41 @@ def test_predict_keeps_every_row_and_column_in_order(done: Run) -> None:
             assert after.particles[column].tolist() == before.particles[column].tolist()
     assert before.optics is not None and after.optics is not None
     assert after.optics.equals(before.optics)
-    old, new = poses_from_star(before), poses_from_star(after)
+    old, new = poses_from_table(before), poses_from_table(after)
     assert old is not None and new is not None
     assert float(geodesic_distance(old.quaternions, new.quaternions).median()) > 0.01
 
 
 def test_the_ten_numbers_are_the_belief(done: Run) -> None:
-    star = read_star(done / "predictions.star")
-    matrix = torch.zeros(len(star), 4, 4, dtype=torch.float64)
+    table = read_star(done / "predictions.star")
+    matrix = torch.zeros(len(table), 4, 4, dtype=torch.float64)
     for row in range(4):
         for column in range(row, 4):
-            values = number_column(star, f"cryoforumA{row + 1}{column + 1}")
+            values = number_column(table, f"cryoforumA{row + 1}{column + 1}")
             assert values is not None
             matrix[:, row, column] = matrix[:, column, row] = torch.from_numpy(values)
-    belief = OrientationBelief(matrix)
-    merit = number_column(star, "rlnParticleFigureOfMerit")
+    posterior = OrientationPosterior(matrix)
+    merit = number_column(table, "rlnParticleFigureOfMerit")
     for name, expected in (
-        ("cryoforumLambdaMax", belief.lambda_max),
-        ("cryoforumTrace", belief.trace),
-        ("rlnParticleFigureOfMerit", belief.mode_moment),
+        ("cryoforumLambdaMax", posterior.lambda_max),
+        ("cryoforumTrace", posterior.trace),
+        ("rlnParticleFigureOfMerit", posterior.mode_moment),
     ):
-        found = number_column(star, name)
+        found = number_column(table, name)
         assert found is not None
         scale = float(matrix.abs().max())
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 * max(scale, 1), rtol=1e-3)
-    poses = poses_from_star(star)
+    poses = poses_from_table(table)
     assert poses is not None and merit is not None and 0.25 <= merit.min() <= merit.max() <= 1
-    assert float(geodesic_distance(belief.mode.float(), poses.quaternions).max()) < 0.02
+    assert float(geodesic_distance(posterior.mode.float(), poses.quaternions).max()) < 0.02
 
 
 def test_filter_parts_the_set_by_its_statistic(done: Run) -> None:
     kept, dropped = read_star(done / "kept.star"), read_star(done / "dropped.star")
     assert (len(kept), len(dropped)) == (45, 15)
-    kept_error, dropped_error = (number_column(star, "cryoforumExpectedErrorDeg") for star in (kept, dropped))
+    kept_error, dropped_error = (
+        number_column(table, "cryoforumExpectedErrorDeg") for table in (kept, dropped)
+    )
     assert kept_error is not None and dropped_error is not None
     assert kept_error.max() <= dropped_error.min()
     names = [*kept.particles["rlnImageName"], *dropped.particles["rlnImageName"]]
@@ -250,7 +252,7 @@ def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
 
 def test_predict_of_one_part_of_the_split(done: Run, tmp_path: Path) -> None:
     out = tmp_path / "test.star"
-    alone = ("predict", done / "model", "--no-polish")
+    alone = ("predict", done / "model", "--no-refine")
     run(*alone, done / "particles.star", "--part", "test", "--out", out)
     run(*alone, done / "particles.star", "--out", tmp_path / "whole.star")
     parts = load_model(done / "model").parts
@@ -289,7 +291,7 @@ def test_simulation_is_the_same_for_the_same_seed(done: Run, tmp_path: Path) -> 
     run("simulate", "--out", tmp_path, "--n", 60, "--box", 32, "--pixel-size", 11.2, "--snr", 5, "--seed", 7)
     assert (tmp_path / "particles.star").read_bytes() == (done / "particles.star").read_bytes()
     first, again = (
-        particles_from_star(read_star(folder / "particles.star")) for folder in (done.folder, tmp_path)
+        particles_from_table(read_star(folder / "particles.star")) for folder in (done.folder, tmp_path)
     )
     rows = torch.arange(60)
     torch.testing.assert_close(again.images[rows], first.images[rows], atol=1e-4, rtol=1e-4)
@@ -415,7 +417,7 @@ def test_an_interrupted_training_is_resumed(
         torch.testing.assert_close(resumed.network.state_dict()[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-def test_the_demonstration_shows_poses_before_and_after_polishing(
+def test_the_demonstration_shows_poses_before_and_after_local_refinement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demonstration, "BOX", 32)
@@ -425,36 +427,36 @@ def test_the_demonstration_shows_poses_before_and_after_polishing(
     assert {path.name for path in out.iterdir()} == demonstration.RESULTS
     summary = json.loads((out / "summary.json").read_text())
     truth = read_star(out / "truth.star")
-    stars = {name: read_star(out / f"{name}.star") for name in ("network", "predictions", "kept")}
-    assert [len(star) for star in (truth, *stars.values())] == [66, 66, 66, 50]
-    for group, star in zip(("network", "all", "kept"), stars.values(), strict=True):
-        errors = matched_errors(star, truth)
+    tables = {name: read_star(out / f"{name}.star") for name in ("network", "predictions", "kept")}
+    assert [len(table) for table in (truth, *tables.values())] == [66, 66, 66, 50]
+    for group, table in zip(("network", "all", "kept"), tables.values(), strict=True):
+        errors = matched_errors(table, truth)
         assert summary["errors"][group]["median_rad"] == pytest.approx(float(errors.quantile(0.5)), rel=1e-5)
-        pixels = matched_shift_errors_angstrom(star, truth).quantile(0.5) / 11.2
+        pixels = matched_shift_errors_angstrom(table, truth).quantile(0.5) / 11.2
         assert summary["shift_errors"][group]["median_pixel"] == pytest.approx(float(pixels), rel=1e-5)
-    bound = number_column(stars["predictions"], "cryoforumBoundDeg")
+    bound = number_column(tables["predictions"], "cryoforumBoundDeg")
     assert bound is not None and summary["bound"]["median_deg"] == pytest.approx(np.median(bound), rel=1e-4)
-    assert number_column(stars["network"], "cryoforumBoundDeg") is None
+    assert number_column(tables["network"], "cryoforumBoundDeg") is None
     independent = {kind: values["independent"] for kind, values in summary["resolutions"].items()}
     assert independent == {"true": True, "network": False, "predicted": True, "filtered": True}
     steps = [entry["step"] for entry in summary["timings"]]
-    assert steps.index("predict, network alone") < steps.index("predict and polish")
-    for words in ("polished", "Cramér-Rao bound", "median shift error: network alone", "optimistic"):
+    assert steps.index("predict, network alone") < steps.index("predict and refine")
+    for words in ("refined", "Cramér-Rao bound", "median shift error: network alone", "optimistic"):
         assert words in output
     page = (out / "report.html").read_text()
-    assert "Poses at the limit of the noise" in page and "before polishing" in page
+    assert "Poses at the limit of the noise" in page and "before local refinement" in page
     run("demo", "--out", out, code=1)
 
 
 def test_shift_errors_are_matched_by_name(done: Run) -> None:
     truth = read_star(done / "particles.star")
-    poses = poses_from_star(truth)
+    poses = poses_from_table(truth)
     assert poses is not None
     length = torch.arange(60.0)
     moved = torch.stack([0.6 * length, -0.8 * length], dim=-1)
-    star = with_poses(truth, Poses(poses.quaternions, poses.shifts_angstrom + moved))
+    table = with_poses(truth, Poses(poses.quaternions, poses.shifts_angstrom + moved))
     order = torch.arange(60).flip(0)
-    found = matched_shift_errors_angstrom(select_rows(star, order), truth)
+    found = matched_shift_errors_angstrom(select_rows(table, order), truth)
     torch.testing.assert_close(found, length[order], atol=1e-3, rtol=1e-4)
 
 

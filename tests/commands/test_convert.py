@@ -16,17 +16,17 @@ from typer.testing import CliRunner
 from cryoforum.cli import app
 from cryoforum.commands.simulate import simulate_to_folder
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import read_particle_file
-from cryoforum.io.relion.lengths import pixel_size_from_star
+from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.particles import (
     ANGLE_COLUMNS,
-    optics_from_star,
-    particles_from_star,
-    poses_from_star,
-    subsets_from_star,
+    ctf_from_table,
+    half_sets_from_table,
+    particles_from_table,
+    poses_from_table,
 )
 from cryoforum.io.relion.star_files import read_star, write_star
 
@@ -53,29 +53,29 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def two_groups(simulated: Path) -> Path:
     """The same in two optics groups of other voltages, with columns that only a person would know."""
-    star = read_star(simulated)
-    assert star.optics is not None
-    optics = pd.concat([star.optics] * 2, ignore_index=True)
+    table = read_star(simulated)
+    assert table.optics is not None
+    optics = pd.concat([table.optics] * 2, ignore_index=True)
     optics["rlnOpticsGroup"], optics["rlnVoltage"] = ["1", "2"], ["300.0", "200"]
     optics["rlnOpticsGroupName"] = ["first", "second"]
-    star = ParticleStar(star.path, optics, star.particles)
-    star = with_columns(
-        star, {"rlnOpticsGroup": np.arange(40) % 2 + 1, "myNote": [f"00{n}" for n in range(40)]}
+    table = ParticleTable(table.path, optics, table.particles)
+    table = with_columns(
+        table, {"rlnOpticsGroup": np.arange(40) % 2 + 1, "myNote": [f"00{n}" for n in range(40)]}
     )
     path = simulated.with_name("groups.star")
-    write_star(star, path)
+    write_star(table, path)
     return path
 
 
-def assert_same_particles(first: ParticleStar, second: ParticleStar) -> None:
+def assert_same_particles(first: ParticleTable, second: ParticleTable) -> None:
     """Poses to 1e-4 degrees, shifts to 1e-3 Å, CTF and half sets agree."""
-    poses, others = poses_from_star(first), poses_from_star(second)
+    poses, others = poses_from_table(first), poses_from_table(second)
     assert poses is not None and others is not None
     assert torch.rad2deg(geodesic_distance(poses.quaternions, others.quaternions)).max() < 1e-4
     np.testing.assert_allclose(poses.shifts_angstrom, others.shifts_angstrom, rtol=0, atol=1e-3)
-    for name, values in vars(optics_from_star(first)).items():
-        np.testing.assert_allclose(values, getattr(optics_from_star(second), name), rtol=1e-6, atol=1e-4)
-    assert torch.equal(subsets_from_star(first), subsets_from_star(second))
+    for name, values in vars(ctf_from_table(first)).items():
+        np.testing.assert_allclose(values, getattr(ctf_from_table(second), name), rtol=1e-6, atol=1e-4)
+    assert torch.equal(half_sets_from_table(first), half_sets_from_table(second))
     assert first.particles["rlnImageName"].tolist() == second.particles["rlnImageName"].tolist()
 
 
@@ -180,27 +180,27 @@ def test_corrections_in_every_format(simulated: Path, tmp_path: Path, kind: str)
     flags = ("--invert-rotations", *more)
     convert(source, "--out", once, "--scale-origins", -2, *flags)
     convert(once, "--out", twice, "--scale-origins", -0.5, *flags)
-    stars = [read_particle_file(path) for path in (source, once, twice)]
-    before, between, after = (poses_from_star(star) for star in stars)
+    tables = [read_particle_file(path) for path in (source, once, twice)]
+    before, between, after = (poses_from_table(table) for table in tables)
     assert before is not None and between is not None and after is not None
     turned = Rotation.from_quat(before.quaternions) * Rotation.from_quat(between.quaternions)
     assert turned.magnitude().max() < 1e-5
     np.testing.assert_allclose(between.shifts_angstrom, -2 * before.shifts_angstrom, atol=1e-3)
-    assert_same_particles(stars[0], stars[2])
-    assert (stars[2].optics is None) == (kind == "3.0")
+    assert_same_particles(tables[0], tables[2])
+    assert (tables[2].optics is None) == (kind == "3.0")
     sized = tmp_path / f"sized{suffix}"
     convert(source, "--out", sized, "--scale-pixel-size", 0.5, *more)
     found = read_particle_file(sized)
-    assert pixel_size_from_star(found) == pytest.approx(5.6)
+    assert pixel_size_from_table(found) == pytest.approx(5.6)
     assert (found.optics is None) == (kind == "3.0")
     origin = "rlnOriginX" if kind == "3.0" else "rlnOriginXAngst"  # what the file says of origins stays
-    np.testing.assert_allclose(number_column(found, origin), number_column(stars[0], origin), atol=1e-3)
+    np.testing.assert_allclose(number_column(found, origin), number_column(tables[0], origin), atol=1e-3)
 
 
 def test_every_optics_group_keeps_its_own_pixel_size(two_groups: Path, tmp_path: Path) -> None:
-    star = read_star(two_groups)
-    sizes = star.optics.assign(rlnImagePixelSize=["7.0", "8.0"])
-    write_star(ParticleStar(star.path, sizes, star.particles), tmp_path / "mixed.star")
+    table = read_star(two_groups)
+    sizes = table.optics.assign(rlnImagePixelSize=["7.0", "8.0"])
+    write_star(ParticleTable(table.path, sizes, table.particles), tmp_path / "mixed.star")
     convert(tmp_path / "mixed.star", "--out", tmp_path / "a.star", "--scale-pixel-size", 0.8)
     found = read_star(tmp_path / "a.star").optics["rlnImagePixelSize"]
     assert found.astype(float).tolist() == pytest.approx([5.6, 6.4])
@@ -214,43 +214,43 @@ def test_a_pixel_size_that_stands_there_twice_is_changed_in_both_places(
     write_star(old, tmp_path / "both.star")
     convert(tmp_path / "both.star", "--out", tmp_path / "a.star", "--scale-pixel-size", 0.5)
     found = read_star(tmp_path / "a.star")
-    assert pixel_size_from_star(found) == pytest.approx(5.6)
-    without = ParticleStar(found.path, None, found.particles.drop(columns="rlnImagePixelSize"))
-    assert pixel_size_from_star(without) == pytest.approx(5.6)
+    assert pixel_size_from_table(found) == pytest.approx(5.6)
+    without = ParticleTable(found.path, None, found.particles.drop(columns="rlnImagePixelSize"))
+    assert pixel_size_from_table(without) == pytest.approx(5.6)
 
 
 def test_origins_in_angstrom_count_beside_optics_groups(simulated: Path, tmp_path: Path) -> None:
-    star = read_star(simulated)
+    table = read_star(simulated)
     stale = {f"rlnOrigin{axis}": np.full(40, 99.0) for axis in "XY"}
-    write_star(with_columns(star, stale), tmp_path / "both.star")
+    write_star(with_columns(table, stale), tmp_path / "both.star")
     convert(tmp_path / "both.star", "--relion", "3.0", "--out", tmp_path / "old.star")
     old = read_star(tmp_path / "old.star")
     assert not {"rlnOriginXAngst", "rlnOriginYAngst"} & set(old.particles)
-    assert_same_particles(star, old)
+    assert_same_particles(table, old)
 
 
 def test_group_numbers_with_decimals_have_the_box_of_their_own_stack(
     two_groups: Path, tmp_path: Path
 ) -> None:
     """An odd box, which no other command would take, is written as it is, too."""
-    star = read_star(two_groups)
+    table = read_star(two_groups)
     with mrcfile.new(tmp_path / "odd.mrcs") as file:
         file.set_data(np.zeros((40, 63, 63), np.float32))
     names = [
-        name if row % 2 else f"{row + 1}@odd.mrcs" for row, name in enumerate(star.particles["rlnImageName"])
+        name if row % 2 else f"{row + 1}@odd.mrcs" for row, name in enumerate(table.particles["rlnImageName"])
     ]
-    groups = [f"{group}.000000" for group in star.particles["rlnOpticsGroup"]]
-    star = with_columns(star, {"rlnImageName": names, "rlnOpticsGroup": groups})
-    optics = star.optics.drop(columns="rlnImageSize")
-    write_star(ParticleStar(star.path, optics, star.particles), tmp_path / "a.star")
+    groups = [f"{group}.000000" for group in table.particles["rlnOpticsGroup"]]
+    table = with_columns(table, {"rlnImageName": names, "rlnOpticsGroup": groups})
+    optics = table.optics.drop(columns="rlnImageSize")
+    write_star(ParticleTable(table.path, optics, table.particles), tmp_path / "a.star")
     convert(tmp_path / "a.star", "--root", two_groups.parent, "--out", tmp_path / "a.cs")
     assert np.load(tmp_path / "a.cs")["blob/shape"][:, 0].tolist() == [63, 32] * 20
 
 
 def test_images_need_not_be_there(simulated: Path, tmp_path: Path) -> None:
-    star = read_star(simulated)
-    assert star.optics is not None
-    without = ParticleStar(star.path, star.optics.drop(columns="rlnImageSize"), star.particles)
+    table = read_star(simulated)
+    assert table.optics is not None
+    without = ParticleTable(table.path, table.optics.drop(columns="rlnImageSize"), table.particles)
     alone = tmp_path / "alone"
     alone.mkdir()
     write_star(without, alone / "particles.star")
@@ -286,11 +286,11 @@ def test_refusals_leave_nothing_behind(simulated: Path, tmp_path: Path) -> None:
 
 
 def test_what_a_cs_file_cannot_say(simulated: Path, tmp_path: Path) -> None:
-    star = read_star(simulated)
-    write_star(with_columns(star, {"rlnBeamTiltX": np.ones(40)}), tmp_path / "tilted.star")
+    table = read_star(simulated)
+    write_star(with_columns(table, {"rlnBeamTiltX": np.ones(40)}), tmp_path / "tilted.star")
     said = convert(tmp_path / "tilted.star", "--out", tmp_path / "tilted.cs")
     assert "left out of the .cs file: rlnBeamTiltX; keep tilted.star" in said
-    flipped = with_columns(star, {"rlnCtfDataArePhaseFlipped": np.ones(40, dtype=int)})
+    flipped = with_columns(table, {"rlnCtfDataArePhaseFlipped": np.ones(40, dtype=int)})
     write_star(flipped, tmp_path / "flipped.star")
     assert "phase flipped" in convert(tmp_path / "flipped.star", "--out", tmp_path / "flipped.cs", code=1)
 
@@ -298,32 +298,32 @@ def test_what_a_cs_file_cannot_say(simulated: Path, tmp_path: Path) -> None:
 def test_columns_that_a_cs_file_has_no_field_for_are_told_and_no_others(
     two_groups: Path, tmp_path: Path
 ) -> None:
-    star = read_star(two_groups)
-    star = replace(star, particles=star.particles.drop(columns="myNote"))
-    write_star(star, tmp_path / "plain.star")
+    table = read_star(two_groups)
+    table = replace(table, particles=table.particles.drop(columns="myNote"))
+    write_star(table, tmp_path / "plain.star")
     assert "left out" not in convert(tmp_path / "plain.star", "--out", tmp_path / "plain.cs")
     extra = {"rlnMicrographName": "m.mrc", "rlnClassNumber": "3"}
-    star = replace(star, particles=star.particles.assign(**extra))
-    write_star(star, tmp_path / "more.star")
+    table = replace(table, particles=table.particles.assign(**extra))
+    write_star(table, tmp_path / "more.star")
     said = convert(tmp_path / "more.star", "--out", tmp_path / "more.cs")
     assert "left out of the .cs file: rlnMicrographName, rlnClassNumber; keep more.star" in said
     convert(tmp_path / "more.cs", "--out", tmp_path / "back.star")
     back = read_star(tmp_path / "back.star")
-    assert set(star.particles) - set(back.particles) - set(back.optics) == set(extra)
+    assert set(table.particles) - set(back.particles) - set(back.optics) == set(extra)
 
 
 def test_half_a_ctf_is_refused(simulated: Path, tmp_path: Path) -> None:
-    star = read_star(simulated)
-    assert star.optics is not None
-    broken = ParticleStar(star.path, star.optics.drop(columns="rlnVoltage"), star.particles)
+    table = read_star(simulated)
+    assert table.optics is not None
+    broken = ParticleTable(table.path, table.optics.drop(columns="rlnVoltage"), table.particles)
     write_star(broken, tmp_path / "a.star")
     assert "rlnVoltage" in convert(tmp_path / "a.star", "--out", tmp_path / "a.cs", code=1)
     assert not (tmp_path / "a.cs").exists()
 
 
-def relion_map(relion: Path, star: Path, out: Path) -> np.ndarray:
-    command = [relion.with_name("relion_reconstruct"), "--i", star.name, "--ctf", "--o", out]
-    subprocess.run(command, cwd=star.parent, check=True, capture_output=True)
+def relion_map(relion: Path, table: Path, out: Path) -> np.ndarray:
+    command = [relion.with_name("relion_reconstruct"), "--i", table.name, "--ctf", "--o", out]
+    subprocess.run(command, cwd=table.parent, check=True, capture_output=True)
     with mrcfile.open(out) as mrc:
         return np.array(mrc.data)
 
@@ -354,8 +354,8 @@ def test_relion_handles_what_comes_from_cryosparc(relion: Path, tmp_path: Path) 
 def test_particles_of_all_formats_train_alike(two_groups: Path) -> None:
     folder = two_groups.parent
     convert(two_groups, "--out", folder / "a.cs", "--overwrite")
-    first = particles_from_star(read_star(two_groups))
-    second = particles_from_star(read_particle_file(folder / "a.cs"))
+    first = particles_from_table(read_star(two_groups))
+    second = particles_from_table(read_particle_file(folder / "a.cs"))
     assert first.names == second.names
     assert torch.equal(first.images[torch.arange(40)], second.images[torch.arange(40)])
     assert_same_particles(read_star(two_groups), select_rows(read_particle_file(folder / "a.cs"), range(40)))

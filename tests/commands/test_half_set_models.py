@@ -16,7 +16,7 @@ from cryoforum.dataset.particle_table import number_column, select_rows, with_co
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model, load_models, save_model
 from cryoforum.runtime import devices
@@ -58,10 +58,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("halves")
     shape = ("--n", COUNT, "--box", BOX, "--pixel-size", PIXEL_SIZE, "--snr", 5, "--max-shift", 1)
     run("simulate", "--out", folder, *shape, "--seed", 7)
-    star = read_star(folder / "particles.star")
-    star = with_columns(star, {"rlnRandomSubset": torch.arange(COUNT) % 2 + 1})
-    write_star(star, folder / "particles.star")
-    write_star(select_rows(star, range(FEW)), folder / "few.star")
+    table = read_star(folder / "particles.star")
+    table = with_columns(table, {"rlnRandomSubset": torch.arange(COUNT) % 2 + 1})
+    write_star(table, folder / "particles.star")
+    write_star(select_rows(table, range(FEW)), folder / "few.star")
     run("train", folder / "particles.star", "--halves", "--out", folder / "model", *TINY)
     return folder
 
@@ -72,13 +72,13 @@ def column(path: Path, name: str) -> np.ndarray:
     return values
 
 
-def predict(lab: Path, star: Path, out: Path, *options: object, model: str = "model") -> Path:
-    run("predict", lab / model, star, "--out", out, "--root", lab, *SEARCH, *options)
+def predict(lab: Path, table: Path, out: Path, *options: object, model: str = "model") -> Path:
+    run("predict", lab / model, table, "--out", out, "--root", lab, *SEARCH, *options)
     return out
 
 
-def independent(lab: Path, star: Path, out: Path) -> bool:
-    result = run("reconstruct", star, "--out", out, "--root", lab)
+def independent(lab: Path, table: Path, out: Path) -> bool:
+    result = run("reconstruct", table, "--out", out, "--root", lab)
     found = json.loads((out / "resolution.json").read_text())["independent"]
     assert ("optimistic" in result.output) != found
     return found
@@ -89,26 +89,26 @@ def names_of(path: Path) -> list[str]:
 
 
 def without(path: Path, name: str, out: Path) -> Path:
-    star = read_star(path)
-    write_star(type(star)(star.path, star.optics, star.particles.drop(columns=name)), out)
+    table = read_star(path)
+    write_star(type(table)(table.path, table.optics, table.particles.drop(columns=name)), out)
     return out
 
 
 def test_each_model_knows_the_particles_of_its_half_set_alone(lab: Path) -> None:
-    names, subsets = names_of(lab / "particles.star"), column(lab / "particles.star", "rlnRandomSubset")
+    names, half_sets = names_of(lab / "particles.star"), column(lab / "particles.star", "rlnRandomSubset")
     for half, model in enumerate(load_models(lab / "model"), 1):
-        assert set(model.parts) == {name for name, own in zip(names, subsets, strict=True) if own == half}
+        assert set(model.parts) == {name for name, own in zip(names, half_sets, strict=True) if own == half}
     assert not is_unfinished(lab / "model")
 
 
 def test_nothing_of_the_first_half_depends_on_images_of_the_second(lab: Path, tmp_path: Path) -> None:
     """Model, reference and poses of half 1 are the same to the last bit where half 2 is noise."""
-    star = read_star(lab / "particles.star")
-    images = particles_from_star(star).images[torch.arange(COUNT)]
-    subsets = torch.from_numpy(column(lab / "particles.star", "rlnRandomSubset"))
+    table = read_star(lab / "particles.star")
+    images = particles_from_table(table).images[torch.arange(COUNT)]
+    half_sets = torch.from_numpy(column(lab / "particles.star", "rlnRandomSubset"))
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=generator) + 0.2 * images
-    spoiled = torch.where((subsets == 2)[:, None, None], noise, images)
+    spoiled = torch.where((half_sets == 2)[:, None, None], noise, images)
     write_stack(tmp_path / "particles.mrcs", [spoiled], COUNT, BOX, PIXEL_SIZE)
     shutil.copy(lab / "particles.star", tmp_path)
     run("train", tmp_path / "particles.star", "--halves", "--out", tmp_path / "model", *TINY)
@@ -118,32 +118,32 @@ def test_nothing_of_the_first_half_depends_on_images_of_the_second(lab: Path, tm
             assert (ours.read_bytes() == theirs.read_bytes()) == same, name
         maps = [read_volume(folder / "model" / half / "reference.mrc") for folder in (lab, tmp_path)]
         assert torch.equal(maps[0].voxels, maps[1].voxels) == same
-    for options in ((), ("--no-polish",)):
+    for options in ((), ("--no-refine",)):
         found = []
         for folder in (lab, tmp_path):
             out = tmp_path / f"{folder.name}{len(options)}.star"
-            poses = poses_from_star(read_star(predict(folder, folder / "particles.star", out, *options)))
+            poses = poses_from_table(read_star(predict(folder, folder / "particles.star", out, *options)))
             assert poses is not None
             found.append(poses)
         apart = geodesic_distance(found[0].quaternions, found[1].quaternions)
-        assert float(apart[subsets == 1].max()) == 0 < float(apart[subsets == 2].max())
+        assert float(apart[half_sets == 1].max()) == 0 < float(apart[half_sets == 2].max())
 
 
-@pytest.mark.parametrize("options", [(), ("--no-polish",)])
+@pytest.mark.parametrize("options", [(), ("--no-refine",)])
 def test_each_half_set_is_posed_by_its_own_model_and_its_maps_are_independent(
     lab: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     out = predict(lab, lab / "particles.star", tmp_path / "out.star", *options)
-    subsets = column(out, "rlnRandomSubset")
-    np.testing.assert_array_equal(column(out, "cryoforumModelHalf"), subsets)
+    half_sets = column(out, "rlnRandomSubset")
+    np.testing.assert_array_equal(column(out, "cryoforumModelHalf"), half_sets)
     assert independent(lab, out, tmp_path / "map")
     for half in (1, 2):
         own = tmp_path / f"own{half}.star"
-        write_star(select_rows(read_star(lab / "particles.star"), np.flatnonzero(subsets == half)), own)
+        write_star(select_rows(read_star(lab / "particles.star"), np.flatnonzero(half_sets == half)), own)
         alone = tmp_path / f"alone{half}.star"
         predict(lab, own, alone, "--no-halves", *options, model=f"model/half{half}")
         for name in ("cryoforumExpectedErrorDeg", "rlnAngleTilt", "rlnOriginXAngst"):
-            np.testing.assert_allclose(column(alone, name), column(out, name)[subsets == half], atol=0.05)
+            np.testing.assert_allclose(column(alone, name), column(out, name)[half_sets == half], atol=0.05)
 
 
 def test_cross_fitting_takes_the_model_that_never_saw_the_particle(lab: Path, tmp_path: Path) -> None:
@@ -154,14 +154,14 @@ def test_cross_fitting_takes_the_model_that_never_saw_the_particle(lab: Path, tm
 
 
 def test_the_networks_word_on_its_own_particles_is_said_to_be_too_sure(lab: Path, tmp_path: Path) -> None:
-    arguments = ("predict", lab / "model", lab / "few.star", "--root", lab, "--no-polish")
+    arguments = ("predict", lab / "model", lab / "few.star", "--root", lab, "--no-refine")
     told = run(*arguments, "--out", tmp_path / "own.star").stderr
     assert f"{FEW} particles are posed by the network that learned from them" in told
     told = run(*arguments, "--out", tmp_path / "crossed.star", "--cross-fit").stderr
     assert "learned from them" not in told
 
 
-@pytest.mark.parametrize("options", [(), ("--no-polish",)])
+@pytest.mark.parametrize("options", [(), ("--no-refine",)])
 def test_one_map_from_elsewhere_makes_the_halves_dependent(
     lab: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -173,13 +173,13 @@ def test_one_map_from_elsewhere_makes_the_halves_dependent(
 
 def test_half_sets_are_those_of_the_training_where_the_file_has_none(lab: Path, tmp_path: Path) -> None:
     bare = without(lab / "particles.star", "rlnRandomSubset", tmp_path / "bare.star")
-    star = read_star(bare)
+    table = read_star(bare)
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1))
-    new = [name.replace("@", "@./") for name in star.particles["rlnImageName"]]
-    half_new = [new[row] if row >= 80 else star.particles["rlnImageName"][row] for row in range(COUNT)]
-    write_star(select_rows(with_columns(star, {"rlnImageName": half_new}), order), bare)
+    new = [name.replace("@", "@./") for name in table.particles["rlnImageName"]]
+    half_new = [new[row] if row >= 80 else table.particles["rlnImageName"][row] for row in range(COUNT)]
+    write_star(select_rows(with_columns(table, {"rlnImageName": half_new}), order), bare)
     out = tmp_path / "out.star"
-    result = run("predict", lab / "model", bare, "--out", out, "--root", lab, "--no-polish")
+    result = run("predict", lab / "model", bare, "--out", out, "--root", lab, "--no-refine")
     assert "half sets are those of the training" in result.stderr
     learned = dict.fromkeys(load_model(lab / "model" / "half1").parts, 1)
     learned |= dict.fromkeys(load_model(lab / "model" / "half2").parts, 2)
@@ -194,16 +194,16 @@ def test_half_sets_are_those_of_the_training_where_the_file_has_none(lab: Path, 
 
 
 def test_half_sets_that_are_not_those_of_the_training_are_refused(lab: Path, tmp_path: Path) -> None:
-    star = read_star(lab / "particles.star")
+    table = read_star(lab / "particles.star")
     swapped, out = tmp_path / "swapped.star", tmp_path / "out.star"
-    write_star(with_columns(star, {"rlnRandomSubset": (torch.arange(COUNT) + 1) % 2 + 1}), swapped)
+    write_star(with_columns(table, {"rlnRandomSubset": (torch.arange(COUNT) + 1) % 2 + 1}), swapped)
     words = refused("predict", lab / "model", swapped, "--out", out, "--root", lab)
     assert "expected the half sets of the training" in words and not out.exists()
 
 
 def test_one_half_set_of_particles_needs_one_model(lab: Path, tmp_path: Path) -> None:
-    star, own = read_star(lab / "particles.star"), tmp_path / "own.star"
-    write_star(select_rows(star, range(1, COUNT, 2)), own)
+    table, own = read_star(lab / "particles.star"), tmp_path / "own.star"
+    write_star(select_rows(table, range(1, COUNT, 2)), own)
     out = predict(lab, own, tmp_path / "out.star")
     assert set(column(out, "cryoforumModelHalf")) == {2}
 
@@ -219,8 +219,8 @@ def test_options_that_do_not_fit_the_models_are_refused(lab: Path, tmp_path: Pat
     assert "holds a model of all particles" in words
     words = refused("train", lab / "particles.star", "--halves", "--out", lab / "model", "--resume", *TINY)
     assert "found none" in words
-    star, own = read_star(lab / "particles.star"), tmp_path / "own.star"
-    write_star(select_rows(star, range(1, COUNT, 2)), own)
+    table, own = read_star(lab / "particles.star"), tmp_path / "own.star"
+    write_star(select_rows(table, range(1, COUNT, 2)), own)
     words = refused("train", own, "--root", lab, "--halves", "--out", tmp_path / "model", *TINY)
     assert "rlnRandomSubset 1 for --halves" in words and not (tmp_path / "model").exists()
 

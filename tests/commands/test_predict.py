@@ -24,7 +24,7 @@ from cryoforum.config import Config, preset
 from cryoforum.dataset.particle_table import number_column, with_columns
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import star_from_particles
+from cryoforum.io.relion.particles import table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = tuple(f"{row + 1:06d}@particles.mrcs" for row in range(COUNT))
     particles = Particles(torch.randn(COUNT, BOX, BOX), PIXEL_SIZE, names)
     write_stack(folder / "particles.mrcs", [particles.images], COUNT, BOX, PIXEL_SIZE)
-    write_star(star_from_particles(particles, names), folder / "particles.star")
+    write_star(table_from_particles(particles, names), folder / "particles.star")
     settings = preset("tiny")
     network = replace(settings.network, widths=(4, 8), head="qcqp")
     config = replace(settings, network=network, preprocessing=replace(settings.preprocessing, box=BOX))
@@ -209,8 +209,8 @@ def test_changed_inputs_start_anew(
         predict(work, out, code=130)
     batch_sizes.clear()
     if changed == "table":
-        star = read_star(work / "particles.star")
-        write_star(with_columns(star, {"label": ["x"] * COUNT}), work / "particles.star")
+        table = read_star(work / "particles.star")
+        write_star(with_columns(table, {"label": ["x"] * COUNT}), work / "particles.star")
     elif changed == "weights":
         model = load_model(work / "model")
         with torch.no_grad():
@@ -288,10 +288,10 @@ def test_joined_shards_are_the_whole(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_input_is_never_replaced(folder: Path) -> None:
-    star = folder / "particles.star"
-    before = star.read_bytes()
-    assert "another name at --out" in predict(folder, star, "--overwrite", code=1).stderr
-    assert star.read_bytes() == before
+    table = folder / "particles.star"
+    before = table.read_bytes()
+    assert "another name at --out" in predict(folder, table, "--overwrite", code=1).stderr
+    assert table.read_bytes() == before
 
 
 def test_the_result_hardly_depends_on_the_size_of_a_batch(folder: Path, tmp_path: Path) -> None:

@@ -89,9 +89,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert made.exit_code == 0, made.output
     path = project / "Extract" / "job001" / "particles.star"
-    star = read_star(path)
-    names = [f"{name.split('@')[0]}@Extract/job001/particles.mrcs" for name in star.particles["rlnImageName"]]
-    write_star(with_columns(star, {"rlnImageName": names}), path)
+    table = read_star(path)
+    names = [
+        f"{name.split('@')[0]}@Extract/job001/particles.mrcs" for name in table.particles["rlnImageName"]
+    ]
+    write_star(with_columns(table, {"rlnImageName": names}), path)
     job = folder_of_relion(project, "External/job002/")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
@@ -207,7 +209,7 @@ def test_labels_are_those_of_the_relion_that_made_the_folder(
 
 def test_a_model_may_be_named_by_its_own_folder_and_labels_may_have_underscores(project: Path) -> None:
     parts = ("--in_parts", "Extract/job001/particles.star", "--model", "External/job002/model")
-    run("External/job003/", *parts, "--no-polish", "--batch_size", "16", "--views", "1")
+    run("External/job003/", *parts, "--no-refine", "--batch_size", "16", "--views", "1")
     assert len(read_star(project / "External" / "job003" / "particles.star")) == COUNT
 
 
@@ -244,7 +246,7 @@ def test_the_reference_of_the_form_is_used_and_its_mask_multiplies_it(project: P
         ((), "expected --in_parts"),
         (("--in_parts", "none.star", "--action", "filter"), "none.star not found"),
         (("--in_parts", "Extract/job001/particles.star"), "expected --model"),
-        (("--in_parts", "Extract/job001/particles.star", "--action", "polish"), "expected --action train"),
+        (("--in_parts", "Extract/job001/particles.star", "--action", "refine"), "expected --action train"),
         (("--in_parts", "x.star", "--action", "filter", "--kep", "0.5"), "No such option: --kep"),
         (("--in_parts", "x.star", "--action", "filter", "--keep", "much"), "'--keep'"),
         (("--in_parts", "x.star", "--action", "filter", "0.5"), "unexpected extra argument"),
@@ -402,7 +404,7 @@ def test_half_sets_train_two_models_and_both_maps_are_shown(project: Path) -> No
 
 def test_relion_reads_the_particles(project: Path, relion: Path) -> None:
     job = folder_of_relion(project, "External/job003/")
-    predict(job, "--no-polish", "--views", "1")
+    predict(job, "--no-refine", "--views", "1")
     handler = [relion.with_name("relion_star_handler"), "--select", "rlnAngleTilt"]
     subprocess.run([*handler, "--i", f"{job}particles.star", "--o", "handled.star"], check=True)
     ours, theirs = read_star(project / job / "particles.star"), read_star(project / "handled.star")
@@ -423,7 +425,7 @@ def test_relions_pipeline_runs_the_job_and_takes_its_results(project: Path, reli
         "\n# version 30001\n\ndata_pipeline_general\n\n_rlnPipeLineJobCounter 3\n\n"
     )
     common = f"fn_exe == {script} relion-job;in_part == Extract/job001/particles.star;nr_threads == 1"
-    good = "param1_label == model;param1_value == External/job002/;param2_label == no-polish"
+    good = "param1_label == model;param1_value == External/job002/;param2_label == no-refine"
     for form in (good, "param1_label == action;param1_value == filter;param2_label == wrong"):
         command = [pipeliner, "--addJob", "External", "--addJobOptions", f"{common};{form}"]
         subprocess.run(command, check=True, capture_output=True)

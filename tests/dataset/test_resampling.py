@@ -8,16 +8,16 @@ from helpers.clean_images import seeded
 from torch import Tensor
 
 from cryoforum.commands.structures import load_structure
-from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.resampling import resample_volume, resampled, resampling_matrix
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.fft import crop_or_pad, phase_shift, to_fourier, to_real
 from cryoforum.imaging.projection import padded_transform, project
 
-FINE, COARSE = Sampling(96, 1.5), Sampling(64, 2.25)  # one field of view
+FINE, COARSE = ImageGrid(96, 1.5), ImageGrid(64, 2.25)  # one field of view
 
 
-def at(images: Tensor, old: Sampling, new: Sampling) -> Tensor:
+def at(images: Tensor, old: ImageGrid, new: ImageGrid) -> Tensor:
     return resampled(images, old, new)[torch.arange(len(images))]
 
 
@@ -25,7 +25,7 @@ def noise(count: int, box: int) -> Tensor:
     return torch.randn(count, box, box, generator=seeded(1))
 
 
-def blobs(sampling: Sampling, width_angstrom: float = 9.0) -> Tensor:
+def blobs(sampling: ImageGrid, width_angstrom: float = 9.0) -> Tensor:
     """Three Gaussians off the centre, as their formula says at each pixel: no frequency beyond either
     Nyquist has a part in them above 1e-6.
     """
@@ -39,9 +39,9 @@ def blobs(sampling: Sampling, width_angstrom: float = 9.0) -> Tensor:
     return image.float()[None]
 
 
-@pytest.mark.parametrize("new", [FINE, COARSE, Sampling(50, 2.1), Sampling(128, 1.3), Sampling(120, 1.9)])
-@pytest.mark.parametrize("old", [FINE, COARSE, Sampling(88, 1.81)])
-def test_a_smooth_picture_is_what_its_formula_says_at_any_sampling(old: Sampling, new: Sampling) -> None:
+@pytest.mark.parametrize("new", [FINE, COARSE, ImageGrid(50, 2.1), ImageGrid(128, 1.3), ImageGrid(120, 1.9)])
+@pytest.mark.parametrize("old", [FINE, COARSE, ImageGrid(88, 1.81)])
+def test_a_smooth_picture_is_what_its_formula_says_at_any_sampling(old: ImageGrid, new: ImageGrid) -> None:
     found = at(blobs(old), old, new)
     assert found.shape == (1, new.box, new.box)
     inside = slice(new.box // 2 - 10, new.box // 2 + 10)  # further out old boxes end, and the blobs with them
@@ -50,13 +50,13 @@ def test_a_smooth_picture_is_what_its_formula_says_at_any_sampling(old: Sampling
 
 def test_the_same_sampling_gives_the_same_images_to_the_bit() -> None:
     images = noise(2, 96)
-    assert resampled(images, FINE, Sampling(96, 1.5 * (1 + 5e-5))) is images
+    assert resampled(images, FINE, ImageGrid(96, 1.5 * (1 + 5e-5))) is images
 
 
 @pytest.mark.parametrize("new_box", [48, 96, 128, 160])
 def test_in_one_field_of_view_it_is_the_cropping_or_padding_of_the_transform(new_box: int) -> None:
     images = noise(3, 96)
-    found = at(images, FINE, Sampling(new_box, 1.5 * 96 / new_box))
+    found = at(images, FINE, ImageGrid(new_box, 1.5 * 96 / new_box))
     if new_box == 96:
         assert torch.equal(found, images)
         return
@@ -67,16 +67,16 @@ def test_in_one_field_of_view_it_is_the_cropping_or_padding_of_the_transform(new
 @pytest.mark.parametrize(("new_box", "pixel_size"), [(96, 1.0), (24, 4.0)])
 def test_integer_ratios_agree_with_scipy(new_box: int, pixel_size: float) -> None:
     smooth = to_real(crop_or_pad(to_fourier(noise(1, 22)), 22, 48), 48)  # nothing at either Nyquist frequency
-    found = at(smooth, Sampling(48, 2.0), Sampling(new_box, pixel_size))[0].numpy()
+    found = at(smooth, ImageGrid(48, 2.0), ImageGrid(new_box, pixel_size))[0].numpy()
     # scipy keeps pixel 0 where it is, we pixel n // 2
     from_origin = np.fft.ifftshift(smooth[0].numpy())
     theirs = scipy.signal.resample(scipy.signal.resample(from_origin, new_box, axis=0), new_box, axis=1)
     assert np.allclose(np.fft.fftshift(theirs), found, atol=1e-5)
 
 
-@pytest.mark.parametrize("new", [Sampling(48, 7.5), Sampling(64, 4.7)])
-def test_projections_of_a_map_at_either_sampling_agree(new: Sampling) -> None:
-    old = Sampling(64, 5.6)
+@pytest.mark.parametrize("new", [ImageGrid(48, 7.5), ImageGrid(64, 4.7)])
+def test_projections_of_a_map_at_either_sampling_agree(new: ImageGrid) -> None:
+    old = ImageGrid(64, 5.6)
     fine = load_structure("4v5d", old.box, old.pixel_size_angstrom)
     quaternions = random_unitquat(6, generator=seeded(2))
     images = to_real(project(padded_transform(fine.voxels), quaternions), old.box)
@@ -93,8 +93,8 @@ def test_shifts_in_angstrom_commute_with_resampling() -> None:
     assert torch.allclose(shift_first, shift_last, atol=1e-4)
 
 
-@pytest.mark.parametrize(("old", "new"), [(FINE, Sampling(60, 2.0)), (Sampling(60, 2.0), FINE)])
-def test_there_and_back_keeps_what_both_hold(old: Sampling, new: Sampling) -> None:
+@pytest.mark.parametrize(("old", "new"), [(FINE, ImageGrid(60, 2.0)), (ImageGrid(60, 2.0), FINE)])
+def test_there_and_back_keeps_what_both_hold(old: ImageGrid, new: ImageGrid) -> None:
     image = blobs(old)
     again = at(at(image, old, new), new, old)
     inside = slice(old.box // 2 - 12, old.box // 2 + 12)
@@ -102,9 +102,9 @@ def test_there_and_back_keeps_what_both_hold(old: Sampling, new: Sampling) -> No
 
 
 def test_white_noise_keeps_its_power_per_area_and_frequency() -> None:
-    coarser = at(noise(64, 96), FINE, Sampling(48, 3.0))
+    coarser = at(noise(64, 96), FINE, ImageGrid(48, 3.0))
     assert float(coarser.std()) == pytest.approx(1.5 / 3.0, rel=0.05)
-    wider = at(noise(64, 96), FINE, Sampling(144, 1.5))  # mirrored outside: as strong there as within
+    wider = at(noise(64, 96), FINE, ImageGrid(144, 1.5))  # mirrored outside: as strong there as within
     assert float(wider[:, :20].std()) == pytest.approx(1.0, rel=0.1)
     assert float(wider[:, 40:100, 40:100].std()) == pytest.approx(1.0, rel=0.05)
 
@@ -117,4 +117,4 @@ def test_nothing_lies_beyond_the_coarser_nyquist_frequency() -> None:
 
 def test_odd_boxes_are_refused() -> None:
     with pytest.raises(ValueError, match="expected even boxes, found 95 and 64"):
-        resampling_matrix(Sampling(95, 1.0), COARSE)
+        resampling_matrix(ImageGrid(95, 1.0), COARSE)

@@ -9,12 +9,12 @@ from scipy import integrate, special
 from torch.nn.functional import normalize
 
 from cryoforum.distributions.bingham import (
-    OrientationBelief,
-    belief_from_curvature,
-    belief_from_moment,
+    OrientationPosterior,
     likeliest_sharpness,
     log_density,
-    log_normaliser,
+    log_normalising_constant,
+    posterior_from_curvature,
+    posterior_from_moment,
     psd_from_lower_triangle,
     smallest_eigenvector,
     tangent_basis,
@@ -22,15 +22,15 @@ from cryoforum.distributions.bingham import (
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 
 
-def random_belief(count: int, seed: int = 0, scale: float = 3.0) -> OrientationBelief:
+def random_belief(count: int, seed: int = 0, scale: float = 3.0) -> OrientationPosterior:
     numbers = scale * torch.randn(count, 10, generator=torch.Generator().manual_seed(seed))
-    return OrientationBelief(psd_from_lower_triangle(numbers))
+    return OrientationPosterior(psd_from_lower_triangle(numbers))
 
 
-def sharp_belief(mode: torch.Tensor, concentration: float) -> OrientationBelief:
+def sharp_belief(mode: torch.Tensor, concentration: float) -> OrientationPosterior:
     """The same confidence about every axis: A = concentration · (1 - q qᵀ)."""
     projection = torch.eye(4) - mode[:, :, None] * mode[:, None, :]
-    return OrientationBelief(concentration * projection)
+    return OrientationPosterior(concentration * projection)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_normaliser_agrees_with_monte_carlo(exponents: list[float]) -> None:
     samples = torch.exp((quaternions.double().square() * values).sum(-1))
     expected = math.log(2 * math.pi**2 * float(samples.mean()))
     error = float(samples.std() / samples.mean()) / math.sqrt(len(samples))
-    assert float(log_normaliser(values)) == pytest.approx(expected, abs=4 * error + 1e-9)
+    assert float(log_normalising_constant(values)) == pytest.approx(expected, abs=4 * error + 1e-9)
 
 
 @pytest.mark.parametrize(
@@ -61,22 +61,24 @@ def test_normaliser_agrees_with_adaptive_quadrature(exponents: list[float]) -> N
     points = [math.pi / 2 - 0.1, math.pi / 2 - 0.02]
     integral, _ = integrate.quad(integrand, 0, math.pi / 2, points=points, epsabs=0, epsrel=1e-10, limit=400)
     expected = math.log(2 * math.pi**2 * integral)
-    found = log_normaliser(torch.tensor([exponents], dtype=torch.float64))
+    found = log_normalising_constant(torch.tensor([exponents], dtype=torch.float64))
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 
 def test_normaliser_shifts_with_its_exponents_and_is_differentiable() -> None:
     exponents = torch.tensor([[-30.0, -7.0, -2.0, 0.0]], dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(log_normaliser(exponents + 5), log_normaliser(exponents) + 5)
-    assert torch.autograd.gradcheck(log_normaliser, (exponents,))
-    (moments,) = torch.autograd.grad(log_normaliser(exponents).sum(), exponents)
+    torch.testing.assert_close(
+        log_normalising_constant(exponents + 5), log_normalising_constant(exponents) + 5
+    )
+    assert torch.autograd.gradcheck(log_normalising_constant, (exponents,))
+    (moments,) = torch.autograd.grad(log_normalising_constant(exponents).sum(), exponents)
     assert float(moments.sum()) == pytest.approx(1)  # E[qᵢ²] of a unit quaternion
 
 
 @pytest.mark.parametrize("exponents", [[0, 0, 0, 0], [-4, -4, 0, 0], [-9, -2, 0, 0], [-5, -5, -1, 0]])
 def test_moments_are_right_where_exponents_are_equal(exponents: list[float]) -> None:
     values = torch.tensor([exponents], dtype=torch.float64, requires_grad=True)
-    (moments,) = torch.autograd.grad(log_normaliser(values).sum(), values)
+    (moments,) = torch.autograd.grad(log_normalising_constant(values).sum(), values)
     quaternions = random_unitquat(400_000, generator=torch.Generator().manual_seed(0)).double()
     weights = torch.softmax((quaternions.square() * values.detach()).sum(-1), dim=0)
     torch.testing.assert_close(moments[0], weights @ quaternions.square(), atol=3e-3, rtol=0)
@@ -84,8 +86,8 @@ def test_moments_are_right_where_exponents_are_equal(exponents: list[float]) -> 
 
 def test_density_integrates_to_one() -> None:
     quaternions = random_unitquat(20_000, generator=torch.Generator().manual_seed(1))
-    belief = random_belief(1, scale=1.0)
-    spread = OrientationBelief(belief.concentration.expand(len(quaternions), 4, 4))
+    posterior = random_belief(1, scale=1.0)
+    spread = OrientationPosterior(posterior.concentration.expand(len(quaternions), 4, 4))
     mean = torch.exp(log_density(spread, quaternions)).double().mean()
     assert float(mean) * 2 * math.pi**2 == pytest.approx(1, abs=0.05)
 
@@ -131,36 +133,38 @@ def test_beliefs_add_as_densities_multiply() -> None:
     torch.testing.assert_close(both.concentration, first.concentration + second.concentration)
     one, other = (random_unitquat(6, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6))
     ratio = log_density(both, one) - log_density(both, other)
-    separate = sum(log_density(belief, one) - log_density(belief, other) for belief in (first, second))
+    separate = sum(
+        log_density(posterior, one) - log_density(posterior, other) for posterior in (first, second)
+    )
     torch.testing.assert_close(ratio, separate, atol=1e-3, rtol=1e-4)
 
 
 def test_agreeing_evidence_is_surer_and_keeps_the_mode() -> None:
-    belief = random_belief(10)
-    twice = belief + belief
-    assert float(geodesic_distance(belief.mode, twice.mode).max()) < 1e-3
-    assert (twice.mode_moment > belief.mode_moment).all()
-    torch.testing.assert_close(twice.dispersion, 2 * belief.dispersion, atol=1e-3, rtol=1e-4)
+    posterior = random_belief(10)
+    twice = posterior + posterior
+    assert float(geodesic_distance(posterior.mode, twice.mode).max()) < 1e-3
+    assert (twice.mode_moment > posterior.mode_moment).all()
+    torch.testing.assert_close(twice.dispersion, 2 * posterior.dispersion, atol=1e-3, rtol=1e-4)
 
 
 def test_dispersion_is_never_positive_and_ascends() -> None:
-    belief = random_belief(50)
-    assert (belief.dispersion <= 0).all()
-    assert (belief.dispersion.diff(dim=-1) >= 0).all()
-    assert torch.equal(belief.lambda_max, belief.dispersion[:, 2])
-    torch.testing.assert_close(belief.trace, belief.dispersion.sum(-1))
+    posterior = random_belief(50)
+    assert (posterior.dispersion <= 0).all()
+    assert (posterior.dispersion.diff(dim=-1) >= 0).all()
+    assert torch.equal(posterior.lambda_max, posterior.dispersion[:, 2])
+    torch.testing.assert_close(posterior.trace, posterior.dispersion.sum(-1))
 
 
 def test_the_eigengap_is_that_of_the_two_smallest_eigenvalues() -> None:
-    belief = random_belief(20, seed=9)
-    eigenvalues = np.linalg.eigvalsh(belief.concentration.double().numpy())
-    np.testing.assert_allclose(belief.eigengap, eigenvalues[:, 1] - eigenvalues[:, 0], rtol=1e-3)
+    posterior = random_belief(20, seed=9)
+    eigenvalues = np.linalg.eigvalsh(posterior.concentration.double().numpy())
+    np.testing.assert_allclose(posterior.eigengap, eigenvalues[:, 1] - eigenvalues[:, 0], rtol=1e-3)
 
 
 def test_dispersion_does_not_depend_on_a_constant_on_the_diagonal() -> None:
-    belief = random_belief(5)
-    raised = belief + OrientationBelief(7 * torch.eye(4).expand(5, 4, 4))
-    torch.testing.assert_close(raised.dispersion, belief.dispersion, atol=1e-3, rtol=1e-4)
+    posterior = random_belief(5)
+    raised = posterior + OrientationPosterior(7 * torch.eye(4).expand(5, 4, 4))
+    torch.testing.assert_close(raised.dispersion, posterior.dispersion, atol=1e-3, rtol=1e-4)
 
 
 def test_mode_moment_goes_from_a_quarter_to_one() -> None:
@@ -173,12 +177,12 @@ def test_mode_moment_goes_from_a_quarter_to_one() -> None:
 
 
 def test_mode_moment_is_the_mean_over_the_density() -> None:
-    belief = random_belief(1, scale=1.0)
+    posterior = random_belief(1, scale=1.0)
     quaternions = random_unitquat(400_000, generator=torch.Generator().manual_seed(2))
-    energy = torch.einsum("ni,ij,nj->n", quaternions, belief.concentration[0], quaternions)
+    energy = torch.einsum("ni,ij,nj->n", quaternions, posterior.concentration[0], quaternions)
     weights = torch.softmax(-energy.double(), dim=0)
-    expected = (weights * (quaternions @ belief.mode[0]).double().square()).sum()
-    assert float(belief.mode_moment) == pytest.approx(float(expected), abs=0.01)
+    expected = (weights * (quaternions @ posterior.mode[0]).double().square()).sum()
+    assert float(posterior.mode_moment) == pytest.approx(float(expected), abs=0.01)
 
 
 def test_tangent_basis_is_orthonormal_and_orthogonal_to_the_rotation() -> None:
@@ -191,52 +195,52 @@ def test_tangent_basis_is_orthonormal_and_orthogonal_to_the_rotation() -> None:
 def test_belief_from_curvature_has_that_mode_and_curvature() -> None:
     mode = random_unitquat(4, generator=torch.Generator().manual_seed(0))
     curvature = torch.diag(torch.tensor([50.0, 80.0, 200.0])).expand(4, 3, 3)
-    belief = belief_from_curvature(mode, curvature)
-    assert float(geodesic_distance(belief.mode, mode).max()) < 1e-3
+    posterior = posterior_from_curvature(mode, curvature)
+    assert float(geodesic_distance(posterior.mode, mode).max()) < 1e-3
     expected = -torch.tensor([200.0, 80.0, 50.0]) / 2
-    torch.testing.assert_close(belief.dispersion, expected.expand(4, 3), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(posterior.dispersion, expected.expand(4, 3), atol=1e-2, rtol=1e-3)
 
 
 def test_directions_without_information_stay_open() -> None:
     mode = random_unitquat(1, generator=torch.Generator().manual_seed(0))
-    belief = belief_from_curvature(mode, torch.diag(torch.tensor([-3.0, 0.0, 100.0]))[None])
-    assert (belief.dispersion <= 0).all()
-    assert float(belief.lambda_max) == pytest.approx(-0.005, abs=1e-3)
+    posterior = posterior_from_curvature(mode, torch.diag(torch.tensor([-3.0, 0.0, 100.0]))[None])
+    assert (posterior.dispersion <= 0).all()
+    assert float(posterior.lambda_max) == pytest.approx(-0.005, abs=1e-3)
 
 
-def moments_of(belief: OrientationBelief) -> torch.Tensor:
+def moments_of(posterior: OrientationPosterior) -> torch.Tensor:
     """E q qᵀ of each belief, (n, 4, 4) float64, by the derivatives of the normaliser."""
-    eigenvalues, directions = torch.linalg.eigh(-belief.concentration.double())
+    eigenvalues, directions = torch.linalg.eigh(-posterior.concentration.double())
     leaf = eigenvalues.detach().requires_grad_()
-    (squares,) = torch.autograd.grad(log_normaliser(leaf).sum(), leaf)
+    (squares,) = torch.autograd.grad(log_normalising_constant(leaf).sum(), leaf)
     return directions * squares[:, None, :] @ directions.mT
 
 
 def test_nothing_known_is_a_flat_belief() -> None:
-    belief = belief_from_moment(torch.eye(4)[None] / 4)
-    torch.testing.assert_close(belief.concentration, torch.zeros(1, 4, 4), atol=1e-6, rtol=0)
-    assert float(belief.mode_moment) == pytest.approx(0.25, abs=1e-6)
+    posterior = posterior_from_moment(torch.eye(4)[None] / 4)
+    torch.testing.assert_close(posterior.concentration, torch.zeros(1, 4, 4), atol=1e-6, rtol=0)
+    assert float(posterior.mode_moment) == pytest.approx(0.25, abs=1e-6)
 
 
 def test_a_narrow_belief_is_found_again_from_its_moment() -> None:
     mode = random_unitquat(6, generator=torch.Generator().manual_seed(0))
     curvature = torch.diag(torch.tensor([400.0, 900.0, 4000.0])).expand(6, 3, 3)
-    belief = belief_from_curvature(mode, curvature)
-    found = belief_from_moment(moments_of(belief))
+    posterior = posterior_from_curvature(mode, curvature)
+    found = posterior_from_moment(moments_of(posterior))
     assert float(geodesic_distance(found.mode.float(), mode).max()) < 1e-3
-    torch.testing.assert_close(found.dispersion, belief.dispersion.double(), rtol=0.02, atol=0)
-    torch.testing.assert_close(found.mode_moment, belief.mode_moment.double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.dispersion, posterior.dispersion.double(), rtol=0.02, atol=0)
+    torch.testing.assert_close(found.mode_moment, posterior.mode_moment.double(), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("concentration", [0.1, 1.0, 5.0, 30.0, 300.0])
 def test_a_belief_from_its_own_moment_has_about_that_moment(concentration: float) -> None:
     """Exact at both ends, where nothing and where all is known, and never far off between them."""
     mode = random_unitquat(3, generator=torch.Generator().manual_seed(1))
-    belief = sharp_belief(mode, concentration)
-    moment = moments_of(belief)
-    found = moments_of(belief_from_moment(moment))
+    posterior = sharp_belief(mode, concentration)
+    moment = moments_of(posterior)
+    found = moments_of(posterior_from_moment(moment))
     torch.testing.assert_close(found, moment, atol=0.12, rtol=0)
-    assert float(geodesic_distance(belief_from_moment(moment).mode.float(), mode).max()) < 0.01
+    assert float(geodesic_distance(posterior_from_moment(moment).mode.float(), mode).max()) < 0.01
 
 
 def test_turning_a_moment_turns_the_belief() -> None:
@@ -244,7 +248,7 @@ def test_turning_a_moment_turns_the_belief() -> None:
     turn = torch.linalg.qr(
         torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     ).Q
-    straight, turned = belief_from_moment(moment), belief_from_moment(turn @ moment @ turn.T)
+    straight, turned = posterior_from_moment(moment), posterior_from_moment(turn @ moment @ turn.T)
     expected = turn @ straight.concentration @ turn.T
     scale = float(expected.abs().max())
     torch.testing.assert_close(turned.concentration, expected, atol=1e-6 * scale, rtol=1e-6)
@@ -254,7 +258,7 @@ def test_a_wider_moment_is_a_less_certain_belief() -> None:
     sharp = moments_of(sharp_belief(random_unitquat(1, generator=torch.Generator().manual_seed(0)), 50.0))
     flat = torch.eye(4, dtype=torch.float64) / 4
     merits = [
-        float(belief_from_moment((1 - share) * sharp + share * flat).mode_moment)
+        float(posterior_from_moment((1 - share) * sharp + share * flat).mode_moment)
         for share in (0.0, 0.05, 0.2, 0.5, 0.9, 1.0)
     ]
     assert merits == sorted(merits, reverse=True) and merits[0] > merits[-1] + 0.5
@@ -262,15 +266,15 @@ def test_a_wider_moment_is_a_less_certain_belief() -> None:
 
 def test_a_moment_of_one_point_gives_a_finite_belief() -> None:
     mode = random_unitquat(2, generator=torch.Generator().manual_seed(0))
-    belief = belief_from_moment(mode[:, :, None] * mode[:, None, :])
-    assert bool(belief.concentration.isfinite().all())
-    assert float(geodesic_distance(belief.mode, mode).max()) < 1e-2
+    posterior = posterior_from_moment(mode[:, :, None] * mode[:, None, :])
+    assert bool(posterior.concentration.isfinite().all())
+    assert float(geodesic_distance(posterior.mode, mode).max()) < 1e-2
 
 
 def test_rows_are_chosen_and_counted() -> None:
-    belief = random_belief(5)
-    assert len(belief) == 5
-    assert torch.equal(belief[torch.tensor([3, 1])].concentration, belief.concentration[[3, 1]])
+    posterior = random_belief(5)
+    assert len(posterior) == 5
+    assert torch.equal(posterior[torch.tensor([3, 1])].concentration, posterior.concentration[[3, 1]])
 
 
 def test_the_likeliest_sharpness_undoes_too_much_certainty() -> None:
@@ -280,7 +284,7 @@ def test_the_likeliest_sharpness_undoes_too_much_certainty() -> None:
     deviation = 0.01 + 0.05 * torch.rand(4000, 1, generator=generator)
     steps = deviation * torch.randn(4000, 3, generator=generator)
     drawn = normalize(mode + torch.einsum("nij,nj->ni", tangent_basis(mode), steps), dim=1)
-    right = belief_from_curvature(mode, torch.eye(3) / deviation[..., None].square())
+    right = posterior_from_curvature(mode, torch.eye(3) / deviation[..., None].square())
     for wrong in (0.5, 1.0, 4.0):
-        belief = OrientationBelief(wrong * right.concentration)
-        assert likeliest_sharpness(belief, drawn) == pytest.approx(1 / wrong, rel=0.06)
+        posterior = OrientationPosterior(wrong * right.concentration)
+        assert likeliest_sharpness(posterior, drawn) == pytest.approx(1 / wrong, rel=0.06)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.distributions import exponential_family as harmonics
-from cryoforum.distributions.bingham import OrientationBelief, log_density
+from cryoforum.distributions.bingham import OrientationPosterior, log_density
 from cryoforum.distributions.exponential_family import least_degree, rotation_polynomials
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
@@ -67,7 +67,7 @@ def test_degree_1_is_a_bingham() -> None:
     # ... holds everywhere, so that density differences are those of that Bingham.
     new = random_rotations(100, seed=3).double()
     found = polynomials.features(new) @ coefficients
-    expected = log_density(OrientationBelief(matrix.expand(100, 4, 4)), new)
+    expected = log_density(OrientationPosterior(matrix.expand(100, 4, 4)), new)
     torch.testing.assert_close(found - found[0], expected - expected[0], atol=1e-4, rtol=1e-4)
 
 
@@ -76,8 +76,8 @@ def test_the_belief_has_its_mode_where_the_density_has(degree: int) -> None:
     polynomials = rotation_polynomials(degree)
     q = random_rotations(30, seed=4)
     grid = rotation_grid(4)
-    belief = polynomials.mode_belief(polynomials.features(q), grid, polynomials.features(grid))
-    assert float(geodesic_distance(belief.mode, q).max()) < 1e-3
+    posterior = polynomials.mode_posterior(polynomials.features(q), grid, polynomials.features(grid))
+    assert float(geodesic_distance(posterior.mode, q).max()) < 1e-3
 
 
 def test_more_evidence_makes_a_surer_belief() -> None:
@@ -85,7 +85,7 @@ def test_more_evidence_makes_a_surer_belief() -> None:
     q = random_rotations(1, seed=5)
     grid = rotation_grid(4)
     coefficients = polynomials.features(q) * torch.tensor([[0.1], [1.0], [10.0]])
-    trace = polynomials.mode_belief(coefficients, grid, polynomials.features(grid)).trace
+    trace = polynomials.mode_posterior(coefficients, grid, polynomials.features(grid)).trace
     torch.testing.assert_close(trace / trace[0], torch.tensor([1.0, 10.0, 100.0]), rtol=1e-2, atol=0)
 
 
@@ -93,10 +93,10 @@ def test_the_curvature_of_a_bingham_is_the_bingham() -> None:
     polynomials = rotation_polynomials(1)
     coefficients = torch.randn(5, 10, generator=torch.Generator().manual_seed(6)) * 5
     grid = rotation_grid(4)
-    belief = polynomials.mode_belief(coefficients, grid, polynomials.features(grid))
+    posterior = polynomials.mode_posterior(coefficients, grid, polynomials.features(grid))
     q = random_rotations(50, seed=7)
     log_densities = coefficients @ polynomials.features(q).T
-    energies = torch.einsum("gi,nij,gj->ng", q, belief.concentration, q)
+    energies = torch.einsum("gi,nij,gj->ng", q, posterior.concentration, q)
     constant = log_densities + energies
     torch.testing.assert_close(constant, constant[:, :1].expand_as(constant), atol=5e-3, rtol=1e-3)
 
@@ -191,9 +191,9 @@ def test_the_belief_of_a_symmetric_density_is_at_one_of_its_equivalent_modes(sym
     polynomials, group = rotation_polynomials(6, symmetry), symmetry_group(symmetry)
     q = random_rotations(20, seed=15)
     grid = rotation_grid(6)
-    belief = polynomials.mode_belief(polynomials.features(q), grid, polynomials.features(grid))
-    assert float(symmetric_distance(belief.mode, q, group).max()) < 1e-3
-    assert float(belief.trace.max()) < -1
+    posterior = polynomials.mode_posterior(polynomials.features(q), grid, polynomials.features(grid))
+    assert float(symmetric_distance(posterior.mode, q, group).max()) < 1e-3
+    assert float(posterior.trace.max()) < -1
 
 
 def test_the_higher_of_two_sharp_peaks_is_found_between_the_rotations_of_the_grid() -> None:
@@ -207,6 +207,6 @@ def test_the_higher_of_two_sharp_peaks_is_found_between_the_rotations_of_the_gri
     coefficients = (1.03 * high + low) / 20
     looks_lower = (coefficients * low).sum(-1) > (coefficients @ features.T)[:, 1900:2140].amax(-1)
     assert bool(looks_lower.any())
-    mode = polynomials.mode_belief(coefficients, grid, features).mode
+    mode = polynomials.mode_posterior(coefficients, grid, features).mode
     found = (coefficients * polynomials.features(mode)).sum(-1)
     assert bool((found >= (coefficients * high).sum(-1) - 1e-3).all())

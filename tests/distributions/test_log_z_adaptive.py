@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from cryoforum.distributions.bingham import OrientationBelief, log_normaliser
+from cryoforum.distributions.bingham import OrientationPosterior, log_normalising_constant
 from cryoforum.distributions.exponential_family import rotation_polynomials
-from cryoforum.distributions.log_z_adaptive import log_partition
+from cryoforum.distributions.log_z_adaptive import log_z_adaptive
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -23,9 +23,9 @@ def test_agrees_with_the_exact_normaliser_of_a_bingham(scale: float) -> None:
     some = random_unitquat(50, generator=generator).double()
     values = -torch.einsum("gi,nij,gj->gn", some, matrix, some)
     coefficients = torch.linalg.lstsq(polynomials.features(some), values).solution.T.float()
-    belief = OrientationBelief(matrix.float())
-    found = log_partition(polynomials, coefficients, belief, grid, polynomials.features(grid))
-    exact = log_normaliser(-torch.linalg.eigvalsh(matrix).flip(-1)) - math.log(2 * math.pi**2)
+    posterior = OrientationPosterior(matrix.float())
+    found = log_z_adaptive(polynomials, coefficients, posterior, grid, polynomials.features(grid))
+    exact = log_normalising_constant(-torch.linalg.eigvalsh(matrix).flip(-1)) - math.log(2 * math.pi**2)
     torch.testing.assert_close(found.double(), exact, atol=5e-3, rtol=0)
 
 
@@ -37,7 +37,7 @@ def test_agrees_with_a_fine_grid_where_that_is_enough(symmetry: str) -> None:
     fine = rotation_grid(14)
     expected = head.log_density(numbers, head.features(fine)).logsumexp(-1) - math.log(len(fine))
     coarse = rotation_grid(10)
-    found = log_partition(head.polynomials, numbers, head.belief(numbers), coarse, head.features(coarse))
+    found = log_z_adaptive(head.polynomials, numbers, head.posterior(numbers), coarse, head.features(coarse))
     torch.testing.assert_close(found, expected, atol=4e-3, rtol=0)
 
 
@@ -45,12 +45,12 @@ def test_does_not_depend_on_the_grid_where_a_grid_alone_does() -> None:
     head = ExponentialFamilyHead(4)
     truth = random_unitquat(20, generator=torch.Generator().manual_seed(2))
     numbers = 2 * head.features(truth)  # a sharp mode at each rotation
-    belief = head.belief(numbers)
+    posterior = head.posterior(numbers)
     ours, alone = [], []
     for nside in (5, 9):
         grid = rotation_grid(nside)
         features = head.features(grid)
-        ours.append(log_partition(head.polynomials, numbers, belief, grid, features))
+        ours.append(log_z_adaptive(head.polynomials, numbers, posterior, grid, features))
         alone.append(head.log_density(numbers, features).logsumexp(-1) - math.log(len(grid)))
     assert (ours[0] - ours[1]).abs().max() < 0.02
     assert (alone[0] - alone[1]).abs().max() > 0.1

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from cryoforum.distributions import log_z_training as module
-from cryoforum.distributions.bingham import log_normaliser
+from cryoforum.distributions.bingham import log_normalising_constant
 from cryoforum.distributions.exponential_family import rotation_polynomials
-from cryoforum.distributions.log_z_training import Normaliser, normaliser_of
+from cryoforum.distributions.log_z_training import SampledLogZ, sampled_log_z
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -25,8 +25,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 @lru_cache(maxsize=32)
 def made(
     head: ExponentialFamilyHead, nside: int = 4, count: int = 2, dtype: torch.dtype = torch.float32
-) -> Normaliser:
-    return normaliser_of(head.polynomials, nside, count, seeded(), CPU, dtype)
+) -> SampledLogZ:
+    return sampled_log_z(head.polynomials, nside, count, seeded(), CPU, dtype)
 
 
 def peaks(head: ExponentialFamilyHead, sharpness: float, count: int = 8) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def near(q: Tensor, degrees: float) -> Tensor:
     return compose(q, turn)
 
 
-def mean_over_steps(sampled: Normaliser, coefficients: Tensor, truth: Tensor) -> Tensor:
+def mean_over_steps(sampled: SampledLogZ, coefficients: Tensor, truth: Tensor) -> Tensor:
     return torch.stack([sampled.log_likelihood(coefficients, truth, step) for step in range(16)]).mean(0)
 
 
@@ -72,7 +72,7 @@ def test_agrees_with_the_exact_one_of_binghams_of_any_shape(scale: float) -> Non
     coefficients = torch.linalg.lstsq(head.polynomials.features(some), values).solution.T.float()
     mode = frames[:, :, 0].float()
     found = mean_over_steps(made(head), coefficients, mode)
-    exact = math.log(2 * math.pi**2) - log_normaliser(-concentrations.flip(-1)[None])
+    exact = math.log(2 * math.pi**2) - log_normalising_constant(-concentrations.flip(-1)[None])
     torch.testing.assert_close(found.mean().double(), exact[0], atol=0.1, rtol=0)
 
 

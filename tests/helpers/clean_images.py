@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages, whiten
 from cryoforum.imaging.projection import padded_transform, project
@@ -52,11 +52,11 @@ def symmetric_blobs(box: int, symmetry: str, seed: int = 0) -> Tensor:
     return total / total.sum(0).std()
 
 
-def random_optics(count: int, seed: int = 0) -> Optics:
+def random_ctf(count: int, seed: int = 0) -> CtfParameters:
     generator = seeded(seed)
     defocus = 8000 + 8000 * torch.rand(count, generator=generator)
     values = (300.0, 2.7, 0.1, 0.0)
-    return Optics(
+    return CtfParameters(
         defocus + 200,
         defocus - 200,
         180 * torch.rand(count, generator=generator),
@@ -65,22 +65,22 @@ def random_optics(count: int, seed: int = 0) -> Optics:
 
 
 def clean_images(
-    voxels: Tensor, quaternions: Tensor, origins_pixel: Tensor, optics: Optics | None = None
+    voxels: Tensor, quaternions: Tensor, origins_pixel: Tensor, ctf: CtfParameters | None = None
 ) -> Tensor:
     """Images (n, box, box) by the projector: centred projections, moved by minus the origins."""
     box = len(voxels)
     slices = phase_shift(project(padded_transform(voxels), quaternions), -origins_pixel)
-    if optics is not None:
-        slices = slices * ctf(optics, box, PIXEL_SIZE)
+    if ctf is not None:
+        slices = slices * ctf_2d(ctf, box, PIXEL_SIZE)
     return to_real(slices, box)
 
 
 def whitened(
-    images: Tensor, optics: Optics | None, points: FrequencyPoints, noise_variance: float = 1.0
+    images: Tensor, ctf: CtfParameters | None, points: FrequencyPoints, noise_variance: float = 1.0
 ) -> WhitenedImages:
     """Images with white noise of a known variance and signal of scale 1."""
     ones = torch.ones(len(images), len(points.kx))
-    return whiten(images, optics, PIXEL_SIZE, points, points.box**2 * noise_variance * ones, ones)
+    return whiten(images, ctf, PIXEL_SIZE, points, points.box**2 * noise_variance * ones, ones)
 
 
 def turned_by(quaternions: Tensor, rotation_vectors: Tensor) -> Tensor:

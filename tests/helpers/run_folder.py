@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from cryoforum.curation.selection import select
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particle_table import select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
@@ -16,7 +16,7 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import star_from_particles, with_poses
+from cryoforum.io.relion.particles import table_from_particles, with_poses
 from cryoforum.io.relion.star_files import write_star
 
 BOX, COUNT, PIXEL_SIZE = 32, 60, 6.0
@@ -43,11 +43,11 @@ def blob() -> torch.Tensor:
 
 
 def write_particles(
-    folder: Path, generator: torch.Generator, count: int, polished: bool
+    folder: Path, generator: torch.Generator, count: int, refined: bool
 ) -> dict[str, dict[str, object]]:
     """particles.star with its stack, truth.star, and predictions.star and kept.star of the second half.
 
-    Polished, network.star is there, too, and predictions have the columns of a comparison with a reference.
+    RefinedPoses, network.star is there, too, and predictions have the columns of a comparison with a reference.
     Returns what summary.json says of the poses.
     """
     true = random_unitquat(count, generator=generator)
@@ -55,19 +55,19 @@ def write_particles(
     signal = torch.stack([volume.sum(0), volume.sum(1), volume.sum(2)])[torch.arange(count) % 3]
     images = 0.4 * signal / signal.std() + torch.randn(count, BOX, BOX, generator=generator)
     constants = (15_000.0, 14_500.0, 30.0, 300.0, 2.7, 0.1, 0.0)
-    optics = Optics(*(torch.full((count,), value) for value in constants))
+    ctf = CtfParameters(*(torch.full((count,), value) for value in constants))
     names = tuple(f"{row + 1:06d}@particles.mrcs" for row in range(count))
-    particles = Particles(images, PIXEL_SIZE, names, Poses(true, torch.zeros(count, 2)), optics)
+    particles = Particles(images, PIXEL_SIZE, names, Poses(true, torch.zeros(count, 2)), ctf)
     write_stack(folder / "particles.mrcs", [images], count, BOX, PIXEL_SIZE)
-    star = star_from_particles(particles, names)
-    write_star(star, folder / "particles.star")
+    table = table_from_particles(particles, names)
+    write_star(table, folder / "particles.star")
     test_rows = torch.arange(count // 2, count)
-    write_star(star, folder / "truth.star")
+    write_star(table, folder / "truth.star")
     width = 0.02 + 0.1 * torch.rand(len(test_rows), 1, generator=generator)
     predicted = turned(true[test_rows], width, generator)
-    shifts = (width if polished else 0) * torch.randn(len(test_rows), 2, generator=generator)
+    shifts = (width if refined else 0) * torch.randn(len(test_rows), 2, generator=generator)
     certainty = (1 / width[:, 0].square()) * torch.exp(0.2 * torch.randn(len(width), generator=generator))
-    test_star = with_poses(select_rows(star, test_rows), Poses(predicted, shifts))
+    test_star = with_poses(select_rows(table, test_rows), Poses(predicted, shifts))
     # rows in another order: truth and prediction meet by image name
     shuffled = torch.randperm(len(test_rows), generator=generator)
     columns = {
@@ -79,7 +79,7 @@ def write_particles(
     errors = {"all": geodesic_distance(predicted, true[test_rows])}
     errors["kept"] = errors["all"][kept]
     numbers: dict[str, dict[str, object]] = {}
-    if polished:
+    if refined:
         columns |= evidence(width[:, 0])
         coarse = turned(true[test_rows], 5 * width, generator)
         far = 5 * width * torch.randn(len(test_rows), 2, generator=generator)
@@ -153,12 +153,12 @@ def write_training(folder: Path, rng: np.random.Generator) -> None:
     (folder / "model" / "model.json").write_text(json.dumps(model))
 
 
-def write_reconstructions(folder: Path, generator: torch.Generator, polished: bool) -> None:
+def write_reconstructions(folder: Path, generator: torch.Generator, refined: bool) -> None:
     """Maps with FSC tables, and whether their halves are independent."""
     shells = np.arange(1, BOX // 2)
     frequency = shells / (BOX * PIXEL_SIZE)
     cutoffs = {"true": 12.5, "network": 8.2, "predicted": 9.0, "filtered": 9.6}
-    if not polished:
+    if not refined:
         del cutoffs["network"]
     for kind, cutoff in cutoffs.items():
         place = folder / "reconstruction" / kind
@@ -179,13 +179,13 @@ def write_reconstructions(folder: Path, generator: torch.Generator, polished: bo
         (place / "resolution.json").write_text(json.dumps({"independent": kind == "true"}))
 
 
-def write_run(folder: Path, count: int = COUNT, polished: bool = True) -> Path:
-    """A run with every file that the report looks for; not ``polished``: of a model without a reference."""
+def write_run(folder: Path, count: int = COUNT, refined: bool = True) -> Path:
+    """A run with every file that the report looks for; not ``refined``: of a model without a reference."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(7)
-    numbers = write_particles(folder, generator, count, polished)
+    numbers = write_particles(folder, generator, count, refined)
     write_training(folder, np.random.default_rng(7))
-    write_reconstructions(folder, generator, polished)
+    write_reconstructions(folder, generator, refined)
     summary = numbers | {
         "resolutions": {
             "true": {"unmasked": 18.2, "masked": 16.0, "independent": True},

@@ -14,7 +14,7 @@ from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
 from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.io.mrc.maps import write_volume
-from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 
 
@@ -32,22 +32,22 @@ def test_projections_with_ctf_and_shifts_are_those_of_relion(relion: Path, tmp_p
     volume = load_structure("4v5d", 64, 5.6)
     write_volume(volume, tmp_path / "map.mrc")
     plan = simulate(volume, SimulationConfig(count=12, seed=3))
-    write_star(star_from_particles(plan, plan.names), tmp_path / "plan.star")
+    write_star(table_from_particles(plan, plan.names), tmp_path / "plan.star")
     command = [relion, "--i", "map.mrc", "--ang", "plan.star", "--ctf", "--angpix", "5.6", "--o", "theirs"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    theirs = particles_from_star(read_star(tmp_path / "theirs.star")).images[torch.arange(12)]
+    theirs = particles_from_table(read_star(tmp_path / "theirs.star")).images[torch.arange(12)]
     images = plan.images
     assert isinstance(images, SimulatedImages)
-    clean = SimulatedImages(images.transform, images.poses, images.optics, 5.6, 1.0, seed=None)
+    clean = SimulatedImages(images.transform, images.poses, images.ctf, 5.6, 1.0, seed=None)
     ours = clean[torch.arange(12)]
     for mine, other in zip(ours, theirs, strict=True):
         assert np.corrcoef(mine.flatten(), other.flatten())[0, 1] > 0.999
 
 
 def test_relion_reads_predictions_and_keeps_our_columns(relion: Path, tmp_path: Path) -> None:
-    star = simulate_to_folder("4v5d", 32, 11.2, SimulationConfig(count=10), tmp_path, silent, False)
+    table = simulate_to_folder("4v5d", 32, 11.2, SimulationConfig(count=10), tmp_path, silent, False)
     model = untrained_model(32, 11.2, tmp_path / "model")
-    run("predict", model, star, "--out", tmp_path / "predicted.star")
+    run("predict", model, table, "--out", tmp_path / "predicted.star")
     handler = relion.with_name("relion_star_handler")
     command = [handler, "--i", "predicted.star", "--o", "handled.star", "--select", "rlnAngleTilt"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
@@ -61,13 +61,13 @@ def test_relion_reads_predictions_and_keeps_our_columns(relion: Path, tmp_path: 
 def test_experimental_particles_go_through_every_step(shared_data: Path, tmp_path: Path) -> None:
     # The file names its stack sample.mrcs; a link in the user's folder is what --root is for.
     (tmp_path / "sample.mrcs").symlink_to(shared_data / "aspire_sample.mrcs")
-    star = shared_data / "aspire_sample_particles_relion31.star"
-    particles = particles_from_star(read_star(star), tmp_path)
+    table = shared_data / "aspire_sample_particles_relion31.star"
+    particles = particles_from_table(read_star(table), tmp_path)
     assert len(particles) == 17 and particles.box == 200
-    assert particles.poses is not None and particles.optics is not None
+    assert particles.poses is not None and particles.ctf is not None
     model = untrained_model(200, particles.pixel_size_angstrom, tmp_path / "model")
     predicted = tmp_path / "predicted.star"
-    run("predict", model, star, "--root", tmp_path, "--out", predicted)
+    run("predict", model, table, "--root", tmp_path, "--out", predicted)
     assert list(read_star(predicted).particles["rlnImageName"]) == list(particles.names)
     run("filter", predicted, "--keep", "0.5", "--out", tmp_path / "kept.star")
     run("reconstruct", predicted, "--root", tmp_path, "--out", tmp_path / "map")

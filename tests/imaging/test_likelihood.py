@@ -9,7 +9,7 @@ from helpers.clean_images import (
     PIXEL_SIZE,
     blobs,
     clean_images,
-    random_optics,
+    random_ctf,
     random_poses,
     seeded,
     turned_by,
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.volumes import Volume
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import to_fourier
 from cryoforum.imaging.likelihood import (
     Evaluation,
@@ -39,10 +39,10 @@ BOX, RADIUS = 24, 10
 def noisy_images(count: int, box: int = BOX, radius: int = RADIUS) -> WhitenedImages:
     """Images of the blobs under CTF, with noise of variance 1."""
     quaternions, origins = random_poses(count)
-    optics = random_optics(count)
-    images = clean_images(blobs(box), quaternions, origins, optics)
+    ctf = random_ctf(count)
+    images = clean_images(blobs(box), quaternions, origins, ctf)
     images = images + torch.randn(images.shape, generator=seeded(1))
-    return whitened(images, optics, frequency_points(box, radius))
+    return whitened(images, ctf, frequency_points(box, radius))
 
 
 def in_double(images: WhitenedImages) -> WhitenedImages:
@@ -155,7 +155,7 @@ def simulated_without_noise(count: int) -> tuple[Tensor, WhitenedImages, Tensor,
     points = frequency_points(BOX, RADIUS)
     scale = torch.full((count, len(points.kx)), particles.images.signal_scale)
     noise_power = torch.full((count, len(points.kx)), float(BOX**2))
-    clean = whiten(images, particles.optics, PIXEL_SIZE, points, noise_power, scale)
+    clean = whiten(images, particles.ctf, PIXEL_SIZE, points, noise_power, scale)
     origins = particles.poses.shifts_angstrom / PIXEL_SIZE
     return cropped_transform(volume.voxels, RADIUS), clean, particles.poses.quaternions, origins
 
@@ -242,14 +242,14 @@ def test_of_opposite_frequencies_exactly_one_is_a_point(box: int, radius: int) -
 
 
 def test_white_noise_becomes_noise_of_power_one_and_the_transfer_is_the_ctf() -> None:
-    points, optics = frequency_points(BOX, RADIUS), random_optics(200)
+    points, ctf = frequency_points(BOX, RADIUS), random_ctf(200)
     deviation = 3.0
     images = deviation * torch.randn(200, BOX, BOX, generator=seeded(0))
-    found = whitened(images, optics, points, noise_variance=deviation**2)
+    found = whitened(images, ctf, points, noise_variance=deviation**2)
     power = found.values.abs().square()
     assert float(power.mean()) == pytest.approx(1, abs=4 / power.numel() ** 0.5)
     assert float(found.values.mean().abs()) < 4 / power.numel() ** 0.5
-    expected = ctf(optics, BOX, PIXEL_SIZE)[:, points.ky.long() % BOX, points.kx.long()]
+    expected = ctf_2d(ctf, BOX, PIXEL_SIZE)[:, points.ky.long() % BOX, points.kx.long()]
     torch.testing.assert_close(found.transfer, expected / (deviation * BOX), atol=1e-5, rtol=1e-3)
     values = to_fourier(images)[:, points.ky.long() % BOX, points.kx.long()]
     torch.testing.assert_close(found.values * deviation * BOX, values, rtol=1e-4, atol=1e-3)

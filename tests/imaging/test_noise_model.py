@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_poses, seeded
+from helpers.clean_images import PIXEL_SIZE, blobs, clean_images, random_ctf, random_poses, seeded
 from torch import Tensor
 
 from cryoforum.dataset.particles import Particles
@@ -38,14 +38,14 @@ def particles(
 ) -> Particles:
     """Images of the blobs, ``scales`` (n,) times as strong as the reference says, with CTF, and noise."""
     quaternions, origins = random_poses(COUNT, seed=3)
-    optics = random_optics(COUNT)
-    clean = clean_images(blobs(BOX) if voxels is None else voxels, quaternions, origins, optics)
+    ctf = random_ctf(COUNT)
+    clean = clean_images(blobs(BOX) if voxels is None else voxels, quaternions, origins, ctf)
     return Particles(
         scales[:, None, None] * clean + noise,
         PIXEL_SIZE,
         tuple(str(row) for row in range(COUNT)),
         Poses(quaternions, origins * PIXEL_SIZE),
-        optics,
+        ctf,
         optics_groups=groups,
     )
 
@@ -221,7 +221,7 @@ def test_the_right_map_explains_the_signal_and_another_molecule_does_not() -> No
 
 def test_images_without_ctf_or_signal_are_no_trouble() -> None:
     noise = torch.randn(COUNT, BOX, BOX, generator=seeded(0))
-    found = replace(particles(torch.zeros(COUNT), noise), optics=None)
+    found = replace(particles(torch.zeros(COUNT), noise), ctf=None)
     model = measured(found)
     agree(model.power[0], torch.full((SHELLS,), float(BOX**2)), COUNT)
     assert float(model.scale[0, 1 : HIGHEST + 1].max()) < 0.1 and bool((model.scale >= 0).all())

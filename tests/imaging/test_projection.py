@@ -21,7 +21,7 @@ from cryoforum.imaging.projection import (
     project,
     radius_of_cropped,
 )
-from cryoforum.io.relion.particles import particles_from_star
+from cryoforum.io.relion.particles import particles_from_table
 from cryoforum.io.relion.star_files import read_star
 
 
@@ -131,7 +131,7 @@ def test_projections_agree_with_relion_images(shared_data: Path, tmp_path: Path,
     for suffix in ("star", "mrcs"):
         name = f"rln_proj_64_{stack}.{suffix}"
         (tmp_path / name).symlink_to(shared_data / f"aspire_{name}")
-    particles = particles_from_star(read_star(tmp_path / f"rln_proj_64_{stack}.star"))
+    particles = particles_from_table(read_star(tmp_path / f"rln_proj_64_{stack}.star"))
     assert particles.poses is not None
     slices = project(padded_transform(volume), particles.poses.quaternions)
     origins_pixel = particles.poses.shifts_angstrom / particles.pixel_size_angstrom

@@ -106,11 +106,11 @@ def test_optics_lie_in_the_asked_range(molecule: Volume) -> None:
     config = SimulationConfig(
         count=100, min_defocus_angstrom=8000, max_defocus_angstrom=9000, max_astigmatism_angstrom=300
     )
-    optics = simulate(molecule, config).optics
-    assert optics is not None
-    mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2
+    ctf = simulate(molecule, config).ctf
+    assert ctf is not None
+    mean = (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom) / 2
     assert float(mean.min()) > 7999 and float(mean.max()) < 9001
-    difference = optics.defocus_u_angstrom - optics.defocus_v_angstrom
+    difference = ctf.defocus_u_angstrom - ctf.defocus_v_angstrom
     assert float(difference.min()) >= 0 and 200 < float(difference.max()) <= 300.01
     assert len(set(simulate(molecule, config).names)) == 100
 

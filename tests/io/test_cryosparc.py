@@ -7,23 +7,24 @@ import numpy as np
 import pytest
 import torch
 from helpers.cryosparc_records import only, records, refined, rotation_vectors, write
+from helpers.messages import logged
 from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from cryoforum.cli import app
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
-from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import geodesic_distance
-from cryoforum.io.cryosparc.writing import records_from_star
+from cryoforum.io.cryosparc.writing import records_from_table
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import read_each, read_particle_file, write_particle_file
 from cryoforum.io.relion.particles import (
-    optics_from_star,
-    particles_from_star,
-    poses_from_star,
-    subsets_from_star,
+    ctf_from_table,
+    half_sets_from_table,
+    particles_from_table,
+    poses_from_table,
     with_poses,
 )
 from cryoforum.network.model import OrientationNetwork, TrainedModel
@@ -36,8 +37,8 @@ def degrees_between(first: Rotation, second: Rotation) -> np.ndarray:
     return np.rad2deg((first.inv() * second).magnitude())
 
 
-def rotations_of(star: ParticleStar) -> Rotation:
-    return Rotation.from_euler("ZYZ", star.particles[ANGLES].astype(float), degrees=True)
+def rotations_of(table: ParticleTable) -> Rotation:
+    return Rotation.from_euler("ZYZ", table.particles[ANGLES].astype(float), degrees=True)
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -57,10 +58,10 @@ def project(tmp_path: Path) -> Path:
 
 def test_poses_are_rotation_vectors_and_shifts_pixels_of_the_refinement(tmp_path: Path) -> None:
     fields = refined(200)
-    star = read_particle_file(write(tmp_path / "a.cs", fields))
+    table = read_particle_file(write(tmp_path / "a.cs", fields))
     expected = Rotation.from_rotvec(fields["alignments3D/pose"])
-    assert degrees_between(rotations_of(star), expected).max() < 1e-4
-    poses = poses_from_star(star)
+    assert degrees_between(rotations_of(table), expected).max() < 1e-4
+    poses = poses_from_table(table)
     assert poses is not None
     # The refinement ran on images cropped to half the box: 2.69 Å a pixel, not the stack's 1.345.
     np.testing.assert_allclose(poses.shifts_angstrom, fields["alignments3D/shift"] * 2.69, atol=1e-3)
@@ -72,16 +73,16 @@ def test_poses_are_rotation_vectors_and_shifts_pixels_of_the_refinement(tmp_path
 def test_shift_without_its_own_pixel_size_is_in_pixels_of_the_image(tmp_path: Path) -> None:
     fields = refined()
     del fields["alignments3D/psize_A"]
-    poses = poses_from_star(read_particle_file(write(tmp_path / "a.cs", fields)))
+    poses = poses_from_table(read_particle_file(write(tmp_path / "a.cs", fields)))
     assert poses is not None
     np.testing.assert_allclose(poses.shifts_angstrom, fields["alignments3D/shift"] * 1.345, atol=1e-3)
 
 
 def test_ctf_subsets_and_exposure_groups(tmp_path: Path) -> None:
     fields = refined(ctf__accel_kv=[300, 300, 300, 300, 200, 300])
-    star = read_particle_file(write(tmp_path / "a.cs", fields))
-    optics, subsets = optics_from_star(star), subsets_from_star(star)
-    assert optics is not None and subsets is not None and star.optics is not None
+    table = read_particle_file(write(tmp_path / "a.cs", fields))
+    optics, half_sets = ctf_from_table(table), half_sets_from_table(table)
+    assert optics is not None and half_sets is not None and table.optics is not None
     for name, field, factor in (
         ("defocus_u_angstrom", "ctf/df1_A", 1),
         ("defocus_v_angstrom", "ctf/df2_A", 1),
@@ -92,15 +93,15 @@ def test_ctf_subsets_and_exposure_groups(tmp_path: Path) -> None:
         ("amplitude_contrast", "ctf/amp_contrast", 1),
     ):
         np.testing.assert_allclose(getattr(optics, name), fields[field] * factor, rtol=1e-5, atol=1e-5)
-    assert (subsets.numpy() == fields["alignments3D/split"] + 1).all()
+    assert (half_sets.numpy() == fields["alignments3D/split"] + 1).all()
     # two exposure groups, one of which was recorded at two voltages
-    assert len(star.optics) == 3 and star.optics["rlnOpticsGroupName"].is_unique
-    assert (number_column(star, "rlnImageSize") == 32).all()
+    assert len(table.optics) == 3 and table.optics["rlnOpticsGroupName"].is_unique
+    assert (number_column(table, "rlnImageSize") == 32).all()
 
 
 def test_one_half_set_is_no_half_set(tmp_path: Path) -> None:
     fields = refined(alignments3D__split=np.zeros(6))
-    assert subsets_from_star(read_particle_file(write(tmp_path / "a.cs", fields))) is None
+    assert half_sets_from_table(read_particle_file(write(tmp_path / "a.cs", fields))) is None
 
 
 def test_micrograph_and_coordinates(tmp_path: Path) -> None:
@@ -110,18 +111,18 @@ def test_micrograph_and_coordinates(tmp_path: Path) -> None:
         location__center_x_frac=np.linspace(0, 1, 6),
         location__center_y_frac=np.full(6, 0.25),
     )
-    star = read_particle_file(write(tmp_path / "a.cs", fields))
-    assert set(star.particles["rlnMicrographName"]) == {"J2/m.mrc"}
-    np.testing.assert_allclose(number_column(star, "rlnCoordinateX"), np.linspace(0, 6000, 6), atol=1e-2)
-    np.testing.assert_allclose(number_column(star, "rlnCoordinateY"), np.full(6, 1000.0))
+    table = read_particle_file(write(tmp_path / "a.cs", fields))
+    assert set(table.particles["rlnMicrographName"]) == {"J2/m.mrc"}
+    np.testing.assert_allclose(number_column(table, "rlnCoordinateX"), np.linspace(0, 6000, 6), atol=1e-2)
+    np.testing.assert_allclose(number_column(table, "rlnCoordinateY"), np.full(6, 1000.0))
 
 
 @pytest.mark.parametrize("kind", ["S", "U"])
 def test_paths_in_bytes_and_in_unicode(tmp_path: Path, kind: str) -> None:
     names = np.array([">J1/a.mrcs", "J1/b.mrcs", "J1/>c.mrcs"] * 2).astype(kind)
-    star = read_particle_file(write(tmp_path / "a.cs", refined(blob__path=names)))
+    table = read_particle_file(write(tmp_path / "a.cs", refined(blob__path=names)))
     expected = ["000001@J1/a.mrcs", "000002@J1/b.mrcs", "000003@J1/>c.mrcs"]
-    assert star.particles["rlnImageName"].tolist()[:3] == expected
+    assert table.particles["rlnImageName"].tolist()[:3] == expected
 
 
 def test_what_was_not_changed_is_written_bit_by_bit(tmp_path: Path) -> None:
@@ -132,13 +133,13 @@ def test_what_was_not_changed_is_written_bit_by_bit(tmp_path: Path) -> None:
 
 def test_only_what_was_changed_is_written_anew(tmp_path: Path) -> None:
     fields = refined()
-    star = read_particle_file(write(tmp_path / "a.cs", fields))
+    table = read_particle_file(write(tmp_path / "a.cs", fields))
     draw = np.random.default_rng(1)
     vectors, shifts = rotation_vectors(draw, 6), draw.normal(0, 9, (6, 2))
     quaternions = torch.from_numpy(Rotation.from_rotvec(vectors).as_quat()).float()
-    star = with_poses(star, Poses(quaternions, torch.from_numpy(shifts).float()))
-    star = with_columns(star, {"rlnRandomSubset": [1, 2, 2, 2, 1, 1], "rlnDefocusU": np.arange(6.0)})
-    written = records_from_star(star)
+    table = with_poses(table, Poses(quaternions, torch.from_numpy(shifts).float()))
+    table = with_columns(table, {"rlnRandomSubset": [1, 2, 2, 2, 1, 1], "rlnDefocusU": np.arange(6.0)})
+    written = records_from_table(table)
     poses = Rotation.from_rotvec(written["alignments3D/pose"])
     assert degrees_between(poses, Rotation.from_rotvec(vectors)).max() < 1e-4
     np.testing.assert_allclose(written["alignments3D/shift"] * 2.69, shifts, atol=1e-3)
@@ -153,33 +154,33 @@ def test_only_what_was_changed_is_written_anew(tmp_path: Path) -> None:
 
 def test_selected_rows_keep_their_records(tmp_path: Path) -> None:
     fields = refined()
-    star = select_rows(read_particle_file(write(tmp_path / "a.cs", fields)), [4, 0])
-    assert (records_from_star(star) == records(fields)[[4, 0]]).all()
+    table = select_rows(read_particle_file(write(tmp_path / "a.cs", fields)), [4, 0])
+    assert (records_from_table(table) == records(fields)[[4, 0]]).all()
 
 
 def test_poses_of_particles_that_had_none(tmp_path: Path) -> None:
     fields = only(refined(), "blob", "ctf")
-    star = read_particle_file(write(tmp_path / "a.cs", fields))
-    assert poses_from_star(star) is None
+    table = read_particle_file(write(tmp_path / "a.cs", fields))
+    assert poses_from_table(table) is None
     quaternions = torch.nn.functional.normalize(torch.randn(6, 4), dim=1)
-    write_particle_file(with_poses(star, Poses(quaternions, torch.ones(6, 2))), tmp_path / "b.cs")
-    found = poses_from_star(read_particle_file(tmp_path / "b.cs"))
+    write_particle_file(with_poses(table, Poses(quaternions, torch.ones(6, 2))), tmp_path / "b.cs")
+    found = poses_from_table(read_particle_file(tmp_path / "b.cs"))
     assert found is not None
     assert torch.rad2deg(geodesic_distance(found.quaternions, quaternions)).max() < 1e-4
     np.testing.assert_allclose(found.shifts_angstrom, np.ones((6, 2)), atol=1e-3)
 
 
 def test_our_columns_are_fields_and_columns_again(tmp_path: Path) -> None:
-    star = read_particle_file(write(tmp_path / "a.cs", refined()))
+    table = read_particle_file(write(tmp_path / "a.cs", refined()))
     trace = np.linspace(-9, -1, 6)
-    write_particle_file(with_columns(star, {"cryoforumTrace": trace}), tmp_path / "b.cs")
+    write_particle_file(with_columns(table, {"cryoforumTrace": trace}), tmp_path / "b.cs")
     assert np.load(tmp_path / "b.cs")["cryoforum/Trace"].dtype == np.float32
     run("filter", tmp_path / "b.cs", "--keep", "0.5", "--out", tmp_path / "kept.cs")
     kept = np.load(tmp_path / "kept.cs")
     assert (kept["uid"] == refined()["uid"][:3]).all()
     np.testing.assert_allclose(kept["cryoforum/Trace"], trace[:3], rtol=1e-6)
-    without = replace(star, dataset=kept, particles=star.particles.iloc[:3])
-    assert not any(name.startswith("cryoforum/") for name in records_from_star(without).dtype.names)
+    without = replace(table, dataset=kept, particles=table.particles.iloc[:3])
+    assert not any(name.startswith("cryoforum/") for name in records_from_table(without).dtype.names)
 
 
 def test_passthrough_is_merged_by_uid(tmp_path: Path) -> None:
@@ -189,10 +190,10 @@ def test_passthrough_is_merged_by_uid(tmp_path: Path) -> None:
     order = np.random.default_rng(3).permutation(9)
     shuffled = {name: values[order] for name, values in only(more, "blob", "ctf").items()}
     passthrough = write(tmp_path / "elsewhere" / "passthrough.cs", shuffled)
-    (star,) = read_each([main, passthrough])
-    np.testing.assert_array_equal(number_column(star, "rlnDefocusU"), np.arange(6) + 1e4)
-    assert [name[:6] for name in star.particles["rlnImageName"]] == [f"{row:06d}" for row in range(1, 7)]
-    assert star.companions == (passthrough,)
+    (table,) = read_each([main, passthrough])
+    np.testing.assert_array_equal(number_column(table, "rlnDefocusU"), np.arange(6) + 1e4)
+    assert [name[:6] for name in table.particles["rlnImageName"]] == [f"{row:06d}" for row in range(1, 7)]
+    assert table.companions == (passthrough,)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +210,9 @@ def test_passthrough_beside_is_found(tmp_path: Path, main: str, beside: str) -> 
     write(tmp_path / main, only(fields, "alignments3D"))
     write(tmp_path / beside, only(fields, "blob", "ctf"))
     write(tmp_path / "J8_passthrough_particles.cs", only(refined(seed=8), "blob"))
-    star = read_particle_file(tmp_path / main)
-    assert star.companions == (tmp_path / beside,)
-    assert optics_from_star(star) is not None and poses_from_star(star) is not None
+    table = read_particle_file(tmp_path / main)
+    assert table.companions == (tmp_path / beside,)
+    assert ctf_from_table(table) is not None and poses_from_table(table) is not None
 
 
 def test_passthrough_is_not_taken_where_nothing_is_missing(tmp_path: Path) -> None:
@@ -237,15 +238,15 @@ def test_files_that_share_particles_are_duplicates_and_no_passthrough(project: P
     fields = refined()
     whole = write(project / "J7" / "all.cs", fields)
     part = write(project / "J7" / "class_3.cs", {name: values[:3] for name, values in fields.items()})
-    assert [len(star) for star in read_each([part, whole])] == [3, 6]
+    assert [len(table) for table in read_each([part, whole])] == [3, 6]
     for command in (("predict", model, part, whole), ("convert", part, whole)):
         message = run(*command, "--out", project / "out.cs", code=1)
         assert "already in" in message or "expected one particle file" in message
     unposed = write(project / "J7" / "unposed.cs", only(fields, "blob", "ctf"))
-    assert [len(star) for star in read_each([part, unposed])] == [3, 6]
+    assert [len(table) for table in read_each([part, unposed])] == [3, 6]
     more = write(project / "J7" / "more.cs", {"uid": fields["uid"], "myFields/score": np.arange(6.0)})
-    (star,) = read_each([part, more])  # it has no images, so it can be nothing else
-    assert star.companions == (more,) and star.dataset["myFields/score"].tolist() == [0, 1, 2]
+    (table,) = read_each([part, more])  # it has no images, so it can be nothing else
+    assert table.companions == (more,) and table.dataset["myFields/score"].tolist() == [0, 1, 2]
 
 
 def test_joined_files_keep_their_records(project: Path) -> None:
@@ -253,21 +254,21 @@ def test_joined_files_keep_their_records(project: Path) -> None:
     first, second = refined(3), refined(6, seed=1)
     second = {name: values[3:] for name, values in second.items() if name != "ctf/tilt_A"}
     paths = [write(project / "J7" / "a.cs", first), write(project / "J8" / "b.cs", second)]
-    with pytest.warns(UserWarning, match="left out ctf/tilt_A") as told:
-        star = joined(read_each(paths))
-    assert len(told) == 1 + sum("optics group" in str(one.message) for one in told)
-    found = records_from_star(star)
+    with logged("left out ctf/tilt_A") as told:
+        table = joined(read_each(paths))
+    assert len(told) == 1 + sum("optics group" in one for one in told)
+    found = records_from_table(table)
     assert set(found.dtype.names) == set(second)
     for name in second:
         np.testing.assert_array_equal(found[name], np.concatenate([first[name], second[name]]), name)
     other = refined(6, seed=2, blob__path=np.array([b"s.mrcs"] * 6))
     (project / "elsewhere").mkdir()
     write_stack(project / "elsewhere" / "s.mrcs", [torch.randn(6, 32, 32)], 6, 32, 1.345)
-    star = joined(read_each([paths[0], write(project / "elsewhere" / "c.cs", other)]))
-    write_particle_file(star, project / "joined.cs")
-    particles = particles_from_star(read_particle_file(project / "joined.cs"))
+    table = joined(read_each([paths[0], write(project / "elsewhere" / "c.cs", other)]))
+    write_particle_file(table, project / "joined.cs")
+    particles = particles_from_table(read_particle_file(project / "joined.cs"))
     alone = [
-        particles_from_star(star).images for star in read_each([paths[0], project / "elsewhere" / "c.cs"])
+        particles_from_table(table).images for table in read_each([paths[0], project / "elsewhere" / "c.cs"])
     ]
     expected = torch.cat([images[torch.arange(len(images))] for images in alone])
     assert torch.equal(particles.images[torch.arange(9)], expected)
@@ -281,7 +282,7 @@ def test_records_are_left_out_beside_a_star_file_and_that_is_told(project: Path)
         (project / "J1" / "extract" / "stack.mrcs").read_bytes()
     )
     write_particle_file(read_particle_file(paths[1]), project / "b.star")
-    with pytest.warns(UserWarning, match="cryoSPARC's other fields are left out"):
+    with logged("cryoSPARC's other fields are left out"):
         assert joined(read_each([paths[0], project / "b.star"])).dataset is None
 
 
@@ -348,31 +349,31 @@ def test_headers_beyond_the_default_limit_of_numpy(tmp_path: Path) -> None:
 
 
 def test_images_are_found_from_the_project_folder(project: Path) -> None:
-    star = read_particle_file(write(project / "J7" / "J7_005_particles.cs", refined()))
-    particles = particles_from_star(star)
+    table = read_particle_file(write(project / "J7" / "J7_005_particles.cs", refined()))
+    particles = particles_from_table(table)
     assert particles.box == 32 and particles.pixel_size_angstrom == pytest.approx(1.345)
 
 
 def test_dark_particles_are_inverted_and_kept_out_of_star_files(project: Path) -> None:
     light, dark = refined(), refined(blob__sign=[-1, 1, 1, -1, 1, 1])
     images = [
-        particles_from_star(read_particle_file(write(project / "J7" / name, fields))).images[torch.arange(6)]
+        particles_from_table(read_particle_file(write(project / "J7" / name, fields))).images[torch.arange(6)]
         for name, fields in (("light.cs", light), ("dark.cs", dark))
     ]
     signs = torch.tensor([1.0, -1, -1, 1, -1, -1])[:, None, None]
     assert torch.equal(images[1], signs * images[0])
-    star = read_particle_file(project / "J7" / "dark.cs")
+    table = read_particle_file(project / "J7" / "dark.cs")
     with pytest.raises(ValueError, match=r"dark on light \(blob/sign 1\).*out.cs instead"):
-        write_particle_file(star, project / "out.star")
+        write_particle_file(table, project / "out.star")
     assert not (project / "out.star").exists()
-    write_particle_file(select_rows(star, [0, 3]), project / "out.star")
+    write_particle_file(select_rows(table, [0, 3]), project / "out.star")
 
 
 def test_training_refuses_2d_alignments_with_the_reason(project: Path) -> None:
     fields = only(refined(), "blob", "ctf")
     aligned = {"alignments2D/pose": np.zeros(6, "<f4"), "alignments2D/shift": np.zeros((6, 2), "<f4")}
     path = write(project / "J7" / "J7_particles.cs", fields | aligned)
-    assert poses_from_star(read_particle_file(path)) is None
+    assert poses_from_table(read_particle_file(path)) is None
     message = run("train", path, "--out", project / "model", code=1)
     assert "2D alignments only; run a 3D refinement" in message and path.name in message
     assert not (project / "model").exists()
@@ -427,17 +428,17 @@ def test_another_passthrough_file_starts_a_prediction_anew(
 
 def test_cryosparc_tools_read_what_we_write(tmp_path: Path) -> None:
     dataset = pytest.importorskip("cryosparc.dataset", reason="cryosparc-tools are not installed")
-    star = read_particle_file(write(tmp_path / "a.cs", refined()))
-    write_particle_file(replace(star, dataset=None), tmp_path / "new.cs")
+    table = read_particle_file(write(tmp_path / "a.cs", refined()))
+    write_particle_file(replace(table, dataset=None), tmp_path / "new.cs")
     loaded = dataset.Dataset.load(tmp_path / "new.cs")
     assert len(loaded) == 6 and {"blob", "ctf", "alignments3D"} <= set(loaded.prefixes())
     assert loaded["blob/path"][0] == "J1/extract/stack.mrcs"
 
 
 def test_real_2d_classification(shared_data: Path) -> None:
-    star = read_particle_file(shared_data / "cryosparc_J2_particles_exported.cs")
-    assert len(star) == 22 and poses_from_star(star) is None
-    assert star.particles["rlnImageName"][0].startswith("000001@J1/imported/0000903")
+    table = read_particle_file(shared_data / "cryosparc_J2_particles_exported.cs")
+    assert len(table) == 22 and poses_from_table(table) is None
+    assert table.particles["rlnImageName"][0].startswith("000001@J1/imported/0000903")
 
 
 def test_real_files_of_both_programs_agree(shared_data: Path) -> None:

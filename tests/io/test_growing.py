@@ -6,14 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows
+from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows
 from cryoforum.io.relion.growing import GrowingStar, joined
 from cryoforum.io.relion.star_files import read_star
 
 
 def part(
     first: int, count: int, groups: Sequence[tuple[str, str]] = (("1", "300"),), extra: str = ""
-) -> ParticleStar:
+) -> ParticleTable:
     """Rows of each optics group (number, voltage) in turn."""
     optics = pd.DataFrame([{"rlnOpticsGroup": number, "rlnVoltage": kv} for number, kv in groups], dtype=str)
     rows = [
@@ -21,7 +21,7 @@ def part(
         | ({extra: "x"} if extra else {})
         for row in range(first, first + count)
     ]
-    return ParticleStar(Path(f"part{first}.star"), optics, pd.DataFrame(rows, dtype=str))
+    return ParticleTable(Path(f"part{first}.star"), optics, pd.DataFrame(rows, dtype=str))
 
 
 def test_appending_writes_what_writing_anew_does(tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_columns_that_only_some_have_are_left_out(tmp_path: Path) -> None:
     assert list(read_star(grown.path).particles.columns) == ["rlnImageName", "rlnOpticsGroup"]
 
 
-def named(star: ParticleStar, voltage: str, number: str = "1") -> ParticleStar:
-    optics = star.optics.assign(rlnVoltage=voltage, rlnOpticsGroupName="first", rlnOpticsGroup=number)  # type: ignore[union-attr]
-    return ParticleStar(star.path, optics, star.particles)
+def named(table: ParticleTable, voltage: str, number: str = "1") -> ParticleTable:
+    optics = table.optics.assign(rlnVoltage=voltage, rlnOpticsGroupName="first", rlnOpticsGroup=number)  # type: ignore[union-attr]
+    return ParticleTable(table.path, optics, table.particles)
 
 
 def test_what_a_missing_column_means_is_written(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_group_numbers_may_be_written_as_any_number(tmp_path: Path) -> None:
 
 
 def test_dialects_are_not_mixed() -> None:
-    old = ParticleStar(Path("old.star"), None, part(1, 2).particles)
+    old = ParticleTable(Path("old.star"), None, part(1, 2).particles)
     with pytest.raises(ValueError, match="old.star: expected data_optics as in part1.star"):
         joined([part(1, 2), old])
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cryoforum.cli import app
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.io.mrc.maps import read_volume
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model
 
@@ -38,14 +38,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         (folder / "config.toml").write_text(TOML)
         particles, config = folder / "particles.star", folder / "config.toml"
         run("train", particles, "--out", folder / "model", "--preset", "tiny", "--config", config)
-        run("predict", folder / "model", particles, "--out", folder / "polished.star")
-        run("reconstruct", folder / "polished.star", "--root", folder, "--out", folder / "map")
+        run("predict", folder / "model", particles, "--out", folder / "refined.star")
+        run("reconstruct", folder / "refined.star", "--root", folder, "--out", folder / "map")
     return single, half
 
 
 def test_float16_images_are_those_of_float32_but_for_rounding(folders: tuple[Path, Path]) -> None:
     wide, narrow = (
-        particles_from_star(read_star(folder / "particles.star")).images[torch.arange(COUNT)]
+        particles_from_table(read_star(folder / "particles.star")).images[torch.arange(COUNT)]
         for folder in folders
     )
     assert not torch.equal(wide, narrow)
@@ -53,9 +53,9 @@ def test_float16_images_are_those_of_float32_but_for_rounding(folders: tuple[Pat
 
 
 def test_float16_results_are_those_of_float32_but_for_rounding(folders: tuple[Path, Path]) -> None:
-    poses = [poses_from_star(read_star(folder / "polished.star")) for folder in folders]
+    poses = [poses_from_table(read_star(folder / "refined.star")) for folder in folders]
     errors = orientation_errors(poses[0].quaternions, poses[1].quaternions)
-    true = poses_from_star(read_star(folders[0] / "particles.star"))
+    true = poses_from_table(read_star(folders[0] / "particles.star"))
     assert float(errors.median()) < 0.05 * float(
         orientation_errors(poses[0].quaternions, true.quaternions).median()
     )

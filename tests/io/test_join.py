@@ -2,17 +2,17 @@
 
 import shutil
 import subprocess
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.messages import logged, silence
 
-from cryoforum.dataset.particle_table import ParticleStar, number_column
+from cryoforum.dataset.particle_table import ParticleTable, number_column
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import root_for_images
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 
 OPTICS = ("rlnOpticsGroupName", "rlnOpticsGroup", "rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast",
@@ -46,7 +46,9 @@ def block(name: str, columns: tuple[str, ...], rows: str) -> str:
     return f"\n# version 30001\n\ndata_{name}\n\nloop_\n{labels}{rows}\n"
 
 
-def written(folder: Path, name: str, optics: str, particles: str, **changes: tuple[str, ...]) -> ParticleStar:
+def written(
+    folder: Path, name: str, optics: str, particles: str, **changes: tuple[str, ...]
+) -> ParticleTable:
     """A file whose text is made of such rows, and the stack it names, whose images differ in every pixel."""
     folder.mkdir(exist_ok=True)
     text = block("optics", changes.get("optics_columns", OPTICS), optics)
@@ -62,7 +64,7 @@ def stack(path: Path, box: int, seed: int) -> torch.Tensor:
 
 
 @pytest.fixture
-def stars(tmp_path: Path) -> list[ParticleStar]:
+def tables(tmp_path: Path) -> list[ParticleTable]:
     """Files of two folders; both call a stack s.mrcs, of their own folder."""
     stack(tmp_path / "a" / "s.mrcs", 8, 1)
     stack(tmp_path / "b" / "s.mrcs", 8, 2)
@@ -77,9 +79,9 @@ def stars(tmp_path: Path) -> list[ParticleStar]:
     return [a, b]
 
 
-def test_equal_groups_are_one_and_others_of_the_same_name_are_renamed(stars: list[ParticleStar]) -> None:
-    with pytest.warns(UserWarning, match="its optics group two is another one .* called two_2") as told:
-        found = joined(stars)
+def test_equal_groups_are_one_and_others_of_the_same_name_are_renamed(tables: list[ParticleTable]) -> None:
+    with logged("its optics group two is another one .* called two_2") as told:
+        found = joined(tables)
     assert len(told) == 1
     assert found.optics["rlnOpticsGroupName"].tolist() == ["one", "two", "two_2"]
     assert found.optics["rlnOpticsGroup"].tolist() == ["1", "2", "3"]
@@ -88,58 +90,56 @@ def test_equal_groups_are_one_and_others_of_the_same_name_are_renamed(stars: lis
     assert number_column(found, "rlnSphericalAberration").tolist() == [2.7, 2.7, 0.01, 2.7]
 
 
-@pytest.mark.filterwarnings("ignore:.*optics group")
-def test_values_order_and_half_sets_stay(stars: list[ParticleStar]) -> None:
-    found = joined(stars)
+def test_values_order_and_half_sets_stay(tables: list[ParticleTable]) -> None:
+    found = joined(tables)
     for column in set(PARTICLES) - {"rlnImageName", "rlnOpticsGroup"}:
-        both = [*stars[0].particles[column], *stars[1].particles[column]]
+        both = [*tables[0].particles[column], *tables[1].particles[column]]
         assert found.particles[column].tolist() == both, column
-    assert particles_from_star(found).subsets.tolist() == [1, 2, 2, 1]
-    assert joined(stars[:1]) is stars[0]
+    assert particles_from_table(found).half_sets.tolist() == [1, 2, 2, 1]
+    assert joined(tables[:1]) is tables[0]
 
 
-@pytest.mark.filterwarnings("ignore:.*optics group")
-def test_names_lead_to_the_stacks_of_their_own_folder(stars: list[ParticleStar], tmp_path: Path) -> None:
-    first, second = (particles_from_star(star).images[torch.arange(2)] for star in stars)
-    found = joined(stars)
-    assert torch.equal(particles_from_star(found).images[torch.arange(4)], torch.cat([first, second]))
+def test_names_lead_to_the_stacks_of_their_own_folder(tables: list[ParticleTable], tmp_path: Path) -> None:
+    first, second = (particles_from_table(table).images[torch.arange(2)] for table in tables)
+    found = joined(tables)
+    assert torch.equal(particles_from_table(found).images[torch.arange(4)], torch.cat([first, second]))
     assert found.particles["rlnImageName"][2] == "000003@b/s.mrcs"
     write_star(found, tmp_path / "joined.star")  # also when read again from the folder that both share
-    again = particles_from_star(read_star(tmp_path / "joined.star"))
+    again = particles_from_table(read_star(tmp_path / "joined.star"))
     assert torch.equal(again.images[torch.arange(4)], torch.cat([first, second]))
 
 
 def test_names_that_lead_there_anyway_stay(tmp_path: Path) -> None:
     stack(tmp_path / "Extract" / "s.mrcs", 8, 1)
-    stars = [
+    tables = [
         written(tmp_path / name, "x.star", "one 1 300 2.7 0.1 1.5 8 2", f"{image} 1 1 2 3 0 0 1 m a")
         for name, image in (("job1", "1@Extract/s.mrcs"), ("job2", "2@Extract/s.mrcs"))
     ]
-    assert joined(stars).particles["rlnImageName"].tolist() == ["1@Extract/s.mrcs", "2@Extract/s.mrcs"]
+    assert joined(tables).particles["rlnImageName"].tolist() == ["1@Extract/s.mrcs", "2@Extract/s.mrcs"]
 
 
 def test_a_stack_outside_the_shared_folder_is_named_from_there(tmp_path: Path) -> None:
     """Two files of one folder, whose names are those of a project elsewhere, given by --root."""
     images = stack(tmp_path / "project" / "s.mrcs", 8, 1)
-    stars = [
+    tables = [
         written(tmp_path / "stars", f"{n}.star", "one 1 300 2.7 0.1 1.5 8 2", f"{n}@s.mrcs 1 1 2 3 0 0 1 m a")
         for n in (1, 2)
     ]
-    found = joined(stars, tmp_path / "project")
+    found = joined(tables, tmp_path / "project")
     assert found.particles["rlnImageName"].tolist() == ["1@s.mrcs", "2@s.mrcs"]
-    particles = particles_from_star(found, tmp_path / "project")
+    particles = particles_from_table(found, tmp_path / "project")
     assert torch.equal(particles.images[torch.arange(2)], images[:2])
 
 
 def test_the_first_at_sign_ends_the_slice(tmp_path: Path) -> None:
     images = stack(tmp_path / "a" / "x@2.mrcs", 8, 1)
     one = "one 1 300 2.7 0.1 1.5 8 2"
-    stars = [written(tmp_path / "a", f"{n}.star", one, f"{n}@x@2.mrcs 1 1 2 3 0 0 1 m a") for n in (1, 2)]
-    stars.append(written(tmp_path / "b", "3.star", one, "3@a/x@2.mrcs 1 1 2 3 0 0 1 m a"))
-    found = joined(stars)
+    tables = [written(tmp_path / "a", f"{n}.star", one, f"{n}@x@2.mrcs 1 1 2 3 0 0 1 m a") for n in (1, 2)]
+    tables.append(written(tmp_path / "b", "3.star", one, "3@a/x@2.mrcs 1 1 2 3 0 0 1 m a"))
+    found = joined(tables)
     assert found.particles["rlnImageName"].tolist() == [f"{n}@a/x@2.mrcs" for n in (1, 2, 3)]
-    assert torch.equal(particles_from_star(found).images[torch.arange(3)], images[:3])
-    write_star(stars[0], tmp_path / "a" / "copy.star")
+    assert torch.equal(particles_from_table(found).images[torch.arange(3)], images[:3])
+    write_star(tables[0], tmp_path / "a" / "copy.star")
     assert root_for_images(tmp_path / "a" / "copy.star", tmp_path) is None
     assert (
         root_for_images(written(tmp_path, "4.star", one, "1@x@2.mrcs 1 1 2 3 0 0 1 m a").path, tmp_path / "a")
@@ -154,9 +154,9 @@ def test_the_root_that_a_written_file_needs(tmp_path: Path) -> None:
     out.mkdir()
     stack(project / "Extract" / "s.mrcs", 8, 1)
     row = "1@Extract/s.mrcs 1 1 2 3 0 0 1 m a"
-    star = written(out, "x.star", "one 1 300 2.7 0.1 1.5 8 2", row)
+    table = written(out, "x.star", "one 1 300 2.7 0.1 1.5 8 2", row)
     root = root_for_images(out / "x.star", project / "job")
-    assert root == project and len(particles_from_star(star, root)) == 1
+    assert root == project and len(particles_from_table(table, root)) == 1
     assert root_for_images(out / "x.star", out, project) == project
     assert root_for_images(out / "x.star", out) is None  # nobody knows
     written(project / "job", "x.star", "one 1 300 2.7 0.1 1.5 8 2", row)
@@ -166,66 +166,66 @@ def test_the_root_that_a_written_file_needs(tmp_path: Path) -> None:
     assert root_for_images(out / "y.star", out, project / "Extract") == project / "Extract"
 
 
-def test_an_old_dialect_joins_with_its_lengths_in_angstrom(stars: list[ParticleStar], tmp_path: Path) -> None:
+def test_an_old_dialect_joins_with_its_lengths_in_angstrom(
+    tables: list[ParticleTable], tmp_path: Path
+) -> None:
     stack(tmp_path / "a" / "old.mrcs", 8, 3)
     (tmp_path / "a" / "old.star").write_text(OLD)
     old = read_star(tmp_path / "a" / "old.star")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = joined([stars[0], old])
-        alone = joined([old, stars[0]])
+    with silence():
+        found = joined([tables[0], old])
+        alone = joined([old, tables[0]])
     assert found.optics["rlnOpticsGroupName"].tolist() == ["one", "two", "opticsGroup1", "opticsGroup2"]
     assert number_column(found, "rlnImagePixelSize").tolist() == [1.5, 1.5, 1.5, 2.0]
     assert number_column(found, "rlnImageSize").tolist() == [8.0] * 4
-    expected = torch.cat([poses_from_star(star).shifts_angstrom for star in (stars[0], old)])
-    assert torch.allclose(poses_from_star(found).shifts_angstrom, expected)
-    assert poses_from_star(found).shifts_angstrom[2:].tolist() == [[3.0, -6.0], [4.0, -8.0]]
+    expected = torch.cat([poses_from_table(table).shifts_angstrom for table in (tables[0], old)])
+    assert torch.allclose(poses_from_table(found).shifts_angstrom, expected)
+    assert poses_from_table(found).shifts_angstrom[2:].tolist() == [[3.0, -6.0], [4.0, -8.0]]
     assert found.particles["labNote"].tolist() == ["a1", "a2", "o1", "o2"]
     assert not {"rlnOriginX", "rlnMagnification", "rlnVoltage"} & set(found.particles)
     assert alone.particles["labNote"].tolist() == ["o1", "o2", "a1", "a2"]
 
 
-@pytest.mark.filterwarnings("ignore:.* it is called one_2")
 def test_columns_of_some_files_are_left_out_but_for_those_whose_absence_means_a_value(
-    stars: list[ParticleStar], tmp_path: Path
+    tables: list[ParticleTable], tmp_path: Path
 ) -> None:
     fewer = tuple(c for c in PARTICLES if c not in ("rlnOriginXAngst", "rlnOriginYAngst", "labNote"))
     other = written(
         tmp_path / "b", "y.star", "one 1 300 2.7 0.1 1.5 8 2 0.25", "4@s.mrcs 1 1 2 3 1 m",
         columns=fewer, optics_columns=(*OPTICS, "rlnBeamTiltX"),
     )  # fmt: skip
-    with pytest.warns(UserWarning, match="left out labNote, which not all files have") as told:
-        found = joined([stars[0], other])
-    assert sum("left out" in str(one.message) for one in told) == 1
+    with logged("left out labNote, which not all files have") as told:
+        found = joined([tables[0], other])
+    assert sum("left out" in one for one in told) == 1
     assert "labNote" not in found.particles
     assert number_column(found, "rlnBeamTiltX").tolist() == [0.0, 0.0, 0.25]
-    assert poses_from_star(found).shifts_angstrom.tolist() == [[1.5, -3.0], [0.0, 0.75], [0.0, 0.0]]
+    assert poses_from_table(found).shifts_angstrom.tolist() == [[1.5, -3.0], [0.0, 0.75], [0.0, 0.0]]
 
 
-def test_what_cannot_be_joined(stars: list[ParticleStar], tmp_path: Path) -> None:
+def test_what_cannot_be_joined(tables: list[ParticleTable], tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"a/x.star, row 1 \(1@s.mrcs\): the image is already in .*a/x.star, row 1"
     ):
-        joined([stars[0], stars[0]])
+        joined([tables[0], tables[0]])
     shutil.copy(tmp_path / "a" / "x.star", tmp_path / "a" / "again.star")
     with pytest.raises(ValueError, match=r"again.star, row 1 .* already in .*x.star, row 1; remove the dupl"):
-        joined([stars[0], read_star(tmp_path / "a" / "again.star")])
+        joined([tables[0], read_star(tmp_path / "a" / "again.star")])
     text = (tmp_path / "b" / "x.star").read_text()
     (tmp_path / "b" / "whole.star").write_text(text.replace("rlnRandomSubset", "labSubset"))
     with pytest.raises(ValueError, match="rlnRandomSubset in all files or in none, .*whole.star"):
-        joined([stars[0], read_star(tmp_path / "b" / "whole.star")])
+        joined([tables[0], read_star(tmp_path / "b" / "whole.star")])
     (tmp_path / "b" / "bad.star").write_text(text.replace("4 5 6", "4 five 6"))
     with pytest.raises(
         ValueError, match=r"bad.star, row 2 \(1@s.mrcs\): expected a number in .*rlnAngleTilt"
     ):
-        joined([stars[0], read_star(tmp_path / "b" / "bad.star")])
+        joined([tables[0], read_star(tmp_path / "b" / "bad.star")])
     (tmp_path / "b" / "gone.star").write_text(text.replace("1@s", "1@gone"))
     with pytest.raises(ValueError, match=r"gone.star, row 2 .*gone.mrcs not found"):
-        joined([stars[0], read_star(tmp_path / "b" / "gone.star")])
+        joined([tables[0], read_star(tmp_path / "b" / "gone.star")])
 
 
 def test_relion_joins_the_same_groups_and_columns(
-    relion: Path, stars: list[ParticleStar], tmp_path: Path
+    relion: Path, tables: list[ParticleTable], tmp_path: Path
 ) -> None:
     """Two files whose groups of one name have one meaning: there RELION's way and ours must be the same."""
     for name, note in (("a", "labNote"), ("b", "labOther")):
@@ -242,7 +242,7 @@ def test_relion_joins_the_same_groups_and_columns(
     ]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     theirs = read_star(tmp_path / "r.star")
-    with pytest.warns(UserWarning, match="left out"):
+    with logged("left out"):
         ours = joined([read_star(tmp_path / name / "x.star") for name in ("a", "b")])
     assert set(ours.particles) == set(theirs.particles) and set(ours.optics) == set(theirs.optics)
     assert ours.optics["rlnOpticsGroupName"].tolist() == theirs.optics["rlnOpticsGroupName"].tolist()

@@ -4,7 +4,6 @@ import bz2
 import gzip
 import itertools
 import math
-import warnings
 from pathlib import Path
 
 import gemmi
@@ -12,6 +11,7 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from helpers.messages import messages
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
@@ -20,7 +20,7 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import poses_from_star
+from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.io.relion.star_files import read_star
 
 
@@ -45,10 +45,9 @@ def write_map(path: Path, voxels: np.ndarray, voxel_size: float | tuple[float, f
 
 
 def read_with_notices(path: Path, pixel_size: float | None = None) -> tuple[Volume, list[str]]:
-    with warnings.catch_warnings(record=True) as notices:
-        warnings.simplefilter("always")
+    with messages() as notices:
         volume = read_volume(path, pixel_size)
-    return volume, [str(notice.message) for notice in notices]
+    return volume, notices
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))))
@@ -190,7 +189,7 @@ def test_a_map_without_pixel_size_is_matched_once_it_is_given(tmp_path: Path) ->
     for name, more in (("map", ("--map-pixel-size", 11.2)), ("sized", ())):
         done = invoke("match", tmp_path / f"{name}.mrc", particles, "--out", tmp_path / f"{name}.star", *more)
         assert done.exit_code == 0, done.output
-    found, expected = (poses_from_star(read_star(tmp_path / f"{name}.star")) for name in ("map", "sized"))
+    found, expected = (poses_from_table(read_star(tmp_path / f"{name}.star")) for name in ("map", "sized"))
     assert found is not None and expected is not None
     torch.testing.assert_close(found.shifts_angstrom, expected.shifts_angstrom, atol=0.05, rtol=0)
     assert float(geodesic_distance(found.quaternions, expected.quaternions).max()) < 0.002

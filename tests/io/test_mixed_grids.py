@@ -9,22 +9,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.messages import messages
 from helpers.models import untrained_model
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
 from cryoforum.commands.structures import load_structure
-from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_table import number_column, with_columns
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import check_compatible, matched_to_model
 
-COARSE, FINE = Sampling(32, 11.2), Sampling(48, 7.0)
+COARSE, FINE = ImageGrid(32, 11.2), ImageGrid(48, 7.0)
 MANY, FEW = 90, 60
 
 
@@ -54,7 +55,7 @@ def files(folder: Path, mixture: str) -> list[Path]:
 
 @pytest.mark.parametrize(("mixture", "told"), [("coarse", (FINE, COARSE)), ("fine", (COARSE, FINE))])
 def test_matching_a_mixture_finds_the_poses_of_both(
-    folder: Path, tmp_path: Path, mixture: str, told: tuple[Sampling, Sampling]
+    folder: Path, tmp_path: Path, mixture: str, told: tuple[ImageGrid, ImageGrid]
 ) -> None:
     """Also where images are brought to smaller pixels than they had: what they do not hold is not looked for."""
     paths = files(folder, mixture)
@@ -66,7 +67,7 @@ def test_matching_a_mixture_finds_the_poses_of_both(
     assert len(found.optics) == 2
     assert set(number_column(found, "rlnImagePixelSize")) == {11.2, 7.0}
     assert number_column(found, "rlnImageSize").tolist() == [told[1].box] * MANY + [told[0].box] * FEW
-    poses, true = poses_from_star(found), [poses_from_star(read_star(path)) for path in paths]
+    poses, true = poses_from_table(found), [poses_from_table(read_star(path)) for path in paths]
     errors = orientation_errors(poses.quaternions, torch.cat([one.quaternions for one in true]))
     shifts = poses.shifts_angstrom - torch.cat([one.shifts_angstrom for one in true])
     expected = torch.deg2rad(torch.from_numpy(number_column(found, "cryoforumExpectedErrorDeg")))
@@ -102,15 +103,15 @@ def test_halves_posed_by_one_prediction_are_dependent_beside_a_refinement_too(
 
 
 def test_images_near_the_wanted_pixel_size_are_taken_as_they_are(folder: Path) -> None:
-    star = read_star(folder / "many_coarse" / "particles.star")
-    optics = pd.concat([star.optics] * 3, ignore_index=True)
+    table = read_star(folder / "many_coarse" / "particles.star")
+    optics = pd.concat([table.optics] * 3, ignore_index=True)
     optics["rlnOpticsGroup"], optics["rlnImagePixelSize"] = ["1", "2", "3"], ["11.2", "11.24", "11.6"]
     groups = np.repeat([1, 2, 3], [20, 40, 30])
-    mixed = replace(with_columns(star, {"rlnOpticsGroup": groups}), optics=optics)
-    with pytest.warns(UserWarning) as told:
-        found = particles_from_star(mixed, sampling=COARSE)
-    assert [str(one.message).split(" of ")[0] for one in told] == ["30"]
-    plain, rows = particles_from_star(star), torch.arange(60)
+    mixed = replace(with_columns(table, {"rlnOpticsGroup": groups}), optics=optics)
+    with messages() as told:
+        found = particles_from_table(mixed, sampling=COARSE)
+    assert [one.split(" of ")[0] for one in told] == ["30"]
+    plain, rows = particles_from_table(table), torch.arange(60)
     assert torch.equal(found.images[rows], plain.images[rows])
     assert found.pixel_size_angstrom == 11.24
 
@@ -142,7 +143,7 @@ def test_predicting_resamples_to_the_model(folder: Path, tmp_path: Path) -> None
 
 def test_particles_in_memory_are_matched_to_a_model(folder: Path, tmp_path: Path) -> None:
     model = load_model(untrained_model(COARSE.box, COARSE.pixel_size_angstrom, tmp_path / "model"))
-    fine = particles_from_star(read_star(folder / "few_fine" / "particles.star"))
+    fine = particles_from_table(read_star(folder / "few_fine" / "particles.star"))
     with pytest.raises(
         ValueError, match="expects particles of 32 px and 11.2 Å/px, found 48 px .*matched_to_model"
     ):
@@ -153,15 +154,14 @@ def test_particles_in_memory_are_matched_to_a_model(folder: Path, tmp_path: Path
     assert matched_to_model(found, model) is found
 
 
-@pytest.mark.filterwarnings("ignore:.*(optics group|are resampled)")
 def test_a_wrong_slice_of_a_mixture_is_named_with_its_row(folder: Path, tmp_path: Path) -> None:
-    star = joined([read_star(path) for path in files(folder, "coarse")])
-    star.particles.loc[MANY + 4, "rlnImageName"] = "000099@few_fine/particles.mrcs"
-    write_star(star, tmp_path / "x.star")
+    table = joined([read_star(path) for path in files(folder, "coarse")])
+    table.particles.loc[MANY + 4, "rlnImageName"] = "000099@few_fine/particles.mrcs"
+    write_star(table, tmp_path / "x.star")
     with pytest.raises(
         ValueError, match=rf"000099@few_fine/particles.mrcs \(row {MANY + 5}\): expected a slice"
     ):
-        particles_from_star(read_star(tmp_path / "x.star"), folder)
+        particles_from_table(read_star(tmp_path / "x.star"), folder)
 
 
 def test_training_and_finding_a_rate_take_several_files(folder: Path, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from cryoforum.cli import app
 from cryoforum.commands.predict import with_predictions
 from cryoforum.commands.structures import load_structure
 from cryoforum.config import preset, with_symmetry
-from cryoforum.dataset.particle_table import ParticleStar, number_column, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 80
@@ -40,19 +40,19 @@ def invoke(*arguments: object) -> Result:
 
 def matched(folder: Path, out: Path, images: torch.Tensor) -> tuple[torch.Tensor, Result]:
     """Orientation errors of a match of these images instead of the folder's own."""
-    star = read_star(folder / "particles.star")
+    table = read_star(folder / "particles.star")
     write_stack(out / "particles.mrcs", [images], COUNT, BOX, PIXEL_SIZE)
-    write_star(star, out / "particles.star")
+    write_star(table, out / "particles.star")
     result = invoke("match", folder / "map.mrc", out / "particles.star", "--out", out / "found.star")
     assert result.exit_code == 0, result.output + str(result.exception)
-    found, true = poses_from_star(read_star(out / "found.star")), poses_from_star(star)
+    found, true = poses_from_table(read_star(out / "found.star")), poses_from_table(table)
     assert found is not None and true is not None
     return orientation_errors(found.quaternions, true.quaternions), result
 
 
 @pytest.fixture
 def images(folder: Path) -> torch.Tensor:
-    return particles_from_star(read_star(folder / "particles.star")).images[torch.arange(COUNT)]
+    return particles_from_table(read_star(folder / "particles.star")).images[torch.arange(COUNT)]
 
 
 def test_masked_particles_are_posed(folder: Path, tmp_path: Path, images: torch.Tensor) -> None:
@@ -106,28 +106,28 @@ def test_constant_images_are_refused(folder: Path, tmp_path: Path) -> None:
 
 def test_what_an_earlier_prediction_said_does_not_outlive_it() -> None:
     names = ["1@a.mrcs", "2@a.mrcs"]
-    star = ParticleStar(Path(), None, pd.DataFrame({"rlnImageName": names, "label": ["a", "b"]}, dtype=str))
+    table = ParticleTable(Path(), None, pd.DataFrame({"rlnImageName": names, "label": ["a", "b"]}, dtype=str))
     earlier = ("cryoforumReferenceHalf", "cryoforumBoundDeg", "rlnMaxValueProbDistribution")
-    star = with_columns(star, dict.fromkeys(earlier, np.array([1.0, 2.0])))
+    table = with_columns(table, dict.fromkeys(earlier, np.array([1.0, 2.0])))
     numbers = {"qx": [0, 0], "qy": [0, 0], "qz": [0, 1], "qw": [1, 0], "cryoforumTrace": [-1, -2]}
-    new = with_predictions(star, {name: np.array(v, dtype=np.float32) for name, v in numbers.items()})
+    new = with_predictions(table, {name: np.array(v, dtype=np.float32) for name, v in numbers.items()})
     assert not set(earlier) & set(new.particles.columns)
     assert new.particles["label"].tolist() == ["a", "b"]
     assert number_column(new, "cryoforumTrace").tolist() == [-1, -2]
 
 
-def test_polished_particles_are_filtered_by_expected_error_and_others_by_trace(tmp_path: Path) -> None:
+def test_refined_particles_are_filtered_by_expected_error_and_others_by_trace(tmp_path: Path) -> None:
     names = [f"{row}@a.mrcs" for row in (1, 2, 3, 4)]
-    star = ParticleStar(Path(), None, pd.DataFrame({"rlnImageName": names}, dtype=str))
+    table = ParticleTable(Path(), None, pd.DataFrame({"rlnImageName": names}, dtype=str))
     trace, error = np.array([-9.0, -8, -2, -1]), np.array([40.0, 1, 2, 30])
-    network = with_columns(star, {"cryoforumTrace": trace, "cryoforumExpectedErrorDeg": error})
-    polished = with_columns(network, {"cryoforumBoundDeg": np.ones(4)})
-    for table, options, expected in (
+    network = with_columns(table, {"cryoforumTrace": trace, "cryoforumExpectedErrorDeg": error})
+    refined = with_columns(network, {"cryoforumBoundDeg": np.ones(4)})
+    for frame, options, expected in (
         (network, (), [0, 1]),
-        (polished, (), [1, 2]),
-        (polished, ("--by", "trace"), [0, 1]),
+        (refined, (), [1, 2]),
+        (refined, ("--by", "trace"), [0, 1]),
     ):
-        write_star(table, tmp_path / "p.star")
+        write_star(frame, tmp_path / "p.star")
         done = invoke("filter", tmp_path / "p.star", "--keep", 0.5, "--out", tmp_path / "k.star", *options)
         assert done.exit_code == 0, done.output
         kept = read_star(tmp_path / "k.star").particles["rlnImageName"].tolist()
@@ -141,7 +141,7 @@ def test_axes_of_too_high_an_order_for_the_network_are_refused_with_a_way_out() 
         with_symmetry(preset("tiny"), "D17")
 
 
-def test_particles_of_other_strengths_are_polished_at_their_own(
+def test_particles_of_other_strengths_are_refined_at_their_own(
     folder: Path, tmp_path: Path, images: torch.Tensor
 ) -> None:
     """The signal of every second particle is a third, of the others one and two thirds."""
@@ -152,7 +152,7 @@ def test_particles_of_other_strengths_are_polished_at_their_own(
     options = ("--out", tmp_path / "found.star", "--refine-scale")
     assert invoke("match", folder / "map.mrc", tmp_path / "particles.star", *options).exit_code == 0
     found = read_star(tmp_path / "found.star")
-    poses, true = poses_from_star(found), poses_from_star(read_star(folder / "particles.star"))
+    poses, true = poses_from_table(found), poses_from_table(read_star(folder / "particles.star"))
     assert poses is not None and true is not None
     refined = orientation_errors(poses.quaternions, true.quaternions)
     assert float(refined.median()) < 1.02 * float(plain.median())
@@ -162,9 +162,9 @@ def test_particles_of_other_strengths_are_polished_at_their_own(
 
 def test_particles_that_nobody_has_posed_are_refused(folder: Path, tmp_path: Path) -> None:
     """As after extraction: all angles are there, and 0."""
-    star = read_star(folder / "particles.star")
+    table = read_star(folder / "particles.star")
     zeros = dict.fromkeys(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"), np.zeros(COUNT))
-    write_star(with_columns(star, zeros), folder / "unposed.star")
+    write_star(with_columns(table, zeros), folder / "unposed.star")
     for step in ("train", "reconstruct"):
         result = invoke(step, folder / "unposed.star", "--out", tmp_path / step)
         assert result.exit_code == 1 and f"found the same one in all {COUNT} rows" in result.stderr

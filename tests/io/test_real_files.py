@@ -8,6 +8,7 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from helpers.messages import logged
 
 from cryoforum.commands.workflow import checked_particles
 from cryoforum.geometry.rotations import geodesic_distance
@@ -15,7 +16,7 @@ from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import LazyImages
-from cryoforum.io.relion.particles import particles_from_star, poses_from_star
+from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 
 
@@ -37,7 +38,7 @@ def test_real_relion_dialects(formats: Path, tmp_path: Path) -> None:
     """The two files agree in images and CTF, not in pixel size, and in all angles but those of row 15."""
     (tmp_path / "sample.mrcs").symlink_to(formats / "aspire_sample.mrcs")
     old, new = (
-        particles_from_star(read_star(formats / f"aspire_sample_particles_relion{version}.star"), tmp_path)
+        particles_from_table(read_star(formats / f"aspire_sample_particles_relion{version}.star"), tmp_path)
         for version in ("30", "31")
     )
     assert old.pixel_size_angstrom == pytest.approx(5e4 / 37369.207031)
@@ -47,7 +48,7 @@ def test_real_relion_dialects(formats: Path, tmp_path: Path) -> None:
     assert old.poses.shifts_angstrom[0].tolist() == pytest.approx([0.1996 * 5e4 / 37369.207031] * 2)
     assert new.poses.shifts_angstrom[0].tolist() == pytest.approx([0.1996] * 2)
     assert torch.equal(old.images[rows(3, 16)], new.images[rows(3, 16)])
-    assert torch.equal(old.optics.defocus_u_angstrom, new.optics.defocus_u_angstrom)
+    assert torch.equal(old.ctf.defocus_u_angstrom, new.ctf.defocus_u_angstrom)
 
 
 def test_real_blocks_in_either_order(formats: Path) -> None:
@@ -56,25 +57,25 @@ def test_real_blocks_in_either_order(formats: Path) -> None:
 
 
 def test_real_names_that_look_like_numbers(formats: Path, tmp_path: Path) -> None:
-    star = read_star(formats / "cryodrgn_empiar_10076_7.star")
-    assert star.particles["rlnMicrographName"].tolist() == list("1234567")
-    assert star.particles["rlnImageName"][0] == "1@empiar_10076_7.mrc"
-    assert poses_from_star(star) is None
-    write_star(star, tmp_path / "copy.star")
-    assert read_star(tmp_path / "copy.star").particles.equals(star.particles)
+    table = read_star(formats / "cryodrgn_empiar_10076_7.star")
+    assert table.particles["rlnMicrographName"].tolist() == list("1234567")
+    assert table.particles["rlnImageName"][0] == "1@empiar_10076_7.mrc"
+    assert poses_from_table(table) is None
+    write_star(table, tmp_path / "copy.star")
+    assert read_star(tmp_path / "copy.star").particles.equals(table.particles)
 
 
 def test_real_projections_are_read(formats: Path, tmp_path: Path) -> None:
     (tmp_path / "rln_proj_64_shifted.mrcs").symlink_to(formats / "aspire_rln_proj_64_shifted.mrcs")
-    particles = particles_from_star(read_star(formats / "aspire_rln_proj_64_shifted.star"), tmp_path)
+    particles = particles_from_table(read_star(formats / "aspire_rln_proj_64_shifted.star"), tmp_path)
     with mrcfile.open(formats / "aspire_rln_proj_64_shifted.mrcs") as mrc:
         assert np.array_equal(particles.images[rows(3, 1)].numpy(), mrc.data[[3, 1]])
     assert particles.poses.shifts_angstrom[0].tolist() == [6.0, 10.0]
-    assert particles.optics is None
+    assert particles.ctf is None
 
 
 def test_real_file_with_only_in_plane_angles_has_no_poses(formats: Path) -> None:
-    assert poses_from_star(read_star(formats / "cryojax_ribosome_4ug0_particles.star")) is None
+    assert poses_from_table(read_star(formats / "cryojax_ribosome_4ug0_particles.star")) is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_real_other_files_are_refused_by_name(formats: Path, name: str, words: s
 
 def test_real_missing_and_truncated_stacks(formats: Path) -> None:
     with pytest.raises(ValueError, match=r"row 1 .*FinalRefinement-OriginalParticles-PfCRT.mrcs not found"):
-        particles_from_star(read_star(formats / "cryodrgn_FinalRefinement-OriginalParticles-PfCRT.star"))
+        particles_from_table(read_star(formats / "cryodrgn_FinalRefinement-OriginalParticles-PfCRT.star"))
     with pytest.raises(ValueError, match="expected 722797568 bytes .* found 66560"):
         LazyImages([formats / "drgnai_00256_Ribosomes_1.70A.mrcs"], [0])
 
@@ -105,7 +106,7 @@ def test_real_missing_and_truncated_stacks(formats: Path) -> None:
 def test_real_projections_are_ours(formats: Path, tmp_path: Path, kind: str) -> None:
     """RELION's projections of a map, the shifted ones with optics groups but origins in pixels."""
     (tmp_path / f"rln_proj_64_{kind}.mrcs").symlink_to(formats / f"aspire_rln_proj_64_{kind}.mrcs")
-    found = particles_from_star(read_star(formats / f"aspire_rln_proj_64_{kind}.star"), tmp_path)
+    found = particles_from_table(read_star(formats / f"aspire_rln_proj_64_{kind}.star"), tmp_path)
     voxels = torch.from_numpy(np.load(formats / "aspire_ribosome_vol64.npy").astype(np.float32))
     slices = project(padded_transform(voxels), found.poses.quaternions)
     slices = phase_shift(slices, -found.poses.shifts_angstrom / found.pixel_size_angstrom)
@@ -123,12 +124,12 @@ def test_real_files_are_read_and_come_back_or_are_refused_in_one_line(formats: P
             refused.append(path.stem)
     others = ["cryocat_relion_3.0", "starfile_empty_loop", "starfile_postprocess", "xmipp_symop"]
     assert refused == ["aspire_sample", *others]
-    for name, star in read.items():
-        write_star(star, tmp_path / name)
+    for name, table in read.items():
+        write_star(table, tmp_path / name)
         again = read_star(tmp_path / name)
-        assert again.particles.equals(star.particles), name
-        assert (again.optics is None) == (star.optics is None)
-        assert star.optics is None or again.optics.equals(star.optics), name
+        assert again.particles.equals(table.particles), name
+        assert (again.optics is None) == (table.optics is None)
+        assert table.optics is None or again.optics.equals(table.optics), name
 
 
 def test_real_ctf_that_lacks_something_is_refused(formats: Path) -> None:
@@ -141,11 +142,10 @@ def test_real_ctf_that_lacks_something_is_refused(formats: Path) -> None:
 
 
 def test_real_loop_of_one_row(formats: Path) -> None:
-    star = read_star(formats / "aspire_sample_relion_one_image.star")
-    assert len(star) == 1 and poses_from_star(star).shifts_angstrom.shape == (1, 2)
+    table = read_star(formats / "aspire_sample_relion_one_image.star")
+    assert len(table) == 1 and poses_from_table(table).shifts_angstrom.shape == (1, 2)
 
 
-@pytest.mark.filterwarnings("ignore:.*optics group")
 def test_real_dialects_join(formats: Path, tmp_path: Path) -> None:
     """The two dialects of one data set, of which the old one has its images in a file of another name."""
     (tmp_path / "sample.mrcs").symlink_to(formats / "aspire_sample.mrcs")
@@ -154,14 +154,14 @@ def test_real_dialects_join(formats: Path, tmp_path: Path) -> None:
         text = (formats / f"aspire_sample_particles_relion{version}.star").read_text()
         (tmp_path / f"{version}.star").write_text(text.replace("@sample", f"@{name}"))
     old, new = (read_star(tmp_path / f"{version}.star") for version in ("30", "31"))
-    with pytest.warns(UserWarning, match="left out"):
+    with logged("left out"):
         both = joined([old, new])
     assert len(both) == 34 and len(both.optics) == 4  # both have two voltages
-    expected = torch.cat([poses_from_star(star).shifts_angstrom for star in (old, new)])
-    assert torch.allclose(poses_from_star(both).shifts_angstrom, expected, atol=1e-5)
-    with pytest.warns(UserWarning, match="17 of 34 particles are resampled from 200 px"):
-        particles = particles_from_star(both)
-    assert particles.subsets is not None and particles.optics is not None
+    expected = torch.cat([poses_from_table(table).shifts_angstrom for table in (old, new)])
+    assert torch.allclose(poses_from_table(both).shifts_angstrom, expected, atol=1e-5)
+    with logged("17 of 34 particles are resampled from 200 px"):
+        particles = particles_from_table(both)
+    assert particles.half_sets is not None and particles.ctf is not None
     with pytest.raises(ValueError, match="the image is already in"):
         (tmp_path / "copy.mrcs").unlink()
         (tmp_path / "copy.mrcs").symlink_to(tmp_path / "sample.mrcs")

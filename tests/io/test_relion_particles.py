@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from cryoforum.dataset.ctf_parameters import Optics
-from cryoforum.dataset.particle_table import ParticleStar, select_rows, with_columns
+from cryoforum.dataset.ctf_parameters import CtfParameters
+from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
@@ -19,9 +19,9 @@ from cryoforum.io.image_paths import find_file
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import LazyImages, write_stack
 from cryoforum.io.relion.particles import (
-    particles_from_star,
-    poses_from_star,
-    star_from_particles,
+    particles_from_table,
+    poses_from_table,
+    table_from_particles,
     with_poses,
 )
 from cryoforum.io.relion.star_files import read_star, write_star
@@ -69,7 +69,7 @@ data_7/x.mrc 000001@stack.mrcs 1 120.0 -10.0 3.0 0 0 12000.0 11000.0 -45.0 2 it'
 
 
 @pytest.fixture
-def star_path(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Path:
     """Two particles in a project folder whose stack lies above the STAR file."""
     write_stack(tmp_path / "stack.mrcs", [ramp_images(4)], 4, 8, 1.5)
     job = tmp_path / "Refine3D" / "job001"
@@ -87,92 +87,92 @@ def rows(*numbers: int) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
 
 
-def test_star_text_is_kept_as_read(star_path: Path) -> None:
-    star = read_star(star_path)
-    assert star.particles["rlnMicrographName"].tolist() == ["007", "data_7/x.mrc"]
-    assert star.particles["labComment"].tolist() == ["two words", "it's#fine"]
-    assert star.particles["rlnDefocusU"].tolist() == ["15000.0", "12000.0"]
-    assert star.optics["rlnVoltage"].tolist() == ["300.000000", "200.000000"]
+def test_star_text_is_kept_as_read(path: Path) -> None:
+    table = read_star(path)
+    assert table.particles["rlnMicrographName"].tolist() == ["007", "data_7/x.mrc"]
+    assert table.particles["labComment"].tolist() == ["two words", "it's#fine"]
+    assert table.particles["rlnDefocusU"].tolist() == ["15000.0", "12000.0"]
+    assert table.optics["rlnVoltage"].tolist() == ["300.000000", "200.000000"]
 
 
-def test_star_becomes_particles(star_path: Path) -> None:
-    particles = particles_from_star(read_star(star_path))
+def test_star_becomes_particles(path: Path) -> None:
+    particles = particles_from_table(read_star(path))
     assert particles.names == ("000003@stack.mrcs", "000001@stack.mrcs")
     assert particles.pixel_size_angstrom == 1.5
     expected = relion_euler_to_unitquat(torch.tensor([[10.0, 20.0, 30.0], [-10.0, 120.0, 3.0]]))
     assert geodesic_distance(particles.poses.quaternions, expected).max() < 1e-5
     assert particles.poses.shifts_angstrom.tolist() == [[1.25, -2.5], [0.0, 0.0]]
-    assert particles.subsets.tolist() == [1, 2]
-    assert particles.optics.voltage_kv.tolist() == [200.0, 300.0]
-    assert particles.optics.defocus_angle_deg.tolist() == [45.0, -45.0]
-    assert particles.optics.phase_shift_deg.tolist() == [0.0, 0.0]
+    assert particles.half_sets.tolist() == [1, 2]
+    assert particles.ctf.voltage_kv.tolist() == [200.0, 300.0]
+    assert particles.ctf.defocus_angle_deg.tolist() == [45.0, -45.0]
+    assert particles.ctf.phase_shift_deg.tolist() == [0.0, 0.0]
     assert torch.equal(particles.images[rows(0, 1)], ramp_images(4)[[2, 0]])
 
 
-def test_order_of_blocks_does_not_matter(star_path: Path) -> None:
-    star = read_star(star_path)
-    star_path.write_text(PARTICLES_BLOCK + OPTICS_BLOCK)
-    swapped = read_star(star_path)
-    assert swapped.optics.equals(star.optics) and swapped.particles.equals(star.particles)
+def test_order_of_blocks_does_not_matter(path: Path) -> None:
+    table = read_star(path)
+    path.write_text(PARTICLES_BLOCK + OPTICS_BLOCK)
+    swapped = read_star(path)
+    assert swapped.optics.equals(table.optics) and swapped.particles.equals(table.particles)
 
 
-def test_star_write_and_read_is_identity(star_path: Path, tmp_path: Path) -> None:
-    star = read_star(star_path)
-    write_star(star, tmp_path / "copy.star")
+def test_star_write_and_read_is_identity(path: Path, tmp_path: Path) -> None:
+    table = read_star(path)
+    write_star(table, tmp_path / "copy.star")
     copy = read_star(tmp_path / "copy.star")
-    assert copy.optics.equals(star.optics) and copy.particles.equals(star.particles)
+    assert copy.optics.equals(table.optics) and copy.particles.equals(table.particles)
     text = (tmp_path / "copy.star").read_text()
     assert text.count("# version 30001") == 2 and "_rlnImageName #2\n" in text
 
 
-def test_missing_pose_or_ctf_columns_give_none(star_path: Path) -> None:
-    text = star_path.read_text()
-    star_path.write_text(text.replace("_rlnAngleTilt", "_labTilt").replace("_rlnVoltage", "_labVoltage"))
-    particles = particles_from_star(read_star(star_path))
-    assert particles.poses is None and particles.optics is None
+def test_missing_pose_or_ctf_columns_give_none(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(text.replace("_rlnAngleTilt", "_labTilt").replace("_rlnVoltage", "_labVoltage"))
+    particles = particles_from_table(read_star(path))
+    assert particles.poses is None and particles.ctf is None
 
 
-def test_origins_in_pixels_and_absent(star_path: Path) -> None:
-    text = star_path.read_text()
-    star_path.write_text(text.replace("Angst #", " #"))
-    assert poses_from_star(read_star(star_path)).shifts_angstrom.tolist() == [[1.875, -3.75], [0.0, 0.0]]
-    star_path.write_text(text.replace("_rlnOrigin", "_labOrigin"))
-    assert not poses_from_star(read_star(star_path)).shifts_angstrom.any()
+def test_origins_in_pixels_and_absent(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(text.replace("Angst #", " #"))
+    assert poses_from_table(read_star(path)).shifts_angstrom.tolist() == [[1.875, -3.75], [0.0, 0.0]]
+    path.write_text(text.replace("_rlnOrigin", "_labOrigin"))
+    assert not poses_from_table(read_star(path)).shifts_angstrom.any()
 
 
-def test_with_columns_is_pure_and_keeps_precision(star_path: Path) -> None:
-    star = read_star(star_path)
+def test_with_columns_is_pure_and_keeps_precision(path: Path) -> None:
+    table = read_star(path)
     values = np.array([1.5, 1.23456789e-7])
     changed = with_columns(
-        star, {"labNew": values, "rlnMicrographName": ["a", "b"], "labCount": np.array([3, 4])}
+        table, {"labNew": values, "rlnMicrographName": ["a", "b"], "labCount": np.array([3, 4])}
     )
-    assert "labNew" not in star.particles and star.particles["rlnMicrographName"][0] == "007"
+    assert "labNew" not in table.particles and table.particles["rlnMicrographName"][0] == "007"
     assert changed.particles["labNew"].tolist() == ["1.500000", "1.23456789e-07"]
     assert changed.particles["labCount"].tolist() == ["3", "4"]
     assert list(changed.particles.columns[:2]) == ["rlnMicrographName", "rlnImageName"]
     with pytest.raises(ValueError, match="expected 2 values of labNew, found 3"):
-        with_columns(star, {"labNew": np.zeros(3)})
+        with_columns(table, {"labNew": np.zeros(3)})
     with pytest.raises(ValueError, match="labNew: row 2 is nan"):
-        with_columns(star, {"labNew": np.array([0.0, np.nan])})
+        with_columns(table, {"labNew": np.array([0.0, np.nan])})
 
 
-def test_with_poses_round_trip_and_one_unit_only(star_path: Path, tmp_path: Path) -> None:
-    star_path.write_text(star_path.read_text().replace("Angst #", " #"))
+def test_with_poses_round_trip_and_one_unit_only(path: Path, tmp_path: Path) -> None:
+    path.write_text(path.read_text().replace("Angst #", " #"))
     poses = Poses(
         random_unitquat(2, generator=torch.Generator().manual_seed(3)), torch.tensor([[3.0, -1.5], [0, 6]])
     )
-    write_star(with_poses(read_star(star_path), poses), tmp_path / "posed.star")
-    star = read_star(tmp_path / "posed.star")
-    assert "rlnOriginX" not in star.particles
-    found = poses_from_star(star)
+    write_star(with_poses(read_star(path), poses), tmp_path / "posed.star")
+    table = read_star(tmp_path / "posed.star")
+    assert "rlnOriginX" not in table.particles
+    found = poses_from_table(table)
     assert geodesic_distance(found.quaternions, poses.quaternions).max() < 1e-5
     assert torch.allclose(found.shifts_angstrom, poses.shifts_angstrom)
 
 
-def test_select_rows_by_number_and_mask(star_path: Path) -> None:
-    star = read_star(star_path)
-    assert select_rows(star, rows(1, 0)).particles["rlnRandomSubset"].tolist() == ["2", "1"]
-    assert select_rows(star, torch.tensor([False, True])).particles["rlnRandomSubset"].tolist() == ["2"]
+def test_select_rows_by_number_and_mask(path: Path) -> None:
+    table = read_star(path)
+    assert select_rows(table, rows(1, 0)).particles["rlnRandomSubset"].tolist() == ["2", "1"]
+    assert select_rows(table, torch.tensor([False, True])).particles["rlnRandomSubset"].tolist() == ["2"]
 
 
 def test_fresh_particles_round_trip(tmp_path: Path) -> None:
@@ -180,21 +180,21 @@ def test_fresh_particles_round_trip(tmp_path: Path) -> None:
     numbers = [torch.rand(3, generator=generator) * 1e4 for _ in range(3)]
     microscope = [torch.full((3,), value) for value in (200.0, 2.7, 0.07, 90.0)]
     poses = Poses(random_unitquat(3, generator=generator), torch.randn(3, 2, generator=generator))
-    subsets = torch.tensor([1, 2, 1])
+    half_sets = torch.tensor([1, 2, 1])
     images = ramp_images(3)
     names = [f"{number:06d}@fresh.mrcs" for number in (1, 2, 3)]
-    fresh = Particles(images, 1.25, tuple(names), poses, Optics(*numbers, *microscope), subsets)
+    fresh = Particles(images, 1.25, tuple(names), poses, CtfParameters(*numbers, *microscope), half_sets)
     write_stack(tmp_path / "fresh.mrcs", images.split(2), 3, 8, 1.25)
-    write_star(star_from_particles(fresh, names), tmp_path / "fresh.star")
-    found = particles_from_star(read_star(tmp_path / "fresh.star"))
+    write_star(table_from_particles(fresh, names), tmp_path / "fresh.star")
+    found = particles_from_table(read_star(tmp_path / "fresh.star"))
     assert found.names == fresh.names and found.pixel_size_angstrom == 1.25
-    assert torch.equal(found.images[rows(0, 1, 2)], images) and torch.equal(found.subsets, subsets)
+    assert torch.equal(found.images[rows(0, 1, 2)], images) and torch.equal(found.half_sets, half_sets)
     assert geodesic_distance(found.poses.quaternions, poses.quaternions).max() < 1e-5
     assert torch.allclose(found.poses.shifts_angstrom, poses.shifts_angstrom, atol=1e-5)
-    for name, values in vars(fresh.optics).items():
-        assert torch.allclose(getattr(found.optics, name), values), name
-    bare = star_from_particles(Particles(images, 1.25, tuple(names)), names)
-    assert len(bare.optics) == 1 and poses_from_star(bare) is None
+    for name, values in vars(fresh.ctf).items():
+        assert torch.allclose(getattr(found.ctf, name), values), name
+    bare = table_from_particles(Particles(images, 1.25, tuple(names)), names)
+    assert len(bare.optics) == 1 and poses_from_table(bare) is None
 
 
 @pytest.mark.parametrize("byte_order", "<>")
@@ -296,21 +296,21 @@ def test_root_comes_first_then_parents(tmp_path: Path) -> None:
     assert find_file("/gone/a.mrcs", job, root) == root / "a.mrcs"
 
 
-def test_relion_30_says_the_same_as_31(star_path: Path) -> None:
-    new = particles_from_star(read_star(star_path))
-    star_path.write_text(
+def test_relion_30_says_the_same_as_31(path: Path) -> None:
+    new = particles_from_table(read_star(path))
+    path.write_text(
         "data_\n\nloop_\n_rlnImageName\n_rlnAngleRot\n_rlnAngleTilt\n_rlnAnglePsi\n_rlnOriginX\n_rlnOriginY\n"
         "_rlnDefocusU\n_rlnDefocusV\n_rlnDefocusAngle\n_rlnVoltage\n_rlnSphericalAberration\n"
         "_rlnAmplitudeContrast\n_rlnMagnification\n_rlnDetectorPixelSize\n"
         "3@stack.mrcs 10 20 30 0.8333333 -1.6666667 15000 14000 45 200 0.01 0.07 40000 6\n"
         "1@stack.mrcs -10 120 3 0 0 12000 11000 -45 300 2.7 0.1 40000 6\n"
     )
-    old = particles_from_star(read_star(star_path))
+    old = particles_from_table(read_star(path))
     assert old.pixel_size_angstrom == pytest.approx(new.pixel_size_angstrom)
     assert torch.equal(old.poses.quaternions, new.poses.quaternions)
     assert torch.allclose(old.poses.shifts_angstrom, new.poses.shifts_angstrom)
-    for name, values in vars(new.optics).items():
-        assert torch.equal(getattr(old.optics, name), values), name
+    for name, values in vars(new.ctf).items():
+        assert torch.equal(getattr(old.ctf, name), values), name
     assert torch.equal(old.images[rows(0, 1)], new.images[rows(0, 1)])
 
 
@@ -322,7 +322,7 @@ def test_tables_longer_than_a_chunk_come_back(
     names = [f"{row + 1}@a.mrcs" for row in range(count)]
     labels = ["two words", "", "#7", "_x", "data_x"][:count]
     table = pd.DataFrame({"rlnImageName": names, "label": labels}, dtype=str)
-    write_star(ParticleStar(tmp_path, None, table), tmp_path / "long.star")
+    write_star(ParticleTable(tmp_path, None, table), tmp_path / "long.star")
     found = read_star(tmp_path / "long.star").particles
     assert found.to_dict("list") == {"rlnImageName": names, "label": labels}
 
@@ -332,5 +332,5 @@ def test_tables_longer_than_a_chunk_come_back(
 def test_values_that_look_like_keywords_come_back(tmp_path: Path, first: str, width: int) -> None:
     row = [first, "_x", "data_y"][:width]
     table = pd.DataFrame([row, row], columns=["rlnImageName", "a", "b"][:width], dtype=str)
-    write_star(ParticleStar(tmp_path, None, table), tmp_path / "odd.star")
+    write_star(ParticleTable(tmp_path, None, table), tmp_path / "odd.star")
     assert read_star(tmp_path / "odd.star").particles.to_dict("list") == table.to_dict("list")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.messages import logged
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
-from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import JoinedImages
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.resampling import resampled
@@ -49,7 +50,7 @@ def particles(tmp_path: Path) -> Particles:
         write_stack(path, [torch.arange(128.0).view(2, 8, 8) + 1000 * number], 2, 8, 1.5)
     paths[2].write_bytes(gzip.compress(paths[2].read_bytes()))
     (tmp_path / "fast").mkdir()
-    with pytest.warns(UserWarning, match="compressed"):
+    with logged("compressed"):
         images = LazyImages([path for path in paths for _ in range(2)], [0, 1] * 3)
     return Particles(images, 1.5, tuple("abcdef"))
 
@@ -103,7 +104,7 @@ def test_kept_copies_are_used_again_unless_the_stack_has_changed(
     torn.touch()  # as a kill leaves it
     write_stack(tmp_path / "0.mrcs", [torch.ones(2, 8, 8)], 2, 8, 1.5)
     paths = [layout.path for layout in particles.images.layouts(everything)]
-    with pytest.warns(UserWarning, match="compressed"):
+    with logged("compressed"):
         images = LazyImages([path for path in paths for _ in range(2)], [0, 1] * 3)
     with on_scratch(
         Particles(images, 1.5, tuple("abcdef")), everything, Scratch(tmp_path / "fast"), bar
@@ -169,7 +170,7 @@ def test_commands_give_the_same_with_and_without(tmp_path: Path, monkeypatch: py
                 "particles.star",
                 "--out",
                 f"{name}.star",
-                "--no-polish",
+                "--no-refine",
                 "--shard",
                 "1/1",
             ),
@@ -208,7 +209,7 @@ def test_mixed_boxes_are_read_from_scratch_too(tmp_path: Path) -> None:
         path = tmp_path / f"{number}.mrcs"
         write_stack(path, [torch.randn(5, box, box, generator=generator)], 5, box, 32.0 / box)
         images = LazyImages([path] * 5, range(5))
-        parts.append(resampled(images, Sampling(box, 32.0 / box), Sampling(16, 2.0)))
+        parts.append(resampled(images, ImageGrid(box, 32.0 / box), ImageGrid(16, 2.0)))
     order = torch.randperm(10, generator=generator)
     joined = JoinedImages(tuple(parts), order % 2, order // 2)
     particles = Particles(joined, 2.0, tuple(map(str, range(10))))

@@ -15,6 +15,7 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from helpers.messages import logged, messages
 
 from cryoforum.config import PreprocessingConfig
 from cryoforum.dataset.particles import Particles
@@ -115,9 +116,9 @@ def test_stacks_without_a_stamp_are_read_with_one_notice(tmp_path: Path) -> None
     paths = [written(tmp_path / f"{number}.mrcs", ramp(1) + number) for number in range(5)]
     for path in paths[1:]:
         changed(path, 208, bytes(4))
-    with pytest.warns(UserWarning) as notices:
+    with messages() as notices:
         images = LazyImages(paths, [0] * 5)
-    assert [str(notice.message) for notice in notices] == [
+    assert notices == [
         f"4 of 5 stacks lack the stamp MAP of an MRC file, first {paths[1]}; read all the same"
     ]
     assert images[rows(0, 4)][:, 0, 0].tolist() == [0, 4]
@@ -129,13 +130,12 @@ def test_compressed_stacks_whatever_their_names(tmp_path: Path, packing: str, su
     plain = written(tmp_path / "plain.mrcs", ramp(3))
     path = tmp_path / f"packed{suffix or '.mrcs.' + packing}"
     path.write_bytes(PACKERS[packing](plain.read_bytes()))
-    with pytest.warns(UserWarning, match="1 of 2 stacks are compressed, .*0.00 GB of memory"):
+    with logged("1 of 2 stacks are compressed, .*0.00 GB of memory"):
         images = LazyImages([plain, path, path], [0, 2, 0])
     assert torch.equal(images[rows(2, 0, 1)], ramp(3)[[0, 0, 2]])
     assert torch.equal(pickle.loads(pickle.dumps(images))[rows(1)], ramp(3)[[2]])
 
 
-@pytest.mark.filterwarnings("ignore:1 of 1 stacks are compressed")
 @pytest.mark.parametrize("packing", PACKERS)
 @pytest.mark.parametrize(
     ("spoil", "words"),
@@ -157,7 +157,6 @@ def test_spoilt_compressed_stacks_are_refused(
     assert "stack.mrcs" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-@pytest.mark.filterwarnings("ignore:2 of 2 stacks are compressed")
 def test_too_much_to_decompress_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = []
     for name in "ab":
@@ -211,7 +210,7 @@ def test_folders_and_claims_beyond_the_file_cost_nothing(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="file cut off: expected 722797568 bytes"):
         read_volume(path)
     with (
-        pytest.warns(UserWarning, match="compressed"),
+        logged("compressed"),
         pytest.raises(ValueError, match="file cut off: expected 722797568"),
     ):
         LazyImages([packed], [0])[rows(0)]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cryoforum.commands.predict import with_predictions
-from cryoforum.dataset.particle_table import ParticleStar, select_rows, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.io.relion.particles import with_poses
@@ -26,7 +26,7 @@ OURS = {"rlnImageName", "rlnOpticsGroup", "rlnImagePixelSize", "rlnAngleRot", "r
 
 
 @st.composite
-def stars(draw: st.DrawFn) -> ParticleStar:
+def tables(draw: st.DrawFn) -> ParticleTable:
     """A particle file of either dialect with columns of its own in any place, and any text in them."""
     count = draw(st.integers(1, 5))
 
@@ -45,19 +45,19 @@ def stars(draw: st.DrawFn) -> ParticleStar:
             {"rlnOpticsGroup": ["3"], "rlnImagePixelSize": ["1.250"]} | extra_columns(1), dtype=str
         )
         columns["rlnOpticsGroup"] = ["3"] * count
-    table = pd.DataFrame(columns | extra_columns(count), dtype=str)
-    return ParticleStar(Path("x.star"), optics, table[draw(st.permutations(list(table)))])
+    frame = pd.DataFrame(columns | extra_columns(count), dtype=str)
+    return ParticleTable(Path("x.star"), optics, frame[draw(st.permutations(list(frame)))])
 
 
 SETTINGS = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def passed_through(star: ParticleStar, folder: Path) -> ParticleStar:
-    write_star(star, folder / "x.star")
+def passed_through(table: ParticleTable, folder: Path) -> ParticleTable:
+    write_star(table, folder / "x.star")
     return read_star(folder / "x.star")
 
 
-def assert_equal(found: ParticleStar, expected: ParticleStar) -> None:
+def assert_equal(found: ParticleTable, expected: ParticleTable) -> None:
     assert found.particles.to_dict("list") == expected.particles.to_dict("list")
     assert list(found.particles) == list(expected.particles)
     assert (found.optics is None) == (expected.optics is None)
@@ -66,36 +66,36 @@ def assert_equal(found: ParticleStar, expected: ParticleStar) -> None:
 
 
 @SETTINGS
-@given(star=stars())
-def test_what_is_written_is_read(tmp_path: Path, star: ParticleStar) -> None:
-    once = passed_through(star, tmp_path)
-    assert_equal(once, star)
+@given(table=tables())
+def test_what_is_written_is_read(tmp_path: Path, table: ParticleTable) -> None:
+    once = passed_through(table, tmp_path)
+    assert_equal(once, table)
     first = (tmp_path / "x.star").read_bytes()
     passed_through(once, tmp_path)
     assert (tmp_path / "x.star").read_bytes() == first
 
 
 @SETTINGS
-@given(star=stars(), data=st.data())
-def test_selected_rows_are_as_they_were(tmp_path: Path, star: ParticleStar, data: st.DataObject) -> None:
-    rows = data.draw(st.lists(st.integers(0, len(star) - 1), min_size=1, unique=True))
-    found = passed_through(select_rows(star, rows), tmp_path)
-    assert found.particles.to_dict("list") == star.particles.iloc[rows].to_dict("list")
+@given(table=tables(), data=st.data())
+def test_selected_rows_are_as_they_were(tmp_path: Path, table: ParticleTable, data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(table) - 1), min_size=1, unique=True))
+    found = passed_through(select_rows(table, rows), tmp_path)
+    assert found.particles.to_dict("list") == table.particles.iloc[rows].to_dict("list")
 
 
 @SETTINGS
-@given(star=stars(), seed=st.integers(0, 99))
-def test_new_poses_and_columns_change_nothing_else(tmp_path: Path, star: ParticleStar, seed: int) -> None:
-    count, generator = len(star), torch.Generator().manual_seed(seed)
+@given(table=tables(), seed=st.integers(0, 99))
+def test_new_poses_and_columns_change_nothing_else(tmp_path: Path, table: ParticleTable, seed: int) -> None:
+    count, generator = len(table), torch.Generator().manual_seed(seed)
     poses = Poses(random_unitquat(count, generator=generator), torch.randn(count, 2, generator=generator))
     posed = passed_through(
-        with_poses(with_columns(star, {"cryoforumTrace": np.ones(count)}), poses), tmp_path
+        with_poses(with_columns(table, {"cryoforumTrace": np.ones(count)}), poses), tmp_path
     )
-    table = dict(zip(("qx", "qy", "qz", "qw"), poses.quaternions.T.numpy(), strict=True))
-    predicted = passed_through(with_predictions(star, table | {"cryoforumTrace": np.ones(count)}), tmp_path)
+    frame = dict(zip(("qx", "qy", "qz", "qw"), poses.quaternions.T.numpy(), strict=True))
+    predicted = passed_through(with_predictions(table, frame | {"cryoforumTrace": np.ones(count)}), tmp_path)
     for found in (posed, predicted):
-        assert set(found.particles) - set(star.particles) <= OURS | {"cryoforumTrace"}
-        assert_equal(ParticleStar(star.path, found.optics, found.particles[list(star.particles)]), star)
+        assert set(found.particles) - set(table.particles) <= OURS | {"cryoforumTrace"}
+        assert_equal(ParticleTable(table.path, found.optics, found.particles[list(table.particles)]), table)
 
 
 def test_relion_takes_what_we_write_and_keeps_it(relion: Path, tmp_path: Path) -> None:
@@ -111,15 +111,15 @@ def test_relion_takes_what_we_write_and_keeps_it(relion: Path, tmp_path: Path) -
         dtype=str,
     )  # fmt: skip
     poses = Poses(random_unitquat(3, generator=torch.Generator().manual_seed(0)), torch.ones(3, 2))
-    star = with_poses(ParticleStar(Path(), optics, particles), poses)
-    write_star(star, tmp_path / "ours.star")
+    table = with_poses(ParticleTable(Path(), optics, particles), poses)
+    write_star(table, tmp_path / "ours.star")
     command = [relion.with_name("relion_star_handler"), "--i", "ours.star", "--o", "theirs.star"]
     command += ["--operate", "rlnAngleRot", "--add_to", "0"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     theirs = read_star(tmp_path / "theirs.star")
     for column in ("labNote", "rlnImageName", "rlnMicrographName"):
-        assert theirs.particles[column].tolist() == star.particles[column].tolist()
+        assert theirs.particles[column].tolist() == table.particles[column].tolist()
     assert theirs.optics["labGrid"].tolist() == ["007", "1e5"]
-    for column in star.particles.columns.difference(["labNote", "rlnImageName", "rlnMicrographName"]):
-        theirs_and_ours = (table.particles[column].astype(float) for table in (theirs, star))
+    for column in table.particles.columns.difference(["labNote", "rlnImageName", "rlnMicrographName"]):
+        theirs_and_ours = (frame.particles[column].astype(float) for frame in (theirs, table))
         assert np.allclose(*theirs_and_ours, rtol=0, atol=2e-5), column  # RELION writes ten characters

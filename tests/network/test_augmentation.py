@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.clean_images import random_optics, seeded
+from helpers.clean_images import random_ctf, seeded
 from torch import Tensor
 
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
@@ -26,7 +26,7 @@ def particles() -> Particles:
     """64 px of 3 Å, of white noise, so that every frequency counts; the network sees half of them."""
     images = torch.randn(COUNT, 64, 64, generator=seeded(5))
     poses = Poses(random_unitquat(COUNT, generator=seeded(6)), torch.zeros(COUNT, 2))
-    return Particles(images, 3.0, tuple(map(str, range(COUNT))), poses, random_optics(COUNT))
+    return Particles(images, 3.0, tuple(map(str, range(COUNT))), poses, random_ctf(COUNT))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def changed(
 ) -> tuple[Tensor, Tensor]:
     assert particles.poses is not None
     return augment(
-        inputs, particles.poses.quaternions, config, seeded(seed), particles.optics, NETWORK_PIXEL_SIZE
+        inputs, particles.poses.quaternions, config, seeded(seed), particles.ctf, NETWORK_PIXEL_SIZE
     )
 
 
@@ -108,24 +108,23 @@ def test_contrast_is_one_factor_an_image(inputs: Tensor, particles: Particles, c
 
 
 def test_no_error_in_defocus_changes_nothing(inputs: Tensor, particles: Particles) -> None:
-    assert particles.optics is not None
-    found = with_defocus_error(inputs, particles.optics, torch.zeros(COUNT), NETWORK_PIXEL_SIZE)
+    assert particles.ctf is not None
+    found = with_defocus_error(inputs, particles.ctf, torch.zeros(COUNT), NETWORK_PIXEL_SIZE)
     torch.testing.assert_close(found, inputs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("size", [300.0, -1500.0, 5000.0])
 def test_an_error_in_defocus_is_phase_flipping_with_the_wrong_ctf(particles: Particles, size: float) -> None:
-    assert particles.optics is not None
+    assert particles.ctf is not None
     unmasked = PreprocessingConfig(box=BOX, mask_inner=10.0, mask_outer=11.0)
     images, change = particles.images[torch.arange(COUNT)], size * torch.linspace(0.5, 1, COUNT)
     right, wrong = (
-        prepare(images, optics, 3.0, unmasked)
-        for optics in (particles.optics, particles.optics.defocused_by(change))
+        prepare(images, ctf, 3.0, unmasked) for ctf in (particles.ctf, particles.ctf.defocused_by(change))
     )
-    found = with_defocus_error(right, particles.optics, change, NETWORK_PIXEL_SIZE)
+    found = with_defocus_error(right, particles.ctf, change, NETWORK_PIXEL_SIZE)
     torch.testing.assert_close(found, wrong, atol=1e-3, rtol=0)
     assert float((wrong - right).square().mean()) > 0.01
-    other_pixel = with_defocus_error(right, particles.optics, change, 3.0)
+    other_pixel = with_defocus_error(right, particles.ctf, change, 3.0)
     assert float((other_pixel - wrong).square().mean()) > 0.01
 
 
@@ -157,10 +156,10 @@ def test_without_optics_there_is_no_error_in_defocus(inputs: Tensor) -> None:
 
 
 def test_images_are_changed_by_their_own_optics(inputs: Tensor, particles: Particles) -> None:
-    optics = particles.optics
-    assert isinstance(optics, Optics)
+    ctf = particles.ctf
+    assert isinstance(ctf, CtfParameters)
     change = torch.full((COUNT,), 2000.0)
-    whole = with_defocus_error(inputs, optics, change, NETWORK_PIXEL_SIZE)
+    whole = with_defocus_error(inputs, ctf, change, NETWORK_PIXEL_SIZE)
     rows = torch.tensor([9, 3, 40])
-    some = with_defocus_error(inputs[rows], optics[rows], change[rows], NETWORK_PIXEL_SIZE)
+    some = with_defocus_error(inputs[rows], ctf[rows], change[rows], NETWORK_PIXEL_SIZE)
     torch.testing.assert_close(some, whole[rows], atol=1e-5, rtol=0)

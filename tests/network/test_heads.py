@@ -97,7 +97,7 @@ def test_the_orientation_is_the_one_that_the_head_is_named_after(name: str) -> N
     found = head(name).orientation(numbers)
     torch.testing.assert_close(found.norm(dim=1), torch.ones(500, dtype=torch.float64))
     assert angles(found, JUDGES[name](numbers)).max() < 1e-6
-    assert float(geodesic_distance(found, head(name).belief(numbers).mode).max()) < 1e-6
+    assert float(geodesic_distance(found, head(name).posterior(numbers).mode).max()) < 1e-6
     if name == "svd":  # of which half are nearer to a mirror image
         assert 150 < int((torch.linalg.det(numbers.view(-1, 3, 3)) < 0).sum()) < 350
 
@@ -273,9 +273,9 @@ def test_a_logit_that_stands_out_makes_its_rotation_the_best_truth_and_the_orien
         assert float(found.sort().values[-2]) < float(found.max()) - 0.1
         near = symmetric_distance(chosen.orientation(numbers), grid[place], group)
         assert float(torch.rad2deg(near)) < 1
-        best = chosen.belief(numbers)
+        best = chosen.posterior(numbers)
         assert float(symmetric_distance(best.mode, chosen.orientation(numbers), group)) < 1e-3
-        assert float(best.trace) < float(chosen.belief(numbers / 3).trace) < 0
+        assert float(best.trace) < float(chosen.posterior(numbers / 3).trace) < 0
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "D2"])
@@ -315,7 +315,7 @@ def test_probabilities_of_logits_have_a_mean_of_one() -> None:
     numbers = 3 * torch.randn(4, chosen.size, generator=seeded(13))
     density = chosen.log_density(numbers, chosen.features(rotation_grid(2))).exp()
     torch.testing.assert_close(density.mean(1), torch.ones(4))
-    nothing = chosen.belief(torch.zeros(1, chosen.size))
+    nothing = chosen.posterior(torch.zeros(1, chosen.size))
     assert float(nothing.trace.abs()) < 0.2
 
 
@@ -332,7 +332,7 @@ def test_the_mode_of_a_density_moves_with_its_coefficients_as_the_gradient_says(
     chosen, group = head("exponential_family", symmetry, 4), symmetry_group(symmetry)
     numbers = coefficients(symmetry, 40).requires_grad_()
     found = chosen.orientation(numbers)
-    assert float(geodesic_distance(found, chosen.belief(numbers).mode).detach().max()) < 1e-6
+    assert float(geodesic_distance(found, chosen.posterior(numbers).mode).detach().max()) < 1e-6
     for seed in range(5):
         generator = seeded(seed)
         weight, change = (
@@ -342,7 +342,9 @@ def test_the_mode_of_a_density_moves_with_its_coefficients_as_the_gradient_says(
         change = 1e-4 * change
         (gradient,) = torch.autograd.grad((found * weight).sum(), numbers, retain_graph=True)
         after, before = (
-            nearest_equivalent(chosen.belief((numbers + sign * change).detach()).mode, found.detach(), group)
+            nearest_equivalent(
+                chosen.posterior((numbers + sign * change).detach()).mode, found.detach(), group
+            )
             for sign in (1, -1)
         )
         after, before = (q * (q * found).detach().sum(1, keepdim=True).sign() for q in (after, before))
@@ -376,5 +378,5 @@ def test_of_one_asymmetric_unit_the_equivalent_of_the_mode_is_the_best_rotation(
     unit = asymmetric_unit(rotation_grid(4), group)
     numbers = torch.randn(20, head.size, generator=torch.Generator().manual_seed(0))
     best = unit[head.log_density(numbers, head.features(unit)).argmax(1)]
-    away = symmetric_distance(best, head.belief(numbers).mode, group)
+    away = symmetric_distance(best, head.posterior(numbers).mode, group)
     assert float(away.median()) < math.radians(15)

@@ -254,10 +254,10 @@ def test_parts_can_be_combined_and_have_finite_gradients(
 
 def test_the_paper_head_is_positive_semidefinite_and_its_mode_differentiable() -> None:
     numbers = torch.randn(50, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    belief = head_of(NetworkConfig(head="qcqp")).belief(numbers)
-    eigenvalues = torch.linalg.eigvalsh(belief.concentration)
+    posterior = head_of(NetworkConfig(head="qcqp")).posterior(numbers)
+    eigenvalues = torch.linalg.eigvalsh(posterior.concentration)
     assert float(eigenvalues.detach().min()) > -1e-5
-    belief.mode.sum().backward()
+    posterior.mode.sum().backward()
     assert numbers.grad is not None and bool(torch.isfinite(numbers.grad).all())
 
 
@@ -266,7 +266,7 @@ def test_equal_eigenvalues_give_finite_gradients(start: float) -> None:
     numbers = torch.zeros(2, 10)
     numbers[:, [0, 2, 5, 9]] = start  # A is a multiple of the identity: every rotation is a mode
     numbers.requires_grad_()
-    head_of(NetworkConfig(head="qcqp")).belief(numbers).mode[:, 0].sum().backward()
+    head_of(NetworkConfig(head="qcqp")).posterior(numbers).mode[:, 0].sum().backward()
     assert numbers.grad is not None and bool(torch.isfinite(numbers.grad).all())
 
 
@@ -278,7 +278,7 @@ def test_heads_of_densities_know_next_to_nothing_at_first(head: str) -> None:
     chosen = head_of(config)
     scores = chosen.log_density(numbers, chosen.features(rotation_grid(2)))
     assert float(scores.std(1).min()) > 1e-3 and float(scores.std(1).max()) < 1
-    assert bool(torch.isfinite(chosen.belief(numbers).concentration).all())
+    assert bool(torch.isfinite(chosen.posterior(numbers).concentration).all())
 
 
 def test_the_density_of_a_symmetric_network_does_not_change_under_its_group() -> None:
@@ -288,7 +288,7 @@ def test_the_density_of_a_symmetric_network_does_not_change_under_its_group() ->
     numbers = network(torch.randn(3, 16, 16)).detach()
     polynomials, group = rotation_polynomials(4, "O"), symmetry_group("O")
     assert numbers.shape == (3, polynomials.size) == (3, head_of(config, "O").size)
-    mode = head_of(config, "O").belief(numbers).mode
+    mode = head_of(config, "O").posterior(numbers).mode
     values = numbers @ polynomials.features(mode).T
     for element in group:
         turned = numbers @ polynomials.features(compose(element, mode)).T

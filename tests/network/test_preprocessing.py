@@ -9,11 +9,11 @@ from torch import Tensor
 
 from cryoforum.commands.structures import load_structure
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.imaging.masks import circular_mask
 from cryoforum.imaging.projection import padded_transform, project
@@ -37,9 +37,9 @@ def correlations(first: Tensor, second: Tensor) -> Tensor:
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 
 
-def optics(count: int) -> Optics:
+def ctf(count: int) -> CtfParameters:
     columns = [torch.full((count,), value) for value in (15000.0, 14500.0, 30.0, 300.0, 2.7, 0.1, 0.0)]
-    return Optics(*columns)
+    return CtfParameters(*columns)
 
 
 @pytest.mark.parametrize("is_mirrored", [False, True])
@@ -135,8 +135,8 @@ def test_a_set_cannot_be_standardised_without_knowing_its_intensity() -> None:
 
 
 def test_phase_flipping_makes_the_transfer_positive() -> None:
-    two = optics(2)
-    transfer = ctf(two, 64, 3.0)
+    two = ctf(2)
+    transfer = ctf_2d(two, 64, 3.0)
     impulse = torch.zeros(2, 64, 64)
     impulse[:, 32, 32] = 1
     images = to_real(to_fourier(impulse) * transfer, 64)
@@ -164,12 +164,12 @@ def test_resizing_keeps_the_field_of_view(molecule: Volume) -> None:
 
 def test_all_particles_come_in_order_and_are_counted() -> None:
     images = torch.randn(10, 32, 32)
-    particles = Particles(images, 3.0, tuple(map(str, range(10))), optics=optics(10))
+    particles = Particles(images, 3.0, tuple(map(str, range(10))), ctf=ctf(10))
     done: list[int] = []
     config = PreprocessingConfig(box=16)
     inputs = prepare_all(particles, config, batch_size=4, progress=done.append)
     assert done == [4, 4, 2] and inputs.shape == (10, 16, 16)
-    torch.testing.assert_close(inputs, prepare(images, particles.optics, 3.0, config))
+    torch.testing.assert_close(inputs, prepare(images, particles.ctf, 3.0, config))
     assert prepare_all(particles.select(torch.arange(0)), config).shape == (0, 16, 16)
 
 

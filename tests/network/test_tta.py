@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cryoforum.alignment.aligner import PosingConfig
+from cryoforum.alignment.aligner import AlignmentConfig
 from cryoforum.commands.predict import PredictionOptions
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
 from cryoforum.dataset.particles import Particles
@@ -18,7 +18,7 @@ from cryoforum.imaging.masks import circular_mask
 from cryoforum.network.augmentation import turn_and_shift, turn_orientations
 from cryoforum.network.heads import head_of
 from cryoforum.network.model import OrientationNetwork, TrainedModel
-from cryoforum.network.predict import best_views, predict
+from cryoforum.network.predict import best_tta, predict
 from cryoforum.network.preprocessing import prepare
 from cryoforum.training.calibration import calibrated
 
@@ -86,8 +86,8 @@ def test_a_quarter_turn_of_the_image_turns_the_mean_of_its_views(
         torch.zeros(6, 2),
     )
     turned = turn_and_shift(images, angle, straight, nowhere)
-    before = predict(model, particles(images), views=views).belief.mode
-    after = predict(model, particles(turned), views=views).belief.mode
+    before = predict(model, particles(images), views=views).posterior.mode
+    after = predict(model, particles(turned), views=views).posterior.mode
     group = symmetry_group(symmetry)
     errors = symmetric_distance(after, turn_orientations(before, angle, straight), group)
     assert float(errors.max()) < 2e-2
@@ -98,8 +98,8 @@ def test_one_view_is_what_the_network_says_and_other_numbers_are_refused(generat
     images = torch.randn(3, BOX, BOX, generator=generator)
     with torch.no_grad():
         numbers = model.network(prepare(images, None, 1.0, model.config.preprocessing))
-    expected = head_of(model.config.network).belief(numbers).mode
-    found = predict(model, particles(images), views=1).belief.mode
+    expected = head_of(model.config.network).posterior(numbers).mode
+    found = predict(model, particles(images), views=1).posterior.mode
     assert float(symmetric_distance(found, expected, symmetry_group("C1")).max()) < 2e-2
     with pytest.raises(ValueError, match="expected 1, 4, 8 views, found 2"):
         predict(model, particles(images), views=2)
@@ -109,13 +109,13 @@ def test_calibration_changes_how_sure_a_model_is_and_nothing_else(generator: tor
     """Of true orientations that are all as far from the mode, it ends with errors that it expects."""
     model = model_with("qcqp", "C1", generator)
     images = torch.randn(60, BOX, BOX, generator=generator)
-    before = predict(model, particles(images)).belief
+    before = predict(model, particles(images)).posterior
     turn = torch.tensor([0.0, 0.0, math.sin(0.05), math.cos(0.05)])  # by 0.1 rad
     truth = Poses(compose(before.mode, turn.expand(60, 4)), torch.zeros(60, 2))
     found = calibrated(model, particles(images).with_poses(truth))
     after = predict(found, particles(images))
     assert found.sharpness > 1
-    torch.testing.assert_close(after.belief.concentration, found.sharpness * before.concentration)
+    torch.testing.assert_close(after.posterior.concentration, found.sharpness * before.concentration)
     again = calibrated(found, particles(images).with_poses(truth))
     assert again.sharpness == pytest.approx(found.sharpness, rel=1e-6)
     with pytest.raises(ValueError, match="with poses to calibrate by"):
@@ -123,6 +123,6 @@ def test_calibration_changes_how_sure_a_model_is_and_nothing_else(generator: tor
 
 
 def test_views_are_for_the_word_of_the_network_alone() -> None:
-    with pytest.raises(ValueError, match="--views with --no-polish"):
-        PredictionOptions(polish=True, posing=PosingConfig(views=8))
-    assert [best_views(preset(name)) for name in ("small", "paper")] == [8, 1]
+    with pytest.raises(ValueError, match="--views with --no-refine"):
+        PredictionOptions(refine=True, posing=AlignmentConfig(views=8))
+    assert [best_tta(preset(name)) for name in ("small", "paper")] == [8, 1]

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from cryoforum.commands.structures import load_structure
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.masks import soft_spherical_mask
 from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import star_from_particles
+from cryoforum.io.relion.particles import table_from_particles
 from cryoforum.io.relion.star_files import write_star
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
@@ -35,12 +35,12 @@ def molecule() -> Volume:
     return load_structure("6z6u", BOX, PIXEL_SIZE)
 
 
-def random_optics(count: int, generator: torch.Generator) -> Optics:
+def random_ctf(count: int, generator: torch.Generator) -> CtfParameters:
     def constant(value: float) -> torch.Tensor:
         return torch.full((count,), value)
 
     defocus = 12000 + 16000 * torch.rand(count, generator=generator)
-    return Optics(
+    return CtfParameters(
         defocus_u_angstrom=defocus,
         defocus_v_angstrom=defocus - 900,
         defocus_angle_deg=180 * torch.rand(count, generator=generator),
@@ -60,14 +60,14 @@ def simulated(
     quaternions = random_unitquat(count, generator=generator)
     shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * shift_pixel * pixel_size
     slices = phase_shift(project(padded_transform(volume.voxels), quaternions), -shifts / pixel_size)
-    optics = random_optics(count, generator) if with_ctf else None
-    if optics is not None:
-        slices = slices * ctf(optics, box, pixel_size)
+    ctf = random_ctf(count, generator) if with_ctf else None
+    if ctf is not None:
+        slices = slices * ctf_2d(ctf, box, pixel_size)
     images = to_real(slices, box)
     images = images + noise * images.std() * torch.randn(images.shape, generator=generator)
     names = tuple(f"{row + 1:06d}@particles.mrcs" for row in range(count))
-    subsets = torch.arange(count) % 2 + 1
-    return Particles(images, pixel_size, names, Poses(quaternions, shifts), optics, subsets)
+    half_sets = torch.arange(count) % 2 + 1
+    return Particles(images, pixel_size, names, Poses(quaternions, shifts), ctf, half_sets)
 
 
 def agreement(first: Volume, second: Volume) -> tuple[torch.Tensor, float]:
@@ -99,7 +99,7 @@ def test_ignoring_shifts_or_ctf_ruins_the_map(molecule: Volume) -> None:
     assert particles.poses is not None
     unshifted = particles.with_poses(Poses(particles.poses.quaternions, torch.zeros(300, 2)))
     ball = soft_spherical_mask(BOX, 0.42 * BOX, 2)
-    for wrong, least in ((particles, 0.0), (unshifted, 0.3), (replace(particles, optics=None), 0.3)):
+    for wrong, least in ((particles, 0.0), (unshifted, 0.3), (replace(particles, ctf=None), 0.3)):
         difference = (reconstruct(wrong).full.voxels - molecule.voxels) * ball
         error = float(difference.norm() / (molecule.voxels * ball).norm())
         assert least <= error < (0.1 if wrong is particles else 10)
@@ -122,17 +122,17 @@ def test_turning_all_poses_turns_the_map(molecule: Volume) -> None:
 
 def test_each_half_is_made_of_its_subset(molecule: Volume) -> None:
     particles = simulated(molecule, 40)
-    assert particles.subsets is not None
+    assert particles.half_sets is not None
     whole = reconstruct(particles)
     spoiled = particles.images[torch.arange(40)].clone()
-    spoiled[particles.subsets == 2] = 0
+    spoiled[particles.half_sets == 2] = 0
     maps = reconstruct(replace(particles, images=spoiled))
     torch.testing.assert_close(maps.half1.voxels, whole.half1.voxels)
     assert not maps.half2.voxels.any()
 
 
 def test_without_subsets_the_seed_draws_even_halves(molecule: Volume) -> None:
-    particles = replace(simulated(molecule, 40), subsets=None)
+    particles = replace(simulated(molecule, 40), half_sets=None)
     first, again, other = (reconstruct(particles, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.half1.voxels, again.half1.voxels)
     assert not torch.allclose(first.half1.voxels, other.half1.voxels)
@@ -159,9 +159,9 @@ def test_particles_that_cannot_be_reconstructed_are_refused(molecule: Volume) ->
     with pytest.raises(ValueError, match="with poses"):
         reconstruct(replace(particles, poses=None))
     with pytest.raises(ValueError, match="both halves"):
-        reconstruct(replace(particles, subsets=torch.ones(4, dtype=torch.long)))
+        reconstruct(replace(particles, half_sets=torch.ones(4, dtype=torch.long)))
     with pytest.raises(ValueError, match="found 3 at row 1"):
-        reconstruct(replace(particles, subsets=torch.tensor([1, 3, 2, 2])))
+        reconstruct(replace(particles, half_sets=torch.tensor([1, 3, 2, 2])))
     lost = Poses(particles.poses.quaternions, torch.full((4, 2), torch.nan))
     with pytest.raises(ValueError, match="at row 0"):
         reconstruct(particles.with_poses(lost))
@@ -179,7 +179,7 @@ def test_the_map_agrees_with_relion_reconstruct(molecule: Volume, tmp_path: Path
     maps = reconstruct(particles)
     images = particles.images[torch.arange(300)]
     write_stack(tmp_path / "particles.mrcs", [images], 300, BOX, PIXEL_SIZE)
-    write_star(star_from_particles(particles, particles.names), tmp_path / "particles.star")
+    write_star(table_from_particles(particles, particles.names), tmp_path / "particles.star")
     command = [program, "--i", "particles.star", "--o", "relion.mrc", "--ctf"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -198,8 +198,8 @@ def turned_copies(volume: Volume, group: torch.Tensor) -> Volume:
     poses = Poses(quaternions, torch.zeros(len(quaternions), 2))
     images = particles.images[torch.arange(300)].repeat(len(group), 1, 1)
     names = tuple(str(row) for row in range(len(images)))
-    subsets = torch.arange(len(images)) % 2 + 1
-    return reconstruct(Particles(images, PIXEL_SIZE, names, poses, None, subsets)).full
+    half_sets = torch.arange(len(images)) % 2 + 1
+    return reconstruct(Particles(images, PIXEL_SIZE, names, poses, None, half_sets)).full
 
 
 @pytest.mark.parametrize("symmetry", ["C4", "D3", "T"])
@@ -223,8 +223,8 @@ def test_symmetry_is_as_good_as_inserting_every_image_at_all_equivalent_poses(sy
             compose(group[:, None], particles.poses.quaternions).view(-1, 4),
             particles.poses.shifts_angstrom.repeat(len(group), 1),
         ),
-        optics=particles.optics[torch.arange(60).repeat(len(group))] if particles.optics else None,
-        subsets=(torch.arange(60) % 2 + 1).repeat(len(group)),
+        ctf=particles.ctf[torch.arange(60).repeat(len(group))] if particles.ctf else None,
+        half_sets=(torch.arange(60) % 2 + 1).repeat(len(group)),
     )
     inserted = agreement(truth, reconstruct(copies).full)[0]
     assert float((together - inserted)[shells].min()) > -0.03

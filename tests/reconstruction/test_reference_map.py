@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.clean_images import PIXEL_SIZE, blobs, clean_images, random_optics, random_poses, seeded
+from helpers.clean_images import PIXEL_SIZE, blobs, clean_images, random_ctf, random_poses, seeded
 from torch import Tensor
 
 from cryoforum.dataset.particles import Particles
@@ -54,12 +54,12 @@ def noisy_halves(deviation: float = 0.03) -> HalfMaps:
 
 def particles(deviation: float = 1.0, seed: int = 0, strength: float = 1.0) -> Particles:
     quaternions, origins = random_poses(COUNT, seed=3)
-    optics = random_optics(COUNT)
-    clean = strength * clean_images(blobs(BOX), quaternions, origins, optics)
+    ctf = random_ctf(COUNT)
+    clean = strength * clean_images(blobs(BOX), quaternions, origins, ctf)
     images = clean + deviation * torch.randn(clean.shape, generator=seeded(seed))
     names = tuple(str(row) for row in range(COUNT))
     poses = Poses(quaternions, origins * PIXEL_SIZE)
-    return Particles(images, PIXEL_SIZE, names, poses, optics, torch.arange(COUNT) % 2 + 1)
+    return Particles(images, PIXEL_SIZE, names, poses, ctf, torch.arange(COUNT) % 2 + 1)
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def made() -> Reference:
     found = particles(deviation=0.3)
     reference = reference_from_half_maps(reconstruct(found), "C1")
     rows = torch.arange(COUNT)
-    assert found.subsets is not None
-    reference = with_noise(reference, noise_of_halves(reference, found, rows, found.subsets[rows]))
+    assert found.half_sets is not None
+    reference = with_noise(reference, noise_of_halves(reference, found, rows, found.half_sets[rows]))
     assert found.poses is not None
     return with_origin_reach(reference, found.poses)
 
@@ -143,10 +143,10 @@ def test_a_half_holds_the_images_of_its_own_half_alone(
     monkeypatch.setattr(reference_module, "fsc_curve", still)
     before = particles()
     other = particles(seed=5, strength=-2.0)
-    assert before.subsets is not None
+    assert before.half_sets is not None
     for half in (0, 1):
         images = before.images[torch.arange(COUNT)].clone()
-        theirs = before.subsets == 2 - half
+        theirs = before.half_sets == 2 - half
         images[theirs] = other.images[torch.arange(COUNT)][theirs]
         after = replace(before, images=images)
         first, second = (reference_from_half_maps(reconstruct(found)) for found in (before, after))
@@ -162,14 +162,14 @@ def test_the_own_noise_of_a_particle_does_not_pass_for_signal() -> None:
     maps = reconstruct(noise)
     reference = Reference(maps.full, (maps.half1, maps.half2), 8)
     rows = torch.arange(COUNT)
-    assert noise.subsets is not None
-    fair = noise_of_halves(reference, noise, rows, noise.subsets)
-    unfair = noise_of_halves(reference, noise, rows, 3 - noise.subsets)
+    assert noise.half_sets is not None
+    fair = noise_of_halves(reference, noise, rows, noise.half_sets)
+    unfair = noise_of_halves(reference, noise, rows, 3 - noise.half_sets)
     shells = slice(2, 9)
     assert float(unfair.signal[0, shells].sum()) > 10 * float(fair.signal[0, shells].sum())
     assert float(fair.signal[0, shells].sum() / fair.power[0, shells].sum()) < 0.02
     with pytest.raises(ValueError, match="half maps and particles with poses"):
-        noise_of_halves(reference_from_map(maps.full), noise, rows, noise.subsets)
+        noise_of_halves(reference_from_map(maps.full), noise, rows, noise.half_sets)
 
 
 def test_noise_and_scale_by_the_other_half_are_about_right(made: Reference) -> None:

@@ -79,9 +79,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unpolished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unrefined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run of a model that has no reference."""
-    return write_run(tmp_path_factory.mktemp("unpolished") / "ribosome", polished=False)
+    return write_run(tmp_path_factory.mktemp("unrefined") / "ribosome", refined=False)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +133,15 @@ def test_headline_and_tables_say_the_numbers(run: Path, page_path: Path) -> None
     summary = json.loads((run / "summary.json").read_text())
     text = words_of(page_path)
     medians = {group: in_degrees(values["median_rad"]) for group, values in summary["errors"].items()}
-    headline = f"Median error {medians['all']} on 30 test particles; before polishing: {medians['network']}"
+    headline = (
+        f"Median error {medians['all']} on 30 test particles; before local refinement: {medians['network']}"
+    )
     assert headline in text
-    for group, name in (("network", "Network alone"), ("all", "Polished"), ("kept", "Polished, kept")):
+    for group, name in (
+        ("network", "Network alone"),
+        ("all", "RefinedPoses"),
+        ("kept", "RefinedPoses, kept"),
+    ):
         assert f"{name} {summary['errors'][group]['count']} {medians[group]}" in text
         assert f"{summary['shift_errors'][group]['median_angstrom']:.3g} Å" in text
     assert f"{summary['bound']['median_error_over_bound']:.2f}" in text
@@ -143,13 +149,13 @@ def test_headline_and_tables_say_the_numbers(run: Path, page_path: Path) -> None
         assert words in text
 
 
-def test_a_run_without_reference_is_not_called_polished(unpolished: Path, tmp_path: Path) -> None:
-    write_report(unpolished, tmp_path / "report.html")
+def test_a_run_without_reference_is_not_called_refined(unrefined: Path, tmp_path: Path) -> None:
+    write_report(unrefined, tmp_path / "report.html")
     page, text = read_page(tmp_path / "report.html"), words_of(tmp_path / "report.html")
     assert page.sections == SECTIONS - {"limit"}
     # 1 pairs, 3 certainty, 3 maps, 2 FSC, 2 directions, 4 particle stages, 3 training
     assert len(page.pictures) == 18
-    errors = json.loads((unpolished / "summary.json").read_text())["errors"]
+    errors = json.loads((unrefined / "summary.json").read_text())["errors"]
     whole, kept = (in_degrees(errors[group]["median_rad"]) for group in ("all", "kept"))
     assert f"Median error {whole} on 30 test particles; dropping the 27 % least certain: {kept}" in text
     assert "olished" not in text and "Network alone" not in text and "Shift" not in text
@@ -194,7 +200,7 @@ def test_errors_of_a_perfect_estimator_follow_the_dashed_curves() -> None:
 
 def test_halves_that_are_not_independent_are_named(part: Path) -> None:
     text = words_of_section(part, "reconstructions")
-    named = "not independent in “Network alone”, “Predicted and polished” and “Polished, filtered”"
+    named = "not independent in “Network alone”, “Predicted and refined” and “RefinedPoses, filtered”"
     assert named in text and "optimistic" in text
     assert "The halves are independent in “True poses”" in text
     for kind in ("network", "predicted", "filtered"):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from cryoforum.cli import app
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.relion.particles import star_from_particles
+from cryoforum.io.relion.particles import table_from_particles
 from cryoforum.io.relion.star_files import write_star
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model
@@ -132,7 +132,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     particles, _ = some_particles()
     images = particles.images[torch.arange(len(particles))]
     write_stack(folder / "particles.mrcs", [images], len(images), 32, particles.pixel_size_angstrom)
-    write_star(star_from_particles(particles, particles.names), folder / "particles.star")
+    write_star(table_from_particles(particles, particles.names), folder / "particles.star")
     return folder
 
 

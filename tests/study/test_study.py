@@ -146,15 +146,15 @@ def test_junk_shows_something_else_under_poses_that_mean_nothing() -> None:
 def test_a_refinement_of_ones_own_is_a_study_too(tmp_path: Path) -> None:
     """From a STAR file to the pages."""
     config = SimulationConfig(count=90, snr=5.0)
-    star = simulate_to_folder("4v5d", 32, 11.2, config, tmp_path / "own", silent, overwrite=False)
-    (planned,) = runs_on(star, "C1", "cpu", 1)
+    table = simulate_to_folder("4v5d", 32, 11.2, config, tmp_path / "own", silent, overwrite=False)
+    (planned,) = runs_on(table, "C1", "cpu", 1)
     run = replace(planned, preset="tiny", settings=QUICK)
     assert (run.study, run.label, run.dataset.name) == ("real", "particles", "particles")
     run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)
     write_pages(tmp_path / "out")
     assert "| particles | 1 | 0.0" in (tmp_path / "out" / "real.md").read_text()
-    assert runs_on(star, "D2", "paper", 2)[1].config.symmetry == "D2"
+    assert runs_on(table, "D2", "paper", 2)[1].config.symmetry == "D2"
     run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)  # done already
-    star.write_text(star.read_text() + "\n")
+    table.write_text(table.read_text() + "\n")
     with pytest.raises(ValueError, match="expected results of"):
         run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)

@@ -67,8 +67,8 @@ def write_result(
         record["share_above_0_3_rad_of_kept"] = share[9]
     log = [{"images": 640.0 * step, "validation_median_rad": 1 / step} for step in range(1, 8)]
     log.append({"images": 5000.0, "validation_median_rad": math.nan})
-    belief = {"trace": -3 / errors.square().numpy(), "lambda_max": -1 / errors.square().numpy()}
-    known = {"truth": truth.numpy(), "mode": mode.numpy(), "error_rad": errors.numpy(), **belief, **curves}
+    posterior = {"trace": -3 / errors.square().numpy(), "lambda_max": -1 / errors.square().numpy()}
+    known = {"truth": truth.numpy(), "mode": mode.numpy(), "error_rad": errors.numpy(), **posterior, **curves}
     folder = out / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{run.name}.json").write_text(json.dumps(record))

@@ -28,7 +28,7 @@ from cryoforum.network.preprocessing import Intensity
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.training.batches import Batch, BatchSource, simulated_count
 from cryoforum.training.loop import train
-from cryoforum.training.simulated_images import Imitation, imitation_of
+from cryoforum.training.simulated_images import ImageSimulator, image_simulator
 from cryoforum.training.state import Course
 from cryoforum.training.trainer import lesson_from
 
@@ -63,15 +63,15 @@ def flat_reference(volume: Volume) -> Reference:
 
 
 @pytest.fixture(scope="module")
-def imitation(volume: Volume, particles: Particles) -> Imitation:
-    return imitation_of(particles, flat_reference(volume), PreprocessingConfig(box=BOX))
+def simulator(volume: Volume, particles: Particles) -> ImageSimulator:
+    return image_simulator(particles, flat_reference(volume), PreprocessingConfig(box=BOX))
 
 
-def numbered(config: Config, count: int = 40, imitation: Imitation | None = None) -> BatchSource:
+def numbered(config: Config, count: int = 40, simulator: ImageSimulator | None = None) -> BatchSource:
     """Images of which each holds its own number, plus 1, everywhere."""
     images = (torch.arange(count) + 1.0).view(-1, 1, 1).expand(-1, BOX, BOX)
     return BatchSource(
-        images, random_unitquat(count, generator=seeded()), None, 20.0, config, imitation, seeded(1)
+        images, random_unitquat(count, generator=seeded()), None, 20.0, config, simulator, seeded(1)
     )
 
 
@@ -113,10 +113,10 @@ def test_never_more_images_are_simulated_than_a_batch_holds(share: float, batch_
 @pytest.mark.parametrize(("loss", "pairs"), [("likelihood", "all"), ("pairs", "all"), ("pairs", "random")])
 @pytest.mark.parametrize(("batch_size", "share"), [(20, 0.4), (21, 0.4), (20, 1.0), (21, 1.0)])
 def test_simulated_images_have_their_share_of_a_batch(
-    imitation: Imitation, loss: str, pairs: str, batch_size: int, share: float
+    simulator: ImageSimulator, loss: str, pairs: str, batch_size: int, share: float
 ) -> None:
     config = config_of(replace(STILL, simulated_share=share), batch_size=batch_size, loss=loss, pairs=pairs)
-    source = numbered(config, imitation=imitation)
+    source = numbered(config, simulator=simulator)
     batch = source.next(Course())
     drawn = pairs != "all"
     assert len(batch.images) == len(batch.orientations) == batch_size - drawn * batch_size % 2
@@ -134,11 +134,11 @@ def test_simulated_images_have_their_share_of_a_batch(
 
 @pytest.mark.parametrize("batch_size", [8, 9])
 @pytest.mark.parametrize("pairs", ["all", "random", "stratified"])
-def test_all_images_may_be_simulated(imitation: Imitation, pairs: str, batch_size: int) -> None:
+def test_all_images_may_be_simulated(simulator: ImageSimulator, pairs: str, batch_size: int) -> None:
     config = config_of(
         AugmentationConfig(simulated_share=1.0), batch_size=batch_size, loss="pairs", pairs=pairs
     )
-    batch = numbered(config, imitation=imitation).next(Course())
+    batch = numbered(config, simulator=simulator).next(Course())
     assert 8 <= len(batch.images) == len(batch.orientations) <= batch_size
     assert bool(torch.isfinite(batch.images).all()) and int(batch.pairs.max()) == len(batch.images) - 1
 
@@ -154,21 +154,21 @@ def test_images_are_made_where_they_are_wanted(
         config_of(changes, batch_size=12), preprocessing=PreprocessingConfig(box=BOX, standardise=standardise)
     )
     reference, intensity = flat_reference(volume), Intensity(0.0, 1.0)
-    imitation = imitation_of(particles, reference, config.preprocessing, intensity, nowhere)
-    source = replace(numbered(config), optics=particles.optics, imitation=imitation, device=nowhere)
+    simulator = image_simulator(particles, reference, config.preprocessing, intensity, nowhere)
+    source = replace(numbered(config), ctf=particles.ctf, simulator=simulator, device=nowhere)
     batch = source.next(Course())
     assert batch.images.device == nowhere and batch.images.shape == (12, BOX, BOX)
     assert batch.orientations.device.type == "cpu"
 
 
 @pytest.mark.parametrize("symmetry", ["C2", "D2"])
-def test_in_one_domain_all_orientations_are_in_it(imitation: Imitation, symmetry: str) -> None:
+def test_in_one_domain_all_orientations_are_in_it(simulator: ImageSimulator, symmetry: str) -> None:
     turned = AugmentationConfig(simulated_share=0.5)
     group = symmetry_group(symmetry)
     config = config_of(turned, symmetry, batch_size=20)
     batches = {}
     for handling in ("group", "domain"):
-        source = numbered(replace(config, symmetry_handling=handling), imitation=imitation)  # type: ignore[arg-type]
+        source = numbered(replace(config, symmetry_handling=handling), simulator=simulator)  # type: ignore[arg-type]
         batches[handling] = source.next(Course())
     inside, anywhere = (batches[handling].orientations for handling in ("domain", "group"))
     assert torch.equal(batches["domain"].images, batches["group"].images)

@@ -168,7 +168,7 @@ def test_it_learns(particles: Particles) -> None:
     model = train(particles, config, split)
     predictions = predict(model, particles.select(split.test))
     assert particles.poses is not None
-    errors = geodesic_distance(predictions.belief.mode, particles.poses.quaternions[split.test])
+    errors = geodesic_distance(predictions.posterior.mode, particles.poses.quaternions[split.test])
     assert float(errors.median()) < 0.8
     assert model.validation_median_rad < 0.8
     sure = predictions.figure_of_merit > predictions.figure_of_merit.median()
@@ -237,11 +237,11 @@ def test_a_model_of_a_set_takes_its_intensity_along(some: Particles, tmp_path: P
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
     assert loaded.intensity == model.intensity
-    before, after = (predict(each, some).belief.concentration for each in (model, loaded))
+    before, after = (predict(each, some).posterior.concentration for each in (model, loaded))
     assert torch.equal(before, after)
     # Unlike of a model that looks at each image for itself, contrast matters.
     stronger = replace(some, images=3 * some.images[torch.arange(60)])
-    assert not torch.allclose(predict(loaded, stronger).belief.concentration, before, rtol=1e-2)
+    assert not torch.allclose(predict(loaded, stronger).posterior.concentration, before, rtol=1e-2)
 
 
 def test_a_network_that_never_saw_a_turned_image_is_not_asked_to_read_one(some: Particles) -> None:
@@ -253,7 +253,7 @@ def test_a_network_that_never_saw_a_turned_image_is_not_asked_to_read_one(some: 
         some, Config(PreprocessingConfig(box=16), still, network, settings), Split(rows, rows, rows[:0])
     )
     assert some.poses is not None
-    found = predict(model, some.select(rows)).belief.mode
+    found = predict(model, some.select(rows)).posterior.mode
     error = float(geodesic_distance(found, some.poses.quaternions[rows]).median())
     assert error == pytest.approx(model.validation_median_rad, abs=0.1)
 
@@ -268,7 +268,7 @@ def test_orientations_are_learned_where_they_are_or_in_one_domain(some: Particle
     model = train(some, config, Split(rows, rows, rows[:0]))
     assert model.validation_median_rad < 0.3 and some.poses is not None
     group, truth = symmetry_group("D2"), some.poses.quaternions[rows]
-    found = predict(model, some.select(rows), views=1).belief.mode
+    found = predict(model, some.select(rows), views=1).posterior.mode
     assert float(symmetric_distance(found, truth, group).median()) < 0.3
     inside = geodesic_distance(found, in_fundamental_domain(truth, group))
     assert (float(inside.median()) < 0.3) is (handling == "domain")

@@ -19,7 +19,7 @@ from cryoforum.imaging.projection import padded_transform
 from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.network.preprocessing import Intensity, prepare, prepare_all, set_intensity
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map, reference_from_particles
-from cryoforum.training.simulated_images import imitation_of
+from cryoforum.training.simulated_images import image_simulator
 
 BOX, PIXEL_SIZE = 32, 11.2
 
@@ -43,43 +43,43 @@ def correlations(first: Tensor, second: Tensor) -> Tensor:
 @pytest.mark.parametrize("phase_flip", [True, False])
 @pytest.mark.parametrize("box", [24, 32, 48])
 def test_without_noise_they_are_images_of_the_map(volume: Volume, box: int, phase_flip: bool) -> None:
-    """Of one particle, whose optics and origin are therefore those of every imitation."""
+    """Of one particle, whose optics and origin are therefore those of every simulator."""
     particles = simulate(volume, SimulationConfig(count=1, seed=2, max_shift_pixel=4.0))
-    assert particles.poses is not None and particles.optics is not None
+    assert particles.poses is not None and particles.ctf is not None
     config = PreprocessingConfig(box=box, phase_flip=phase_flip)
-    imitation = imitation_of(particles, with_flat_noise(volume), config)
-    imitation = replace(imitation, noise_deviation=0 * imitation.noise_deviation)
-    found, quaternions = imitation.draw(12, seeded())
+    simulator = image_simulator(particles, with_flat_noise(volume), config)
+    simulator = replace(simulator, noise_deviation=0 * simulator.noise_deviation)
+    found, quaternions = simulator.draw(12, seeded())
     one = torch.zeros(12, dtype=torch.long)
     poses = Poses(quaternions, particles.poses.shifts_angstrom[one])
     transform = padded_transform(volume.voxels)
-    clean = SimulatedImages(transform, poses, particles.optics[one], PIXEL_SIZE, 1.0, None)
-    expected = prepare(clean[torch.arange(12)], clean.optics, PIXEL_SIZE, config)
+    clean = SimulatedImages(transform, poses, particles.ctf[one], PIXEL_SIZE, 1.0, None)
+    expected = prepare(clean[torch.arange(12)], clean.ctf, PIXEL_SIZE, config)
     assert found.shape == expected.shape == (12, box, box)
     assert float(correlations(found, expected).min()) > 0.99
     assert float(correlations(found, expected.roll(1, 0)).mean()) < 0.9
     centred = replace(clean, poses=Poses(quaternions, 0 * poses.shifts_angstrom))
-    elsewhere = prepare(centred[torch.arange(12)], clean.optics, PIXEL_SIZE, config)
+    elsewhere = prepare(centred[torch.arange(12)], clean.ctf, PIXEL_SIZE, config)
     assert float(correlations(found, elsewhere).mean()) < 0.9
 
 
 def test_they_have_the_optics_and_origins_of_the_particles(volume: Volume) -> None:
     """Of two that differ as much as can be, each comes as often as the other, origins apart from optics."""
     particles = simulate(volume, SimulationConfig(count=2, max_shift_pixel=0.0))
-    assert particles.poses is not None and particles.optics is not None
-    optics = particles.optics.defocused_by(torch.tensor([0.0, 10_000.0]))
+    assert particles.poses is not None and particles.ctf is not None
+    ctf = particles.ctf.defocused_by(torch.tensor([0.0, 10_000.0]))
     poses = Poses(particles.poses.quaternions, torch.tensor([[-3.0, 0.0], [3.0, 0.0]]) * PIXEL_SIZE)
     config = PreprocessingConfig(box=BOX, phase_flip=False)
-    particles = replace(particles, optics=optics, poses=poses)
-    imitation = imitation_of(particles, with_flat_noise(volume), config)
-    imitation = replace(imitation, noise_deviation=0 * imitation.noise_deviation)
+    particles = replace(particles, ctf=ctf, poses=poses)
+    simulator = image_simulator(particles, with_flat_noise(volume), config)
+    simulator = replace(simulator, noise_deviation=0 * simulator.noise_deviation)
     count = 100
-    found, quaternions = imitation.draw(count, seeded())
+    found, quaternions = simulator.draw(count, seeded())
     best, transform = [], padded_transform(volume.voxels)
     for kind in ((0, 0), (0, 1), (1, 0), (1, 1)):
         row, other = (torch.full((count,), value) for value in kind)
         chosen = Poses(quaternions, poses.shifts_angstrom[other])
-        clean = SimulatedImages(transform, chosen, optics[row], PIXEL_SIZE, 1.0, None)
+        clean = SimulatedImages(transform, chosen, ctf[row], PIXEL_SIZE, 1.0, None)
         best.append(correlations(found, prepare(clean[torch.arange(count)], None, PIXEL_SIZE, config)))
     table = torch.stack(best)
     assert float(table.amax(0).min()) > 0.99
@@ -89,15 +89,15 @@ def test_they_have_the_optics_and_origins_of_the_particles(volume: Volume) -> No
 
 def test_orientations_are_uniform_and_a_seed_makes_the_same(volume: Volume) -> None:
     particles = simulate(volume, SimulationConfig(count=3))
-    imitation = imitation_of(particles, with_flat_noise(volume), PreprocessingConfig(box=16))
-    images, quaternions = imitation.draw(2000, seeded(1))
+    simulator = image_simulator(particles, with_flat_noise(volume), PreprocessingConfig(box=16))
+    images, quaternions = simulator.draw(2000, seeded(1))
     # Of uniform rotations every number of the quaternion is one of a uniform point of the sphere.
     for axis in range(4):
         beta = (quaternions[:, axis].double() + 1) / 2
         assert stats.kstest(beta.numpy(), stats.beta(1.5, 1.5).cdf).pvalue > 0.001
-    again, same = imitation.draw(2000, seeded(1))
+    again, same = simulator.draw(2000, seeded(1))
     assert torch.equal(again, images) and torch.equal(same, quaternions)
-    other, _ = imitation.draw(2000, seeded(2))
+    other, _ = simulator.draw(2000, seeded(2))
     assert not torch.equal(other, images)
 
 
@@ -138,7 +138,7 @@ def test_their_power_is_that_of_the_particles_at_every_frequency(
 ) -> None:
     config = PreprocessingConfig(box=box)
     real = shell_power(prepare_all(noisy, config))[1:]
-    imitations, _ = imitation_of(noisy, reference, config).draw(1200, seeded(4))
+    imitations, _ = image_simulator(noisy, reference, config).draw(1200, seeded(4))
     found = shell_power(imitations)[1:]
     # What the mask spreads from strong frequencies to those where there is nothing is no matter.
     assert float(((found - real).abs() - 0.002 * real.max()).div(real).max()) < 0.12
@@ -148,11 +148,11 @@ def test_imitations_of_a_set_are_as_strong_as_its_images(noisy: Particles, refer
     config = PreprocessingConfig(box=24, standardise="set")
     intensity = set_intensity(noisy, config)
     real = prepare_all(noisy, config, intensity=intensity)
-    found, _ = imitation_of(noisy, reference, config, intensity).draw(800, seeded(5))
+    found, _ = image_simulator(noisy, reference, config, intensity).draw(800, seeded(5))
     core = circular_mask(24, config.mask_inner, config.mask_outer) == 1
     assert float(found[:, core].std()) == pytest.approx(float(real[:, core].std()), rel=0.05)
     twice = Intensity(intensity.mean, 2 * intensity.deviation)
-    weaker, _ = imitation_of(noisy, reference, config, twice).draw(800, seeded(5))
+    weaker, _ = image_simulator(noisy, reference, config, twice).draw(800, seeded(5))
     torch.testing.assert_close(2 * weaker, found)
 
 
@@ -162,7 +162,7 @@ def test_a_network_can_tell_them_from_particles_by_nothing_obvious(
     """Moments of the pixels, and where in the image they are."""
     config = PreprocessingConfig(box=24)
     real = prepare_all(noisy, config)
-    found, _ = imitation_of(noisy, reference, config).draw(800, seeded(6))
+    found, _ = image_simulator(noisy, reference, config).draw(800, seeded(6))
     core = circular_mask(24, config.mask_inner, config.mask_outer) == 1
     for moment in (1, 2, 3, 4):
         difference = found[:, core].pow(moment).mean() - real[:, core].pow(moment).mean()
@@ -173,4 +173,4 @@ def test_a_network_can_tell_them_from_particles_by_nothing_obvious(
 
 def test_a_map_from_elsewhere_has_no_noise_to_imitate(noisy: Particles, volume: Volume) -> None:
     with pytest.raises(ValueError, match="expected a reference made from particles"):
-        imitation_of(noisy, reference_from_map(volume), PreprocessingConfig(box=16))
+        image_simulator(noisy, reference_from_map(volume), PreprocessingConfig(box=16))

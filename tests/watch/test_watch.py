@@ -21,15 +21,15 @@ from typer.testing import CliRunner
 from cryoforum.cli import app
 from cryoforum.commands import aligners as predictors
 from cryoforum.commands.aligners import PredictionOptions
-from cryoforum.commands.predict import Output, predict_to_star
+from cryoforum.commands.predict import Output, predict_to_file
 from cryoforum.config import preset
 from cryoforum.curation.selection import quantile_threshold
-from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import write_particle_file
-from cryoforum.io.relion.particles import particles_from_star, star_from_particles
+from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
@@ -109,9 +109,9 @@ def images_of(start: int, stop: int) -> torch.Tensor:
     return torch.stack([torch.randn(BOX, BOX, generator=generator) for generator in generators])
 
 
-def table(start: int, stop: int, stack: str = "p.mrcs") -> ParticleStar:
+def frame(start: int, stop: int, stack: str = "p.mrcs") -> ParticleTable:
     names = tuple(f"{row + 1:06d}@{stack}" for row in range(stop - start))
-    return star_from_particles(Particles(images_of(start, stop), PIXEL_SIZE, names), names)
+    return table_from_particles(Particles(images_of(start, stop), PIXEL_SIZE, names), names)
 
 
 def deliver(folder: Path, start: int, stop: int) -> Path:
@@ -119,7 +119,7 @@ def deliver(folder: Path, start: int, stop: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_stack(folder / "p.mrcs", [images_of(start, stop)], stop - start, BOX, PIXEL_SIZE)
     os.utime(folder / "p.mrcs", (time.time() - 60,) * 2)
-    write_star(table(start, stop), folder / "p.star")
+    write_star(frame(start, stop), folder / "p.star")
     return folder / "p.star"
 
 
@@ -135,30 +135,30 @@ def look(live: Path, model: Path, out: Path, **options: object) -> list[str]:
     return told
 
 
-def at_once(stars: Sequence[Path], model: Path, folder: Path) -> ParticleStar:
+def at_once(tables: Sequence[Path], model: Path, folder: Path) -> ParticleTable:
     """All particles of all files in one, predicted in one go; image names are absolute."""
     folder.mkdir()
-    tables = [read_star(path) for path in stars]
-    for path, each in zip(stars, tables, strict=True):
+    frames = [read_star(path) for path in tables]
+    for path, each in zip(tables, frames, strict=True):
         names = each.particles["rlnImageName"].str.replace("@", f"@{path.parent.absolute()}/")
         each.particles["rlnImageName"] = names
-    rows = [row for each in tables for row in each.particles.to_dict("records")]
-    whole = replace(tables[0], particles=tables[0].particles.iloc[:0].from_records(rows).astype(str))
+    rows = [row for each in frames for row in each.particles.to_dict("records")]
+    whole = replace(frames[0], particles=frames[0].particles.iloc[:0].from_records(rows).astype(str))
     write_star(whole, folder / "whole.star")
     output = Output(folder / "predicted.star", silent_bar)
-    predict_to_star(model, [folder / "whole.star"], None, PredictionOptions(), output)
+    predict_to_file(model, [folder / "whole.star"], None, PredictionOptions(), output)
     return read_star(folder / "predicted.star")
 
 
-def identities(star: ParticleStar) -> list[bytes]:
+def identities(table: ParticleTable) -> list[bytes]:
     """The images themselves tell which particles a file has."""
-    images = particles_from_star(star).images
+    images = particles_from_table(table).images
     return [image.numpy().tobytes() for image in images[torch.arange(len(images))]]
 
 
-def assert_is_that_of_all_at_once(out: Path, stars: Sequence[Path], model: Path, folder: Path) -> None:
+def assert_is_that_of_all_at_once(out: Path, tables: Sequence[Path], model: Path, folder: Path) -> None:
     """Same particles, predictions, threshold, half maps and map, and no temporary file."""
-    expected, found = at_once(stars, model, folder), read_star(out / "all.star")
+    expected, found = at_once(tables, model, folder), read_star(out / "all.star")
     row_of = {image: row for row, image in enumerate(identities(expected))}
     order = [row_of[image] for image in identities(found)]
     assert sorted(order) == list(range(len(expected)))
@@ -171,7 +171,7 @@ def assert_is_that_of_all_at_once(out: Path, stars: Sequence[Path], model: Path,
     threshold = quantile_threshold(torch.from_numpy(errors), 0.75)
     kept = read_star(out / "kept.star")
     assert kept.particles.equals(select_rows(found, errors <= threshold).particles)
-    maps = reconstruct(particles_from_star(kept))
+    maps = reconstruct(particles_from_table(kept))
     for name, volume in (("half1", maps.half1), ("half2", maps.half2), ("map", maps.full)):
         torch.testing.assert_close(
             read_volume(out / "map" / f"{name}.mrc").voxels, volume.voxels, rtol=1e-3, atol=1e-4
@@ -184,16 +184,16 @@ def test_what_comes_in_pieces_gives_what_all_at_once_gives(
 ) -> None:
     monkeypatch.setattr(results, "write_watch_report", write_watch_report)
     live, out = tmp_path / "live", tmp_path / "out"
-    stars = [deliver(live / "a", 0, 30)]
+    tables = [deliver(live / "a", 0, 30)]
     assert "no reference" in look(live, model, out)[0]
     assert sum(posed) == 30 == len(read_star(out / "all.star"))
-    stars.append(deliver(live / "deep" / "er" / "b", 30, 70))
-    stars.append(deliver(live / "0", 70, 95))
+    tables.append(deliver(live / "deep" / "er" / "b", 30, 70))
+    tables.append(deliver(live / "0", 70, 95))
     said = " ".join(look(live, model, out))
     assert sum(posed) == 95 and "95 particles, " in said and "left out" not in said
     assert "95 particles, " not in " ".join(look(live, model, out))
     assert sum(posed) == 95
-    assert_is_that_of_all_at_once(out, stars, model, tmp_path / "at_once")
+    assert_is_that_of_all_at_once(out, tables, model, tmp_path / "at_once")
     page = (out / "report.html").read_text()
     assert "95 particles so far" in page and "Resolution against particles" in page
     assert "optimistic" in page
@@ -203,9 +203,9 @@ def test_what_comes_in_pieces_gives_what_all_at_once_gives(
 
 def test_cryosparc_files_are_taken(tmp_path: Path, model: Path, posed: list[int]) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
-    star = deliver(live, 0, 12)
-    write_particle_file(read_star(star), live / "p.cs")
-    star.unlink()
+    table = deliver(live, 0, 12)
+    write_particle_file(read_star(table), live / "p.cs")
+    table.unlink()
     look(live, model, out, pattern="*.cs")
     assert sum(posed) == 12 == len(read_star(out / "all.star"))
     assert sorted(identities(read_star(out / "all.star"))) == sorted(
@@ -270,7 +270,7 @@ def test_a_clock_that_is_ahead_delays_nothing_for_good(tmp_path: Path, model: Pa
 def test_particles_of_the_training_are_known_under_other_names(tmp_path: Path, model: Path) -> None:
     live, knowing = tmp_path / "live", tmp_path / "knowing"
     path = deliver(live, 0, 10)
-    particles = particles_from_star(read_star(path))
+    particles = particles_from_table(read_star(path))
     assert particles.sources is not None
     learned = dict.fromkeys(particles.sources.tolist(), "train")
     parts = {f"{row}@moved/elsewhere.mrcs": "train" for row in range(10)}
@@ -288,7 +288,7 @@ def test_images_of_another_box_come_to_that_of_the_model(tmp_path: Path, model: 
     write_stack(fine / "q.mrcs", [images], 20, half, PIXEL_SIZE / 2)
     os.utime(fine / "q.mrcs", (time.time() - 60,) * 2)
     names = tuple(f"{row + 1}@q.mrcs" for row in range(20))
-    write_star(star_from_particles(Particles(images, PIXEL_SIZE / 2, names), names), fine / "q.star")
+    write_star(table_from_particles(Particles(images, PIXEL_SIZE / 2, names), names), fine / "q.star")
     told = look(live, model, out)
     assert any("resampled from 64 px" in line for line in told), told
     found = read_star(out / "all.star")
@@ -300,7 +300,7 @@ def test_images_of_another_box_come_to_that_of_the_model(tmp_path: Path, model: 
 def test_two_half_models_keep_what_they_learned_from_in_their_half(tmp_path: Path, model: Path) -> None:
     live, halves = tmp_path / "live", tmp_path / "halves"
     deliver(live, 0, 30)
-    names = table(0, 30).particles["rlnImageName"].tolist()
+    names = frame(0, 30).particles["rlnImageName"].tolist()
     learned = {1: names[:10], 2: names[10:20]}
     for half, known in learned.items():
         save_model(replace(load_model(model), parts=dict.fromkeys(known, "train")), halves / f"half{half}")
@@ -334,24 +334,24 @@ def test_a_changed_file_is_predicted_again(
     tmp_path: Path, model: Path, posed: list[int], change: str
 ) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
-    stars = [deliver(live / "a", 0, 30), deliver(live / "b", 30, 50)]
+    tables = [deliver(live / "a", 0, 30), deliver(live / "b", 30, 50)]
     look(live, model, out)
-    star = read_star(stars[0])
-    assert star.optics is not None
+    table = read_star(tables[0])
+    assert table.optics is not None
     if change == "value":
-        star.particles.loc[29, "rlnOpticsGroup"] = "2"
-        star.optics.loc[1] = star.optics.loc[0]
-        star.optics.loc[1, ["rlnOpticsGroup", "rlnOpticsGroupName"]] = ["2", "second"]
+        table.particles.loc[29, "rlnOpticsGroup"] = "2"
+        table.optics.loc[1] = table.optics.loc[0]
+        table.optics.loc[1, ["rlnOpticsGroup", "rlnOpticsGroupName"]] = ["2", "second"]
     elif change == "fewer":
-        star = select_rows(star, range(1, 30))
+        table = select_rows(table, range(1, 30))
     else:
-        star.optics["rlnVoltage"] = "200.000000"
-    write_star(star, stars[0])
+        table.optics["rlnVoltage"] = "200.000000"
+    write_star(table, tables[0])
     told = look(live, model, out)
-    assert posed == [30, 20, len(star)]
+    assert posed == [30, 20, len(table)]
     assert not any("in another file" in line for line in told)
     assert len(list((out / "predicted").iterdir())) == 2
-    assert_is_that_of_all_at_once(out, stars, model, tmp_path / "at_once")
+    assert_is_that_of_all_at_once(out, tables, model, tmp_path / "at_once")
 
 
 def test_a_half_written_star_file_is_told_once_and_waited_for(tmp_path: Path, model: Path) -> None:
@@ -422,7 +422,7 @@ def test_one_bad_file_stops_nothing_and_is_tried_again_when_its_images_change(
     tmp_path: Path, model: Path, posed: list[int]
 ) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
-    stars = [deliver(live / "a", 0, 20), deliver(live / "b", 20, 40)]
+    tables = [deliver(live / "a", 0, 20), deliver(live / "b", 20, 40)]
     images = images_of(0, 20)
     images[7, 3, 3] = torch.nan
     write_stack(live / "a" / "p.mrcs", [images], 20, BOX, PIXEL_SIZE)
@@ -434,23 +434,23 @@ def test_one_bad_file_stops_nothing_and_is_tried_again_when_its_images_change(
     assert posed == [20] and len(read_star(out / "all.star")) == 20
     deliver(live / "a", 0, 20)
     look(live, model, out)
-    assert_is_that_of_all_at_once(out, stars, model, tmp_path / "at_once")
+    assert_is_that_of_all_at_once(out, tables, model, tmp_path / "at_once")
 
 
 def test_a_file_of_another_dialect_is_left_out(tmp_path: Path, model: Path) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
-    stars = [deliver(live / "a", 0, 20), deliver(live / "b", 20, 40)]
-    old = read_star(stars[1])
+    tables = [deliver(live / "a", 0, 20), deliver(live / "b", 20, 40)]
+    old = read_star(tables[1])
     write_star(
         with_columns(
             replace(old, optics=None),
             {"rlnDetectorPixelSize": ["4"] * 20, "rlnMagnification": ["10000"] * 20},
         ),
-        stars[1],
+        tables[1],
     )
     told = look(live, model, out)
     assert len([line for line in told if "b/p.star: expected data_optics as in" in line]) == 1
-    assert_is_that_of_all_at_once(out, stars[:1], model, tmp_path / "at_once")
+    assert_is_that_of_all_at_once(out, tables[:1], model, tmp_path / "at_once")
 
 
 def test_an_image_that_two_files_name_counts_once(tmp_path: Path, model: Path) -> None:
@@ -487,12 +487,12 @@ def test_names_that_lead_to_the_images_from_the_output_stay_as_they_are(tmp_path
 def test_half_sets_are_kept_or_drawn_once_and_for_all(tmp_path: Path, model: Path) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
     given = deliver(live / "given", 0, 30)
-    subsets = torch.arange(30) % 3 % 2 + 1
-    write_star(with_columns(read_star(given), {"rlnRandomSubset": subsets}), given)
+    half_sets = torch.arange(30) % 3 % 2 + 1
+    write_star(with_columns(read_star(given), {"rlnRandomSubset": half_sets}), given)
     deliver(live / "drawn", 30, 130)
     look(live, model, out)
     first = halves_by_image(out / "all.star")
-    assert [first[image.numpy().tobytes()] for image in images_of(0, 30)] == subsets.tolist()
+    assert [first[image.numpy().tobytes()] for image in images_of(0, 30)] == half_sets.tolist()
     drawn = [first[image.numpy().tobytes()] for image in images_of(30, 130)]
     assert 25 < drawn.count(1) < 75 and drawn.count(1) + drawn.count(2) == 100
     look(live, model, tmp_path / "again")
@@ -500,10 +500,10 @@ def test_half_sets_are_kept_or_drawn_once_and_for_all(tmp_path: Path, model: Pat
 
 
 def halves_by_image(path: Path) -> dict[bytes, float]:
-    star = read_star(path)
-    halves = number_column(star, "rlnRandomSubset")
+    table = read_star(path)
+    halves = number_column(table, "rlnRandomSubset")
     assert halves is not None
-    return dict(zip(identities(star), halves.tolist(), strict=True))
+    return dict(zip(identities(table), halves.tolist(), strict=True))
 
 
 def test_the_threshold_stays_where_the_first_particles_set_it(
@@ -528,7 +528,7 @@ def test_the_threshold_stays_where_the_first_particles_set_it(
     middle = float(np.median(errors("all.star")))
     look(live, model, out, max_error_deg=middle)
     assert sorted(errors("kept.star")) == sorted(errors("all.star")[errors("all.star") <= middle])
-    maps = reconstruct(particles_from_star(read_star(out / "kept.star")))
+    maps = reconstruct(particles_from_table(read_star(out / "kept.star")))
     torch.testing.assert_close(
         read_volume(out / "map" / "map.mrc").voxels, maps.full.voxels, rtol=1e-3, atol=1e-4
     )
@@ -537,7 +537,7 @@ def test_the_threshold_stays_where_the_first_particles_set_it(
 def test_torn_results_are_made_again(tmp_path: Path, model: Path, posed: list[int]) -> None:
     """As a power cut may leave them."""
     live, out = tmp_path / "live", tmp_path / "out"
-    stars = [deliver(live / "a", 0, 20), deliver(live / "b", 20, 40)]
+    tables = [deliver(live / "a", 0, 20), deliver(live / "b", 20, 40)]
     look(live, model, out)
     portion = min((out / "predicted").iterdir())
     portion.write_bytes(portion.read_bytes()[:-40])
@@ -545,7 +545,7 @@ def test_torn_results_are_made_again(tmp_path: Path, model: Path, posed: list[in
         (out / name).write_bytes((out / name).read_bytes()[:1000])
     look(live, model, out)
     assert posed == [20, 20, 20]
-    assert_is_that_of_all_at_once(out, stars, model, tmp_path / "at_once")
+    assert_is_that_of_all_at_once(out, tables, model, tmp_path / "at_once")
 
 
 def command(live: Path, model: Path, out: Path, *options: object) -> list[str]:
@@ -587,7 +587,7 @@ def grids_of(sums: HalfSums) -> tuple[torch.Tensor, ...]:
 
 def test_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path, model: Path, one_thread: None) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
-    stars = [deliver(live / str(number), 20 * number, 20 * number + 20) for number in range(8)]
+    tables = [deliver(live / str(number), 20 * number, 20 * number + 20) for number in range(8)]
     for _ in range(3):
         running = start(tmp_path, *command(live, model, out, "--until-idle", 60))
         wait_for_work(running, out)
@@ -605,13 +605,13 @@ def test_kills_at_any_moment_lose_and_double_nothing(tmp_path: Path, model: Path
     assert len(set(sums[1])) == len(sums[1]) == 8
     for grid, other in zip(grids_of(sums[0]), grids_of(expected_sums[0]), strict=True):
         torch.testing.assert_close(grid, other, rtol=1e-4, atol=1e-3)
-    assert_is_that_of_all_at_once(out, stars, model, tmp_path / "at_once")
+    assert_is_that_of_all_at_once(out, tables, model, tmp_path / "at_once")
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_cleanly(tmp_path: Path, model: Path, stop: signal.Signals) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
-    stars = [deliver(live / str(number), 20 * number, 20 * number + 20) for number in range(6)]
+    tables = [deliver(live / str(number), 20 * number, 20 * number + 20) for number in range(6)]
     running = start(tmp_path, *command(live, model, out))
     while not (out / "all.star").exists() and running.poll() is None:
         time.sleep(0.005)
@@ -621,7 +621,7 @@ def test_it_stops_cleanly(tmp_path: Path, model: Path, stop: signal.Signals) -> 
     assert errors.splitlines()[-1] == "stopped; the same command goes on" and "Traceback" not in errors
     assert 0 < len(read_star(out / "all.star")) < 120
     look(live, model, out)
-    assert_is_that_of_all_at_once(out, stars, model, tmp_path / "at_once")
+    assert_is_that_of_all_at_once(out, tables, model, tmp_path / "at_once")
 
 
 def test_one_watcher_at_a_time_and_one_job_in_a_folder(tmp_path: Path, model: Path) -> None:
@@ -632,8 +632,8 @@ def test_one_watcher_at_a_time_and_one_job_in_a_folder(tmp_path: Path, model: Pa
         look(live, model, out)
     with pytest.raises(ValueError, match="another folder"):
         look(tmp_path, model, out)
-    with pytest.raises(ValueError, match="another polish"):
-        look(live, model, out, polish=False)
+    with pytest.raises(ValueError, match="another refine"):
+        look(live, model, out, refine=False)
     other = tmp_path / "model"
     subprocess.run(["cp", "-r", model, other], check=True)
     (other / "split.csv").write_text((other / "split.csv").read_text() + "b,test\n")

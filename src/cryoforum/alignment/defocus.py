@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.imaging.ctf import ctf_at, ctf_defocus_slope_at
 from cryoforum.imaging.likelihood import WhitenedImages, slices_at
 
@@ -15,7 +15,7 @@ def defocus_change(
     transform: Tensor,
     images: WhitenedImages,
     weight: Tensor,
-    optics: Optics,
+    ctf: CtfParameters,
     pixel_size_angstrom: float,
     quaternions: Tensor,
     origins_pixel: Tensor,
@@ -38,7 +38,7 @@ def defocus_change(
     change = best = torch.zeros(len(images))
     highest = torch.full_like(change, -torch.inf)
     for _ in range(STEPS + 1):
-        moved = optics.defocused_by(change)
+        moved = ctf.defocused_by(change)
         transfer, slope = ctf_at(moved, kx, ky), ctf_defocus_slope_at(moved, kx, ky)
         prior = (change / PRIOR_ANGSTROM).square() / 2
         probability = (2 * transfer * cross - transfer.square() * power).sum(1) - prior

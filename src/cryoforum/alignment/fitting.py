@@ -1,4 +1,4 @@
-"""Finding the poses of any particles: a poser fitted to them, its doubts, and all of them posed.
+"""Finding the poses of any particles: a aligner fitted to them, its doubts, and all of them posed.
 
 Noise and signal scale are measured on a sample of the particles at hand before the rest is posed, so that
 other microscopes and other normalisations than those of the training are no matter.
@@ -11,12 +11,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cryoforum.alignment.aligner import CandidateSource, Poser, PosingConfig, pose_in_batches
+from cryoforum.alignment.aligner import Aligner, AlignmentConfig, CandidateSource, align_in_batches
 from cryoforum.alignment.global_search import SearchConfig, make_templates
-from cryoforum.alignment.local_refinement import PolishingConfig
+from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.imaging.likelihood import frequency_points
 from cryoforum.imaging.noise_model import (
     FEWEST_OF_A_GROUP,
@@ -30,31 +31,31 @@ from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import BATCH_SIZE
 from cryoforum.reconstruction.reference_map import Reference
 
-DEFAULT_CONFIG = PosingConfig()
+DEFAULT_CONFIG = AlignmentConfig()
 # Particles on which noise and scale are measured: an eighth of all, within these limits.
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 128, 512
 # Median log-likelihood gain of a particle below which low frequencies do not single out its orientation:
 # the coarse search then loses several per cent of the particles, the fine one few (benchmarks/limit.md).
 FAINT_GAIN = 120.0
 FINE_SEARCH = SearchConfig(nside=5, highest_frequency=14, candidates=32, separation_deg=14.0)
-FINE_POLISHING = PolishingConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
+FINE_REFINEMENT = LocalRefinementConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
 OUTLIER_VARIANCE = 10.0  # of an image over the median: ice or metal, which would pass for everyone's noise
 LEAST_EXPLAINED = 0.5  # share of the signal in the images below which a reference is doubtful
 LEAST_SHIFT_PIXEL = 3.0  # that origins are searched for, where nothing is known of them or they are small
 
 
-def find_poses(
+def align(
     reference: Reference,
     particles: Particles,
     model: TrainedModel | None = None,
-    config: PosingConfig = DEFAULT_CONFIG,
+    config: AlignmentConfig = DEFAULT_CONFIG,
     *,
     halves: bool = False,
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda count: None,
     tell: Callable[[str], None] = warnings.warn,
 ) -> Predictions:
-    """Poses of all particles, in order, each polished from the network's candidates or the search's.
+    """Poses of all particles, in order, each refined from the network's candidates or the search's.
 
     Parameters
     ----------
@@ -63,23 +64,23 @@ def find_poses(
     halves : compare each half set with its own half's reference.
     progress, tell : called with the number of images done; and with what the user should know.
     """
-    poser = make_poser(model, reference, particles, config, halves=halves, tell=tell)
+    aligner = make_aligner(model, reference, particles, config, halves=halves, tell=tell)
     batches = []
-    for predictions in pose_in_batches(poser, particles, batch_size):
+    for predictions in align_in_batches(aligner, particles, batch_size):
         batches.append(predictions)
         progress(len(predictions))
     return joined_predictions(batches)
 
 
-def make_poser(
+def make_aligner(
     model: TrainedModel | None,
     reference: Reference,
     particles: Particles,
-    config: PosingConfig,
+    config: AlignmentConfig,
     *,
     halves: bool = False,
     tell: Callable[[str], None] = lambda line: None,
-) -> Poser:
+) -> Aligner:
     """Templates of the reference, noise and scale of the particles.
 
     Parameters
@@ -95,28 +96,30 @@ def make_poser(
     rows = _sample(particles)
     background = background_noise(particles, rows, transforms[0], config.search.highest_frequency)
     first = background if reference.noise is None else reference.noise.adapted_to(background)
-    poser = _unmeasured_poser(model, reference, transforms, first, particles.box, config)
+    aligner = _unmeasured_aligner(model, reference, transforms, first, particles.box, config)
     if len(rows) < FEWEST_OF_A_GROUP:
         tell(f"fewer than {FEWEST_OF_A_GROUP} particles: too few to measure noise or to doubt the reference")
-        return poser
-    poser, found = _measured(poser, particles, rows, rounds=1 if reference.noise else 2)
-    judge = poser
+        return aligner
+    aligner, found = _measured(aligner, particles, rows, rounds=1 if reference.noise else 2)
+    judge = aligner
     if config.source == "both" and reference.halves is None:
         # A search fits a map of either hand, turned in any way: whether it is the model's, the network tells.
-        judge, _ = _measured(_with_source(poser, "network"), particles, rows, rounds=1)
+        judge, _ = _measured(_with_source(aligner, "network"), particles, rows, rounds=1)
     highest = config.search.highest_frequency
     share = explained_share(judge.noise, background, highest)
     if share < LEAST_EXPLAINED:
         tell(_doubt(share, judge, reference, particles, rows, background))
-    fits = explained_share(poser.noise, background, highest) >= LEAST_EXPLAINED
+    fits = explained_share(aligner.noise, background, highest) >= LEAST_EXPLAINED
     if fits and config.source != "network" and _are_faint(found):
         tell("the particles are faint: searching orientations on a finer grid, with more frequencies")
-        fine = _fitted(replace(config, search=FINE_SEARCH, polishing=FINE_POLISHING), reference, model)
-        poser = _unmeasured_poser(model, reference, transforms, poser.noise, particles.box, fine)
-    return poser
+        fine = _fitted(
+            replace(config, search=FINE_SEARCH, local_refinement=FINE_REFINEMENT), reference, model
+        )
+        aligner = _unmeasured_aligner(model, reference, transforms, aligner.noise, particles.box, fine)
+    return aligner
 
 
-def _fitted(config: PosingConfig, reference: Reference, model: TrainedModel | None) -> PosingConfig:
+def _fitted(config: AlignmentConfig, reference: Reference, model: TrainedModel | None) -> AlignmentConfig:
     """The same with what was left open, searching no further than the reference shows."""
     highest = min(config.search.highest_frequency, reference.highest_frequency)
     reach = (reference.origin_reach_angstrom or 0.0) / reference.full.pixel_size_angstrom
@@ -128,27 +131,27 @@ def _fitted(config: PosingConfig, reference: Reference, model: TrainedModel | No
     )
 
 
-def _with_source(poser: Poser, source: CandidateSource) -> Poser:
-    return replace(poser, config=replace(poser.config, source=source))
+def _with_source(aligner: Aligner, source: CandidateSource) -> Aligner:
+    return replace(aligner, config=replace(aligner.config, source=source))
 
 
 def _transforms(reference: Reference, particles: Particles, halves: bool) -> tuple[Tensor, ...]:
     volumes: tuple[Volume, ...] = (reference.full,)
     if halves:
-        if reference.halves is None or particles.subsets is None:
-            raise ValueError("expected half sets and a reference of each half to keep them independent")
+        if reference.halves is None or particles.half_sets is None:
+            raise InputError("expected half sets and a reference of each half to keep them independent")
         volumes = reference.halves
     return tuple(cropped_transform(volume.voxels, reference.highest_frequency) for volume in volumes)
 
 
-def _unmeasured_poser(
+def _unmeasured_aligner(
     model: TrainedModel | None,
     reference: Reference,
     transforms: tuple[Tensor, ...],
     noise: NoiseModel,
     box: int,
-    config: PosingConfig,
-) -> Poser:
+    config: AlignmentConfig,
+) -> Aligner:
     templates = tuple(
         make_templates(transform, box, config.search, reference.symmetry) for transform in transforms
     )
@@ -156,24 +159,26 @@ def _unmeasured_poser(
     features = torch.empty(0)
     if model is not None:
         features = model.head.features(templates[0].rotations)
-    return Poser(model, config, noise, points, transforms, templates, features)
+    return Aligner(model, config, noise, points, transforms, templates, features)
 
 
-def _measured(poser: Poser, particles: Particles, rows: Tensor, rounds: int) -> tuple[Poser, Predictions]:
-    """The poser with noise and scale as its own poses of a sample show them, and these poses."""
+def _measured(
+    aligner: Aligner, particles: Particles, rows: Tensor, rounds: int
+) -> tuple[Aligner, Predictions]:
+    """The aligner with noise and scale as its own poses of a sample show them, and these poses."""
     sample = particles.select(rows)
-    which = poser.reference_of(sample)
-    highest_frequency = int(poser.points.radius[-1])
+    which = aligner.reference_of(sample)
+    highest_frequency = int(aligner.points.radius[-1])
     for _ in range(rounds):
-        found = joined_predictions(list(pose_in_batches(poser, sample, BATCH_SIZE)))
-        noise = measured_noise(particles, rows, found.poses, poser.transforms, which, highest_frequency)
-        poser = replace(poser, noise=noise)
-    return poser, found
+        found = joined_predictions(list(align_in_batches(aligner, sample, BATCH_SIZE)))
+        noise = measured_noise(particles, rows, found.poses, aligner.transforms, which, highest_frequency)
+        aligner = replace(aligner, noise=noise)
+    return aligner, found
 
 
 def _doubt(
     share: float,
-    poser: Poser,
+    aligner: Aligner,
     reference: Reference,
     particles: Particles,
     rows: Tensor,
@@ -182,14 +187,19 @@ def _doubt(
     """What may be wrong where the reference does not explain the images."""
     found = f"the reference explains only {100 * max(share, 0):.0f} % of the signal in the images"
     wrong = "the images' CTF, contrast or pixel size may be wrong"
-    if poser.model is None or poser.config.source == "search" or reference.halves is not None:
+    if aligner.model is None or aligner.config.source == "search" or reference.halves is not None:
         return f"{found}: it may be another molecule, or {wrong}"
     for voxels, finding in _other_maps(reference.full.voxels):
         other = replace(reference, full=replace(reference.full, voxels=voxels))
         transforms = _transforms(other, particles, halves=False)
-        tried = _unmeasured_poser(poser.model, other, transforms, background, particles.box, poser.config)
+        tried = _unmeasured_aligner(
+            aligner.model, other, transforms, background, particles.box, aligner.config
+        )
         tried, _ = _measured(tried, particles, rows, rounds=2)
-        if explained_share(tried.noise, background, poser.config.search.highest_frequency) > LEAST_EXPLAINED:
+        if (
+            explained_share(tried.noise, background, aligner.config.search.highest_frequency)
+            > LEAST_EXPLAINED
+        ):
             return f"{found}, but {finding}"
     return (
         f"{found} at the model's orientations: it may be turned or another molecule, or {wrong}; "
@@ -213,7 +223,7 @@ def _sample(particles: Particles) -> Tensor:
     variance = torch.cat([particles.images[part].var(dim=(1, 2)) for part in rows.split(BATCH_SIZE)])
     usual = variance.median()
     if not usual > 0:
-        raise ValueError("expected particles with contrast, found constant images for at least half of them")
+        raise InputError("expected particles with contrast, found constant images for at least half of them")
     return rows[variance < OUTLIER_VARIANCE * usual]
 
 

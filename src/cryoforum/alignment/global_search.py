@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import asymmetric_unit, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -40,9 +41,9 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if min(self.nside, self.highest_frequency, self.candidates) < 1:
-            raise ValueError("expected nside, highest_frequency and candidates of 1 or more")
+            raise InputError("expected nside, highest_frequency and candidates of 1 or more")
         if not 0 <= self.max_shift_pixel < math.inf:
-            raise ValueError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")
+            raise InputError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")
 
 
 @dataclass(frozen=True)

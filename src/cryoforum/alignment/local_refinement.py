@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.distributions.bingham import OrientationBelief, belief_from_curvature
+from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_curvature
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.imaging.likelihood import Evaluation, WhitenedImages, evaluate
 
 
 @dataclass(frozen=True)
-class PolishingConfig:
+class LocalRefinementConfig:
     """stage_shells: frequencies (cycles per box) up to which the first stages look; the last sees all.
     stage_survivors: at most so many starts of a particle go on after each of these stages, and none
         whose log-likelihood is more than ``survival_margin`` below the particle's best.
@@ -31,15 +32,15 @@ class PolishingConfig:
 
     def __post_init__(self) -> None:
         if len(self.stage_shells) != len(self.stage_survivors):
-            raise ValueError(
+            raise InputError(
                 "expected as many stage_survivors as stage_shells, found "
                 f"{len(self.stage_survivors)} and {len(self.stage_shells)}"
             )
         if min(self.stage_survivors, default=1) < 1 or min(self.stage_steps, self.last_steps) < 1:
-            raise ValueError("expected survivors and steps of 1 or more in every stage")
+            raise InputError("expected survivors and steps of 1 or more in every stage")
 
 
-DEFAULT_CONFIG = PolishingConfig()
+DEFAULT_CONFIG = LocalRefinementConfig()
 CONVERGED_GAIN = 3e-3  # a step that promises less log-likelihood is a twelfth of a standard deviation
 LARGEST_TURN_RAD = 0.2  # of one step
 DAMPING_START, DAMPING_UP, DAMPING_DOWN = 1e-3, 10.0, 0.1
@@ -50,14 +51,14 @@ SAME_MODE_DEVIATIONS = 4.0
 
 
 @dataclass(frozen=True)
-class Polished:
+class RefinedPoses:
     """The likeliest pose of each particle and what its image says about it.
 
     quaternions: (n, 4). origins_pixel: (n, 2), rlnOrigin in pixels of the image.
     gain: (n,) log-likelihood over that of noise alone. signal_scale: (n,) how strong the particle is
     in its image, 1 as the reference says. information: (n, 5, 5) Fisher information for signal of
     scale 1, rotations about the axes of the view (rad) before origins (pixels).
-    mode_probability: (n,) posterior share of this pose's mode among the modes that were polished.
+    mode_probability: (n,) posterior share of this pose's mode among the modes that were refined.
     other_modes_moment: (n,) mean of cos²(distance / 2) of the other modes, 1 where there are none.
     """
 
@@ -85,15 +86,15 @@ class _Climbers:
         )
 
 
-def polish(
+def refine_locally(
     transform: Tensor,
     images: WhitenedImages,
     quaternions: Tensor,
     origins_pixel: Tensor,
-    config: PolishingConfig = DEFAULT_CONFIG,
+    config: LocalRefinementConfig = DEFAULT_CONFIG,
     plausible: Tensor | None = None,
     symmetry: str = "C1",
-) -> Polished:
+) -> RefinedPoses:
     """The likeliest pose that each image reaches from its starts.
 
     Parameters
@@ -130,7 +131,7 @@ def polish(
     return _summary(found, group)
 
 
-def _summary(found: _Climbers, group: Tensor) -> Polished:
+def _summary(found: _Climbers, group: Tensor) -> RefinedPoses:
     """The best climber of each image; the others tell how sure its mode is."""
     gain = found.evaluation.gain
     best = _best_of_each(found.rows, gain)
@@ -142,7 +143,7 @@ def _summary(found: _Climbers, group: Tensor) -> Polished:
     total = torch.zeros_like(gain[best]).index_add_(0, found.rows, weight)
     moment = torch.zeros_like(total).index_add_(0, found.rows, weight * torch.cos(distance / 2).square())
     cross, power = winner.evaluation.cross, winner.evaluation.power
-    return Polished(
+    return RefinedPoses(
         quaternions=winner.quaternions,
         origins_pixel=winner.origins_pixel,
         gain=gain[best].float(),
@@ -281,11 +282,11 @@ def rms_error_rad(covariance: Tensor) -> Tensor:
     return covariance.diagonal(dim1=1, dim2=2).sum(1).sqrt().float()
 
 
-def image_belief(polished: Polished) -> OrientationBelief:
+def image_posterior(refined: RefinedPoses) -> OrientationPosterior:
     """What each image says of its orientation (Laplace): the information at its own signal scale."""
-    scale = polished.signal_scale.double().clamp_min(0).square()
-    curvature = 4 * scale[:, None, None] * orientation_information(polished.information)
-    return belief_from_curvature(polished.quaternions, curvature)
+    scale = refined.signal_scale.double().clamp_min(0).square()
+    curvature = 4 * scale[:, None, None] * orientation_information(refined.information)
+    return posterior_from_curvature(refined.quaternions, curvature)
 
 
 def _regular(matrices: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Checking a particle file: what it says, whether its images bear it out, and what to do."""
 
 import shlex
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cryoforum.check.fixes import LEAST_SKEWNESS, Complaint, complaints, complaints_beside, mending_flags
+from cryoforum.check.findings import Findings, Outcome, TooFewParticles, find_interpretation
 from cryoforum.check.inventory import inventory, origins_in_pixels, table_alone
-from cryoforum.check.judging import Judgement, Outcome, TooLittle, judge
 from cryoforum.check.map_comparison import Comparison, compare_maps
+from cryoforum.check.problems import LEAST_SKEWNESS, Problem, fixing_flags, problems, problems_beside
 from cryoforum.commands.structures import check_structure, load_structure
 from cryoforum.commands.workflow import checked_particles, read_joined
-from cryoforum.dataset.particle_table import ParticleStar
+from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
 
 SHOWN = 12  # particles in pictures
@@ -44,9 +44,9 @@ class Check:
     particles: Particles
     inventory: tuple[tuple[str, str], ...]
     conclusion: str
-    judgement: Judgement | None = None
-    complaints: tuple[Complaint, ...] = ()
-    untold: tuple[str, ...] = ()
+    findings: Findings | None = None
+    problems: tuple[Problem, ...] = ()
+    undecided: tuple[str, ...] = ()
     correction: str | None = None
     reference: Volume | None = None
     comparison: Comparison | None = None
@@ -64,69 +64,75 @@ def check_files(
     reference: Reference | None = None,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Check:
-    """Read one or several files as one and ask their images; ValueError where they cannot be read at all."""
+    """Read one or several files as one and ask their images; InputError where they cannot be read at all."""
     symmetry_group(symmetry)
     if reference is not None:
         check_structure(reference.spec, reference.pixel_size_angstrom)
-    star = read_joined(paths, root, tell)
+    table = read_joined(paths, root, tell)
     try:
-        particles = checked_particles(star, root, tell)
-    except ValueError:
-        tell(f"the table by itself says: {table_alone(star)}")
+        particles = checked_particles(table, root, tell)
+    except InputError:
+        tell(f"the table by itself says: {table_alone(table)}")
         raise
-    conclusion, untold = _why_not_judged(particles), () if reference is None else ("hand",)
-    unjudged = Check(star.path, particles, tuple(inventory(star, particles)), conclusion or "", untold=untold)
+    conclusion, undecided = _why_not_checked(particles), () if reference is None else ("hand",)
+    unchecked = Check(
+        table.path, particles, tuple(inventory(table, particles)), conclusion or "", undecided=undecided
+    )
     if conclusion is not None:
-        return unjudged
+        return unchecked
     try:
-        judgement = judge(particles, symmetry)
-    except TooLittle as error:
-        return replace(unjudged, conclusion=f"cannot tell: {error}")
-    return _judged(unjudged, judgement, star, root, reference)
+        findings = find_interpretation(particles, symmetry)
+    except TooFewParticles as error:
+        return replace(unchecked, conclusion=f"cannot tell: {error}")
+    return _with_findings(unchecked, findings, table, root, reference)
 
 
-def _judged(
-    unjudged: Check, judgement: Judgement, star: ParticleStar, root: Path | None, reference: Reference | None
+def _with_findings(
+    unchecked: Check,
+    findings: Findings,
+    table: ParticleTable,
+    root: Path | None,
+    reference: Reference | None,
 ) -> Check:
     """The check with what its images say, beside a reference, too."""
-    size, in_pixels = unjudged.particles.pixel_size_angstrom, origins_in_pixels(star)
-    found = complaints(judgement, size, in_pixels)
-    untold = [v.name for v in judgement.verdicts if v.outcome is Outcome.UNDECIDED]
-    if judgement.oriented and abs(judgement.skewness) < LEAST_SKEWNESS:
-        untold.append("contrast")
+    size, in_pixels = unchecked.particles.pixel_size_angstrom, origins_in_pixels(table)
+    found = problems(findings, size, in_pixels)
+    undecided = [v.name for v in findings.alternatives if v.outcome is Outcome.UNDECIDED]
+    if findings.oriented and abs(findings.skewness) < LEAST_SKEWNESS:
+        undecided.append("contrast")
     volume, comparison = None, None
-    if reference is not None and judgement.oriented:
-        volume = _loaded(reference, judgement.volume)
-        comparison = compare_maps(judgement.volume.voxels, volume.voxels)
-        found += complaints_beside(reference.spec, comparison, judgement.reading.pixel_factor * size)
+    if reference is not None and findings.oriented:
+        volume = _loaded(reference, findings.volume)
+        comparison = compare_maps(findings.volume.voxels, volume.voxels)
+        found += problems_beside(reference.spec, comparison, findings.interpretation.pixel_factor * size)
     if comparison is None or comparison.other_hand is None:
-        untold.append("hand (needs --reference)" if reference is None else "hand")
-    flags = mending_flags(judgement.reading, in_pixels, comparison)
+        undecided.append("hand (needs --reference)" if reference is None else "hand")
+    flags = fixing_flags(findings.interpretation, in_pixels, comparison)
     return replace(
-        unjudged,
-        conclusion=_conclusion(judgement, found),
-        judgement=judgement,
-        complaints=tuple(found),
-        untold=tuple(untold),
-        correction=_command(star, root, flags),
+        unchecked,
+        conclusion=_conclusion(findings, found),
+        findings=findings,
+        problems=tuple(found),
+        undecided=tuple(undecided),
+        correction=_command(table, root, flags),
         reference=volume,
         comparison=comparison,
     )
 
 
-def _command(star: ParticleStar, root: Path | None, flags: Sequence[str]) -> str | None:
+def _command(table: ParticleTable, root: Path | None, flags: Sequence[str]) -> str | None:
     """The command that writes a corrected file beside the checked one, under a name that is free."""
-    if not flags or not star.path.is_file():  # several files have one path, which is none
+    if not flags or not table.path.is_file():  # several files have one path, which is none
         return None
-    out, number = star.path.with_name(f"corrected{star.path.suffix}"), 2
+    out, number = table.path.with_name(f"corrected{table.path.suffix}"), 2
     while out.exists():
-        out, number = star.path.with_name(f"corrected_{number}{star.path.suffix}"), number + 1
+        out, number = table.path.with_name(f"corrected_{number}{table.path.suffix}"), number + 1
     where = [] if root is None else ["--root", root]
-    command = ["cryoforum", "convert", star.path, *star.companions, *flags, *where, "--out", out]
+    command = ["cryoforum", "convert", table.path, *table.companions, *flags, *where, "--out", out]
     return shlex.join(map(str, command))
 
 
-def _why_not_judged(particles: Particles) -> str | None:
+def _why_not_checked(particles: Particles) -> str | None:
     """The conclusion on a file whose images cannot be asked; None where they can."""
     predictable = "ready to predict, not to train"
     if particles.poses is None:
@@ -138,16 +144,14 @@ def _why_not_judged(particles: Particles) -> str | None:
 
 
 def _loaded(reference: Reference, own: Volume) -> Volume:
-    """A map at the box and pixel size of the particles' own; that it is resampled is no news here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        box, size = len(own.voxels), own.pixel_size_angstrom
-        return load_structure(reference.spec, box, size, reference.pixel_size_angstrom)
+    """A map at the box and pixel size of the particles' own."""
+    box, size = len(own.voxels), own.pixel_size_angstrom
+    return load_structure(reference.spec, box, size, reference.pixel_size_angstrom)
 
 
-def _conclusion(judgement: Judgement, found: list[Complaint]) -> str:
+def _conclusion(findings: Findings, found: list[Problem]) -> str:
     if found:
         return "not ready"
-    if judgement.oriented is None:
+    if findings.oriented is None:
         return "cannot tell: the images are too few or too faint to say whether their orientations fit"
     return "ready"

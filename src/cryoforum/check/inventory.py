@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column, split_image_name
+from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column, split_image_name
 from cryoforum.dataset.particles import Particles
 from cryoforum.io.mrc.header import Layout
 from cryoforum.io.relion.particles import ANGLE_COLUMNS, CTF_COLUMNS
@@ -22,58 +22,58 @@ GROUPS_SHOWN = 8
 SAME_ORIENTATION = 1e-4  # of quaternion components: hundredths of a degree
 
 
-def inventory(star: ParticleStar, particles: Particles) -> list[tuple[str, str]]:
+def inventory(table: ParticleTable, particles: Particles) -> list[tuple[str, str]]:
     """(what, what was understood) of a file, the missing things last."""
     size = particles.pixel_size_angstrom
     rows = [
         ("particles", f"{len(particles)}"),
         ("images", f"{particles.box} px of {size:.4g} Å, {particles.box * size:.0f} Å wide"),
-        *_optics_groups(star),
-        *_ctf(star, particles),
-        *_poses(star, particles),
+        *_optics_groups(table),
+        *_ctf(table, particles),
+        *_poses(table, particles),
     ]
-    if particles.subsets is not None:
-        counts = [int((particles.subsets == half).sum()) for half in (1, 2)]
+    if particles.half_sets is not None:
+        counts = [int((particles.half_sets == half).sum()) for half in (1, 2)]
         rows.append(("half sets", f"{counts[0]} and {counts[1]}"))
     rows += _stacks(particles)
-    absent = missing(star, particles)
+    absent = missing(table, particles)
     return [*rows, ("missing", "; ".join(absent))] if absent else rows
 
 
-def table_alone(star: ParticleStar) -> str:
+def table_alone(table: ParticleTable) -> str:
     """What a file says whose images cannot be read, in a line."""
     parts = {"CTF": CTF_COLUMNS, "poses": ANGLE_COLUMNS, "half sets": ("rlnRandomSubset",)}
-    words = [f"no {name}" if missing_columns(star, columns) else name for name, columns in parts.items()]
-    return ", ".join([f"{len(star)} particles", *words])
+    words = [f"no {name}" if missing_columns(table, columns) else name for name, columns in parts.items()]
+    return ", ".join([f"{len(table)} particles", *words])
 
 
-def missing(star: ParticleStar, particles: Particles) -> list[str]:
+def missing(table: ParticleTable, particles: Particles) -> list[str]:
     """What the file lacks, and what that means."""
     absent = []
     if particles.poses is None:
         absent.append("poses (rlnAngleRot, Tilt, Psi): to predict, not to train")
-    elif missing_columns(star, ("rlnOriginXAngst",)) and missing_columns(star, ("rlnOriginX",)):
+    elif missing_columns(table, ("rlnOriginXAngst",)) and missing_columns(table, ("rlnOriginX",)):
         absent.append("origins (rlnOriginXAngst, YAngst): taken as 0")
-    if particles.optics is None:
-        absent.append(f"CTF ({', '.join(missing_columns(star, CTF_COLUMNS))}): images taken as corrected")
-    if particles.subsets is None:
+    if particles.ctf is None:
+        absent.append(f"CTF ({', '.join(missing_columns(table, CTF_COLUMNS))}): images taken as corrected")
+    if particles.half_sets is None:
         absent.append("half sets (rlnRandomSubset): drawn where they are needed")
     return absent
 
 
-def origins_in_pixels(star: ParticleStar) -> bool:
+def origins_in_pixels(table: ParticleTable) -> bool:
     """Whether the origins that count are in pixels, as RELION 3.0's."""
-    if missing_columns(star, ("rlnOriginX",)):
+    if missing_columns(table, ("rlnOriginX",)):
         return False
-    return star.optics is None or bool(missing_columns(star, ("rlnOriginXAngst",)))
+    return table.optics is None or bool(missing_columns(table, ("rlnOriginXAngst",)))
 
 
-def _optics_groups(star: ParticleStar) -> list[tuple[str, str]]:
-    known = [column for column in MICROSCOPE if not missing_columns(star, (column,))]
+def _optics_groups(table: ParticleTable) -> list[tuple[str, str]]:
+    known = [column for column in MICROSCOPE if not missing_columns(table, (column,))]
     if not known:
         return []
-    columns = {name: number_column(star, name) for name in known}
-    labels = star.particles.get("rlnOpticsGroup", pd.Series("1", index=star.particles.index))
+    columns = {name: number_column(table, name) for name in known}
+    labels = table.particles.get("rlnOpticsGroup", pd.Series("1", index=table.particles.index))
     groups = pd.DataFrame(columns).groupby(labels.to_numpy(), sort=False)
     counts, lowest, highest = groups.size(), groups.min(), groups.max()
     rows = []
@@ -90,35 +90,35 @@ def _optics_groups(star: ParticleStar) -> list[tuple[str, str]]:
     return rows
 
 
-def _ctf(star: ParticleStar, particles: Particles) -> list[tuple[str, str]]:
-    optics = particles.optics
-    if optics is None:
+def _ctf(table: ParticleTable, particles: Particles) -> list[tuple[str, str]]:
+    ctf = particles.ctf
+    if ctf is None:
         return []
-    mean = (optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2e4
+    mean = (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom) / 2e4
     text = f"{mean.min():.2f} to {mean.max():.2f} µm, median {mean.median():.2f}"
     if mean.median() < 0:
         text += " (underfocus should be positive)"
-    astigmatism = (optics.defocus_u_angstrom - optics.defocus_v_angstrom).abs().median()
+    astigmatism = (ctf.defocus_u_angstrom - ctf.defocus_v_angstrom).abs().median()
     rows = [("defocus", text), ("astigmatism", f"median {astigmatism:.0f} Å")]
-    shift = optics.phase_shift_deg
+    shift = ctf.phase_shift_deg
     if shift.any():
         rows.append(("phase shift", f"{shift.min():.0f} to {shift.max():.0f}°"))
     return rows
 
 
-def _poses(star: ParticleStar, particles: Particles) -> list[tuple[str, str]]:
+def _poses(table: ParticleTable, particles: Particles) -> list[tuple[str, str]]:
     poses = particles.poses
     if poses is None:
         return []
     q = poses.quaternions
     distinct = _distinct(torch.where(q[:, 3:] < 0, -q, q))
-    tilts = number_column(star, "rlnAngleTilt")
+    tilts = number_column(table, "rlnAngleTilt")
     span = "" if tilts is None else f", tilt {tilts.min():.0f} to {tilts.max():.0f}°"
     rms = float(poses.shifts_angstrom.square().mean().sqrt())
     largest = float(poses.shifts_angstrom.abs().max())
     size = particles.pixel_size_angstrom
     shifts = f"rms {rms:.2f} Å ({rms / size:.2f} px), at most {largest:.2f} Å ({largest / size:.2f} px)"
-    unit = "pixels" if origins_in_pixels(star) else "Å"
+    unit = "pixels" if origins_in_pixels(table) else "Å"
     return [("orientations", f"{distinct} distinct{span}"), ("origins", f"{shifts}; given in {unit}")]
 
 

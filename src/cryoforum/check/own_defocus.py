@@ -9,8 +9,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryoforum.check.readings import Reading, Sample, Support, read, shell_sums, support, support_by_maps_of
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.check.interpretations import (
+    Interpretation,
+    Sample,
+    Support,
+    interpreted,
+    shell_sums,
+    support,
+    support_by_maps_of,
+)
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.imaging.ctf import ctf_at
 
 # Nothing is known of the microscope: another voltage or Cs only looks like another defocus here.
@@ -32,34 +40,36 @@ class OwnDefocus:
 def own_defocus(sample: Sample, plain: Support) -> OwnDefocus:
     """``plain``: the reading without a CTF, under which orientations and origins are right."""
     choosing_points = torch.arange(len(sample.points.kx)) % 2 == 0
-    choosing, judging = replace(sample, judged=choosing_points), replace(sample, judged=~choosing_points)
+    choosing, judging_sample = replace(sample, used=choosing_points), replace(sample, used=~choosing_points)
     shells = sample.shells.shape[1]
     radius = torch.arange(shells) / sample.extent_angstrom
     curves = ctf_at(_optics(DEFOCUS_ANGSTROM), radius, torch.zeros(shells))
     # The map without a CTF is the molecule times the mean CTF.
     mean = curves.mean(0)
     scale = torch.where(mean.abs() > LEAST_MEAN_CTF, mean / mean.square(), 0.0)
-    found, without = plain, support_by_maps_of(plain, judging, plain.reading)
+    found, without = plain, support_by_maps_of(plain, judging_sample, plain.interpretation)
     defocus = torch.empty(0)
     for _ in range(ROUNDS):
-        _, centred, transfer = read(replace(choosing, optics=None), plain.reading)
+        _, centred, transfer = interpreted(replace(choosing, ctf=None), plain.interpretation)
         cross, power = shell_sums(choosing, centred, transfer * found.slices)
         for _ in range(INNER_ROUNDS):
             gains = cross @ (2 * scale * curves).T - power @ (scale * curves).square().T
             best = curves[gains.argmax(1)]
             scale = (best * cross).sum(0) / (best.square() * power).sum(0).clamp_min(1e-30)
         defocus = DEFOCUS_ANGSTROM[gains.argmax(1)]
-        reading = Reading(plain.reading.inverse_rotation, origin_factor=plain.reading.origin_factor)
-        found = support(replace(judging, optics=_optics(defocus)), reading)
+        interpretation = Interpretation(
+            plain.interpretation.inverse_rotation, origin_factor=plain.interpretation.origin_factor
+        )
+        found = support(replace(judging_sample, ctf=_optics(defocus)), interpretation)
         scale = torch.ones(shells)
     return OwnDefocus(without, found.gains, float(defocus.median()))
 
 
-def _optics(defocus_angstrom: Tensor) -> Optics:
+def _optics(defocus_angstrom: Tensor) -> CtfParameters:
     def constant(value: float) -> Tensor:
         return torch.full_like(defocus_angstrom, value)
 
-    return Optics(
+    return CtfParameters(
         defocus_u_angstrom=defocus_angstrom,
         defocus_v_angstrom=defocus_angstrom,
         defocus_angle_deg=constant(0.0),

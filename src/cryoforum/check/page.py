@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from cryoforum.check.check import Check
-from cryoforum.check.readings import LARGEST_BOX, as_read
+from cryoforum.check.interpretations import LARGEST_BOX, as_interpreted
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import relion_euler_to_unitquat
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import crop_or_pad, frequency_grid, phase_shift, to_fourier, to_real
 from cryoforum.imaging.projection import padded_transform, project
 from cryoforum.report.canvas import picture
@@ -41,9 +42,9 @@ def particle_rows(check: Check) -> list[tuple[str, Tensor]]:
         (f"recorded, {particles.box} px of {particles.pixel_size_angstrom:.3g} Å", images),
         (f"low-passed to {resolution:.0f} Å", _low_passed(images)),
     ]
-    if check.judgement is not None:
-        read = as_read(particles, check.judgement.reading)
-        expected = _low_passed(_projections(check.judgement.volume, read))
+    if check.findings is not None:
+        interpreted = as_interpreted(particles, check.findings.interpretation)
+        expected = _low_passed(_projections(check.findings.volume, interpreted))
         rows.append(("the map of all particles, projected as their poses say, with their CTF", expected))
     return rows
 
@@ -51,8 +52,8 @@ def particle_rows(check: Check) -> list[tuple[str, Tensor]]:
 def map_rows(check: Check) -> list[tuple[str, Tensor]]:
     """Labelled central sections and projections of the particles' own map, and of the reference."""
     maps: list[tuple[str, Volume]] = []
-    if check.judgement is not None:
-        maps.append((f"map of {check.judgement.count} particles", check.judgement.volume))
+    if check.findings is not None:
+        maps.append((f"map of {check.findings.count} particles", check.findings.volume))
     if check.reference is not None:
         maps.append(("reference", check.reference))
     return [(f"{name}: sections and projections along z, x, y", _looks(volume)) for name, volume in maps]
@@ -74,16 +75,16 @@ def _small(check: Check) -> Particles:
     if box < chosen.box:
         images = to_real(crop_or_pad(to_fourier(images), chosen.box, box), box)
     size = chosen.pixel_size_angstrom * chosen.box / box
-    return Particles(images, size, chosen.names, chosen.poses, chosen.optics)
+    return Particles(images, size, chosen.names, chosen.poses, chosen.ctf)
 
 
 def _projections(volume: Volume, particles: Particles) -> Tensor:
     poses = particles.poses
     if poses is None:
-        raise ValueError("expected particles with poses, found none")
+        raise InputError("expected particles with poses, found none")
     slices = project(padded_transform(volume.voxels), poses.quaternions)
-    if particles.optics is not None:
-        slices = slices * ctf(particles.optics, particles.box, particles.pixel_size_angstrom)
+    if particles.ctf is not None:
+        slices = slices * ctf_2d(particles.ctf, particles.box, particles.pixel_size_angstrom)
     return to_real(phase_shift(slices, -poses.shifts_angstrom / particles.pixel_size_angstrom), particles.box)
 
 
@@ -96,10 +97,10 @@ def _low_passed(images: Tensor) -> Tensor:
 
 def _facts(check: Check) -> list[tuple[str, str, str]]:
     facts = [(f"{len(check.particles)}", "particles", f"{check.particles.box} px")]
-    if check.judgement is not None:
-        found = "fault found" if len(check.complaints) == 1 else "faults found"
-        facts.append((f"{len(check.complaints)}", found, f"by {check.judgement.count} images"))
-        facts.append((f"{len(check.judgement.verdicts)}", "other readings tried", ""))
+    if check.findings is not None:
+        found = "fault found" if len(check.problems) == 1 else "faults found"
+        facts.append((f"{len(check.problems)}", found, f"by {check.findings.count} images"))
+        facts.append((f"{len(check.findings.alternatives)}", "other readings tried", ""))
     return facts
 
 
@@ -117,29 +118,29 @@ def _sections(check: Check) -> list[Section]:
         panels = tuple(Panel(label, picture(images, label)) for label, images in maps)
         caption = "Made from the images that were looked at, under the reading that they bear out best."
         sections.append(Section("map", "Map", "", (Exhibit(panels, caption, columns=1),)))
-    if check.complaints:
-        rows = tuple((complaint.fault, complaint.remedy) for complaint in check.complaints)
+    if check.problems:
+        rows = tuple((problem.fault, problem.fix) for problem in check.problems)
         table = Table("What is wrong", ("Fault", "How it is mended"), rows, prose=True)
         text = "" if check.correction is None else f"This mends it: {check.correction}"
         sections.insert(0, Section("faults", "Faults", text, (), (table,)))
     told = Table("What the file says", ("", "Understood"), check.inventory, prose=True)
     sections.append(Section("file", "File", "", (), (told,)))
-    if check.judgement is not None:
-        sections.append(_verdicts(check))
+    if check.findings is not None:
+        sections.append(_alternatives(check))
     return sections
 
 
-def _verdicts(check: Check) -> Section:
-    verdicts = check.judgement.verdicts if check.judgement is not None else ()
+def _alternatives(check: Check) -> Section:
+    alternatives = check.findings.alternatives if check.findings is not None else ()
     rows = tuple(
         (one.name, one.outcome.value, f"{one.deviations:+.0f}", f"{100 * one.share:+.1f} %")
-        for one in sorted(verdicts, key=lambda one: -one.share)
+        for one in sorted(alternatives, key=lambda one: -one.share)
     )
     text = (
         "How much better or worse the images are explained under another reading of the file: difference of "
         "the log-likelihoods in standard errors, and as a share of what is explained. "
     )
-    if check.untold:
-        text += f"What could not be told: {', '.join(check.untold)}."
+    if check.undecided:
+        text += f"What could not be told: {', '.join(check.undecided)}."
     table = Table("Other readings", ("Reading", "Images say", "σ", "Log-likelihood"), rows)
     return Section("readings", "Other readings", text, (), (table,))

@@ -30,16 +30,16 @@ def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
     particles: Stars,
     out: Out,
-    polish: Annotated[
+    refine: Annotated[
         bool | None,
         typer.Option(
-            "--polish/--no-polish",
+            "--refine/--no-refine",
             help="Compare images with the reference, or take the network's orientations as they are. "
-            "Default: polish where the model has a reference.",
+            "Default: refine where the model has a reference.",
         ),
     ] = None,
     candidates: Annotated[
-        str | None, typer.Option(help="Where polishing starts: network, search or both (the default).")
+        str | None, typer.Option(help="Where local refinement starts: network, search or both (the default).")
     ] = None,
     reference: Annotated[
         str | None, typer.Option(help="Map to compare with instead of the model's own.")
@@ -50,7 +50,7 @@ def predict(
     views: Annotated[
         int | None,
         typer.Option(
-            help="Without polishing: copies of each image, turned and mirrored, whose answers are averaged: "
+            help="Without local refinement: copies of each image, turned and mirrored, whose answers are averaged: "
             "1, 4 or 8. Default: 8, or fewer if the network did not learn from such copies."
         ),
     ] = None,
@@ -91,20 +91,20 @@ def predict(
     After a kill, the same command goes on. Under torchrun the processes share the work.
     """
     with failing_clearly():
-        from cryoforum.alignment.aligner import PosingConfig
-        from cryoforum.commands.predict import Output, PredictionOptions, predict_to_star
+        from cryoforum.alignment.aligner import AlignmentConfig
+        from cryoforum.commands.predict import Output, PredictionOptions, predict_to_file
         from cryoforum.io.image_paths import common_folder
         from cryoforum.io.scratch import Scratch
 
         options = PredictionOptions(
-            polish=polish,
+            refine=refine,
             reference=reference,
             resolution_angstrom=resolution,
             reference_pixel_size_angstrom=map_pixel_size,
             halves=halves,
             cross_fit=cross_fit,
             mask=mask,
-            posing=PosingConfig(
+            posing=AlignmentConfig(
                 candidates,  # type: ignore[arg-type]
                 max_shift,
                 refine_defocus,
@@ -115,7 +115,7 @@ def predict(
         with progress_bars() as bar:
             place = Scratch(scratch, keep_scratch)
             output = Output(out, bar, part, shard, batch_size, overwrite, tell=tell, scratch=place)
-            posed = predict_to_star(model, particles, root, options, output)
+            posed = predict_to_file(model, particles, root, options, output)
         say_what_was_written(posed, out, common_folder(particles), root)
 
 
@@ -137,10 +137,10 @@ def match(
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Find poses without a model: search all orientations of a map, then polish."""
+    """Find poses without a model: search all orientations of a map, then refine."""
     with failing_clearly():
-        from cryoforum.alignment.aligner import PosingConfig
-        from cryoforum.commands.predict import Output, PredictionOptions, match_to_star
+        from cryoforum.alignment.aligner import AlignmentConfig
+        from cryoforum.commands.predict import Output, PredictionOptions, align_to_file
         from cryoforum.io.image_paths import common_folder
         from cryoforum.io.scratch import Scratch
 
@@ -148,10 +148,10 @@ def match(
             reference=reference,
             resolution_angstrom=resolution,
             reference_pixel_size_angstrom=map_pixel_size,
-            posing=PosingConfig(None, max_shift, refine_defocus, refine_scale),
+            posing=AlignmentConfig(None, max_shift, refine_defocus, refine_scale),
         )
         with progress_bars() as bar:
             place = Scratch(scratch, keep_scratch)
             output = Output(out, bar, None, shard, batch_size, overwrite, tell=tell, scratch=place)
-            posed = match_to_star(particles, root, symmetry, options, output)
+            posed = align_to_file(particles, root, symmetry, options, output)
         say_what_was_written(posed, out, common_folder(particles), root)

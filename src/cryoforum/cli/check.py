@@ -8,6 +8,7 @@ import typer
 from cryoforum.cli.app import app
 from cryoforum.cli.options import MapPixelSize, Overwrite, Root, Stars, Symmetry
 from cryoforum.cli.terminal import failing_clearly, show_check, tell
+from cryoforum.errors import InputError
 
 
 @app.command(epilog="Example: cryoforum check refined.star --out check.html")
@@ -37,12 +38,12 @@ def check(
             refuse_to_overwrite(out, overwrite)
             require_folder_of(out)
             if out.suffix not in (".html", ".png"):
-                raise ValueError(f"expected --out PAGE.html or PICTURES.png, found {out}")
+                raise InputError(f"expected --out PAGE.html or PICTURES.png, found {out}")
         if reference is None and map_pixel_size is not None:
-            raise ValueError("expected --map-pixel-size with --reference; leave it out, or give the map")
+            raise InputError("expected --map-pixel-size with --reference; leave it out, or give the map")
         map_given = None if reference is None else Reference(reference, map_pixel_size)
         result = check_files(particles, root, symmetry, map_given, tell)
         show_check(result)
         if out is not None:
             write_check(result, out)
-    raise typer.Exit(1 if result.complaints else 0)
+    raise typer.Exit(1 if result.problems else 0)

@@ -25,7 +25,7 @@ KeepScratch = Annotated[
 Defocus = Annotated[
     bool, typer.Option("--refine-defocus", help="Find each particle's own defocus (rlnDefocusU/V), too.")
 ]
-Scale = Annotated[bool, typer.Option("--refine-scale", help="Polish each particle at its own strength.")]
+Scale = Annotated[bool, typer.Option("--refine-scale", help="Refine each particle at its own strength.")]
 MaxShift = Annotated[
     float | None,
     typer.Option(

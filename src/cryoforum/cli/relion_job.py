@@ -8,6 +8,7 @@ import typer
 
 from cryoforum.cli.app import app
 from cryoforum.cli.terminal import failing_clearly
+from cryoforum.errors import InputError
 
 # Its base in whatever click typer uses: its own, or the package of that name, by version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -53,7 +54,7 @@ def relion_job(
                 code = app(words, standalone_mode=False)
             except UsageError as error:
                 said = getattr(error, "format_message", error.__str__)()
-                raise ValueError(f"cryoforum {words[0]}: {said}") from None
+                raise InputError(f"cryoforum {words[0]}: {said}") from None
             finally:
                 sys.argv[1:] = given
             if code:

@@ -8,6 +8,7 @@ import typer
 from cryoforum.cli.app import app
 from cryoforum.cli.options import KeepScratch, Out, Overwrite, Root, ScratchFolder, Stars, Symmetry
 from cryoforum.cli.terminal import counted, failing_clearly, hint_at_root, progress_bars, show_errors, tell
+from cryoforum.errors import InputError
 
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
@@ -18,7 +19,7 @@ def filter_(
     by: Annotated[
         str | None,
         typer.Option(
-            help="error (expected; the default for polished poses), trace (eq. 7 of the paper), max (eq. 6) "
+            help="error (expected; the default for refined poses), trace (eq. 7 of the paper), max (eq. 6) "
             "or gap (the first eigengap)."
         ),
     ] = None,
@@ -34,9 +35,9 @@ def filter_(
 ) -> None:
     """Keep the particles whose orientation is most certain."""
     with failing_clearly():
-        from cryoforum.commands.filter import filter_star
+        from cryoforum.commands.filter import filter_file
 
-        kept, dropped = filter_star(predictions, keep, by, out, drop_out, overwrite, quantile_of, tell)
+        kept, dropped = filter_file(predictions, keep, by, out, drop_out, overwrite, quantile_of, tell)
         typer.echo(f"kept {counted(kept, 'particle')} in {out}, dropped {dropped}")
         hint_at_root(out, predictions.parent)
 
@@ -85,9 +86,9 @@ def compare(
 ) -> None:
     """Orientation errors against known poses, matched by image name."""
     with failing_clearly():
-        from cryoforum.commands.compare import compare_stars, median_shift_error_angstrom
+        from cryoforum.commands.compare import compare_files, median_shift_error_angstrom
 
-        show_errors({str(predictions): compare_stars(predictions, truth, json, overwrite, symmetry)})
+        show_errors({str(predictions): compare_files(predictions, truth, json, overwrite, symmetry)})
         typer.echo(f"median shift error: {median_shift_error_angstrom(predictions, truth):.2f} Å")
 
 
@@ -104,7 +105,7 @@ def report(
         from cryoforum.storage.files import refuse_to_overwrite
 
         if not folder.is_dir():
-            raise ValueError(f"expected a folder of results at {folder}, found none")
+            raise InputError(f"expected a folder of results at {folder}, found none")
         output = out or folder / "report.html"
         if out is not None:
             refuse_to_overwrite(out, overwrite)

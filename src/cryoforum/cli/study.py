@@ -8,6 +8,7 @@ import typer
 from cryoforum.cli.app import app
 from cryoforum.cli.options import Out, Overwrite, Preset, Symmetry
 from cryoforum.cli.terminal import failing_clearly, progress_bars, show_demo, tell, training_bar
+from cryoforum.errors import InputError
 
 
 @app.command(epilog="Example: cryoforum study table1 --scale cpu --seeds 3 --out study")
@@ -38,11 +39,11 @@ def study(
         from cryoforum.study.variants import planned_runs, runs_on
 
         if particles is not None and name != "real":
-            raise ValueError(f"expected --particles with study real, found study {name}")
+            raise InputError(f"expected --particles with study real, found study {name}")
         if particles is not None and only is not None:
-            raise ValueError("expected --only with simulated sets, found --particles, too")
+            raise InputError("expected --only with simulated sets, found --particles, too")
         if particles is None and symmetry != "C1":
-            raise ValueError("expected --symmetry with --particles: simulated sets have their own")
+            raise InputError("expected --symmetry with --particles: simulated sets have their own")
         runs = (
             planned_runs(name, scale, seeds, only)
             if particles is None
@@ -65,7 +66,7 @@ def demo(
 ) -> None:
     """All steps in a row on the package's 70S ribosome, ending with report.html.
 
-    The test particles are posed twice: by the network alone, and polished against the reference.
+    The test particles are posed twice: by the network alone, and refined against the reference.
     """
     with failing_clearly():
         from cryoforum.commands.demo import run_demo

@@ -15,13 +15,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from cryoforum.errors import InputError
 from cryoforum.storage.files import reason_of
 
 if TYPE_CHECKING:
     from cryoforum.check.check import Check
-    from cryoforum.check.judging import Verdict
+    from cryoforum.check.findings import Alternative
     from cryoforum.commands.demo import DemoResult
-    from cryoforum.commands.predict import Posed
+    from cryoforum.commands.predict import PoseSummary
     from cryoforum.dataset.pose_errors import ErrorSummary
     from cryoforum.training.state import Progress as TrainingProgress
 
@@ -65,7 +66,7 @@ def share_among(devices: int) -> None:
     if devices == 1 or devices == count:
         return
     if count > 1:
-        raise ValueError(f"expected no --devices where {count} processes were started, found {devices}")
+        raise InputError(f"expected no --devices where {count} processes were started, found {devices}")
     raise typer.Exit(start_processes(devices, sys.argv[1:]))
 
 
@@ -161,7 +162,7 @@ def say(line: str) -> None:
         typer.echo(line)
 
 
-def say_what_was_written(posed: "Posed", out: Path, folder: Path, root: Path | None) -> None:
+def say_what_was_written(posed: "PoseSummary", out: Path, folder: Path, root: Path | None) -> None:
     """How many poses are where, and how good they should be; of several processes the first says it."""
     if not _speaks():
         return
@@ -224,7 +225,7 @@ def show_demo(result: "DemoResult") -> None:
     """Errors, bound and resolutions that the demonstration found."""
     names = {"network": "network alone", "all": "predicted", "kept": "kept"}
     if result.bound is not None:
-        names |= {"all": "polished", "kept": "polished, kept"}
+        names |= {"all": "refined", "kept": "refined, kept"}
     show_errors({names[group]: errors for group, errors in result.errors.items()})
     if result.bound is not None:
         typer.echo(
@@ -244,31 +245,31 @@ def show_check(check: "Check") -> None:
     for what, understood in check.inventory:
         table.add_row(Text(what), Text(understood))
     Console(width=_width()).print(table)
-    judgement = check.judgement
-    if judgement is not None:
-        _show_verdicts(judgement.verdicts)
+    findings = check.findings
+    if findings is not None:
+        _show_alternatives(findings.alternatives)
     if check.comparison is not None:
         hands = check.comparison.correlation, check.comparison.mirrored_correlation
         typer.echo(f"correlation with the reference: {hands[0]:.3f}; of the other hand: {hands[1]:.3f}")
-    if check.untold:
-        typer.echo(f"cannot tell: {', '.join(check.untold)}")
-    for complaint in check.complaints:
-        typer.echo(f"wrong: {complaint.fault}\n  mend: {complaint.remedy}")
+    if check.undecided:
+        typer.echo(f"cannot tell: {', '.join(check.undecided)}")
+    for problem in check.problems:
+        typer.echo(f"problem: {problem.fault}\n  fix: {problem.fix}")
     if check.correction is not None:
         typer.echo(f"this does it: {check.correction}")
     typer.echo(check.conclusion)
 
 
-def _show_verdicts(verdicts: "Sequence[Verdict]") -> None:
+def _show_alternatives(alternatives: "Sequence[Alternative]") -> None:
     """The other readings that are not excluded, the best first, and the nearest one of those that are."""
-    from cryoforum.check.judging import Outcome
+    from cryoforum.check.findings import Outcome
 
     table = Table("other reading", "images say", "σ", "log-likelihood")
-    ordered = sorted(verdicts, key=lambda verdict: -verdict.share)
-    excluded = [verdict for verdict in ordered if verdict.outcome is Outcome.WORSE]
-    for verdict in [v for v in ordered if v not in excluded] + excluded[:1]:
-        numbers = f"{verdict.deviations:+.0f}", f"{100 * verdict.share:+.1f} %"
-        table.add_row(Text(verdict.name), verdict.outcome, *numbers)
+    ordered = sorted(alternatives, key=lambda alternative: -alternative.share)
+    excluded = [alternative for alternative in ordered if alternative.outcome is Outcome.WORSE]
+    for alternative in [v for v in ordered if v not in excluded] + excluded[:1]:
+        numbers = f"{alternative.deviations:+.0f}", f"{100 * alternative.share:+.1f} %"
+        table.add_row(Text(alternative.name), alternative.outcome, *numbers)
     if len(excluded) > 1:
         best = f"{100 * excluded[1].share:+.1f} % or less"
         table.add_row(f"{len(excluded) - 1} more", Outcome.WORSE, "", best)

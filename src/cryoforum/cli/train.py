@@ -30,6 +30,7 @@ from cryoforum.cli.terminal import (
     tell,
     training_bar,
 )
+from cryoforum.errors import InputError
 
 
 @app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
@@ -56,7 +57,7 @@ def simulate(
         from cryoforum.config import SimulationConfig
 
         if orientations not in ("random", "grid"):
-            raise ValueError(f"expected --orientations random or grid, found '{orientations}'")
+            raise InputError(f"expected --orientations random or grid, found '{orientations}'")
         config = SimulationConfig(
             count=n,
             snr=snr,
@@ -113,7 +114,7 @@ def train(
         from cryoforum.network.model_folder import model_folders
 
         if max_minutes is not None and not max_minutes > 0:
-            raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
+            raise InputError(f"expected --max-minutes above 0, found {max_minutes}")
         settings = chosen_config(preset, config, set_ or [], symmetry)
         with progress_bars() as bar, training_bar() as on_step:
             trained = (train_halves_to_folder if halves else train_to_folder)(
@@ -157,10 +158,12 @@ def find_rate(
 ) -> None:
     """Suggest training.max_learning_rate: raise the rate until learning fails."""
     with failing_clearly():
-        from cryoforum.commands.find_rate import find_rate_of_star
+        from cryoforum.commands.find_rate import find_rate_of_files
         from cryoforum.config import chosen_config
 
         settings = chosen_config(preset, config, set_ or [], symmetry)
         with progress_bars() as bar:
-            rate = find_rate_of_star(particles, root, settings, split, steps, seed, out, overwrite, bar, tell)
+            rate = find_rate_of_files(
+                particles, root, settings, split, steps, seed, out, overwrite, bar, tell
+            )
         say(f"suggested: --set training.max_learning_rate={rate:.1e}")

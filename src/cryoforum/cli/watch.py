@@ -33,9 +33,9 @@ def watch(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Process what is there, and end.")] = False,
     root: Root = None,
-    polish: Annotated[
+    refine: Annotated[
         bool | None,
-        typer.Option("--polish/--no-polish", help="As of predict; default: where the model has a reference."),
+        typer.Option("--refine/--no-refine", help="As of predict; default: where the model has a reference."),
     ] = None,
 ) -> None:
     """Predict, filter and reconstruct on the fly, as data collection writes particles.
@@ -47,7 +47,7 @@ def watch(
         from cryoforum.watch.watch import watch as watch_folder
 
         options = WatchOptions(
-            folder, model, out, pattern, keep, max_error, every, until_idle, once, root, polish
+            folder, model, out, pattern, keep, max_error, every, until_idle, once, root, refine
         )
         # Both end in one way, at any moment; what is under way cleans up after itself.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cryoforum.alignment.aligner import PosingConfig, pose_batch, predict_with_shifts
-from cryoforum.alignment.fitting import make_poser
+from cryoforum.alignment.aligner import AlignmentConfig, align_batch, predict_with_shifts
+from cryoforum.alignment.fitting import make_aligner
 from cryoforum.commands.half_set_models import (
     Predictor,
     by_halves,
@@ -17,15 +17,16 @@ from cryoforum.commands.half_set_models import (
 )
 from cryoforum.commands.structures import load_structure
 from cryoforum.commands.workflow import notices_to
-from cryoforum.dataset.particle_table import ParticleStar, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import parts_of
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import model_folders
 from cryoforum.network.predict import check_compatible, predict_batch
-from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.reference_map import (
     Reference,
     load_reference,
@@ -40,7 +41,7 @@ MASK_TOLERANCE = 1e-2  # of values beyond 0 and 1, as resampled masks have them
 class PredictionOptions:
     """How poses are found.
 
-    polish: compare with a reference; None: wherever there is one. reference: a map or structure to use
+    refine: compare with a reference; None: wherever there is one. reference: a map or structure to use
     instead of the model's own, up to ``resolution_angstrom``, of voxels of
     ``reference_pixel_size_angstrom`` whatever its header says. halves: each half set against its own half's
     reference; None: where the particles have half sets and the reference has halves. cross_fit: of two half
@@ -48,36 +49,40 @@ class PredictionOptions:
     that the reference is multiplied by.
     """
 
-    polish: bool | None = None
+    refine: bool | None = None
     reference: str | None = None
     resolution_angstrom: float | None = None
     halves: bool | None = None
     cross_fit: bool = False
     mask: str | None = None
-    posing: PosingConfig = field(default_factory=PosingConfig)
+    posing: AlignmentConfig = field(default_factory=AlignmentConfig)
     reference_pixel_size_angstrom: float | None = None
 
     def __post_init__(self) -> None:
-        if self.polish is False and (self.posing.refine_defocus or self.posing.refine_scale):
-            raise ValueError("expected --refine-defocus or --refine-scale with polishing, found --no-polish")
-        if self.polish and self.posing.views is not None:
-            raise ValueError("expected --views with --no-polish, found --polish: polishing has the last word")
+        if self.refine is False and (self.posing.refine_defocus or self.posing.refine_scale):
+            raise InputError(
+                "expected --refine-defocus or --refine-scale with local refinement, found --no-refine"
+            )
+        if self.refine and self.posing.views is not None:
+            raise InputError(
+                "expected --views with --no-refine, found --refine: local refinement has the last word"
+            )
         if self.resolution_angstrom is not None and self.reference is None:
-            raise ValueError(
+            raise InputError(
                 "expected --resolution with --reference; the model's own knows how far it is right"
             )
         if self.reference_pixel_size_angstrom is not None and self.reference is None:
-            raise ValueError("expected --map-pixel-size with --reference, found no map")
+            raise InputError("expected --map-pixel-size with --reference, found no map")
 
 
 def predictor_of(
     model_folder: Path,
     models: Sequence[TrainedModel],
-    star: ParticleStar,
+    table: ParticleTable,
     particles: Particles,
     options: PredictionOptions,
     tell: Callable[[str], None],
-) -> tuple[ParticleStar, Particles, Predictor]:
+) -> tuple[ParticleTable, Particles, Predictor]:
     """What poses a batch of the particles; and table and particles, with half sets where they are wanted.
 
     ``models``: the one of ``model_folder`` or its two half models.
@@ -90,13 +95,13 @@ def predictor_of(
         _refuse_without_reference(model_folder, options)
         tell("the model has no reference: orientations of the network alone, origins stay as they are")
     if len(models) == 2:
-        return _of_two_models(star, particles, models, references, options, tell)
+        return _of_two_models(table, particles, models, references, options, tell)
     if options.cross_fit:
-        raise ValueError(f"expected two half models for --cross-fit, found one in {model_folder}")
-    if options.halves and particles.subsets is None:
+        raise InputError(f"expected two half models for --cross-fit, found one in {model_folder}")
+    if options.halves and particles.half_sets is None:
         tell("no rlnRandomSubset: half sets are drawn and written")
-    star, particles, halves = _with_half_sets(star, particles, models[0], references[0], options.halves)
-    return star, particles, _predictor(models[0], references[0], particles, options, halves, tell)
+    table, particles, halves = _with_half_sets(table, particles, models[0], references[0], options.halves)
+    return table, particles, _predictor(models[0], references[0], particles, options, halves, tell)
 
 
 def _references(
@@ -126,33 +131,33 @@ def _predictor(
     tell: Callable[[str], None],
 ) -> Predictor:
     """What poses a batch by one model."""
-    posing, pose = options.posing, pose_batch
+    posing, pose = options.posing, align_batch
     if reference is None:
         return lambda batch: predict_batch(model, batch, posing.views)
-    if options.polish is None and posing.views is not None:
-        raise ValueError("expected --views with --no-polish, as polishing has the last word; add it")
-    if options.polish is False:
+    if options.refine is None and posing.views is not None:
+        raise InputError("expected --views with --no-refine, as local refinement has the last word; add it")
+    if options.refine is False:
         posing, pose = replace(posing, source=posing.source or "network"), predict_with_shifts
-    poser = make_poser(model, reference, particles, posing, halves=halves, tell=tell)
-    return lambda batch: pose(poser, batch)
+    aligner = make_aligner(model, reference, particles, posing, halves=halves, tell=tell)
+    return lambda batch: pose(aligner, batch)
 
 
 def _of_two_models(
-    star: ParticleStar,
+    table: ParticleTable,
     particles: Particles,
     models: Sequence[TrainedModel],
     references: Sequence[Reference | None],
     options: PredictionOptions,
     tell: Callable[[str], None],
-) -> tuple[ParticleStar, Particles, Predictor]:
+) -> tuple[ParticleTable, Particles, Predictor]:
     """Table and particles with half sets, and what poses a batch by the models of both halves."""
     if options.halves is False:
-        raise ValueError("expected half sets for two half models, found --no-halves; give the folder of one")
+        raise InputError("expected half sets for two half models, found --no-halves; give the folder of one")
     if not options.cross_fit:
-        star, particles = with_own_halves(star, particles, models, tell)
+        table, particles = with_own_halves(table, particles, models, tell)
     which = model_of_each(particles, models, options.cross_fit)
     seen = int((which == half_of_training(particles, models)).sum())
-    if seen and (options.polish is False or references[0] is None):
+    if seen and (options.refine is False or references[0] is None):
         tell(
             f"{seen} particles are posed by the network that learned from them: it is surer of them "
             "than it should be; --cross-fit takes the other one"
@@ -163,16 +168,16 @@ def _of_two_models(
         for rows in [(which == half).nonzero()[:, 0]]
     ]
     model_of_name = dict(zip(particles.names, which.tolist(), strict=True))
-    return star, particles, by_halves(predictors, model_of_name, options.reference is None)
+    return table, particles, by_halves(predictors, model_of_name, options.reference is None)
 
 
 def _refuse_without_reference(model_folder: Path, options: PredictionOptions) -> None:
-    """ValueError where something was asked for that only a comparison with a reference can give."""
+    """InputError where something was asked for that only a comparison with a reference can give."""
     posing = options.posing
     refining = posing.refine_defocus or posing.refine_scale
     halves = options.halves and len(model_folders(model_folder)) == 1
-    if options.polish or halves or refining or options.mask or posing.source in ("search", "both"):
-        raise ValueError(
+    if options.refine or halves or refining or options.mask or posing.source in ("search", "both"):
+        raise InputError(
             f"{model_folder} has no reference to compare images with; give a map with --reference"
         )
 
@@ -191,7 +196,7 @@ def _loaded_mask(path: str, particles: Particles, tell: Callable[[str], None]) -
     voxels = read_volume(Path(path)).voxels
     low, high = float(voxels.min()), float(voxels.max())
     if low < -MASK_TOLERANCE or not 0.5 < high < 1 + MASK_TOLERANCE:
-        raise ValueError(f"{path}: expected a mask with values from 0 to 1, found {low:.3g} to {high:.3g}")
+        raise InputError(f"{path}: expected a mask with values from 0 to 1, found {low:.3g} to {high:.3g}")
     return _loaded_map(path, particles, tell).voxels.clamp(0, 1)  # resampling overshoots at edges
 
 
@@ -204,25 +209,25 @@ def _loaded_map(
 
 
 def _with_half_sets(
-    star: ParticleStar,
+    table: ParticleTable,
     particles: Particles,
     model: TrainedModel,
     reference: Reference | None,
     wanted: bool | None,
-) -> tuple[ParticleStar, Particles, bool]:
+) -> tuple[ParticleTable, Particles, bool]:
     """Table and particles with half sets where they are wanted, and whether they are kept apart."""
     possible = reference is not None and reference.halves is not None
     if wanted and not possible:
-        raise ValueError("expected a reference with half maps for --halves; leave out --reference")
-    if not possible or wanted is False or (wanted is None and particles.subsets is None):
-        return star, particles, False
-    if particles.subsets is None:
+        raise InputError("expected a reference with half maps for --halves; leave out --reference")
+    if not possible or wanted is False or (wanted is None and particles.half_sets is None):
+        return table, particles, False
+    if particles.half_sets is None:
         if "train" in parts_of(particles, model.parts, model.sources):
-            raise ValueError(
-                f"{star.path}: expected rlnRandomSubset for --halves, as some of these particles are in the "
+            raise InputError(
+                f"{table.path}: expected rlnRandomSubset for --halves, as some of these particles are in the "
                 "map of one half of the training"
             )
-        subsets = drawn_subsets(len(star))
-        star = with_columns(star, {"rlnRandomSubset": subsets})
-        particles = replace(particles, subsets=subsets)
-    return star, particles, True
+        half_sets = drawn_half_sets(len(table))
+        table = with_columns(table, {"rlnRandomSubset": half_sets})
+        particles = replace(particles, half_sets=half_sets)
+    return table, particles, True

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.commands.compare import compare_stars, matched_errors, matched_shift_errors_angstrom
-from cryoforum.commands.filter import filter_star
-from cryoforum.commands.predict import Output, PredictionOptions, predict_to_star
+from cryoforum.commands.compare import compare_files, matched_errors, matched_shift_errors_angstrom
+from cryoforum.commands.filter import filter_file
+from cryoforum.commands.predict import Output, PredictionOptions, predict_to_file
 from cryoforum.commands.reconstruct import reconstruct_to_folder
 from cryoforum.commands.simulate import simulate_to_folder
 from cryoforum.commands.train import train_to_folder
@@ -22,7 +22,8 @@ from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.particle_table import number_column, select_rows
 from cryoforum.dataset.pose_errors import ErrorSummary
 from cryoforum.dataset.split import split_rows
-from cryoforum.io.relion.lengths import pixel_size_from_star
+from cryoforum.errors import InputError
+from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model import TrainedModel
 from cryoforum.report.page import write_report
@@ -48,7 +49,7 @@ Timings = list[dict[str, float | str]]
 
 @dataclass(frozen=True)
 class BoundSummary:
-    """Medians over the polished particles: the Cramér-Rao bound (rms, degrees), and error / bound."""
+    """Medians over the refined particles: the Cramér-Rao bound (rms, degrees), and error / bound."""
 
     median_deg: float
     median_error_over_bound: float
@@ -58,7 +59,7 @@ class BoundSummary:
 class DemoResult:
     """What the demonstration found.
 
-    errors: of the network alone, of all polished particles and of those kept. shift_medians_pixel: median
+    errors: of the network alone, of all refined particles and of those kept. shift_medians_pixel: median
     distance to the true origin of the same. bound: None, like no shifts, where there was no reference.
     resolutions: in Å by poses.
     """
@@ -81,13 +82,13 @@ def run_demo(
     on_step: Callable[[Progress], None],
     tell: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
-    """Simulate, train, predict the test part with and without polishing, filter, make four maps, report.
+    """Simulate, train, predict the test part with and without local refinement, filter, make four maps, report.
 
     ``tell`` is told, in one line each, what the user should know.
     """
     preset(preset_name)
     if not max_minutes > 0:
-        raise ValueError(f"expected --max-minutes above 0, found {max_minutes}")
+        raise InputError(f"expected --max-minutes above 0, found {max_minutes}")
     split_rows(count)  # too few particles are refused before anything is made or replaced
     out = new_folder(out, overwrite, RESULTS)
     timings: Timings = []
@@ -99,13 +100,13 @@ def run_demo(
     shown = trained.log[-1]["images"]
     timings[-1]["images_per_second"] = round(shown / float(timings[-1]["seconds"]), 1)
     test_count = sum(part == "test" for part in trained.parts.values())
-    for step, name, polish in (
+    for step, name, refine in (
         ("predict, network alone", "network.star", False),
-        ("predict and polish", "predictions.star", None),
+        ("predict and refine", "predictions.star", None),
     ):
         with _timed(step, test_count, timings):
-            _predict(out, name, polish, bar, tell)
-    filter_star(out / "predictions.star", KEPT_SHARE, None, out / "kept.star", None, overwrite=False)
+            _predict(out, name, refine, bar, tell)
+    filter_file(out / "predictions.star", KEPT_SHARE, None, out / "kept.star", None, overwrite=False)
     _write_truth(out)
     resolutions = _reconstruct(out, bar, timings)
     result = _measured(out, resolutions)
@@ -139,18 +140,18 @@ def _train(
     )
 
 
-def _predict(out: Path, name: str, polish: bool | None, bar: Bar, tell: Callable[[str], None]) -> None:
+def _predict(out: Path, name: str, refine: bool | None, bar: Bar, tell: Callable[[str], None]) -> None:
     output = Output(out / name, bar, part="test", tell=tell)
-    predict_to_star(out / "model", [out / "particles.star"], None, PredictionOptions(polish=polish), output)
+    predict_to_file(out / "model", [out / "particles.star"], None, PredictionOptions(refine=refine), output)
 
 
 def _write_truth(out: Path) -> None:
     """The true poses of the particles that were predicted, in the same order."""
-    star = read_star(out / "particles.star")
-    row_of_name = {name: row for row, name in enumerate(star.particles["rlnImageName"])}
+    table = read_star(out / "particles.star")
+    row_of_name = {name: row for row, name in enumerate(table.particles["rlnImageName"])}
     names = read_star(out / "predictions.star").particles["rlnImageName"]
     rows = torch.tensor([row_of_name[name] for name in names])
-    write_star(select_rows(star, rows), out / "truth.star")
+    write_star(select_rows(table, rows), out / "truth.star")
 
 
 def _reconstruct(out: Path, bar: Bar, timings: Timings) -> dict[str, dict[str, float | bool]]:
@@ -174,12 +175,12 @@ def _measured(out: Path, resolutions: dict[str, dict[str, float | bool]]) -> Dem
     if bound_deg is not None:  # without a reference the origins are still the true ones of the file
         for group, name in COMPARED.items():
             errors_angstrom = matched_shift_errors_angstrom(read_star(out / name), truth)
-            shifts[group] = float(errors_angstrom.quantile(0.5)) / pixel_size_from_star(truth)
+            shifts[group] = float(errors_angstrom.quantile(0.5)) / pixel_size_from_table(truth)
         limit = torch.from_numpy(bound_deg)
         ratio = torch.rad2deg(matched_errors(predicted, truth)) / limit
         bound = BoundSummary(float(limit.quantile(0.5)), float(ratio.quantile(0.5)))
     errors = {
-        group: compare_stars(out / name, out / "truth.star", None, overwrite=False)
+        group: compare_files(out / name, out / "truth.star", None, overwrite=False)
         for group, name in COMPARED.items()
     }
     return DemoResult(errors, shifts, bound, resolutions, out / "report.html")

@@ -7,13 +7,14 @@ from pathlib import Path
 from cryoforum.commands.train import chosen_split, possible_config, reference_or_none
 from cryoforum.commands.workflow import Bar, checked_particles, checked_poses, read_joined
 from cryoforum.config import Config
+from cryoforum.errors import InputError
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
 from cryoforum.training.lr_finder import FEWEST_RATES, learning_rate_range, suggested_rate
 
 
-def find_rate_of_star(
-    star_paths: Sequence[Path],
+def find_rate_of_files(
+    paths: Sequence[Path],
     root: Path | None,
     config: Config,
     split_choice: str | None,
@@ -30,10 +31,10 @@ def find_rate_of_star(
         require_folder_of(out)
     wait_for_all()
     if steps < FEWEST_RATES:
-        raise ValueError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
-    star = read_joined(star_paths, root, tell)
-    particles = checked_particles(star, root, tell)
-    poses = checked_poses(star, particles, "to learn from")
+        raise InputError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
+    table = read_joined(paths, root, tell)
+    particles = checked_particles(table, root, tell)
+    poses = checked_poses(table, particles, "to learn from")
     split = chosen_split(particles, split_choice, seed)
     reference = None
     if config.augmentation.simulated_share:

@@ -10,22 +10,23 @@ from torch import Tensor
 from cryoforum.commands.train import STATE, train_to_folder
 from cryoforum.commands.workflow import Bar, read_joined
 from cryoforum.config import Config
-from cryoforum.dataset.particle_table import ParticleStar, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.split import parts_of
-from cryoforum.io.relion.particles import subsets_from_star
+from cryoforum.errors import InputError
+from cryoforum.io.relion.particles import half_sets_from_table
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, load_model
-from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.training.state import Progress
 
 Predictor = Callable[[Particles], Predictions]
 
 
 def train_halves_to_folder(
-    star_paths: Sequence[Path],
+    paths: Sequence[Path],
     root: Path | None,
     out: Path,
     config: Config,
@@ -47,12 +48,12 @@ def train_halves_to_folder(
     out = Path(out)
     folders = [out / name for name in HALF_FOLDERS]
     if (out / DESCRIPTION).exists():
-        raise ValueError(f"{out} holds a model of all particles; choose another --out for models of halves")
+        raise InputError(f"{out} holds a model of all particles; choose another --out for models of halves")
     if resume and not is_unfinished(out):
-        raise ValueError(f"expected an unfinished training at {out} to resume, found none")
+        raise InputError(f"expected an unfinished training at {out} to resume, found none")
     if not (resume or overwrite) and any(folder.exists() and any(folder.iterdir()) for folder in folders):
-        raise ValueError(f"{out} exists and is not empty; choose another --out or add --overwrite")
-    if subsets_from_star(read_joined(star_paths, root)) is None:
+        raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
+    if half_sets_from_table(read_joined(paths, root)) is None:
         tell("no rlnRandomSubset: half sets are drawn; what poses refined together share, they keep")
     if not resume:
         for folder in folders:  # an old model of one half must not be taken for a mate of a new one
@@ -65,7 +66,7 @@ def train_halves_to_folder(
             continue
         tell(f"half {half} of 2")
         model = train_to_folder(
-            star_paths,
+            paths,
             root,
             folder,
             config,
@@ -93,27 +94,27 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def with_own_halves(
-    star: ParticleStar, particles: Particles, models: Sequence[TrainedModel], tell: Callable[[str], None]
-) -> tuple[ParticleStar, Particles]:
+    table: ParticleTable, particles: Particles, models: Sequence[TrainedModel], tell: Callable[[str], None]
+) -> tuple[ParticleTable, Particles]:
     """Table and particles with half sets that are those of the training, as far as they took part in it.
 
-    ValueError where rlnRandomSubset says otherwise of one: the noise of its image would be in both maps.
+    InputError where rlnRandomSubset says otherwise of one: the noise of its image would be in both maps.
     """
     learned = half_of_training(particles, models)
-    if particles.subsets is None:
+    if particles.half_sets is None:
         tell("no rlnRandomSubset: half sets are those of the training, else drawn, and written")
-        subsets = torch.where(learned > 0, learned, drawn_subsets(len(particles)))
-        star = with_columns(star, {"rlnRandomSubset": subsets})
-        return star, replace(particles, subsets=subsets)
-    wrong = ((learned > 0) & (learned != particles.subsets)).nonzero()[:, 0]
+        half_sets = torch.where(learned > 0, learned, drawn_half_sets(len(particles)))
+        table = with_columns(table, {"rlnRandomSubset": half_sets})
+        return table, replace(particles, half_sets=half_sets)
+    wrong = ((learned > 0) & (learned != particles.half_sets)).nonzero()[:, 0]
     if len(wrong):
         row = int(wrong[0])
-        raise ValueError(
-            f"{star.path}: expected the half sets of the training, found {len(wrong)} particles in "
+        raise InputError(
+            f"{table.path}: expected the half sets of the training, found {len(wrong)} particles in "
             f"the other, first {particles.names[row]}; remove rlnRandomSubset, or give up independence with "
             "--cross-fit"
         )
-    return star, particles
+    return table, particles
 
 
 def half_of_training(particles: Particles, models: Sequence[TrainedModel]) -> Tensor:
@@ -128,7 +129,7 @@ def model_of_each(particles: Particles, models: Sequence[TrainedModel], cross_fi
     ``cross_fit``: that which never saw it.
     """
     learned = half_of_training(particles, models)
-    own = drawn_subsets(len(particles)) if particles.subsets is None else particles.subsets
+    own = drawn_half_sets(len(particles)) if particles.half_sets is None else particles.half_sets
     return torch.where(learned > 0, 3 - learned, own) if cross_fit else own
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.alignment.aligner import SCALE_RANGE, pose_batch
-from cryoforum.alignment.fitting import make_poser
+from cryoforum.alignment.aligner import SCALE_RANGE, align_batch
+from cryoforum.alignment.fitting import make_aligner
 from cryoforum.commands.aligners import PredictionOptions, loaded_reference, predictor_of
 from cryoforum.commands.half_set_models import Predictor
 from cryoforum.commands.workflow import (
@@ -27,17 +27,18 @@ from cryoforum.commands.workflow import (
     parsed_shard,
     read_joined,
 )
-from cryoforum.dataset.particle_table import ParticleStar, number_column, select_rows, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.predictions import Predictions
 from cryoforum.dataset.split import PARTS, parts_of
+from cryoforum.errors import InputError
 from cryoforum.io.particle_files import check_writable, write_particle_file
 from cryoforum.io.relion.particles import with_orientations, with_poses
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import DESCRIPTION, SPLIT, WEIGHTS, load_models, model_folders
-from cryoforum.network.predict import BATCH_SIZE, sampling_of
+from cryoforum.network.predict import BATCH_SIZE, grid_of
 from cryoforum.reconstruction.reference_map import REFERENCE_FILES
 from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.storage.batch_log import BatchLog, read_batches
@@ -53,7 +54,7 @@ _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
 class Output:
     """Where the result goes, which share of the particles is done, and who is told.
 
-    part: of the model's split. shard: "i/n" of the rows. finished: the last change to the table before it is
+    part: of the model's split. shard: "i/n" of the rows. finished: the last change to the columns_of_all before it is
     written.
     """
 
@@ -65,11 +66,11 @@ class Output:
     overwrite: bool = False
     tell: Callable[[str], None] = lambda line: None
     scratch: Scratch = NO_SCRATCH
-    finished: Callable[[ParticleStar], ParticleStar] = lambda star: star
+    finished: Callable[[ParticleTable], ParticleTable] = lambda table: table
 
 
 @dataclass(frozen=True)
-class Posed:
+class PoseSummary:
     """What was written: how many poses, and the medians of expected root mean square errors and bounds.
 
     bound_deg and weak, the number of images whose particle is hardly there, are None where nothing was
@@ -82,13 +83,13 @@ class Posed:
     weak: int | None = None
 
 
-def predict_to_star(
+def predict_to_file(
     model_folder: Path,
-    star_paths: Sequence[Path],
+    paths: Sequence[Path],
     root: Path | None,
     options: PredictionOptions,
     output: Output,
-) -> Posed:
+) -> PoseSummary:
     """Write the STAR file with predicted poses and beliefs.
 
     Every row and column else is kept. Images of another box or pixel size than the model's are resampled to
@@ -97,92 +98,92 @@ def predict_to_star(
     """
     _refuse_output(output)
     models = load_models(model_folder)
-    star = read_joined(star_paths, root, output.tell)
-    _refuse_input_as_output([*star_paths, *star.companions], output)
-    inputs = _hash_of_files([*star_paths, *star.companions])
-    return predict_rows_to_star(model_folder, models, star, root, options, output, inputs)
+    table = read_joined(paths, root, output.tell)
+    _refuse_input_as_output([*paths, *table.companions], output)
+    inputs = _hash_of_files([*paths, *table.companions])
+    return predict_rows_to_file(model_folder, models, table, root, options, output, inputs)
 
 
-def predict_rows_to_star(
+def predict_rows_to_file(
     model_folder: Path,
     models: Sequence[TrainedModel],
-    star: ParticleStar,
+    table: ParticleTable,
     root: Path | None,
     options: PredictionOptions,
     output: Output,
     inputs: str = "",
-) -> Posed:
-    """The same for tables that were read already, such as some rows of a file, whose path they bear.
+) -> PoseSummary:
+    """The same for parts that were read already, such as some rows of a file, whose path they bear.
 
     models: those of ``model_folder``. inputs: what the result depends on besides; an earlier run with other
     ones is not gone on with.
     """
     _refuse_output(output)
-    check_writable(star, output.path, output.tell)
-    particles = checked_particles(star, root, output.tell, sampling_of(models[0]))
+    check_writable(table, output.path, output.tell)
+    particles = checked_particles(table, root, output.tell, grid_of(models[0]))
     if output.part is not None:
-        chosen = _rows_of_part(models, particles, output.part, star.path)
-        star, particles = select_rows(star, chosen), particles.select(chosen)
+        chosen = _rows_of_part(models, particles, output.part, table.path)
+        table, particles = select_rows(table, chosen), particles.select(chosen)
     inputs += hash_of_model(model_folder)
-    rows = _rows_of_shard(len(star), output.shard, output.batch_size)
+    rows = _rows_of_shard(len(table), output.shard, output.batch_size)
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
-        star, near, predict = predictor_of(model_folder, models, star, near, options, output.tell)
-        return _write_poses(star, near, predict, inputs, options, output)
+        table, near, predict = predictor_of(model_folder, models, table, near, options, output.tell)
+        return _write_poses(table, near, predict, inputs, options, output)
 
 
-def match_to_star(
-    star_paths: Sequence[Path],
+def align_to_file(
+    paths: Sequence[Path],
     root: Path | None,
     symmetry: str,
     options: PredictionOptions,
     output: Output,
-) -> Posed:
+) -> PoseSummary:
     """The same without a model: candidates from the search over all orientations of a map.
 
     Map and images are resampled to the box and pixel size that most images have.
     """
     _refuse_output(output)
-    star = read_joined(star_paths, root, output.tell)
-    _refuse_input_as_output([*star_paths, *star.companions], output)
-    check_writable(star, output.path, output.tell)
-    particles = checked_particles(star, root, output.tell)
+    table = read_joined(paths, root, output.tell)
+    _refuse_input_as_output([*paths, *table.companions], output)
+    check_writable(table, output.path, output.tell)
+    particles = checked_particles(table, root, output.tell)
     reference = loaded_reference(options, particles, symmetry, output.tell)
-    inputs = symmetry + _hash_of_files([*star_paths, *star.companions])
-    rows = _rows_of_shard(len(star), output.shard, output.batch_size)
+    inputs = symmetry + _hash_of_files([*paths, *table.companions])
+    rows = _rows_of_shard(len(table), output.shard, output.batch_size)
     with on_scratch(particles, rows, output.scratch, output.bar) as near:
-        poser = make_poser(None, reference, near, options.posing, tell=output.tell)
-        return _write_poses(star, near, lambda batch: pose_batch(poser, batch), inputs, options, output)
+        aligner = make_aligner(None, reference, near, options.posing, tell=output.tell)
+        return _write_poses(table, near, lambda batch: align_batch(aligner, batch), inputs, options, output)
 
 
 def _refuse_input_as_output(inputs: Sequence[Path], output: Output) -> None:
     """The poses that a file came with would be lost, also where --overwrite is given."""
     if Path(output.path).resolve() in {Path(path).resolve() for path in inputs}:
-        raise ValueError(f"expected another name at --out than the input's, found {output.path}")
+        raise InputError(f"expected another name at --out than the input's, found {output.path}")
 
 
 def _refuse_output(output: Output) -> None:
     refuse_to_overwrite(output.path, output.overwrite)
     require_folder_of(output.path)
     if output.batch_size < 1:
-        raise ValueError(f"expected --batch-size of 1 or more, found {output.batch_size}")
+        raise InputError(f"expected --batch-size of 1 or more, found {output.batch_size}")
 
 
 def _write_poses(
-    star: ParticleStar,
+    table: ParticleTable,
     particles: Particles,
     predict: Predictor,
     inputs: str,
     options: PredictionOptions,
     output: Output,
-) -> Posed:
+) -> PoseSummary:
     """Predict this process's share of the rows, batch by batch into a log; the first one writes the file."""
     batch_size, out = output.batch_size, output.path
     inputs += getattr(particles.images, "identity", "")
-    rows = _rows_of_shard(len(star), output.shard, batch_size)
-    if len(rows) < len(star):
-        star, particles = select_rows(star, rows), particles.select(rows)
+    rows = _rows_of_shard(len(table), output.shard, batch_size)
+    if len(rows) < len(table):
+        table, particles = select_rows(table, rows), particles.select(rows)
     rank, process_count = process_rank_and_count()
-    shares = shares_of_batches(len(star), process_count, batch_size)
+    shares = shares_of_batches(len(table), process_count, batch_size)
     job = _fingerprint(inputs, options, rows, particles, batch_size)
     fingerprints = [f"{job} {share.start}-{share.stop}" for share in shares]
     refuse_different((job, str(out.absolute())))
@@ -204,21 +205,22 @@ def _write_poses(
                 advance(len(batch))
     wait_for_all()
     if rank > 0:
-        return Posed(len(star))
+        return PoseSummary(len(table))
     finished = zip(logs, fingerprints, shares, strict=True)
-    tables = [read_batches(path, made_by, len(done)) for path, made_by, done in finished if done]
-    table = _joined(tables)
-    write_particle_file(output.finished(with_predictions(star, table)), out)
+    parts = [read_batches(path, made_by, len(done)) for path, made_by, done in finished if done]
+    columns_of_all = _joined(parts)
+    write_particle_file(output.finished(with_predictions(table, columns_of_all)), out)
     remove_leftovers_of(out)
-    return _posed(table)
+    return _posed(columns_of_all)
 
 
-def _posed(table: Mapping[str, np.ndarray]) -> Posed:
+def _posed(columns_of_all: Mapping[str, np.ndarray]) -> PoseSummary:
     errors, bounds, scales = (
-        table.get(name) for name in ("cryoforumExpectedErrorDeg", "cryoforumBoundDeg", "cryoforumSignalScale")
+        columns_of_all.get(name)
+        for name in ("cryoforumExpectedErrorDeg", "cryoforumBoundDeg", "cryoforumSignalScale")
     )
     assert errors is not None
-    return Posed(
+    return PoseSummary(
         len(errors),
         float(np.median(errors)),
         None if bounds is None else float(np.median(bounds)),
@@ -232,14 +234,14 @@ def batch_columns(predictions: Predictions) -> dict[str, np.ndarray]:
     Errors are root mean squares in degrees: the one that the belief means and, where the image was compared
     with a reference, the Cramér-Rao bound.
     """
-    belief, evidence = predictions.belief, predictions.evidence
-    columns = dict(zip(_QUATERNION, belief.mode.unbind(-1), strict=True))
+    posterior, evidence = predictions.posterior, predictions.evidence
+    columns = dict(zip(_QUATERNION, posterior.mode.unbind(-1), strict=True))
     if predictions.shifts_angstrom is not None:
         columns |= dict(zip(_SHIFT, predictions.shifts_angstrom.unbind(-1), strict=True))
-    columns |= {"cryoforumLambdaMax": belief.lambda_max, "cryoforumTrace": belief.trace}
+    columns |= {"cryoforumLambdaMax": posterior.lambda_max, "cryoforumTrace": posterior.trace}
     for row in range(4):
         for column in range(row, 4):
-            columns[f"cryoforumA{row + 1}{column + 1}"] = belief.concentration[:, row, column]
+            columns[f"cryoforumA{row + 1}{column + 1}"] = posterior.concentration[:, row, column]
     columns["cryoforumExpectedErrorDeg"] = torch.rad2deg(predictions.expected_error_rad)
     columns["rlnParticleFigureOfMerit"] = predictions.figure_of_merit
     if predictions.model_half is not None:
@@ -256,27 +258,27 @@ def batch_columns(predictions: Predictions) -> dict[str, np.ndarray]:
     return {name: values.float().numpy() for name, values in columns.items()}
 
 
-def with_predictions(star: ParticleStar, table: Mapping[str, np.ndarray]) -> ParticleStar:
+def with_predictions(table: ParticleTable, columns_of_all: Mapping[str, np.ndarray]) -> ParticleTable:
     """The file with the columns of all batches, their poses as RELION's angles and origins.
 
     Where no shifts were found those of the file stay, and so does the defocus. What an earlier prediction
     said beyond the pose is dropped.
     """
-    earlier = [name for name in star.particles if name.startswith("cryoforum") or name in EVIDENCE_COLUMNS]
-    star = replace(star, particles=star.particles.drop(columns=earlier))
-    quaternions = torch.from_numpy(np.stack([table[name] for name in _QUATERNION], axis=-1))
-    columns = {name: values for name, values in table.items() if name not in (*_QUATERNION, *_SHIFT)}
+    earlier = [name for name in table.particles if name.startswith("cryoforum") or name in EVIDENCE_COLUMNS]
+    table = replace(table, particles=table.particles.drop(columns=earlier))
+    quaternions = torch.from_numpy(np.stack([columns_of_all[name] for name in _QUATERNION], axis=-1))
+    columns = {name: values for name, values in columns_of_all.items() if name not in (*_QUATERNION, *_SHIFT)}
     for name in {MODEL_HALF, REFERENCE_HALF} & columns.keys():
         columns[name] = columns[name].astype(np.int64)
     change = columns.pop(DEFOCUS_CHANGE, np.zeros(1))
     if change.any():
         columns[DEFOCUS_CHANGE] = change
         for name in ("rlnDefocusU", "rlnDefocusV"):
-            columns[name] = number_column(star, name) + change
-    if _SHIFT[0] in table:
-        shifts = torch.from_numpy(np.stack([table[name] for name in _SHIFT], axis=-1))
-        return with_columns(with_poses(star, Poses(quaternions, shifts)), columns)
-    return with_columns(with_orientations(star, quaternions), columns)
+            columns[name] = number_column(table, name) + change
+    if _SHIFT[0] in columns_of_all:
+        shifts = torch.from_numpy(np.stack([columns_of_all[name] for name in _SHIFT], axis=-1))
+        return with_columns(with_poses(table, Poses(quaternions, shifts)), columns)
+    return with_columns(with_orientations(table, quaternions), columns)
 
 
 def shares_of_batches(row_count: int, share_count: int, batch_size: int) -> list[range]:
@@ -293,7 +295,7 @@ def _rows_of_shard(count: int, shard: str | None, batch_size: int) -> Tensor:
     index, shard_count = parsed_shard(shard)
     shares = shares_of_batches(count, shard_count, batch_size)
     if not all(shares):
-        raise ValueError(
+        raise InputError(
             f"expected --shard of at most {-(-count // batch_size)}, one for each batch of {batch_size} "
             f"of {count} particles, found {shard_count}; or lower --batch-size"
         )
@@ -302,11 +304,11 @@ def _rows_of_shard(count: int, shard: str | None, batch_size: int) -> Tensor:
 
 def _rows_of_part(models: Sequence[TrainedModel], particles: Particles, part: str, path: Path) -> Tensor:
     if part not in PARTS:
-        raise ValueError(f"expected --part {', '.join(PARTS)}, found '{part}'")
+        raise InputError(f"expected --part {', '.join(PARTS)}, found '{part}'")
     found = [parts_of(particles, model.parts, model.sources) for model in models]
     rows = [row for row, parts in enumerate(zip(*found, strict=True)) if part in parts]
     if not rows:
-        raise ValueError(f"{path}: none of its particles is in the {part} part of the model's split")
+        raise InputError(f"{path}: none of its particles is in the {part} part of the model's split")
     return torch.tensor(rows)
 
 
@@ -343,8 +345,8 @@ def _hash_of_files(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([columns_of_all[name] for columns_of_all in parts]) for name in parts[0]}
 
 
 def _tensor(rows: range) -> Tensor:

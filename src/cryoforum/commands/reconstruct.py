@@ -14,9 +14,9 @@ from cryoforum.commands.workflow import (
     checked_particles,
     checked_poses,
     notices_to,
-    read_stars,
+    read_tables_of,
 )
-from cryoforum.dataset.particle_table import ParticleStar, number_column
+from cryoforum.dataset.particle_table import ParticleTable, number_column
 from cryoforum.dataset.volumes import HalfMaps
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
@@ -29,7 +29,7 @@ MAP_FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")
 
 
 def reconstruct_to_folder(
-    star_paths: Sequence[Path],
+    paths: Sequence[Path],
     root: Path | None,
     out: Path,
     *,
@@ -44,12 +44,12 @@ def reconstruct_to_folder(
     They are not independent where one reference or one network posed both halves.
     """
     config = ReconstructionConfig(symmetry=symmetry)
-    stars = read_stars(star_paths, tell)
-    independent = all(map(halves_are_independent, stars))  # asked of each: joining may drop what tells it
+    tables = read_tables_of(paths, tell)
+    independent = all(map(halves_are_independent, tables))  # asked of each: joining may drop what tells it
     with notices_to(tell):
-        star = joined(stars, root)
-    particles = checked_particles(star, root, tell)
-    checked_poses(star, particles, "to reconstruct")
+        table = joined(tables, root)
+    particles = checked_particles(table, root, tell)
+    checked_poses(table, particles, "to reconstruct")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for name in MAP_FILES:
@@ -78,13 +78,13 @@ def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:
     return result
 
 
-def halves_are_independent(star: ParticleStar) -> bool:
+def halves_are_independent(table: ParticleTable) -> bool:
     """Whether no prediction posed the particles, or each half set was posed by its own half's reference.
 
     Where there are two models, each half set by its own half's model, too.
     """
-    if STATISTICS["trace"] not in star.particles.columns:
+    if STATISTICS["trace"] not in table.particles.columns:
         return True
-    columns = [number_column(star, name) for name in (MODEL_HALF, REFERENCE_HALF)]
-    used, subsets = [c for c in columns if c is not None], number_column(star, "rlnRandomSubset")
-    return subsets is not None and bool(used) and all(bool((half == subsets).all()) for half in used)
+    columns = [number_column(table, name) for name in (MODEL_HALF, REFERENCE_HALF)]
+    used, half_sets = [c for c in columns if c is not None], number_column(table, "rlnRandomSubset")
+    return half_sets is not None and bool(used) and all(bool((half == half_sets).all()) for half in used)

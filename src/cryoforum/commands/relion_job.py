@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from cryoforum.commands.half_set_models import is_unfinished
+from cryoforum.errors import InputError
 from cryoforum.io.relion.star_text import open_for_writing, write_tables
 from cryoforum.network.model_folder import model_folders
 from cryoforum.reconstruction.reference_map import REFERENCE
@@ -60,14 +61,14 @@ class ExternalJob:
     def words(self) -> list[str]:
         """The words of the `cryoforum` command that does the job; what it wrote before it may replace."""
         if self.action not in _COMMANDS:
-            raise ValueError(f"expected --action {', '.join(_COMMANDS)}, found '{self.action}'")
+            raise InputError(f"expected --action {', '.join(_COMMANDS)}, found '{self.action}'")
         if self.particles is None:
-            raise ValueError("expected --in_parts: particles in the Input tab of the job, found none")
+            raise InputError("expected --in_parts: particles in the Input tab of the job, found none")
         others = [word for word in self.options if word in OTHER_INPUTS]
         if others:
-            raise ValueError(f"expected particles as input, found {others[0]}; leave that field empty")
+            raise InputError(f"expected particles as input, found {others[0]}; leave that field empty")
         if self.action != "predict" and (self.reference or self.mask):
-            raise ValueError(
+            raise InputError(
                 f"expected --in_3dref and --in_mask with --action predict alone, found {self.action}; "
                 "leave these fields empty"
             )
@@ -102,7 +103,7 @@ def _train(job: ExternalJob, particles: str) -> list[str]:
 
 def _predict(job: ExternalJob, particles: str) -> list[str]:
     if job.model is None:
-        raise ValueError("expected --model: a folder written by --action train, found none")
+        raise InputError("expected --model: a folder written by --action train, found none")
     inside = job.model / MODEL
     words = ["predict", str(inside if inside.is_dir() else job.model), particles]
     words += ["--out", str(job.folder / PARTICLES), "--overwrite"]

@@ -14,9 +14,9 @@ from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import write_particle_file
 from cryoforum.io.relion.particles import (
-    star_from_particles,
+    table_from_particles,
 )
-from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.storage.files import refuse_to_overwrite
 
 
@@ -47,6 +47,6 @@ def simulate_to_folder(
             advance(len(rows))
 
     write_stack(out / "particles.mrcs", batches(), len(particles), box, pixel_size)
-    halved = replace(particles, subsets=drawn_subsets(len(particles), config.seed))
-    write_particle_file(star_from_particles(halved, particles.names), out / "particles.star")
+    halved = replace(particles, half_sets=drawn_half_sets(len(particles), config.seed))
+    write_particle_file(table_from_particles(halved, particles.names), out / "particles.star")
     return out / "particles.star"

@@ -1,13 +1,16 @@
 """What to simulate or compare with: shipped molecules, PDB and mmCIF files and maps, at a wanted size."""
 
+import logging
 import math
-import warnings
 from pathlib import Path
 
 from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.imaging.potential import MOLECULES, atoms_to_volume, load_molecule, read_atoms
 from cryoforum.io.mrc.maps import check_volume, read_volume
+
+logger = logging.getLogger(__name__)
 
 MAP_SUFFIXES = tuple(
     kind + packing for kind in (".mrc", ".map", ".ccp4", ".rec", ".mrcs") for packing in ("", ".gz", ".bz2")
@@ -33,7 +36,7 @@ def load_structure(
     """The volume that ``spec`` names: a shipped molecule, a PDB or mmCIF file, or an MRC map.
 
     map_pixel_size_angstrom: of the map, whatever its header says.
-    Raises ValueError for anything else, and where a molecule does not fit in the box.
+    Raises InputError for anything else, and where a molecule does not fit in the box.
     """
     check_structure(spec, map_pixel_size_angstrom)
     if spec.lower() in MOLECULES:
@@ -44,27 +47,26 @@ def load_structure(
     old_box = len(volume.voxels)
     same_pixels = math.isclose(volume.pixel_size_angstrom, pixel_size_angstrom, rel_tol=_PIXEL_SIZE_TOLERANCE)
     if not same_pixels or old_box != box:
-        warnings.warn(
+        logger.warning(
             f"{spec}: resampled from {old_box} voxels of {volume.pixel_size_angstrom:.4g} Å "
-            f"to {box} of {pixel_size_angstrom:.4g} Å",
-            stacklevel=2,
+            f"to {box} of {pixel_size_angstrom:.4g} Å"
         )
     return resample_volume(volume, box, pixel_size_angstrom)
 
 
 def check_structure(spec: str, map_pixel_size_angstrom: float | None = None) -> None:
-    """ValueError where ``spec`` names nothing that `load_structure` can read; asked before long work."""
+    """InputError where ``spec`` names nothing that `load_structure` can read; asked before long work."""
     is_map = spec.lower().endswith(MAP_SUFFIXES)
     if map_pixel_size_angstrom is not None and not is_map:
-        raise ValueError(f"expected a map with --map-pixel-size, found {spec!r}; leave the option out")
+        raise InputError(f"expected a map with --map-pixel-size, found {spec!r}; leave the option out")
     if spec.lower() in MOLECULES:
         return
     if not is_map and not spec.lower().endswith(ATOM_SUFFIXES):
-        raise ValueError(
+        raise InputError(
             f"expected a shipped molecule ({', '.join(MOLECULES)}), a PDB or mmCIF file or an MRC map, "
             f"found {spec!r}; name a file that ends in {', '.join(_PLAIN_SUFFIXES)}, or these and .gz"
         )
     if is_map:
         check_volume(Path(spec), map_pixel_size_angstrom)
     elif not Path(spec).is_file():
-        raise ValueError(f"{spec}: expected a PDB or mmCIF file, found none of that name")
+        raise InputError(f"{spec}: expected a PDB or mmCIF file, found none of that name")

@@ -12,10 +12,11 @@ from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.split import PARTS, Split, parts_of, read_split, split_rows
+from cryoforum.errors import InputError
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import save_model
-from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.reference_map import (
     Reference,
     forget_reference,
@@ -34,7 +35,7 @@ STATE = "state.pt"
 
 
 def train_to_folder(
-    star_paths: Sequence[Path],
+    paths: Sequence[Path],
     root: Path | None,
     out: Path,
     config: Config,
@@ -57,21 +58,21 @@ def train_to_folder(
     ``half``: 1 or 2, to learn from that half set alone; drawn by ``seed`` where the file has none. Of several
     processes, which all read ``out``, the first one makes the reference and writes the folder.
     """
-    star = read_joined(star_paths, root, tell)
-    particles = checked_particles(star, root, tell)
+    table = read_joined(paths, root, tell)
+    particles = checked_particles(table, root, tell)
     if half is not None:
         particles = _half_of(particles, half, seed)
-    poses = checked_poses(star, particles, "to learn from")
+    poses = checked_poses(table, particles, "to learn from")
     split = chosen_split(particles, split_choice, seed)
     out = Path(out)
     if not resume:
         # What is there stays until the new model replaces it; only a stale state must not be resumed.
         if out.is_file():
-            raise ValueError(f"expected a folder at --out {out}, found a file; choose another")
+            raise InputError(f"expected a folder at --out {out}, found a file; choose another")
         if out.exists() and any(out.iterdir()) and not overwrite:
-            raise ValueError(f"{out} exists and is not empty; choose another --out or add --overwrite")
+            raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
     elif not (out / STATE).exists():
-        raise ValueError(
+        raise InputError(
             f"expected {out / STATE} to resume from, found none: the training is finished or never "
             "began; train without --resume"
         )
@@ -123,11 +124,11 @@ def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -
 
 def _half_of(particles: Particles, half: int, seed: int) -> Particles:
     """The particles of one half set, which know of no halves: those of the reference are drawn among them."""
-    subsets = drawn_subsets(len(particles), seed) if particles.subsets is None else particles.subsets
-    rows = (subsets == half).nonzero()[:, 0]
+    half_sets = drawn_half_sets(len(particles), seed) if particles.half_sets is None else particles.half_sets
+    rows = (half_sets == half).nonzero()[:, 0]
     if not len(rows):
-        raise ValueError(f"expected particles with rlnRandomSubset {half} for --halves, found none")
-    return replace(particles.select(rows), subsets=None)
+        raise InputError(f"expected particles with rlnRandomSubset {half} for --halves, found none")
+    return replace(particles.select(rows), half_sets=None)
 
 
 def possible_config(config: Config, reference: Reference | None, tell: Callable[[str], None]) -> Config:
@@ -150,8 +151,8 @@ def reference_or_none(
     progress = bar("reference", len(training))
     try:
         return reference_from_particles(training, poses[split.train], symmetry, progress=progress)
-    except ValueError as error:
-        tell(f"no reference to polish poses against: {error}")
+    except InputError as error:
+        tell(f"no reference to refine poses against: {error}")
         return None
 
 
@@ -163,17 +164,17 @@ def chosen_split(particles: Particles, choice: str | None, seed: int) -> Split:
         parts = parts_of(particles, *read_split(Path(choice)))
         rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]) for p in PARTS}
         if min(len(rows["train"]), len(rows["validation"])) < 2:
-            raise ValueError(f"{choice}: expected particles to train and to validate, found none of this set")
+            raise InputError(f"{choice}: expected particles to train and to validate, found none of this set")
         return Split(**{part: rows[part].long() for part in PARTS})
     try:
         percents = [float(word) for word in choice.split(",")]
         _, validation_share, test_share = (percent / 100 for percent in percents)
     except ValueError:
-        raise ValueError(
+        raise InputError(
             f"expected --split with three percentages such as 50,17,33 or a split.csv, found '{choice}'"
         ) from None
     if not abs(sum(percents) - 100) < 0.5:  # room for thirds
-        raise ValueError(
+        raise InputError(
             f"expected percentages at --split that add up to 100, found '{choice}', {sum(percents):g} in all"
         )
     return split_rows(len(particles), validation_share, test_share, seed=seed)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from cryoforum.errors import InputError
+
 
 def select(uncertainty: Tensor, keep: float) -> Tensor:
     """Rows, ascending, of the share ``keep`` in (0, 1] with the smallest ``uncertainty`` (n,).
@@ -11,10 +13,10 @@ def select(uncertainty: Tensor, keep: float) -> Tensor:
     At least one particle is kept; among equal values the first come first.
     """
     if not 0 < keep <= 1:
-        raise ValueError(f"expected a share to keep above 0 and at most 1, found {keep}")
+        raise InputError(f"expected a share to keep above 0 and at most 1, found {keep}")
     if not torch.isfinite(uncertainty).all():
         row = int((~torch.isfinite(uncertainty)).nonzero()[0])
-        raise ValueError(f"expected finite uncertainties, found {uncertainty[row]} in row {row + 1}")
+        raise InputError(f"expected finite uncertainties, found {uncertainty[row]} in row {row + 1}")
     count = max(1, round(keep * len(uncertainty)))
     return torch.argsort(uncertainty, stable=True)[:count].sort().values
 

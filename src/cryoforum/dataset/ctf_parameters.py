@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Optics:
+class CtfParameters:
     """What bends the electrons, one number a particle: every field is an (n,) float tensor."""
 
     defocus_u_angstrom: Tensor
@@ -20,10 +20,10 @@ class Optics:
     def __len__(self) -> int:
         return len(self.defocus_u_angstrom)
 
-    def __getitem__(self, rows: Tensor) -> "Optics":
-        return Optics(*(getattr(self, field.name)[rows] for field in fields(self)))
+    def __getitem__(self, rows: Tensor) -> "CtfParameters":
+        return CtfParameters(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def defocused_by(self, change_angstrom: Tensor) -> "Optics":
+    def defocused_by(self, change_angstrom: Tensor) -> "CtfParameters":
         """The same with ``change_angstrom`` (n,) more underfocus."""
         return replace(
             self,

@@ -9,21 +9,21 @@ NEAR_PIXEL_SIZE = 0.01  # up to which images may be taken as they are
 
 
 @dataclass(frozen=True)
-class Sampling:
+class ImageGrid:
     """A box in pixels, which is even, and their size."""
 
     box: int
     pixel_size_angstrom: float
 
-    def is_same(self, other: "Sampling") -> bool:
+    def is_same(self, other: "ImageGrid") -> bool:
         """Whether images of one are images of the other."""
         return self._is_within(other, SAME_PIXEL_SIZE)
 
-    def is_near(self, other: "Sampling") -> bool:
+    def is_near(self, other: "ImageGrid") -> bool:
         """Whether images of one may be taken for images of the other: equal boxes, pixel sizes within 1 %."""
         return self._is_within(other, NEAR_PIXEL_SIZE)
 
-    def _is_within(self, other: "Sampling", tolerance: float) -> bool:
+    def _is_within(self, other: "ImageGrid", tolerance: float) -> bool:
         ratio = self.pixel_size_angstrom / other.pixel_size_angstrom
         return self.box == other.box and abs(ratio - 1) <= tolerance
 

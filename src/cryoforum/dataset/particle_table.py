@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from cryoforum.errors import InputError
+
 
 @dataclass(frozen=True)
-class ParticleStar:
+class ParticleTable:
     """The tables of a particle STAR file; every value is the text that was read.
 
     optics: one row an optics group, None in the RELION 3.0 dialect.
@@ -29,77 +31,79 @@ class ParticleStar:
         return len(self.particles)
 
 
-def select_rows(star: ParticleStar, rows: Tensor | np.ndarray | Sequence[int]) -> ParticleStar:
+def select_rows(table: ParticleTable, rows: Tensor | np.ndarray | Sequence[int]) -> ParticleTable:
     """The particles of the given rows (numbers or a mask), in that order; all optics groups stay."""
     chosen = np.asarray(rows)
     if not len(chosen):
         chosen = chosen.astype(np.int64)  # no rows are of no kind
-    particles = star.particles.iloc[chosen].reset_index(drop=True)
-    return replace(star, particles=particles, dataset=None if star.dataset is None else star.dataset[chosen])
+    particles = table.particles.iloc[chosen].reset_index(drop=True)
+    return replace(
+        table, particles=particles, dataset=None if table.dataset is None else table.dataset[chosen]
+    )
 
 
 def with_columns(
-    star: ParticleStar, columns: Mapping[str, np.ndarray | Tensor | Sequence[str]]
-) -> ParticleStar:
+    table: ParticleTable, columns: Mapping[str, np.ndarray | Tensor | Sequence[str]]
+) -> ParticleTable:
     """The same file with particle columns replaced, or appended where they are new."""
-    particles = star.particles.copy()
+    particles = table.particles.copy()
     for name, values in columns.items():
         if len(values) != len(particles):
-            raise ValueError(f"{star.path}: expected {len(particles)} values of {name}, found {len(values)}")
+            raise InputError(f"{table.path}: expected {len(particles)} values of {name}, found {len(values)}")
         particles[name] = pd.Series(_formatted(name, values), index=particles.index, dtype=str)
-    return replace(star, particles=particles)
+    return replace(table, particles=particles)
 
 
-def missing_columns(star: ParticleStar, columns: Iterable[str]) -> tuple[str, ...]:
+def missing_columns(table: ParticleTable, columns: Iterable[str]) -> tuple[str, ...]:
     """Those of the columns that neither the particles nor their optics groups have."""
-    present = {*star.particles.columns, *(() if star.optics is None else star.optics.columns)}
+    present = {*table.particles.columns, *(() if table.optics is None else table.optics.columns)}
     return tuple(column for column in columns if column not in present)
 
 
-def number_column(star: ParticleStar, column: str) -> np.ndarray | None:
+def number_column(table: ParticleTable, column: str) -> np.ndarray | None:
     """A number for each particle, (n,) float64, of its optics group or its own row; None without column."""
-    if star.optics is not None and column in star.optics:
-        text, rows = star.optics[column], optics_rows(star, star.optics)
-    elif column in star.particles:
-        text, rows = star.particles[column], np.arange(len(star))
+    if table.optics is not None and column in table.optics:
+        text, rows = table.optics[column], optics_rows(table, table.optics)
+    elif column in table.particles:
+        text, rows = table.particles[column], np.arange(len(table))
     else:
         return None
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)[rows]
     wrong = ~np.isfinite(numbers)
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(
-            f"{place_of_row(star, row)}: expected a number in column {column}, found '{text.iloc[rows[row]]}'"
+        raise InputError(
+            f"{place_of_row(table, row)}: expected a number in column {column}, found '{text.iloc[rows[row]]}'"
         )
     return numbers
 
 
-def optics_rows(star: ParticleStar, optics: pd.DataFrame) -> np.ndarray:
+def optics_rows(table: ParticleTable, optics: pd.DataFrame) -> np.ndarray:
     """Row of ``optics``, the data_optics of ``star``, that each particle belongs to, (n,)."""
-    if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in star.particles:
+    if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in table.particles:
         if len(optics) == 1:
-            return np.zeros(len(star), dtype=np.int64)
-        raise ValueError(f"{star.path}: expected a column rlnOpticsGroup in data_optics and data_particles")
+            return np.zeros(len(table), dtype=np.int64)
+        raise InputError(f"{table.path}: expected a column rlnOpticsGroup in data_optics and data_particles")
     groups = pd.Index(pd.to_numeric(optics["rlnOpticsGroup"], errors="coerce"))
     if not groups.is_unique or groups.hasnans:
         found = ", ".join(optics["rlnOpticsGroup"])
-        raise ValueError(
-            f"{star.path}: expected another rlnOpticsGroup in each row of data_optics, found {found}"
+        raise InputError(
+            f"{table.path}: expected another rlnOpticsGroup in each row of data_optics, found {found}"
         )
-    rows = groups.get_indexer(pd.to_numeric(star.particles["rlnOpticsGroup"], errors="coerce"))
+    rows = groups.get_indexer(pd.to_numeric(table.particles["rlnOpticsGroup"], errors="coerce"))
     if (rows < 0).any():
         row = int((rows < 0).argmax())
-        group = star.particles["rlnOpticsGroup"].iloc[row]
-        raise ValueError(
-            f"{place_of_row(star, row)}: optics group '{group}' is not in data_optics "
+        group = table.particles["rlnOpticsGroup"].iloc[row]
+        raise InputError(
+            f"{place_of_row(table, row)}: optics group '{group}' is not in data_optics "
             f"({', '.join(optics['rlnOpticsGroup'])})"
         )
     return rows
 
 
-def place_of_row(star: ParticleStar, row: int) -> str:
+def place_of_row(table: ParticleTable, row: int) -> str:
     """Where an error is: file, row from 1, and image name."""
-    return f"{star.path}, row {row + 1} ({star.particles['rlnImageName'].iloc[row]})"
+    return f"{table.path}, row {row + 1} ({table.particles['rlnImageName'].iloc[row]})"
 
 
 def split_image_name(name: str) -> tuple[str, str]:
@@ -118,17 +122,17 @@ def format_number(value: float) -> str:
 
 
 def _formatted(name: str, values: np.ndarray | Tensor | Sequence[str]) -> list[str]:
-    """The text of a column; ValueError where a number is NaN or infinite."""
+    """The text of a column; InputError where a number is NaN or infinite."""
     array = np.asarray(values)
     if array.ndim != 1:
-        raise ValueError(f"expected one value of {name} for each particle, found shape {array.shape}")
+        raise InputError(f"expected one value of {name} for each particle, found shape {array.shape}")
     if array.dtype.kind in "biu":
         return [str(int(value)) for value in array]
     if array.dtype.kind != "f":
         return [str(value) for value in values]
     if not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
-        raise ValueError(f"cannot write {name}: row {row + 1} is {array[row]}")
+        raise InputError(f"cannot write {name}: row {row + 1} is {array[row]}")
     numbers = array.astype(np.float64)
     is_short = np.abs(np.round(numbers, 6) - numbers) <= 1e-6 * np.abs(numbers)  # `format_number`, at once
     pairs = zip(numbers.tolist(), is_short.tolist(), strict=True)

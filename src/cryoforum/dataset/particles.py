@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.images import Images, SelectedImages
 from cryoforum.dataset.poses import Poses
 
@@ -28,8 +28,8 @@ class Particles:
     pixel_size_angstrom: float
     names: tuple[str, ...]
     poses: Poses | None = None
-    optics: Optics | None = None
-    subsets: Tensor | None = None
+    ctf: CtfParameters | None = None
+    half_sets: Tensor | None = None
     optics_groups: Tensor | None = None
     sources: Tensor | None = None
 
@@ -48,8 +48,8 @@ class Particles:
             pixel_size_angstrom=self.pixel_size_angstrom,
             names=tuple(self.names[row] for row in rows.tolist()),
             poses=None if self.poses is None else self.poses[rows],
-            optics=None if self.optics is None else self.optics[rows],
-            subsets=None if self.subsets is None else self.subsets[rows],
+            ctf=None if self.ctf is None else self.ctf[rows],
+            half_sets=None if self.half_sets is None else self.half_sets[rows],
             optics_groups=None if self.optics_groups is None else self.optics_groups[rows],
             sources=None if self.sources is None else self.sources[rows],
         )

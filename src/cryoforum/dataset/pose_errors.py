@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from torch import Tensor
 
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 
 
@@ -54,7 +55,7 @@ def orientation_errors(
     The smallest over all equivalents in the point group ``symmetry``.
     """
     if predicted_quaternions.shape != true_quaternions.shape:
-        raise ValueError(
+        raise InputError(
             f"expected as many predicted as true orientations, found shapes "
             f"{tuple(predicted_quaternions.shape)} and {tuple(true_quaternions.shape)}; match the rows first"
         )
@@ -64,7 +65,7 @@ def orientation_errors(
 def summarise_errors(errors: Tensor) -> ErrorSummary:
     """Median, mean, quartiles and the share above 0.3 rad of ``errors`` (n,) in radians."""
     if len(errors) == 0:
-        raise ValueError(
+        raise InputError(
             "expected at least one orientation error, found none; check the selection of particles"
         )
     values = errors.detach().double().cpu().numpy()

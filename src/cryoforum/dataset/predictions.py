@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cryoforum.dataset.poses import Poses
-from cryoforum.distributions.bingham import OrientationBelief
+from cryoforum.distributions.bingham import OrientationPosterior
+from cryoforum.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,19 @@ class Predictions:
         used; 0 where a reference came from elsewhere; None where one model posed both halves.
     """
 
-    belief: OrientationBelief
+    posterior: OrientationPosterior
     expected_error_rad: Tensor
     shifts_angstrom: Tensor | None = None
     evidence: ImageEvidence | None = None
     model_half: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.belief)
+        return len(self.posterior)
 
     def __getitem__(self, rows: Tensor) -> "Predictions":
         evidence = self.evidence
         return Predictions(
-            OrientationBelief(self.belief.concentration[rows]),
+            OrientationPosterior(self.posterior.concentration[rows]),
             self.expected_error_rad[rows],
             None if self.shifts_angstrom is None else self.shifts_angstrom[rows],
             None if evidence is None else ImageEvidence(**{k: v[rows] for k, v in vars(evidence).items()}),
@@ -65,10 +66,10 @@ class Predictions:
 
     @property
     def poses(self) -> Poses:
-        """Most probable poses; ValueError where shifts are not known."""
+        """Most probable poses; InputError where shifts are not known."""
         if self.shifts_angstrom is None:
-            raise ValueError("expected predictions with shifts, found none; predict them with a reference")
-        return Poses(self.belief.mode, self.shifts_angstrom)
+            raise InputError("expected predictions with shifts, found none; predict them with a reference")
+        return Poses(self.posterior.mode, self.shifts_angstrom)
 
     @property
     def figure_of_merit(self) -> Tensor:
@@ -82,7 +83,7 @@ def joined_predictions(batches: Sequence[Predictions]) -> Predictions:
     evidence = [batch.evidence for batch in batches if batch.evidence is not None]
     halves = [batch.model_half for batch in batches if batch.model_half is not None]
     return Predictions(
-        belief=OrientationBelief(torch.cat([batch.belief.concentration for batch in batches])),
+        posterior=OrientationPosterior(torch.cat([batch.posterior.concentration for batch in batches])),
         expected_error_rad=torch.cat([batch.expected_error_rad for batch in batches]),
         shifts_angstrom=torch.cat(shifts) if shifts else None,
         evidence=_joined_evidence(evidence) if evidence else None,

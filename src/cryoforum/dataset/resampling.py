@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import Images
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,21 @@ class ResampledImages:
         return f"{getattr(self.source, 'identity', '')} {self.matrix.shape} {self.matrix[0, :2].tolist()}"
 
 
-def resampled(images: Images, old: Sampling, new: Sampling) -> Images:
+def resampled(images: Images, old: ImageGrid, new: ImageGrid) -> Images:
     """The images (n, box, box) at another sampling; themselves where it is the same."""
     if old.is_same(new):
         return images
     return ResampledImages(images, resampling_matrix(old, new).float())
 
 
-def resampling_matrix(old: Sampling, new: Sampling) -> Tensor:
+def resampling_matrix(old: ImageGrid, new: ImageGrid) -> Tensor:
     """Weights (new box, old box), float64, by which pixels at the new sampling follow from the old ones.
 
     Trigonometric interpolation of the periodic image (where the new box is the wider one: of the image and
     its mirror images), without frequencies at or beyond either Nyquist frequency.
     """
     if old.box % 2 or new.box % 2:
-        raise ValueError(f"expected even boxes, found {old.box} and {new.box}; pad the images to an even box")
+        raise InputError(f"expected even boxes, found {old.box} and {new.box}; pad the images to an even box")
     ratio = new.pixel_size_angstrom / old.pixel_size_angstrom
     width = max(old.box, 2 * math.ceil(ratio * new.box / 2))  # in old pixels, even
     highest = math.ceil(width / 2 * min(1.0, 1 / ratio) - 1e-6) - 1

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.dataset.particles import Particles
+from cryoforum.errors import InputError
 from cryoforum.storage.csv_tables import read_csv, write_csv
 
 PARTS = ("train", "validation", "test")  # of a split
@@ -40,7 +41,7 @@ def read_split(path: Path) -> tuple[dict[str, str], dict[int, str]]:
     """Part of a split by image name, and by the image's place on disk; the second may be empty."""
     rows = read_csv(path)
     if any({"image", "part"} - row.keys() for row in rows) or not rows:
-        raise ValueError(f"{path}: expected a table with columns image and part")
+        raise InputError(f"{path}: expected a table with columns image and part")
     places = {int(row["source"]): row["part"] for row in rows if row.get("source")}
     return {row["image"]: row["part"] for row in rows}, places
 
@@ -59,14 +60,14 @@ def split_rows(
 ) -> Split:
     """A random split; the defaults give 2512/838/1650 of 5000, as Cryo-forum has it."""
     if not (validation_share > 0 and test_share >= 0 and validation_share + test_share < 1):
-        raise ValueError(
+        raise InputError(
             "expected shares for validation above 0 and test of 0 or more with room left to train, "
             f"found {validation_share} and {test_share}"
         )
     test = round(count * test_share)
     validation = math.ceil(count * validation_share)
     if count - test - validation < 2:
-        raise ValueError(f"expected more particles to split, found {count}; add some or change --split")
+        raise InputError(f"expected more particles to split, found {count}; add some or change --split")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held_out = test + validation
     return Split(order[held_out:], order[test:held_out], order[:test])

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cryoforum.errors import InputError
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -14,7 +16,7 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.voxels.ndim != 3 or len(set(self.voxels.shape)) != 1:
-            raise ValueError(
+            raise InputError(
                 f"expected a cubic map, found shape {tuple(self.voxels.shape)}; pad or crop it to a cube"
             )
 

@@ -20,7 +20,7 @@ LOWER_TRIANGLE = torch.tril_indices(4, 4)
 
 
 @dataclass(frozen=True)
-class OrientationBelief:
+class OrientationPosterior:
     """n Bingham distributions; ``concentration`` is A, (n, 4, 4), symmetric."""
 
     concentration: Tensor
@@ -28,12 +28,12 @@ class OrientationBelief:
     def __len__(self) -> int:
         return len(self.concentration)
 
-    def __getitem__(self, rows: Tensor) -> "OrientationBelief":
-        return OrientationBelief(self.concentration[rows])
+    def __getitem__(self, rows: Tensor) -> "OrientationPosterior":
+        return OrientationPosterior(self.concentration[rows])
 
-    def __add__(self, other: "OrientationBelief") -> "OrientationBelief":
+    def __add__(self, other: "OrientationPosterior") -> "OrientationPosterior":
         """The belief after independent evidence: densities multiply, so matrices add."""
-        return OrientationBelief(self.concentration + other.concentration)
+        return OrientationPosterior(self.concentration + other.concentration)
 
     @property
     def mode(self) -> Tensor:
@@ -70,7 +70,7 @@ class OrientationBelief:
         exponents = torch.cat([self.dispersion, torch.zeros_like(self.dispersion[:, :1])], dim=-1)
         with torch.enable_grad():
             leaf = exponents.double().detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(log_normaliser(leaf).sum(), leaf)
+            (gradient,) = torch.autograd.grad(log_normalising_constant(leaf).sum(), leaf)
         return gradient[:, -1].clamp(0.25, 1).to(self.concentration.dtype)
 
 
@@ -120,7 +120,7 @@ def _nodes(count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(s), torch.from_numpy(weights / 2 * jacobian)
 
 
-def log_normaliser(exponents: Tensor, node_count: int = 256) -> Tensor:
+def log_normalising_constant(exponents: Tensor, node_count: int = 256) -> Tensor:
     """log ∫_{S³} exp(Σ lᵢ qᵢ²) dq of ``exponents`` (n, 4) ascending; (n,), differentiable.
 
     With q = (√s e^{iα}, √(1-s) e^{iβ}) both angles integrate to Bessel functions and one smooth
@@ -139,26 +139,26 @@ def _log_bessel(argument: Tensor) -> Tensor:
     return torch.log(torch.special.i0e(argument)) + argument.abs()
 
 
-def log_density(belief: OrientationBelief, quaternions: Tensor) -> Tensor:
+def log_density(posterior: OrientationPosterior, quaternions: Tensor) -> Tensor:
     """log density on S³ (n,) of ``belief`` at unit quaternions (n, 4); both ±q count."""
-    energy = torch.einsum("ni,nij,nj->n", quaternions, belief.concentration, quaternions)
-    eigenvalues = torch.linalg.eigvalsh(belief.concentration.double())
-    return -energy - log_normaliser(-eigenvalues.flip(-1)).to(energy.dtype)
+    energy = torch.einsum("ni,nij,nj->n", quaternions, posterior.concentration, quaternions)
+    eigenvalues = torch.linalg.eigvalsh(posterior.concentration.double())
+    return -energy - log_normalising_constant(-eigenvalues.flip(-1)).to(energy.dtype)
 
 
-def likeliest_sharpness(belief: OrientationBelief, quaternions: Tensor) -> float:
+def likeliest_sharpness(posterior: OrientationPosterior, quaternions: Tensor) -> float:
     """The factor of all concentrations under which unit quaternions (n, 4), one of each, are likeliest.
 
     1 where the beliefs are as sure as they should be, less where they are too sure: what Guo et al. (2017,
     arXiv:1706.04599) call temperature, inverted.
     """
-    concentration, q = belief.concentration.double(), quaternions.double()
+    concentration, q = posterior.concentration.double(), quaternions.double()
     energy = torch.einsum("ni,nij,nj->", q, concentration, q) / len(q)
     exponents = -torch.linalg.eigvalsh(concentration).flip(-1)
 
     def cost(log_factor: float) -> float:
         factor = math.exp(log_factor)
-        return float(factor * energy + log_normaliser(factor * exponents).mean())
+        return float(factor * energy + log_normalising_constant(factor * exponents).mean())
 
     return math.exp(minimize_scalar(cost, bounds=_LOG_SHARPNESS, method="bounded", options={"xatol": 1e-3}).x)
 
@@ -170,7 +170,7 @@ def tangent_basis(quaternions: Tensor) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
-def belief_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationBelief:
+def posterior_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationPosterior:
     """Laplace approximation: the Bingham with this ``mode`` (n, 4) and negative Hessian of the log density.
 
     ``curvature`` (n, 3, 3) is taken in `tangent_basis(mode)`, per unit of quaternion length; directions
@@ -179,10 +179,10 @@ def belief_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationBelief:
     eigenvalues, directions = torch.linalg.eigh(curvature.double())
     bounded = directions * eigenvalues.clamp_min(1e-2)[:, None, :] @ directions.mT
     basis = tangent_basis(mode.double())
-    return OrientationBelief((basis @ bounded @ basis.mT / 2).to(mode.dtype))
+    return OrientationPosterior((basis @ bounded @ basis.mT / 2).to(mode.dtype))
 
 
-def belief_from_moment(moment: Tensor) -> OrientationBelief:
+def posterior_from_moment(moment: Tensor) -> OrientationPosterior:
     """The Bingham whose E q qᵀ is about ``moment`` (n, 4, 4), symmetric positive definite of trace 1.
 
     With eigenvalues m₀ ≥ mᵢ it takes λᵢ = (1/mᵢ - 1/m₀) / 2: exact where nothing is known (all equal)
@@ -191,4 +191,4 @@ def belief_from_moment(moment: Tensor) -> OrientationBelief:
     eigenvalues, directions = torch.linalg.eigh(moment.double())
     inverse = 1 / eigenvalues.clamp_min(1e-12)
     exponents = (inverse - inverse[:, -1:]) / 2
-    return OrientationBelief((directions * exponents[:, None, :] @ directions.mT).to(moment.dtype))
+    return OrientationPosterior((directions * exponents[:, None, :] @ directions.mT).to(moment.dtype))

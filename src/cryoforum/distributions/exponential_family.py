@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cryoforum.distributions.bingham import OrientationBelief, belief_from_curvature, tangent_basis
+from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_curvature, tangent_basis
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import finest_axis, symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 
@@ -72,7 +73,9 @@ class RotationPolynomials:
             total = total + ((first @ block.view(-1, rows, columns)) * second).sum(-1)
         return total
 
-    def mode_belief(self, coefficients: Tensor, grid: Tensor, grid_features: Tensor) -> OrientationBelief:
+    def mode_posterior(
+        self, coefficients: Tensor, grid: Tensor, grid_features: Tensor
+    ) -> OrientationPosterior:
         """Belief at the highest mode of each density (n, size): the best grid rotations, then ascent.
 
         The concentration is the curvature of the log density at the mode (Laplace approximation). A sharp
@@ -93,7 +96,7 @@ class RotationPolynomials:
             torch.where(higher.view(-1, *[1] * (one.ndim - 1)), other, one)
             for one, other in zip(*climbed, strict=True)
         )
-        return belief_from_curvature(mode.to(coefficients), curvature.to(coefficients))
+        return posterior_from_curvature(mode.to(coefficients), curvature.to(coefficients))
 
     def turned(self, coefficients: Tensor, turn: Tensor) -> Tensor:
         """Coefficients (n, size) of q ↦ Σ c φ(q∘``turn``), of the same family as q∘r is linear in q."""
@@ -197,12 +200,12 @@ def _turning_matrix(polynomials: RotationPolynomials, turn: tuple[float, ...]) -
 def rotation_polynomials(degree: int, symmetry: str = "C1") -> RotationPolynomials:
     """The basis for band limit ``degree`` = L: orthonormal, each function in one Wigner band, L first.
 
-    ValueError where ``degree`` is below `least_degree` of the symmetry.
+    InputError where ``degree`` is below `least_degree` of the symmetry.
     """
     least = least_degree(symmetry)
     if degree < least:
         reason = "" if least == 1 else f" for symmetry {symmetry}"
-        raise ValueError(f"expected degree of {least} or more{reason}, found {degree}")
+        raise InputError(f"expected degree of {least} or more{reason}, found {degree}")
     polynomials = _all_polynomials(degree)
     group = symmetry_group(symmetry, torch.float64)
     if len(group) > 1:

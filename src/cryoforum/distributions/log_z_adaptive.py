@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cryoforum.distributions.bingham import OrientationBelief, tangent_basis
+from cryoforum.distributions.bingham import OrientationPosterior, tangent_basis
 from cryoforum.distributions.exponential_family import RotationPolynomials
 from cryoforum.geometry.point_groups import finest_axis, symmetry_group
 from cryoforum.geometry.rotations import compose
@@ -22,10 +22,10 @@ WIDEST_RAD = math.radians(45)  # never farther than this from the mode
 CHUNK = 16  # densities at a time: each has thousands of points
 
 
-def log_partition(
+def log_z_adaptive(
     polynomials: RotationPolynomials,
     coefficients: Tensor,
-    belief: OrientationBelief,
+    posterior: OrientationPosterior,
     grid: Tensor,
     grid_features: Tensor,
 ) -> Tensor:
@@ -36,7 +36,7 @@ def log_partition(
     (g, size). coefficients: (n, size).
     """
     found = []
-    chunks = (part.split(CHUNK) for part in (coefficients, belief.mode, belief.concentration))
+    chunks = (part.split(CHUNK) for part in (coefficients, posterior.mode, posterior.concentration))
     for own, mode, concentration in zip(*chunks, strict=True):
         precision, directions = _near_axes(concentration, mode, polynomials.symmetry)
         near = _log_near(polynomials, own, mode, precision, directions)

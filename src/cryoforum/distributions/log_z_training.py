@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cryoforum.distributions.exponential_family import RotationPolynomials
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import asymmetric_unit, finest_axis, symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -25,7 +26,7 @@ POINT_SETS = 64  # used in turn
 
 
 @dataclass(frozen=True, eq=False)
-class Normaliser:
+class SampledLogZ:
     """Grids of one asymmetric unit (g, 4), their features (g, size), and offsets (sets, k, 4) from the truth.
 
     log_shares: (sets, k), how much of all rotations each offset and its equivalents stand for. reach_rad:
@@ -64,25 +65,25 @@ class Normaliser:
         return near
 
 
-def normaliser_of(
+def sampled_log_z(
     polynomials: RotationPolynomials,
     nside: int,
     count: int,
     generator: torch.Generator,
     device: torch.device,
     dtype: torch.dtype,
-) -> Normaliser:
+) -> SampledLogZ:
     """That of ``count`` turned copies of the grid of ``nside``, whose features have ``dtype``.
 
     Angles of offsets are evenly spread in their logarithm: peaks of any width between `NEAREST_RAD` and the
-    reach hold as many of them. ValueError where a grid is too coarse for the symmetry.
+    reach hold as many of them. InputError where a grid is too coarse for the symmetry.
     """
     group = symmetry_group(polynomials.symmetry)
     base = rotation_grid(nside)
     turned = [compose(turn, base) for turn in random_unitquat(count, generator=generator)]
     grids = [asymmetric_unit(grid, group) for grid in turned]
     if not all(map(len, grids)):
-        raise ValueError(
+        raise InputError(
             f"expected a finer grid for symmetry {polynomials.symmetry}, found training.grid_nside of {nside}"
         )
     spacing = math.radians(60 / nside)
@@ -95,7 +96,7 @@ def normaliser_of(
     offsets = torch.cat([half.sin() * directions, half.cos()], dim=-1)
     # Of all rotations a share of (1 - cos θ) dθ / π is turned by θ, and dθ = θ d log θ.
     share = 2 * (angles / 2).sin().square() / math.pi * angles * math.log(reach / NEAREST_RAD) / POINTS
-    return Normaliser(
+    return SampledLogZ(
         polynomials,
         [grid.to(device) for grid in grids],
         [polynomials.features(grid).to(device, dtype) for grid in grids],

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import QUATERNION_DTYPE, compose, geodesic_distance, inverse
 
 NAMES = "C1 to C99, D1 to D99, T, O, I, I1, I2, I3, I4"
@@ -41,7 +42,7 @@ _GENERATORS["I"] = _GENERATORS["I2"]
 def symmetry_group(name: str, dtype: torch.dtype = QUATERNION_DTYPE) -> Tensor:
     """Unit quaternions (g, 4) of the point group ``name``, the identity first; not to be changed.
 
-    Names are RELION's, in capitals or not; ValueError lists them.
+    Names are RELION's, in capitals or not; InputError lists them.
     """
     elements = [torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)]
     generators = [_turn(order, axis) for order, axis in _generators(name)]
@@ -116,7 +117,7 @@ def _generators(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]
         return _GENERATORS[known]
     match = re.fullmatch(r"([CD])([1-9][0-9]?)", known)
     if match is None:
-        raise ValueError(f"expected a point group out of {NAMES}, found '{name}'{_reason(known)}")
+        raise InputError(f"expected a point group out of {NAMES}, found '{name}'{_reason(known)}")
     turns = ((int(match[2]), Z),)
     return turns if match[1] == "C" else (*turns, (2, (1.0, 0.0, 0.0)))
 

@@ -5,13 +5,14 @@ import math
 import torch
 from torch import Tensor
 
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import QUATERNION_DTYPE, relion_euler_to_unitquat
 
 
 def healpix_directions(nside: int) -> tuple[Tensor, Tensor]:
     """Colatitude θ and longitude φ in radians, each (12 nside²,), in RING order (Gorski et al. 2005, 5.1)."""
     if nside < 1:
-        raise ValueError(f"expected nside of 1 or more, found {nside}")
+        raise InputError(f"expected nside of 1 or more, found {nside}")
     pixel = torch.arange(12 * nside**2, dtype=torch.float64)
     cap_size = 2 * nside * (nside - 1)
     is_north, is_south = pixel < cap_size, pixel >= len(pixel) - cap_size

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.imaging.fft import frequency_grid
 
 
@@ -16,38 +16,38 @@ def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
     return wavelength.to(voltage_kv.dtype)
 
 
-def ctf(optics: Optics, box: int, pixel_size_angstrom: float) -> Tensor:
+def ctf_2d(ctf: CtfParameters, box: int, pixel_size_angstrom: float) -> Tensor:
     """CTF by which RELION multiplies the transform of a projection, (n, box, box // 2 + 1).
 
     Layout of `torch.fft.rfft2`. Near zero frequency it equals +amplitude contrast: particles are
     bright where RELION, too, makes them bright. χ follows Mindell & Grigorieff (2003), eq. 3-5.
     """
     ky, kx = frequency_grid(box, pixel_size_angstrom)
-    return ctf_at(optics, kx, ky)
+    return ctf_at(ctf, kx, ky)
 
 
-def ctf_at(optics: Optics, kx: Tensor, ky: Tensor) -> Tensor:
+def ctf_at(ctf: CtfParameters, kx: Tensor, ky: Tensor) -> Tensor:
     """CTF at the frequencies ``kx``, ``ky`` in cycles per Å that broadcast to (...): (n, ...)."""
-    return torch.sin(_phase_at(optics, kx, ky))
+    return torch.sin(_phase_at(ctf, kx, ky))
 
 
-def ctf_defocus_slope_at(optics: Optics, kx: Tensor, ky: Tensor) -> Tensor:
+def ctf_defocus_slope_at(ctf: CtfParameters, kx: Tensor, ky: Tensor) -> Tensor:
     """Derivative of `ctf_at` by the mean defocus, (n, ...) per Å."""
-    wavelength = _column(electron_wavelength_angstrom(optics.voltage_kv), kx)
-    return torch.cos(_phase_at(optics, kx, ky)) * math.pi * wavelength * (kx**2 + ky**2)
+    wavelength = _column(electron_wavelength_angstrom(ctf.voltage_kv), kx)
+    return torch.cos(_phase_at(ctf, kx, ky)) * math.pi * wavelength * (kx**2 + ky**2)
 
 
-def _phase_at(optics: Optics, kx: Tensor, ky: Tensor) -> Tensor:
+def _phase_at(ctf: CtfParameters, kx: Tensor, ky: Tensor) -> Tensor:
     """χ, of which the CTF is the sine, (n, ...)."""
     k2 = kx**2 + ky**2
     azimuth = torch.atan2(ky, kx)
-    mean = _column((optics.defocus_u_angstrom + optics.defocus_v_angstrom) / 2, k2)
-    half_difference = _column((optics.defocus_u_angstrom - optics.defocus_v_angstrom) / 2, k2)
-    angle = _column(torch.deg2rad(optics.defocus_angle_deg), k2)
+    mean = _column((ctf.defocus_u_angstrom + ctf.defocus_v_angstrom) / 2, k2)
+    half_difference = _column((ctf.defocus_u_angstrom - ctf.defocus_v_angstrom) / 2, k2)
+    angle = _column(torch.deg2rad(ctf.defocus_angle_deg), k2)
     defocus = mean + half_difference * torch.cos(2 * (azimuth - angle))
-    wavelength = _column(electron_wavelength_angstrom(optics.voltage_kv), k2)
-    spherical = _column(optics.spherical_aberration_mm, k2) * 1e7
-    constant = torch.asin(optics.amplitude_contrast) + torch.deg2rad(optics.phase_shift_deg)
+    wavelength = _column(electron_wavelength_angstrom(ctf.voltage_kv), k2)
+    spherical = _column(ctf.spherical_aberration_mm, k2) * 1e7
+    constant = torch.asin(ctf.amplitude_contrast) + torch.deg2rad(ctf.phase_shift_deg)
     phase = math.pi * wavelength * k2 * (defocus - 0.5 * spherical * wavelength**2 * k2)
     return phase + _column(constant, k2)
 

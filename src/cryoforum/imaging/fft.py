@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from cryoforum.errors import InputError
+
 
 def frequency_grid(box: int, pixel_size_angstrom: float = 1.0) -> tuple[Tensor, Tensor]:
     """ky (box, 1) and kx (1, box // 2 + 1) of `torch.fft.rfft2`, in cycles per Å (or per pixel)."""
@@ -28,7 +30,7 @@ def crop_or_pad(transforms: Tensor, box: int, new_box: int) -> Tensor:
     is dropped when padding and the new one zeroed when cropping, so results are exactly real.
     """
     if box % 2 or new_box % 2:
-        raise ValueError(f"expected even boxes, found {box} and {new_box}; pad the images to an even box")
+        raise InputError(f"expected even boxes, found {box} and {new_box}; pad the images to an even box")
     kept = min(box, new_box) // 2
     shape = (*transforms.shape[:-2], new_box, new_box // 2 + 1)
     result = torch.zeros(shape, dtype=transforms.dtype, device=transforms.device)

@@ -1,4 +1,4 @@
-"""The inner loop of polishing, compiled: `likelihood.evaluate_plainly` is its readable twin.
+"""The inner loop of local refinement, compiled: `likelihood.evaluate_plainly` is its readable twin.
 
 Points go through in blocks: first their eight neighbours are fetched, one short loop that keeps many
 reads of memory under way, then everything else is arithmetic on whole vectors.

@@ -1,4 +1,4 @@
-"""How likely an image is under a pose: the one model that matching and polishing share.
+"""How likely an image is under a pose: the one model that matching and local refinement share.
 
 A whitened image y = X / σ at a distinct frequency k is the slice of the reference, times
 c = scale · CTF / σ, times a phase for the origin o, plus complex noise of power 1:
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import to_fourier
@@ -64,7 +65,7 @@ class FrequencyPoints:
 def frequency_points(box: int, radius: int) -> FrequencyPoints:
     """All distinct frequencies from 1 to ``radius`` cycles per box; radius below box / 2."""
     if not 0 < radius < box / 2:
-        raise ValueError(f"expected a frequency from 1 to below {box // 2} cycles per box, found {radius}")
+        raise InputError(f"expected a frequency from 1 to below {box // 2} cycles per box, found {radius}")
     axis = torch.arange(-radius, radius + 1).float()
     ky, kx = torch.meshgrid(axis, axis, indexing="ij")
     distance = torch.hypot(kx, ky)
@@ -101,7 +102,7 @@ class WhitenedImages:
 
 def whiten(
     images: Tensor,
-    optics: Optics | None,
+    ctf: CtfParameters | None,
     pixel_size_angstrom: float,
     points: FrequencyPoints,
     noise_power: Tensor,
@@ -111,9 +112,9 @@ def whiten(
     row, column = points.ky.long() % points.box, points.kx.long()
     inverse_deviation = noise_power.rsqrt()
     transfer = scale * inverse_deviation
-    if optics is not None:
+    if ctf is not None:
         extent = points.box * pixel_size_angstrom
-        transfer = transfer * ctf_at(optics, points.kx / extent, points.ky / extent)
+        transfer = transfer * ctf_at(ctf, points.kx / extent, points.ky / extent)
     return WhitenedImages(points, to_fourier(images)[:, row, column] * inverse_deviation, transfer)
 
 
@@ -204,7 +205,7 @@ def _check_reach(transform: Tensor, points: FrequencyPoints) -> None:
     """The kernel does not look where it reads, so nothing may be asked for that is not there."""
     reach, highest = radius_of_cropped(transform), float(points.radius[-1])
     if highest > reach:
-        raise ValueError(
+        raise InputError(
             f"expected frequencies up to the transform's {reach} cycles per box, found {highest:.1f}"
         )
 

@@ -67,7 +67,7 @@ class NoiseModel:
         groups = self.rows_of(chosen)
         return whiten(
             chosen.images[torch.arange(len(rows))],
-            chosen.optics,
+            chosen.ctf,
             particles.pixel_size_angstrom,
             points,
             self.power[groups][:, points.shell],
@@ -93,7 +93,7 @@ def background_noise(
     low = points.within(highest_frequency)
     random = random_unitquat(len(rows), generator=torch.Generator().manual_seed(0))
     flat = torch.ones(len(rows), len(low.kx))
-    bare = whiten(images, particles.select(rows).optics, particles.pixel_size_angstrom, low, flat, flat)
+    bare = whiten(images, particles.select(rows).ctf, particles.pixel_size_angstrom, low, flat, flat)
     found = bare.values.abs().square().mean(0)
     signal = (bare.transfer * slices_at(transform, random, low)).abs().square().mean(0)
     above = (found - background[low.shell]).sum().clamp_min(0.01 * found.sum())
@@ -136,7 +136,7 @@ def measured_noise(
         flat = torch.ones(len(batch), len(points.kx))
         chosen = particles.select(rows[batch])
         images = chosen.images[torch.arange(len(batch))]
-        bare = whiten(images, chosen.optics, particles.pixel_size_angstrom, points, flat, flat)
+        bare = whiten(images, chosen.ctf, particles.pixel_size_angstrom, points, flat, flat)
         model = torch.zeros(len(batch), len(points.kx), dtype=torch.complex64)
         for at, transform in enumerate(transforms):
             own = which[batch] == at

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 
 PACKED_STEP_ANGSTROM = 0.05
 _MARGIN_PIXELS = 2.0  # the blurred edge of an atom, nearly three standard deviations
@@ -51,7 +52,7 @@ MOLECULES: dict[str, Molecule] = {
 def load_molecule(name: str) -> Atoms:
     """A shipped molecule; coordinates to 0.05 Å and B-factors to 1 Å². See ``data/README.md``."""
     if name not in MOLECULES:
-        raise ValueError(f"expected one of the shipped molecules {', '.join(MOLECULES)}, found {name!r}")
+        raise InputError(f"expected one of the shipped molecules {', '.join(MOLECULES)}, found {name!r}")
     with files("cryoforum.data").joinpath(f"{name}.npz").open("rb") as file, np.load(file) as packed:
         # Steps from atom to atom are small: zigzag-coded, low bytes apart from high ones, they compress well.
         low, high = packed["step_bytes"].astype(np.uint16)
@@ -71,14 +72,14 @@ def read_atoms(path: Path | str) -> Atoms:
     try:
         structure = gemmi.read_structure(str(path))
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: expected a PDB or mmCIF file, found: {error}") from error
+        raise InputError(f"{path}: expected a PDB or mmCIF file, found: {error}") from error
     if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise ValueError(f"{path}: expected atoms, found none; give a file with coordinates")
+        raise InputError(f"{path}: expected atoms, found none; give a file with coordinates")
     structure.remove_alternative_conformations()
     atoms = [site.atom for site in structure[0].all()]
     unknown = [atom for atom in atoms if atom.element.c4322 is None or atom.element.atomic_number == 0]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{path}: expected atoms of known elements, found {len(unknown)} others, first "
             f"{unknown[0].name!r} (serial {unknown[0].serial}); fill in the element column or remove them"
         )
@@ -98,14 +99,14 @@ def atoms_to_volume(atoms: Atoms, box: int, pixel_size_angstrom: float) -> Volum
     sum times the voxel volume is the sum of the atoms' form factors at zero angle. All atoms are blurred by
     the one B-factor that gives the sharpest of them 4π²·pixel², a standard deviation of 0.71 pixels, so that
     their transforms have fallen to exp(-π²/4) = 0.085 at Nyquist and little is aliased.
-    Raises ValueError where the molecule would leave the box in some orientation.
+    Raises InputError where the molecule would leave the box in some orientation.
     """
     if box < 2 or not pixel_size_angstrom > 0:
-        raise ValueError(f"expected a box and a pixel size above 0, found {box} and {pixel_size_angstrom} Å")
+        raise InputError(f"expected a box and a pixel size above 0, found {box} and {pixel_size_angstrom} Å")
     radius = float(np.linalg.norm(atoms.positions_angstrom, axis=1).max()) / pixel_size_angstrom
     smallest = 2 * math.ceil(radius + _MARGIN_PIXELS)
     if box < smallest:
-        raise ValueError(
+        raise InputError(
             f"the molecule, {2 * radius * pixel_size_angstrom:.0f} Å across, does not fit in {box} pixels of "
             f"{pixel_size_angstrom:.4g} Å; use a box of at least {smallest}, or larger pixels"
         )

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import padded_transform, project
 
@@ -32,25 +33,25 @@ def simulate(volume: Volume, config: SimulationConfig) -> Particles:
         _orientations(config, generator),
         _shifts_pixel(config, generator) * volume.pixel_size_angstrom,
     )
-    optics = _optics(config, generator)
+    ctf = _optics(config, generator)
     clean = SimulatedImages(
-        padded_transform(volume.voxels), poses, optics, volume.pixel_size_angstrom, 1.0, None
+        padded_transform(volume.voxels), poses, ctf, volume.pixel_size_angstrom, 1.0, None
     )
     signal = clean[torch.arange(min(config.count, NOISE_CALIBRATION_COUNT))]
     variance = signal.var(dim=(1, 2)).mean().item()
     if variance == 0:
-        raise ValueError("expected a map with contrast, found one whose projections are constant")
+        raise InputError("expected a map with contrast, found one whose projections are constant")
     images = SimulatedImages(
         clean.transform,
         poses,
-        optics,
+        ctf,
         volume.pixel_size_angstrom,
         signal_scale=math.sqrt(config.snr / variance),
         seed=config.seed,
     )
     width = max(6, len(str(config.count)))
     names = tuple(f"{row + 1:0{width}d}@particles.mrcs" for row in range(config.count))
-    return Particles(images, volume.pixel_size_angstrom, names, poses, optics)
+    return Particles(images, volume.pixel_size_angstrom, names, poses, ctf)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class SimulatedImages:
 
     transform: Tensor
     poses: Poses
-    optics: Optics
+    ctf: CtfParameters
     pixel_size_angstrom: float
     signal_scale: float
     seed: int | None
@@ -76,7 +77,7 @@ class SimulatedImages:
         box = self.shape[-1]
         poses = self.poses[rows]
         slices = project(self.transform, poses.quaternions)
-        slices = slices * ctf(self.optics[rows], box, self.pixel_size_angstrom)
+        slices = slices * ctf_2d(self.ctf[rows], box, self.pixel_size_angstrom)
         slices = phase_shift(slices, -poses.shifts_angstrom / self.pixel_size_angstrom)
         images = self.signal_scale * to_real(slices, box)
         if self.seed is None:
@@ -91,19 +92,19 @@ class SimulatedImages:
 
 def _check(volume: Volume, config: SimulationConfig) -> None:
     if volume.voxels.shape[0] % 2 or volume.voxels.shape[0] < 8:
-        raise ValueError(f"expected an even box of 8 px or more, found {volume.voxels.shape[0]}")
+        raise InputError(f"expected an even box of 8 px or more, found {volume.voxels.shape[0]}")
     if not 0 <= config.seed < 2**32:
-        raise ValueError(f"expected a seed of 0 to 2³² - 1, found {config.seed}")
+        raise InputError(f"expected a seed of 0 to 2³² - 1, found {config.seed}")
     if config.count < 1:
-        raise ValueError(f"expected at least 1 particle, found --n {config.count}")
+        raise InputError(f"expected at least 1 particle, found --n {config.count}")
     if not 0 < config.snr < math.inf:
-        raise ValueError(f"expected a signal-to-noise ratio above 0, found --snr {config.snr}")
+        raise InputError(f"expected a signal-to-noise ratio above 0, found --snr {config.snr}")
     numbers = {name: value for name, value in asdict(config).items() if isinstance(value, float)}
     for name, value in numbers.items():
         if not math.isfinite(value):
-            raise ValueError(f"expected a finite {name}, found {value}")
+            raise InputError(f"expected a finite {name}, found {value}")
     if not 0 <= config.min_defocus_angstrom <= config.max_defocus_angstrom:
-        raise ValueError(
+        raise InputError(
             "expected 0 <= smallest defocus <= largest defocus, found "
             f"{config.min_defocus_angstrom} and {config.max_defocus_angstrom} Å"
         )
@@ -125,7 +126,7 @@ def _shifts_pixel(config: SimulationConfig, generator: torch.Generator) -> Tenso
     return (2 * torch.rand(config.count, 2, generator=generator) - 1) * config.max_shift_pixel
 
 
-def _optics(config: SimulationConfig, generator: torch.Generator) -> Optics:
+def _optics(config: SimulationConfig, generator: torch.Generator) -> CtfParameters:
     count = config.count
 
     def constant(value: float) -> Tensor:
@@ -134,7 +135,7 @@ def _optics(config: SimulationConfig, generator: torch.Generator) -> Optics:
     spread = config.max_defocus_angstrom - config.min_defocus_angstrom
     mean = config.min_defocus_angstrom + spread * torch.rand(count, generator=generator)
     astigmatism = config.max_astigmatism_angstrom * torch.rand(count, generator=generator)
-    return Optics(
+    return CtfParameters(
         defocus_u_angstrom=mean + astigmatism / 2,
         defocus_v_angstrom=mean - astigmatism / 2,
         defocus_angle_deg=180 * torch.rand(count, generator=generator),

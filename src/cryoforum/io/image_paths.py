@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cryoforum.errors import InputError
+
 
 def common_folder(paths: Sequence[Path]) -> Path:
     """The deepest folder that all the files lie below."""
@@ -28,4 +30,4 @@ def find_file(name: str, folder: Path, root: Path | None = None) -> Path:
         if os.path.isfile(place):  # unlike Path's, false for a name that is too long
             return place
     looked = ", ".join(dict.fromkeys(str(place) for place in places))
-    raise ValueError(f"file {name} not found; give its folder with --root. Looked for {looked}")
+    raise InputError(f"file {name} not found; give its folder with --root. Looked for {looked}")

@@ -1,52 +1,55 @@
 """Images of optics groups whose boxes or pixel sizes differ, read at one of them."""
 
+import logging
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import Images, JoinedImages
 from cryoforum.dataset.resampling import resampled
+from cryoforum.errors import InputError
 from cryoforum.io.mrc.stacks import LazyImages
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Part:
     """Rows (k,) of a table whose images have one box and pixel size."""
 
-    sampling: Sampling
+    sampling: ImageGrid
     rows: np.ndarray
 
 
-def images_at_one_sampling(
+def images_on_one_grid(
     images_of: Callable[[np.ndarray], LazyImages],
+    box_of: Callable[[int], int],
     groups: np.ndarray,
     pixel_sizes: np.ndarray,
-    wanted: Sampling | None = None,
-) -> tuple[Images, Sampling]:
+    wanted: ImageGrid | None = None,
+) -> tuple[Images, ImageGrid]:
     """The images of all rows at one box and pixel size, and which. Resampling is warned of, a line each.
 
     Parameters
     ----------
-    images_of : the images of some rows, as they are.
+    images_of, box_of : the images of some rows as they are; width in pixels of the image of a row.
     groups, pixel_sizes : optics group and pixel size in Å of each row, (n,). As in RELION a group has one
         box: that of its first image.
     wanted : None for what most images have. Images within 1 % of it are taken as they are, and what most of
         them have is what it stands for.
     """
-    parts = _parts(images_of, groups, pixel_sizes)
+    parts = _parts(box_of, groups, pixel_sizes)
     target = _target(parts, wanted)
     if wanted is not None:
         parts = [replace(p, sampling=target) if p.sampling.is_near(wanted) else p for p in parts]
     for part in parts:
         if not part.sampling.is_same(target):
-            warnings.warn(
-                f"{len(part.rows)} of {len(groups)} particles are resampled from {part.sampling} to {target}",
-                stacklevel=3,
+            logger.warning(
+                f"{len(part.rows)} of {len(groups)} particles are resampled from {part.sampling} to {target}"
             )
     if len(parts) == 1:
         return resampled(images_of(parts[0].rows), parts[0].sampling, target), target
@@ -59,20 +62,16 @@ def images_at_one_sampling(
     return JoinedImages(tuple(images), part_of_row, row_in_part), target
 
 
-def _parts(
-    images_of: Callable[[np.ndarray], LazyImages], groups: np.ndarray, pixel_sizes: np.ndarray
-) -> list[_Part]:
+def _parts(box_of: Callable[[int], int], groups: np.ndarray, pixel_sizes: np.ndarray) -> list[_Part]:
     """The rows of each sampling, in order."""
     keys, first, key_of_row = np.unique(
         np.stack([groups, pixel_sizes], axis=-1), axis=0, return_index=True, return_inverse=True
     )
-    samplings: list[Sampling] = []
+    samplings: list[ImageGrid] = []
     sampling_of_key = []
     for (_, pixel_size), row in zip(keys.tolist(), first, strict=True):
-        with warnings.catch_warnings():  # what is odd about a stack is said when all of them are opened
-            warnings.simplefilter("ignore")
-            box = _part_of_images(images_of, np.array([row])).shape[-1]
-        found = Sampling(box, pixel_size)
+        box = box_of(int(row))
+        found = ImageGrid(box, pixel_size)
         same = [number for number, known in enumerate(samplings) if known.is_same(found)]
         sampling_of_key.append(same[0] if same else len(samplings))
         samplings += [] if same else [found]
@@ -80,7 +79,7 @@ def _parts(
     return [_Part(known, np.flatnonzero(sampling_of_row == at)) for at, known in enumerate(samplings)]
 
 
-def _target(parts: Sequence[_Part], wanted: Sampling | None) -> Sampling:
+def _target(parts: Sequence[_Part], wanted: ImageGrid | None) -> ImageGrid:
     fitting = [part for part in parts if wanted is None or part.sampling.is_near(wanted)]
     if wanted is not None and not fitting:
         return wanted
@@ -91,6 +90,6 @@ def _part_of_images(images_of: Callable[[np.ndarray], LazyImages], rows: np.ndar
     """Images of some rows; errors give the row of the table, not that among these."""
     try:
         return images_of(rows)
-    except ValueError as error:
+    except InputError as error:
         message = re.sub(r"\(row (\d+)\)", lambda match: f"(row {rows[int(match[1]) - 1] + 1})", str(error))
-        raise ValueError(message) from error
+        raise InputError(message) from error

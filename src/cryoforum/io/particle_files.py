@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cryoforum.dataset.particle_table import ParticleStar, split_image_name
+from cryoforum.dataset.particle_table import ParticleTable, split_image_name
+from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import is_passthrough_of, read_cryosparc
 from cryoforum.io.cryosparc.records import read_records, texts
 from cryoforum.io.cryosparc.writing import lost_in_records, write_cryosparc
@@ -22,7 +23,7 @@ _OTHER_SUFFIXES = {
 }
 
 
-def read_particle_file(path: Path) -> ParticleStar:
+def read_particle_file(path: Path) -> ParticleTable:
     """The tables of a particle file, in RELION's terms whatever program wrote it."""
     _check_suffix(path)
     return read_cryosparc(path) if Path(path).suffix == CRYOSPARC else read_star(path)
@@ -42,7 +43,7 @@ def root_for_images(written: Path, folder: Path, root: Path | None = None) -> Pa
     return root if Path(stack).is_absolute() else found.parents[len(Path(stack).parts) - 1]
 
 
-def read_each(paths: Sequence[Path]) -> list[ParticleStar]:
+def read_each(paths: Sequence[Path]) -> list[ParticleTable]:
     """The same of several files; a .cs file that completes the one before it is merged with it."""
     groups: list[list[Path]] = []
     for path in paths:
@@ -61,29 +62,29 @@ def _complete_each_other(first: Path, second: Path) -> bool:
     return suffixes == {CRYOSPARC} and is_passthrough_of(first, second)
 
 
-def write_particle_file(star: ParticleStar, path: Path) -> None:
+def write_particle_file(table: ParticleTable, path: Path) -> None:
     """Write the tables in the format that the suffix of ``path`` names, atomically."""
-    check_writable(star, path)
+    check_writable(table, path)
     if Path(path).suffix == CRYOSPARC:
-        write_cryosparc(star, path)
+        write_cryosparc(table, path)
     else:
-        write_star(star, path)
+        write_star(table, path)
 
 
-def check_writable(star: ParticleStar, path: Path, tell: Callable[[str], None] = lambda line: None) -> None:
-    """ValueError where the format of ``path`` cannot hold the particles; asked before long work.
+def check_writable(table: ParticleTable, path: Path, tell: Callable[[str], None] = lambda line: None) -> None:
+    """InputError where the format of ``path`` cannot hold the particles; asked before long work.
 
     ``tell`` is told, in one line, what it leaves out of them.
     """
     _check_suffix(path)
-    if Path(path).suffix == STAR and contrast_signs(star) is not None:
-        raise ValueError(
-            f"{star.path}: its particles are dark on light (blob/sign 1), which a STAR file cannot say; "
+    if Path(path).suffix == STAR and contrast_signs(table) is not None:
+        raise InputError(
+            f"{table.path}: its particles are dark on light (blob/sign 1), which a STAR file cannot say; "
             f"write {Path(path).with_suffix(CRYOSPARC).name} instead, or invert the stacks first"
         )
-    lost = lost_in_records(star) if Path(path).suffix == CRYOSPARC else []
+    lost = lost_in_records(table) if Path(path).suffix == CRYOSPARC else []
     if lost:
-        tell(f"left out of the .cs file: {', '.join(lost)}; keep {star.path.name}, too")
+        tell(f"left out of the .cs file: {', '.join(lost)}; keep {table.path.name}, too")
 
 
 def _first_stack_name(path: Path) -> str | None:
@@ -98,14 +99,14 @@ def _first_stack_name(path: Path) -> str | None:
 def _found(name: str, folder: Path, root: Path | None = None) -> Path | None:
     try:
         return find_file(name, folder, root)
-    except ValueError:
+    except InputError:
         return None
 
 
 def _check_suffix(path: Path) -> None:
     suffix = Path(path).suffix
     if os.path.isdir(path):  # unlike Path's, false for a name that is too long
-        raise ValueError(f"{path}: expected a particle file .star or .cs, found a folder; give a file in it")
+        raise InputError(f"{path}: expected a particle file .star or .cs, found a folder; give a file in it")
     if suffix not in (STAR, CRYOSPARC):
         kind = _OTHER_SUFFIXES.get(suffix, f"the suffix '{suffix}'")
-        raise ValueError(f"{path}: expected a particle file .star or .cs, found {kind}")
+        raise InputError(f"{path}: expected a particle file .star or .cs, found {kind}")

@@ -19,6 +19,7 @@ from torch import Tensor
 from cryoforum.dataset.images import Images, JoinedImages, SelectedImages
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.resampling import ResampledImages
+from cryoforum.errors import InputError
 from cryoforum.io.mrc.header import Layout, unpack
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.storage.files import is_leftover, replacing
@@ -33,7 +34,7 @@ class Scratch:
 
     def __post_init__(self) -> None:
         if self.keep and self.folder is None:
-            raise ValueError("expected --keep-scratch with --scratch, found no folder to keep copies in")
+            raise InputError("expected --keep-scratch with --scratch, found no folder to keep copies in")
 
 
 NO_SCRATCH = Scratch()
@@ -49,14 +50,14 @@ def on_scratch(
 ) -> Iterator[Particles]:
     """The same particles, whose images of ``rows`` are read from copies; compressed ones are decompressed.
 
-    ValueError where the folder is none or has not enough room.
+    InputError where the folder is none or has not enough room.
     """
     layouts = layouts_of(particles.images, rows)
     if scratch.folder is None or not layouts:
         yield particles
         return
     if not scratch.folder.is_dir():
-        raise ValueError(f"expected a folder at --scratch {scratch.folder}, found none; create it first")
+        raise InputError(f"expected a folder at --scratch {scratch.folder}, found none; create it first")
     place = scratch.folder.absolute() / f"cryoforum-scratch-{os.getuid()}"
     with _in_use(place, scratch.keep):
         copies = {layout: place / _name(layout) for layout in layouts}
@@ -141,7 +142,7 @@ def _copy_missing(
         needed = sum(layout.offset + layout.voxel_bytes for layout in missing.values())
         free = shutil.disk_usage(place).free
         if needed > free:
-            raise ValueError(
+            raise InputError(
                 f"{place.parent}: expected {needed / 1e9:.2f} GB of free disk for copies of "
                 f"{len(missing)} stacks, found {free / 1e9:.2f} GB; choose another --scratch or leave it out"
             )

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from cryoforum.config import AugmentationConfig
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.geometry.rotations import compose, rotation_about_view_axis
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import to_fourier, to_real
 
 
@@ -40,7 +40,7 @@ def draw_changes(
     config: AugmentationConfig,
     generator: torch.Generator,
     turned_alike: int = 1,
-    has_optics: bool = True,
+    has_ctf: bool = True,
 ) -> Changes:
     """Changes of ``count`` inputs of width ``box``, at random.
 
@@ -48,7 +48,7 @@ def draw_changes(
     turn alike, so that their distance stays. Without optics there is no error in defocus.
     """
     defocus = angles = mirrored = shifts = noise = factors = None
-    if config.defocus_angstrom and has_optics:
+    if config.defocus_angstrom and has_ctf:
         defocus = config.defocus_angstrom * torch.randn(count, generator=generator)
     if config.rotate or config.mirror or config.max_shift_pixel:
         own = count // turned_alike
@@ -66,7 +66,7 @@ def changed_images(
     images: Tensor,
     changes: Changes,
     config: AugmentationConfig,
-    optics: Optics | None = None,
+    ctf: CtfParameters | None = None,
     pixel_size_angstrom: float = 1.0,
 ) -> Tensor:
     """Network inputs (b, m, m) after changes of `draw_changes`, on the device where they are.
@@ -75,8 +75,8 @@ def changed_images(
     """
     if len(images) == 0:  # all images of the batch are simulated
         return images
-    if changes.defocus_angstrom is not None and optics is not None:
-        flipped = with_defocus_error(images, optics, changes.defocus_angstrom, pixel_size_angstrom)
+    if changes.defocus_angstrom is not None and ctf is not None:
+        flipped = with_defocus_error(images, ctf, changes.defocus_angstrom, pixel_size_angstrom)
         images = torch.where(images == 0, 0.0, flipped)  # 0 is what is outside the mask
     if changes.angles_rad is not None and changes.mirrored is not None and changes.shifts_pixel is not None:
         images = turn_and_shift(images, changes.angles_rad, changes.mirrored, changes.shifts_pixel)
@@ -105,24 +105,24 @@ def augment(
     quaternions: Tensor,
     config: AugmentationConfig,
     generator: torch.Generator,
-    optics: Optics | None = None,
+    ctf: CtfParameters | None = None,
     pixel_size_angstrom: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Network inputs (b, m, m) changed at random, and their orientations (b, 4) (Cryo-forum, 3.2)."""
-    changes = draw_changes(len(images), images.shape[-1], config, generator, has_optics=optics is not None)
-    images = changed_images(images, changes, config, optics, pixel_size_angstrom)
+    changes = draw_changes(len(images), images.shape[-1], config, generator, has_ctf=ctf is not None)
+    images = changed_images(images, changes, config, ctf, pixel_size_angstrom)
     return images, changed_orientations(quaternions, changes)
 
 
 def with_defocus_error(
-    images: Tensor, optics: Optics, change_angstrom: Tensor, pixel_size_angstrom: float
+    images: Tensor, ctf: CtfParameters, change_angstrom: Tensor, pixel_size_angstrom: float
 ) -> Tensor:
     """Images (b, m, m) with phases flipped where the CTF at a defocus off by ``change_angstrom`` (b,) has
     another sign: what an error in defocus does to an image that is phase-flipped, or will be.
     """
     box = images.shape[-1]
-    right = ctf(optics, box, pixel_size_angstrom)
-    wrong = ctf(optics.defocused_by(change_angstrom), box, pixel_size_angstrom)
+    right = ctf_2d(ctf, box, pixel_size_angstrom)
+    wrong = ctf_2d(ctf.defocused_by(change_angstrom), box, pixel_size_angstrom)
     flips = torch.where(right * wrong < 0, -1.0, 1.0).to(images)
     return to_real(to_fourier(images) * flips, box)
 

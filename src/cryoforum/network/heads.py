@@ -17,15 +17,15 @@ from torch.nn.functional import normalize
 from cryoforum.config import NetworkConfig
 from cryoforum.distributions.bingham import (
     LOWER_TRIANGLE,
-    OrientationBelief,
-    belief_from_moment,
+    OrientationPosterior,
     log_density,
+    posterior_from_moment,
     psd_from_lower_triangle,
     smallest_eigenvector,
 )
 from cryoforum.distributions.exponential_family import RotationPolynomials, rotation_polynomials
-from cryoforum.distributions.log_z_adaptive import log_partition
-from cryoforum.distributions.log_z_training import normaliser_of
+from cryoforum.distributions.log_z_adaptive import log_z_adaptive
+from cryoforum.distributions.log_z_training import sampled_log_z
 from cryoforum.geometry.point_groups import asymmetric_unit, nearest_equivalent, symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, left_matrix, right_matrix
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -46,11 +46,11 @@ class Head(Protocol):
         """How many numbers it reads of an image."""
         ...
 
-    def belief(self, numbers: Tensor) -> OrientationBelief:
+    def posterior(self, numbers: Tensor) -> OrientationPosterior:
         """What the numbers say, as one Bingham distribution an image."""
         ...
 
-    def belief_of_views(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationBelief:
+    def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
         """The mean log density of several views of each image, as one Bingham distribution an image.
 
         In view v (numbers: (n, size)) the orientation is q∘r instead of q, r being ``turns`` (v, 4). The
@@ -104,11 +104,11 @@ class MatrixHead:
     matrix_of: Callable[[Tensor], Tensor]
     symmetry: str = "C1"
 
-    def belief(self, numbers: Tensor) -> OrientationBelief:
-        return OrientationBelief(self.matrix_of(numbers))
+    def posterior(self, numbers: Tensor) -> OrientationPosterior:
+        return OrientationPosterior(self.matrix_of(numbers))
 
-    def belief_of_views(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationBelief:
-        return mean_belief([self.belief(one) for one in numbers], turns, self.symmetry)
+    def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
+        return mean_posterior([self.posterior(one) for one in numbers], turns, self.symmetry)
 
     def orientation(self, numbers: Tensor) -> Tensor:
         return smallest_eigenvector(self.matrix_of(numbers))
@@ -126,8 +126,8 @@ class MatrixHead:
 
     def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
         """That of the one Bingham distribution, which knows of no equivalents."""
-        belief = self.belief(numbers)
-        return torch.stack([log_density(belief, one) for one in rotations.unbind(1)], dim=1) + LOG_AREA
+        posterior = self.posterior(numbers)
+        return torch.stack([log_density(posterior, one) for one in rotations.unbind(1)], dim=1) + LOG_AREA
 
     def likelihood(
         self, nside: int, count: int, generator: torch.Generator, device: torch.device
@@ -135,10 +135,10 @@ class MatrixHead:
         group = symmetry_group(self.symmetry)
 
         def exact(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
-            belief = self.belief(numbers)
+            posterior = self.posterior(numbers)
             # One mode cannot hold all equivalents: the one nearest to it counts.
-            nearest = nearest_equivalent(truth, belief.mode.detach(), group)
-            return log_density(belief, nearest).mean() + LOG_AREA
+            nearest = nearest_equivalent(truth, posterior.mode.detach(), group)
+            return log_density(posterior, nearest).mean() + LOG_AREA
 
         return exact
 
@@ -209,18 +209,18 @@ class ExponentialFamilyHead:
     def size(self) -> int:
         return self.polynomials.size
 
-    def belief(self, numbers: Tensor) -> OrientationBelief:
+    def posterior(self, numbers: Tensor) -> OrientationPosterior:
         """The highest mode and its curvature; of the equivalent modes of a symmetric density any one."""
         grid, features = _readout_grid(self.degree, self.symmetry)
-        return self.polynomials.mode_belief(numbers, grid.to(numbers), features.to(numbers))
+        return self.polynomials.mode_posterior(numbers, grid.to(numbers), features.to(numbers))
 
-    def belief_of_views(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationBelief:
+    def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
         turned = [self.polynomials.turned(one, turn) for one, turn in zip(numbers, turns, strict=True)]
-        return self.belief(torch.stack(turned).mean(0))
+        return self.posterior(torch.stack(turned).mean(0))
 
     def orientation(self, numbers: Tensor) -> Tensor:
         with torch.no_grad():
-            mode = self.belief(numbers).mode
+            mode = self.posterior(numbers).mode
         return self.polynomials.moved_mode(numbers, mode)
 
     def features(self, rotations: Tensor) -> Tensor:
@@ -231,14 +231,14 @@ class ExponentialFamilyHead:
 
     def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
         grid = rotation_grid(PARTITION_NSIDE)
-        features, belief = self.features(grid), self.belief(numbers)
-        log_total = log_partition(self.polynomials, numbers, belief, grid, features)
+        features, posterior = self.features(grid), self.posterior(numbers)
+        log_total = log_z_adaptive(self.polynomials, numbers, posterior, grid, features)
         return (self.features(rotations) @ numbers[..., None])[..., 0] - log_total[:, None]
 
     def likelihood(
         self, nside: int, count: int, generator: torch.Generator, device: torch.device
     ) -> Likelihood:
-        sampled = normaliser_of(self.polynomials, nside, count, generator, device, fast_dtype(device))
+        sampled = sampled_log_z(self.polynomials, nside, count, generator, device, fast_dtype(device))
 
         def mean(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
             return sampled.log_likelihood(numbers, truth, step).mean()
@@ -261,12 +261,12 @@ class GridHead:
     def _grid(self) -> Tensor:
         return _unit_grid(self.nside, self.symmetry)
 
-    def belief(self, numbers: Tensor) -> OrientationBelief:
+    def posterior(self, numbers: Tensor) -> OrientationPosterior:
         """The Bingham with the second moment E q qᵀ of the posterior over the grid."""
-        return belief_from_moment(self._moment(numbers))
+        return posterior_from_moment(self._moment(numbers))
 
-    def belief_of_views(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationBelief:
-        return mean_belief([self.belief(one) for one in numbers], turns, self.symmetry)
+    def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
+        return mean_posterior([self.posterior(one) for one in numbers], turns, self.symmetry)
 
     def orientation(self, numbers: Tensor) -> Tensor:
         return smallest_eigenvector(-self._moment(numbers))
@@ -313,21 +313,23 @@ class GridHead:
         return torch.einsum("ng,ngi,ngj->nij", probability, near, near)
 
 
-def mean_belief(beliefs: Sequence[OrientationBelief], turns: Tensor, symmetry: str) -> OrientationBelief:
+def mean_posterior(
+    posteriors: Sequence[OrientationPosterior], turns: Tensor, symmetry: str
+) -> OrientationPosterior:
     """The mean of beliefs about q∘r as one about q, each about the equivalent nearest to the first's."""
     group = symmetry_group(symmetry)
     back = []
-    for belief, turn in zip(beliefs, turns, strict=True):
+    for posterior, turn in zip(posteriors, turns, strict=True):
         matrix = right_matrix(turn)
-        back.append(OrientationBelief(matrix.mT @ belief.concentration @ matrix))
+        back.append(OrientationPosterior(matrix.mT @ posterior.concentration @ matrix))
     first = back[0].mode
     aligned = []
-    for belief in back:
-        mode = belief.mode
+    for posterior in back:
+        mode = posterior.mode
         move = compose(nearest_equivalent(mode, first, group), inverse(mode))  # S, of each image its own
         matrix = left_matrix(move)
-        aligned.append(matrix @ belief.concentration @ matrix.mT)
-    return OrientationBelief(torch.stack(aligned).mean(0))
+        aligned.append(matrix @ posterior.concentration @ matrix.mT)
+    return OrientationPosterior(torch.stack(aligned).mean(0))
 
 
 @lru_cache(maxsize=4)

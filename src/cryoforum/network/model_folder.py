@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from cryoforum.config import Config, as_plain_dict, updated
 from cryoforum.dataset.split import read_split, write_split
+from cryoforum.errors import InputError
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.preprocessing import Intensity
 from cryoforum.storage.csv_tables import read_csv, write_csv
@@ -58,12 +59,12 @@ def save_model(model: TrainedModel, folder: Path) -> None:
 
 
 def load_model(folder: Path) -> TrainedModel:
-    """Read a model folder; ValueError says what is missing or wrong in it."""
+    """Read a model folder; InputError says what is missing or wrong in it."""
     folder = Path(folder)
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
         if description.get("format") != FORMAT:
-            raise ValueError(f"its format is {description.get('format')!r}, not {FORMAT!r}")
+            raise InputError(f"its format is {description.get('format')!r}, not {FORMAT!r}")
         config = updated(Config(), description["config"], where=DESCRIPTION)
         network = OrientationNetwork(config.network, config.preprocessing.box, config.learned_symmetry)
         intensity = description["intensity"]
@@ -88,7 +89,7 @@ def load_model(folder: Path) -> TrainedModel:
         reason = reason_of(error)
     except (ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
-    raise ValueError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
+    raise InputError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
 
 
 def model_folders(folder: Path) -> tuple[Path, ...]:
@@ -104,5 +105,5 @@ def load_models(folder: Path) -> tuple[TrainedModel, ...]:
     models = tuple(load_model(each) for each in model_folders(folder))
     shared = set.intersection(*(set(model.parts) for model in models)) if len(models) == 2 else set()
     if shared:
-        raise ValueError(f"{folder}: expected two models of disjoint half sets, found {min(shared)} in both")
+        raise InputError(f"{folder}: expected two models of disjoint half sets, found {min(shared)} in both")
     return models

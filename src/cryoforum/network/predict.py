@@ -8,19 +8,20 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import Config
-from cryoforum.dataset.image_grid import Sampling
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.resampling import resampled
-from cryoforum.distributions.bingham import OrientationBelief
+from cryoforum.distributions.bingham import OrientationPosterior
+from cryoforum.errors import InputError
 from cryoforum.network.augmentation import turn_and_shift, turn_orientations
-from cryoforum.network.heads import mean_belief
+from cryoforum.network.heads import mean_posterior
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.preprocessing import prepare
 from cryoforum.runtime.devices import best_device, mixed_precision
 
 BATCH_SIZE = 256
-VIEWS = (1, 4, 8)
+TTA_COPIES = (1, 4, 8)
 
 
 def predict(
@@ -31,11 +32,11 @@ def predict(
     batch_size: int = BATCH_SIZE,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Predictions:
-    """Beliefs of all particles, in order; images are read batch by batch.
+    """Posteriors of all particles, in order; images are read batch by batch.
 
     ``views``: how many turned and mirrored copies of each image the network reads, 1, 4 or 8; None:
-    `best_views`. Eight cost as many times the work, and their mean errs by about a fifth less.
-    ValueError where box or pixel size is not that of the particles the model learned from.
+    `best_tta`. Eight cost as many times the work, and their mean errs by about a fifth less.
+    InputError where box or pixel size is not that of the particles the model learned from.
     """
     batches = []
     for predictions in predict_in_batches(model, particles, batch_size, views):
@@ -53,7 +54,7 @@ def predict_in_batches(
         yield predict_batch(model, batch, views)
 
 
-def best_views(config: Config) -> int:
+def best_tta(config: Config) -> int:
     """As many views as the network learned from: eight where images were turned and mirrored."""
     learned = config.augmentation
     if learned.simulated_share == 1 or (learned.rotate and learned.mirror):
@@ -63,19 +64,19 @@ def best_views(config: Config) -> int:
 
 def predict_batch(model: TrainedModel, batch: Particles, views: int | None = None) -> Predictions:
     """Predictions of a few particles at once; equal bit by bit only where the whole batch is equal."""
-    views = best_views(model.config) if views is None else views
+    views = best_tta(model.config) if views is None else views
     if views == 1:
-        belief = model.head.belief(network_numbers(model, batch))
+        posterior = model.head.posterior(network_numbers(model, batch))
     else:
-        belief = _belief_of_views(model, _inputs(model, batch), views)
-    belief = OrientationBelief(model.sharpness * belief.concentration)
-    return Predictions(belief, expected_error_rad=2 * torch.acos(belief.mode_moment.sqrt()))
+        posterior = _posterior_of_copies(model, _inputs(model, batch), views)
+    posterior = OrientationPosterior(model.sharpness * posterior.concentration)
+    return Predictions(posterior, expected_error_rad=2 * torch.acos(posterior.mode_moment.sqrt()))
 
 
-def _belief_of_views(model: TrainedModel, images: Tensor, views: int) -> OrientationBelief:
+def _posterior_of_copies(model: TrainedModel, images: Tensor, views: int) -> OrientationPosterior:
     """What the network says on average of images turned by quarters, for eight views mirrored, too."""
-    if views not in VIEWS:
-        raise ValueError(f"expected {', '.join(map(str, VIEWS))} views, found {views}")
+    if views not in TTA_COPIES:
+        raise InputError(f"expected {', '.join(map(str, TTA_COPIES))} views, found {views}")
     count = len(images)
     identity, nowhere = torch.tensor([[0.0, 0.0, 0.0, 1.0]]), torch.zeros(count, 2)
     numbers, turns = [], []
@@ -86,9 +87,9 @@ def _belief_of_views(model: TrainedModel, images: Tensor, views: int) -> Orienta
         turns.append(turn_orientations(identity, angle, mirrored)[0])
     if model.config.symmetry_handling == "domain":
         # Turned back, answers of one domain are in several: their densities cannot be averaged as they are.
-        each = [model.head.belief(one) for one in numbers]
-        return mean_belief(each, torch.stack(turns), model.config.symmetry)
-    return model.head.belief_of_views(numbers, torch.stack(turns))
+        each = [model.head.posterior(one) for one in numbers]
+        return mean_posterior(each, torch.stack(turns), model.config.symmetry)
+    return model.head.posterior_of_copies(numbers, torch.stack(turns))
 
 
 def network_numbers(model: TrainedModel, batch: Particles) -> Tensor:
@@ -99,7 +100,7 @@ def network_numbers(model: TrainedModel, batch: Particles) -> Tensor:
 def _inputs(model: TrainedModel, batch: Particles) -> Tensor:
     raw = batch.images[torch.arange(len(batch))]
     settings, pixel_size = model.config.preprocessing, batch.pixel_size_angstrom
-    return prepare(raw, batch.optics, pixel_size, settings, model.intensity)
+    return prepare(raw, batch.ctf, pixel_size, settings, model.intensity)
 
 
 def _read(model: TrainedModel, images: Tensor) -> Tensor:
@@ -109,9 +110,9 @@ def _read(model: TrainedModel, images: Tensor) -> Tensor:
         return network(images.to(device)).float().cpu()
 
 
-def sampling_of(model: TrainedModel) -> Sampling:
+def grid_of(model: TrainedModel) -> ImageGrid:
     """Box and pixel size of the particles the model learned from."""
-    return Sampling(model.box, model.pixel_size_angstrom)
+    return ImageGrid(model.box, model.pixel_size_angstrom)
 
 
 def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
@@ -119,7 +120,7 @@ def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
 
     They stay as they are where boxes are equal and pixel sizes within 1 %.
     """
-    own, wanted = Sampling(particles.box, particles.pixel_size_angstrom), sampling_of(model)
+    own, wanted = ImageGrid(particles.box, particles.pixel_size_angstrom), grid_of(model)
     if own.is_near(wanted):
         return particles
     images = resampled(particles.images, own, wanted)
@@ -127,10 +128,10 @@ def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
 
 
 def check_compatible(model: TrainedModel, particles: Particles) -> None:
-    """ValueError where box or pixel size is not that of the particles the model learned from."""
-    found = Sampling(particles.box, particles.pixel_size_angstrom)
-    if not found.is_near(sampling_of(model)):
-        raise ValueError(
-            f"the model expects particles of {sampling_of(model)}, found {found}; bring them to that with "
+    """InputError where box or pixel size is not that of the particles the model learned from."""
+    found = ImageGrid(particles.box, particles.pixel_size_angstrom)
+    if not found.is_near(grid_of(model)):
+        raise InputError(
+            f"the model expects particles of {grid_of(model)}, found {found}; bring them to that with "
             "matched_to_model"
         )

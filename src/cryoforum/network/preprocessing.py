@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import PreprocessingConfig
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
-from cryoforum.imaging.ctf import ctf
+from cryoforum.errors import InputError
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import crop_or_pad, to_fourier, to_real
 from cryoforum.imaging.masks import circular_mask
 
@@ -26,7 +27,7 @@ class Intensity:
 
 def prepare(
     images: Tensor,
-    optics: Optics | None,
+    ctf: CtfParameters | None,
     pixel_size_angstrom: float,
     config: PreprocessingConfig,
     intensity: Intensity | None = None,
@@ -36,17 +37,17 @@ def prepare(
     Resizing cuts frequencies (the field of view stays). Images are standardised one by one, so contrast and
     background of a micrograph cancel; or, with ``config.standardise`` "set", all by the same ``intensity``.
     """
-    resized = _flipped_and_resized(images, optics, pixel_size_angstrom, config)
+    resized = _flipped_and_resized(images, ctf, pixel_size_angstrom, config)
     return masked_and_standardised(resized, config, intensity)
 
 
 def _flipped_and_resized(
-    images: Tensor, optics: Optics | None, pixel_size_angstrom: float, config: PreprocessingConfig
+    images: Tensor, ctf: CtfParameters | None, pixel_size_angstrom: float, config: PreprocessingConfig
 ) -> Tensor:
     box = images.shape[-1]
     transforms = to_fourier(images)
-    if config.phase_flip and optics is not None:
-        transforms = transforms * torch.sign(ctf(optics, box, pixel_size_angstrom))
+    if config.phase_flip and ctf is not None:
+        transforms = transforms * torch.sign(ctf_2d(ctf, box, pixel_size_angstrom))
     if box != config.box:
         transforms = crop_or_pad(transforms, box, config.box)
     return to_real(transforms, config.box)
@@ -59,7 +60,7 @@ def masked_and_standardised(
     mask = circular_mask(config.box, config.mask_inner, config.mask_outer).to(images)
     if config.standardise == "set":
         if intensity is None:
-            raise ValueError("expected the intensity of a set to standardise by, found none")
+            raise InputError("expected the intensity of a set to standardise by, found none")
         return (images - intensity.mean) * mask / intensity.deviation
     mean, variance = _masked_moments(images, mask)
     return (images - mean) * mask / variance.sqrt().clamp_min(1e-12)
@@ -72,8 +73,8 @@ def set_intensity(particles: Particles, config: PreprocessingConfig) -> Intensit
     mask = circular_mask(config.box, config.mask_inner, config.mask_outer)
     moments = []
     for batch in all_rows(len(chosen), 256):
-        optics = None if chosen.optics is None else chosen.optics[batch]
-        images = _flipped_and_resized(chosen.images[batch], optics, particles.pixel_size_angstrom, config)
+        ctf = None if chosen.ctf is None else chosen.ctf[batch]
+        images = _flipped_and_resized(chosen.images[batch], ctf, particles.pixel_size_angstrom, config)
         moments.append(torch.stack(_masked_moments(images, mask)).flatten(1))
     means, variances = torch.cat(moments, dim=1)
     deviation = (variances.mean() + means.var(correction=0)).sqrt().clamp_min(1e-12)
@@ -99,7 +100,7 @@ def prepare_all(
     done = 0
     for batch in loaded_batches(particles, batch_size) if len(particles) else ():
         images = batch.images[torch.arange(len(batch))]
-        prepared = prepare(images, batch.optics, particles.pixel_size_angstrom, config, intensity)
+        prepared = prepare(images, batch.ctf, particles.pixel_size_angstrom, config, intensity)
         result[done : done + len(batch)] = prepared
         done += len(batch)
         progress(len(batch))

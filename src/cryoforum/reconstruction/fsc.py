@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.dataset.volumes import HalfMaps, Volume
+from cryoforum.errors import InputError
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.shells import shell_index
 
@@ -71,7 +72,7 @@ def fsc_curve(half_maps: HalfMaps, mask: Tensor | None = None) -> FscCurve:
 def fourier_shell_correlation(first: Volume, second: Volume) -> Tensor:
     """Correlation of two maps per integer shell 0 … n // 2, (n // 2 + 1,) float64; 0 where one is empty."""
     if first.voxels.shape != second.voxels.shape:
-        raise ValueError(
+        raise InputError(
             f"expected two maps of one box, found {tuple(first.voxels.shape)} and "
             f"{tuple(second.voxels.shape)}; resample one of them"
         )

@@ -4,25 +4,26 @@ import torch
 from torch import Tensor
 
 from cryoforum.dataset.particles import Particles
+from cryoforum.errors import InputError
 
 
-def drawn_subsets(count: int, seed: int = 0) -> Tensor:
+def drawn_half_sets(count: int, seed: int = 0) -> Tensor:
     """Half, 1 or 2, of each of ``count`` particles: a random even split."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)) % 2 + 1
 
 
-def checked_subsets(particles: Particles, seed: int) -> Tensor:
+def checked_half_sets(particles: Particles, seed: int) -> Tensor:
     """Half, 1 or 2, of each particle (n,): the particles' own, else a seeded even split."""
-    subsets = particles.subsets
-    if subsets is None:
-        subsets = drawn_subsets(len(particles), seed)
-    bad = ((subsets != 1) & (subsets != 2)).nonzero().flatten()
+    half_sets = particles.half_sets
+    if half_sets is None:
+        half_sets = drawn_half_sets(len(particles), seed)
+    bad = ((half_sets != 1) & (half_sets != 2)).nonzero().flatten()
     if len(bad):
         row = int(bad[0])
-        raise ValueError(f"expected random subset 1 or 2, found {subsets[row].item()} at row {row}")
-    if len(subsets.unique()) < 2:
-        raise ValueError(
+        raise InputError(f"expected random subset 1 or 2, found {half_sets[row].item()} at row {row}")
+    if len(half_sets.unique()) < 2:
+        raise InputError(
             f"expected particles in both halves, found {len(particles)} in one; "
             "leave out rlnRandomSubset to have them drawn, or select more particles"
         )
-    return subsets
+    return half_sets

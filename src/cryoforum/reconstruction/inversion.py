@@ -14,8 +14,9 @@ from torch import Tensor
 from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import HalfMaps, Volume
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
-from cryoforum.imaging.ctf import ctf
+from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier
 from cryoforum.imaging.projection import (
     PADDING,
@@ -25,7 +26,7 @@ from cryoforum.imaging.projection import (
     insert_slices,
     symmetrised,
 )
-from cryoforum.reconstruction.half_sets import checked_subsets
+from cryoforum.reconstruction.half_sets import checked_half_sets
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class ReconstructionConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"expected a batch_size of 1 or more, found {self.batch_size}")
+            raise InputError(f"expected a batch_size of 1 or more, found {self.batch_size}")
         if not 0 < self.weight_floor <= 1:
-            raise ValueError(f"expected a weight_floor in (0, 1], found {self.weight_floor}")
+            raise InputError(f"expected a weight_floor in (0, 1], found {self.weight_floor}")
         symmetry_group(self.symmetry)
 
 
@@ -70,9 +71,9 @@ def reconstruct(
     progress : called with the number of images of each batch done.
     """
     _checked_poses(particles)
-    subsets = checked_subsets(particles, seed)
+    half_sets = checked_half_sets(particles, seed)
     sums = empty_sums(particles.box, particles.pixel_size_angstrom)
-    add_to_sums(sums, replace(particles, subsets=subsets), config.batch_size, progress)
+    add_to_sums(sums, replace(particles, half_sets=half_sets), config.batch_size, progress)
     return finished_maps(sums, config, independent=independent)
 
 
@@ -104,14 +105,14 @@ def add_to_sums(
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Add particles that have poses and half sets, in place: at a box of 256 a grid is half a gigabyte."""
-    poses, subsets = _checked_poses(particles), particles.subsets
-    if subsets is None or particles.box != sums.box:
-        raise ValueError(f"expected particles of {sums.box} px with half sets, found {particles.box} px")
+    poses, half_sets = _checked_poses(particles), particles.half_sets
+    if half_sets is None or particles.box != sums.box:
+        raise InputError(f"expected particles of {sums.box} px with half sets, found {particles.box} px")
     batches = loaded_batches(particles, batch_size)
     for rows, batch in zip(all_rows(len(particles), batch_size), batches, strict=True):
         slices, power = _weighted_slices(batch, poses[rows])
         for half in range(2):
-            chosen = subsets[rows] == half + 1
+            chosen = half_sets[rows] == half + 1
             quaternions = poses.quaternions[rows][chosen]
             insert_slices([sums.data[half], sums.weight[half]], [slices[chosen], power[chosen]], quaternions)
         progress(len(rows))
@@ -141,8 +142,8 @@ def _weighted_slices(batch: Particles, poses: Poses) -> tuple[Tensor, Tensor]:
     # The image is the centred projection moved by minus its origin, so plus the origin undoes it.
     slices = phase_shift(to_fourier(images), poses.shifts_angstrom / pixel_size)
     power = torch.ones(slices.shape)
-    if batch.optics is not None:
-        transfer = ctf(batch.optics, box, pixel_size)
+    if batch.ctf is not None:
+        transfer = ctf_2d(batch.ctf, box, pixel_size)
         slices, power = slices * transfer, transfer.square()
     # A half transform holds column kx = 0 with its mates: each counts half.
     power[..., 0] /= 2
@@ -177,10 +178,10 @@ def _weight_floor(weight: Tensor, share: float) -> Tensor:
 def _checked_poses(particles: Particles) -> Poses:
     poses = particles.poses
     if poses is None:
-        raise ValueError("expected particles with poses, found none; predict them or use a refined star file")
+        raise InputError("expected particles with poses, found none; predict them or use a refined star file")
     bad = ~(poses.quaternions.isfinite().all(-1) & poses.shifts_angstrom.isfinite().all(-1))
     if bad.any():
         row = int(bad.nonzero()[0])
         found = (*poses.quaternions[row].tolist(), *poses.shifts_angstrom[row].tolist())
-        raise ValueError(f"expected finite poses, found {found} at row {row}; leave that particle out")
+        raise InputError(f"expected finite poses, found {found} at row {row}; leave that particle out")
     return poses

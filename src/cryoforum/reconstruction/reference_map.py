@@ -18,13 +18,14 @@ from torch import Tensor
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import HalfMaps, Volume
+from cryoforum.errors import InputError
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.imaging.shells import filter_shells
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD, fsc_curve
-from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 from cryoforum.storage.files import reason_of, replacing
 
@@ -69,7 +70,7 @@ def reference_from_half_maps(maps: HalfMaps, symmetry: str = "C1") -> Reference:
     shells = len(fsc) - 1
     highest = min(int(below[0]) if len(below) else shells, shells - 1)
     if highest < 2:
-        raise ValueError(
+        raise InputError(
             "expected half maps that agree, found an FSC below 0.143 from the start; "
             "the poses are wrong or the particles too few"
         )
@@ -96,7 +97,7 @@ def reference_from_map(
     highest = int(HIGHEST_OF_NYQUIST * nyquist)
     if resolution_angstrom is not None:
         if not 0 < resolution_angstrom <= extent / 2:
-            raise ValueError(
+            raise InputError(
                 f"expected a resolution above 0 and at most {extent / 2:.0f} Å, found {resolution_angstrom}"
             )
         highest = min(round(extent / resolution_angstrom), nyquist - 1)
@@ -113,17 +114,19 @@ def masked_reference(reference: Reference, mask: Tensor) -> Reference:
     return replace(reference, full=masked(reference.full), halves=halves)
 
 
-def noise_of_halves(reference: Reference, particles: Particles, rows: Tensor, subsets: Tensor) -> NoiseModel:
+def noise_of_halves(
+    reference: Reference, particles: Particles, rows: Tensor, half_sets: Tensor
+) -> NoiseModel:
     """Noise and scale of particles with known poses, each compared with the map of the other half.
 
     That map holds none of the particle's own noise, which would pass for signal. ``subsets`` (m,) are the
     halves, 1 or 2, of ``rows`` (m,).
     """
     if reference.halves is None or particles.poses is None:
-        raise ValueError("expected half maps and particles with poses, found none")
+        raise InputError("expected half maps and particles with poses, found none")
     first, second = (cropped_transform(half.voxels, reference.highest_frequency) for half in reference.halves)
     poses = particles.poses[rows]
-    return measured_noise(particles, rows, poses, (second, first), subsets - 1, reference.highest_frequency)
+    return measured_noise(particles, rows, poses, (second, first), half_sets - 1, reference.highest_frequency)
 
 
 def with_origin_reach(reference: Reference, poses: Poses) -> Reference:
@@ -147,7 +150,7 @@ def save_reference(reference: Reference, folder: Path) -> None:
     """Write the files of a reference with halves and noise; each replaces an earlier one only when whole."""
     folder = Path(folder)
     if reference.halves is None or reference.noise is None or reference.fsc is None:
-        raise ValueError("expected a reference made from particles, found a map from elsewhere")
+        raise InputError("expected a reference made from particles, found a map from elsewhere")
     for volume, name in zip((reference.full, *reference.halves), (REFERENCE, *HALVES), strict=True):
         write_volume(volume, folder / name)
     noise = reference.noise
@@ -170,14 +173,14 @@ def save_reference(reference: Reference, folder: Path) -> None:
 
 
 def load_reference(folder: Path) -> Reference | None:
-    """The reference of a model folder; None where it was trained without. ValueError where it is damaged."""
+    """The reference of a model folder; None where it was trained without. InputError where it is damaged."""
     folder = Path(folder)
     if not (folder / DESCRIPTION).exists():
         return None
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
         if description["format"] != FORMAT:
-            raise ValueError(f"its format is {description['format']!r}, not {FORMAT!r}")
+            raise InputError(f"its format is {description['format']!r}, not {FORMAT!r}")
         full, half1, half2 = (read_volume(folder / name) for name in (REFERENCE, *HALVES))
         noise = NoiseModel(
             tuple(description["optics_groups"]),
@@ -186,10 +189,10 @@ def load_reference(folder: Path) -> Reference | None:
             torch.tensor(description["signal_scale"]),
         )
         if not full.voxels.shape == half1.voxels.shape == half2.voxels.shape:
-            raise ValueError("its three maps are not of one box")
+            raise InputError("its three maps are not of one box")
         expected = (1 + len(noise.groups), len(full.voxels) // 2 + 1)
         if any(values.shape != expected for values in (noise.power, noise.signal, noise.scale)):
-            raise ValueError(f"{DESCRIPTION} does not hold noise and signal of {expected[0]} x {expected[1]}")
+            raise InputError(f"{DESCRIPTION} does not hold noise and signal of {expected[0]} x {expected[1]}")
         return Reference(
             full=full,
             halves=(half1, half2),
@@ -205,7 +208,7 @@ def load_reference(folder: Path) -> Reference | None:
         reason = reason_of(error)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-    raise ValueError(f"expected the reference written by 'cryoforum train' in {folder}: {reason}")
+    raise InputError(f"expected the reference written by 'cryoforum train' in {folder}: {reason}")
 
 
 def _rounded(values: Tensor) -> list[float] | list[list[float]]:
@@ -227,11 +230,11 @@ def reference_from_particles(
 ) -> Reference:
     """The map of particles with known poses, of each half of them, and their noise.
 
-    ValueError where the half maps do not agree.
+    InputError where the half maps do not agree.
     """
-    subsets = drawn_subsets(len(particles)) if particles.subsets is None else particles.subsets
+    half_sets = drawn_half_sets(len(particles)) if particles.half_sets is None else particles.half_sets
     config = ReconstructionConfig(symmetry=symmetry)
-    maps = reconstruct(replace(particles, subsets=subsets), config, progress=progress)
+    maps = reconstruct(replace(particles, half_sets=half_sets), config, progress=progress)
     reference = with_origin_reach(reference_from_half_maps(maps, symmetry), poses)
     rows = torch.linspace(0, len(particles) - 1, min(NOISE_SAMPLE, len(particles))).round().long()
-    return with_noise(reference, noise_of_halves(reference, particles, rows, subsets[rows]))
+    return with_noise(reference, noise_of_halves(reference, particles, rows, half_sets[rows]))

@@ -151,7 +151,7 @@ def error_against_bound(
 ) -> str:
     """Error of each particle against its own Cramér-Rao bound, with the line where they are equal."""
     bound = np.maximum(np.rad2deg(bound_rad), _MIN_ERROR_DEG)
-    groups = [("network alone", network_errors_rad, ORANGE), ("polished", errors_rad, BLUE)]
+    groups = [("network alone", network_errors_rad, ORANGE), ("refined", errors_rad, BLUE)]
     some = np.random.default_rng(0).permutation(len(bound))[:_MAX_POINTS]
     with panel() as figure:
         axes = figure.add_subplot()
@@ -166,7 +166,7 @@ def error_against_bound(
         legend_above(axes)
         finish(axes, "Cramér-Rao bound (°)", "error (°)")
         above = np.mean(errors_rad > bound_rad)
-        return svg(figure, f"Error against Cramér-Rao bound; {above:.0%} of the polished lie above it")
+        return svg(figure, f"Error against Cramér-Rao bound; {above:.0%} of the refined lie above it")
 
 
 def against_the_best(

@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 
 from cryoforum.curation.selection import select
-from cryoforum.dataset.particle_table import ParticleStar, number_column
+from cryoforum.dataset.particle_table import ParticleTable, number_column
 from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
 from cryoforum.dataset.poses import Poses
+from cryoforum.errors import InputError
 from cryoforum.io.particle_files import read_particle_file
-from cryoforum.io.relion.particles import poses_from_star
+from cryoforum.io.relion.particles import poses_from_table
 
 DEFAULT_KEPT_SHARE = 0.75
 BOUND, ORIGIN_BOUND = "cryoforumBoundDeg", "cryoforumOriginErrorAngst"
@@ -28,7 +29,7 @@ STATISTICS = (
 class PredictedPoses:
     """predictions.star beside truth.star and network.star: n particles in the order of the predictions.
 
-    true_poses, network_poses: None without their file; the latter are the poses before polishing.
+    true_poses, network_poses: None without their file; the latter are the poses before local refinement.
     columns: (n,) numbers by the name of their column, those of `STATISTICS` that the file has. kept: (n,)
     bool, those of kept.star or, without that file, the share of the summary with the most negative tr Λ.
     """
@@ -54,7 +55,7 @@ class PredictedPoses:
 
     @property
     def network_errors_rad(self) -> np.ndarray | None:
-        """The same of the poses before polishing."""
+        """The same of the poses before local refinement."""
         return self._errors_rad(self.network_poses)
 
     @property
@@ -64,7 +65,7 @@ class PredictedPoses:
 
     @property
     def network_shift_errors_angstrom(self) -> np.ndarray | None:
-        """The same before polishing."""
+        """The same before local refinement."""
         return self._shift_errors_angstrom(self.network_poses)
 
     def _errors_rad(self, poses: Poses | None) -> np.ndarray | None:
@@ -86,9 +87,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"expected JSON in {path}: {error}; write the file again") from error
+        raise InputError(f"expected JSON in {path}: {error}; write the file again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
     return content
 
 
@@ -99,10 +100,10 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
     try:
         table = pd.read_csv(path)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path}: expected a CSV table, found none: {error}") from error
+        raise InputError(f"{path}: expected a CSV table, found none: {error}") from error
     missing = [column for column in columns if column not in table]
     if missing:
-        raise ValueError(f"{path}: expected a column {missing[0]}, found {', '.join(table.columns)}")
+        raise InputError(f"{path}: expected a column {missing[0]}, found {', '.join(table.columns)}")
     return None if table.empty else table
 
 
@@ -111,17 +112,17 @@ def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any
     path = folder / "predictions.star"
     if not path.is_file():
         return None
-    star = read_particle_file(path)
-    poses = poses_from_star(star)
+    table = read_particle_file(path)
+    poses = poses_from_table(table)
     if poses is None:
-        raise ValueError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
-    found = {name: number_column(star, name) for name in STATISTICS}
+        raise InputError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
+    found = {name: number_column(table, name) for name in STATISTICS}
     columns = {name: values for name, values in found.items() if values is not None}
-    kept = _kept(folder / "kept.star", star, columns.get("cryoforumTrace"), summary)
+    kept = _kept(folder / "kept.star", table, columns.get("cryoforumTrace"), summary)
     return PredictedPoses(
         poses=poses,
-        true_poses=_poses_of(folder / "truth.star", star),
-        network_poses=_poses_of(folder / "network.star", star),
+        true_poses=_poses_of(folder / "truth.star", table),
+        network_poses=_poses_of(folder / "network.star", table),
         columns=columns,
         kept=kept,
         kept_share=DEFAULT_KEPT_SHARE if kept is None else float(kept.mean()),
@@ -156,22 +157,22 @@ def accuracy_numbers(summary: dict[str, Any], predictions: PredictedPoses | None
     return result
 
 
-def _poses_of(path: Path, predictions: ParticleStar) -> Poses | None:
+def _poses_of(path: Path, predictions: ParticleTable) -> Poses | None:
     """Poses of a file in the order of the predictions, matched by image name; None without the file."""
     if not path.is_file():
         return None
-    star = read_particle_file(path)
-    poses = poses_from_star(star)
+    table = read_particle_file(path)
+    poses = poses_from_table(table)
     if poses is None:
-        raise ValueError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
-    names = pd.Index(star.particles["rlnImageName"])
+        raise InputError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
+    names = pd.Index(table.particles["rlnImageName"])
     if not names.is_unique:
-        raise ValueError(f"{path}: an rlnImageName occurs twice; remove the duplicates")
+        raise InputError(f"{path}: an rlnImageName occurs twice; remove the duplicates")
     wanted = predictions.particles["rlnImageName"]
     rows = names.get_indexer(wanted)
     if (rows < 0).any():
         missing = int((rows < 0).argmax())
-        raise ValueError(
+        raise InputError(
             f"{path}: expected the image {wanted.iloc[missing]} of row {missing + 1} in {predictions.path}, "
             f"found no row of that name; give {path.name} of these particles, or remove it"
         )
@@ -179,14 +180,14 @@ def _poses_of(path: Path, predictions: ParticleStar) -> Poses | None:
 
 
 def _kept(
-    path: Path, predictions: ParticleStar, trace: np.ndarray | None, summary: dict[str, Any]
+    path: Path, predictions: ParticleTable, trace: np.ndarray | None, summary: dict[str, Any]
 ) -> np.ndarray | None:
     """(n,) bool: which predictions were kept; None where nothing says so."""
     if path.is_file():
         names = read_particle_file(path).particles["rlnImageName"]
         kept = predictions.particles["rlnImageName"].isin(names).to_numpy()
         if not kept.any():
-            raise ValueError(f"{path}: expected particles of {predictions.path}, found none of them")
+            raise InputError(f"{path}: expected particles of {predictions.path}, found none of them")
         return kept
     if trace is None:
         return None

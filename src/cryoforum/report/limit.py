@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 from scipy.special import gammainc
 
+from cryoforum.errors import InputError
 from cryoforum.report import figures
 from cryoforum.report.inputs import ORIGIN_BOUND, PredictedPoses
 from cryoforum.report.layout import Exhibit, Panel, Section
@@ -36,12 +37,12 @@ def _limit_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibi
     errors, network = predictions.errors_rad, predictions.network_errors_rad
     shifts, network_shifts = predictions.shift_errors_angstrom, predictions.network_shift_errors_angstrom
     if errors is None or shifts is None:
-        raise ValueError("expected poses beside the truth, found none")
+        raise InputError("expected poses beside the truth, found none")
     ratios = {
         "network alone": None if network is None else network / bound_rad,
-        "polished": errors / bound_rad,
+        "refined": errors / bound_rad,
     }
-    shift_errors = {"network alone": network_shifts, "polished": shifts}
+    shift_errors = {"network alone": network_shifts, "refined": shifts}
     origin_bound = predictions.columns.get(ORIGIN_BOUND)
     best_shift = None if origin_bound is None else partial(shift_distribution, rms_angstrom=origin_bound)
     panels = (
@@ -52,9 +53,9 @@ def _limit_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibi
     caption = (
         "Every particle beside the bound of its own image. Dashed: where error and bound are equal, and the "
         "distributions of a perfect estimator, Maxwell's for error ÷ bound; shifts have two components and "
-        "bounds of their own. Polished errors right of the dashed curve mean that the reference is not yet "
+        "bounds of their own. RefinedPoses errors right of the dashed curve mean that the reference is not yet "
         "the molecule, or that CTF, pixel size or noise are not those of the images; errors left of it, that "
-        "the noise was taken for too strong; a second hump far to the right, particles that were polished "
+        "the noise was taken for too strong; a second hump far to the right, particles that were refined "
         "from a wrong start."
     )
     return Exhibit(panels, caption, columns=3)

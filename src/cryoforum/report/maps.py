@@ -21,9 +21,9 @@ RECONSTRUCTIONS = {
     "predicted": "Predicted poses",
     "filtered": "Predicted, filtered",
 }
-POLISHED_RECONSTRUCTIONS = RECONSTRUCTIONS | {
-    "predicted": "Predicted and polished",
-    "filtered": "Polished, filtered",
+REFINED_RECONSTRUCTIONS = RECONSTRUCTIONS | {
+    "predicted": "Predicted and refined",
+    "filtered": "RefinedPoses, filtered",
 }
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cryoforum.errors import InputError
 from cryoforum.report.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
 from cryoforum.report.layout import Section, Table
 from cryoforum.report.limit import MEDIAN_OF_THE_BEST, limit_section
-from cryoforum.report.maps import POLISHED_RECONSTRUCTIONS, RECONSTRUCTIONS, reconstruction_section
+from cryoforum.report.maps import RECONSTRUCTIONS, REFINED_RECONSTRUCTIONS, reconstruction_section
 from cryoforum.report.sections import (
     accuracy_section,
     directions_section,
@@ -22,7 +23,7 @@ from cryoforum.report.wording import degrees, percent, quantity, radians, thousa
 from cryoforum.storage.files import replacing
 
 _GROUPS = {"network": "Network alone", "all": "All", "kept": "Kept"}
-_POLISHED_GROUPS = {"network": "Network alone", "all": "Polished", "kept": "Polished, kept"}
+_POLISHED_GROUPS = {"network": "Network alone", "all": "RefinedPoses", "kept": "RefinedPoses, kept"}
 
 
 def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
@@ -31,14 +32,14 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     Files looked for: summary.json, particles.star, model/log.csv, model/model.json, predictions.star,
     network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
     reconstruction/{true,network,predicted,filtered}. What is missing is left out. ``root``: folder that image
-    names are relative to. ValueError where ``folder`` holds none of them.
+    names are relative to. InputError where ``folder`` holds none of them.
     """
     folder = Path(folder)
     summary, model = read_json(folder / "summary.json"), read_json(folder / "model" / "model.json")
     predictions = read_predictions(folder, summary, model)
     numbers = accuracy_numbers(summary, predictions)
-    polished = bool(numbers["bound"]) or (predictions is not None and predictions.bound_rad is not None)
-    maps = POLISHED_RECONSTRUCTIONS if polished else RECONSTRUCTIONS
+    refined = bool(numbers["bound"]) or (predictions is not None and predictions.bound_rad is not None)
+    maps = REFINED_RECONSTRUCTIONS if refined else RECONSTRUCTIONS
     resolutions = summary.get("resolutions", {})
     candidates = (
         accuracy_section(predictions),
@@ -51,7 +52,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     )
     sections = [section for section in candidates if section is not None]
     if not sections and not summary:
-        raise ValueError(
+        raise InputError(
             f"{folder}: expected results such as predictions.star, model/log.csv or reconstruction/, found "
             "none; give the folder of a run"
         )
@@ -97,7 +98,7 @@ def headline(numbers: dict[str, Any], predictions: PredictedPoses | None) -> str
         whole, kept = errors["all"], errors.get("kept")
         text = f"Median error {degrees(whole['median_rad'])} on {thousands(whole['count'])} test particles"
         if numbers["bound"] and "network" in errors:
-            text += f"; before polishing: {degrees(errors['network']['median_rad'])}"
+            text += f"; before local refinement: {degrees(errors['network']['median_rad'])}"
         elif kept and 0 < kept["count"] < whole["count"]:
             dropped = percent(1 - kept["count"] / whole["count"])
             text += f"; dropping the {dropped} least certain: {degrees(kept['median_rad'])}"
@@ -117,7 +118,7 @@ def error_facts(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
     errors, bound = numbers["errors"], numbers["bound"]
     names = {"all": "all particles", "kept": "kept particles"}
     if bound:
-        names = {"all": "polished", "network": "network alone"}
+        names = {"all": "refined", "network": "network alone"}
     result = [
         (
             degrees(errors[group]["median_rad"]),
@@ -131,7 +132,7 @@ def error_facts(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
         result.append(
             (
                 f"{bound['median_error_over_bound']:.2f}",
-                "median of error ÷ bound, polished",
+                "median of error ÷ bound, refined",
                 f"bound: Cramér-Rao, rms; a perfect estimator has {MEDIAN_OF_THE_BEST}",
             )
         )

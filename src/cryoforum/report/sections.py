@@ -11,7 +11,7 @@ from cryoforum.config import PreprocessingConfig, updated
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.io.particle_files import read_particle_file
-from cryoforum.io.relion.particles import particles_from_star
+from cryoforum.io.relion.particles import particles_from_table
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.preprocessing import prepare
 from cryoforum.report import figures
@@ -29,9 +29,9 @@ def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> 
     path = folder / "particles.star"
     if not path.is_file():
         return None
-    particles = particles_from_star(read_particle_file(path), root)
+    particles = particles_from_table(read_particle_file(path), root)
     rows = torch.linspace(0, len(particles) - 1, min(_SHOWN_PARTICLES, len(particles))).long()
-    optics = None if particles.optics is None else particles.optics[rows]
+    optics = None if particles.ctf is None else particles.ctf[rows]
     # One by one: a picture has no use for the intensity of the whole set.
     config = replace(_preprocessing_config(model), standardise="image")
     recorded = particles.images[rows]
@@ -99,7 +99,7 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
         return None
     exhibits = []
     if len(predictions.poses) > 1:
-        named = {"Network alone": predictions.network_poses, "Polished": predictions.poses}
+        named = {"Network alone": predictions.network_poses, "RefinedPoses": predictions.poses}
         if predictions.bound_rad is None:
             named = {"Distances between pairs": predictions.poses}
         true = _pair_distances(predictions.true_poses.quaternions, predictions.symmetry)
@@ -122,7 +122,7 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
         "turn one into the other."
     )
     if predictions.bound_rad is not None:
-        text += " Predicted orientations are the polished ones, and so are the beliefs about them."
+        text += " Predicted orientations are the refined ones, and so are the beliefs about them."
     return Section("accuracy", "Orientations against the truth", text, tuple(exhibits))
 
 

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from cryoforum.errors import InputError
+
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)  # the slowest of several processes may be behind the fastest by so much
@@ -55,19 +57,19 @@ def own_share() -> slice:
 
 
 def refuse_unequal_shares(image_count: int) -> None:
-    """ValueError where a batch of so many images cannot be shared evenly."""
+    """InputError where a batch of so many images cannot be shared evenly."""
     _, count = process_rank_and_count()
     if image_count % count:
-        raise ValueError(
+        raise InputError(
             f"expected batches that {count} processes can share evenly, found {image_count} images; "
             "change training.batch_size or the number of processes"
         )
 
 
 def refuse_different(task: object) -> None:
-    """ValueError in all processes where they were not all given the same ``task``."""
+    """InputError in all processes where they were not all given the same ``task``."""
     if averaged(float(from_first(lambda: task) == task)) < 1:
-        raise ValueError(
+        raise InputError(
             "expected one command in all processes, found different ones; what torchrun or one srun starts "
             "works on one thing, so start separate ones for separate work"
         )
@@ -76,7 +78,7 @@ def refuse_different(task: object) -> None:
 def wait_for_all() -> None:
     """Return when every process has come here; at once where there is only one.
 
-    ValueError, as from all functions below, where one of them ended before, or is silent for `PATIENCE`.
+    InputError, as from all functions below, where one of them ended before, or is silent for `PATIENCE`.
     """
     averaged(0.0)
 
@@ -170,7 +172,7 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise ValueError(
+        raise InputError(
             f"expected all {count} processes to come this far, but one has failed or was silent for "
             f"{PATIENCE}; see its message, then run the same command again, for a training with --resume "
             f"({reason})"
@@ -199,18 +201,18 @@ def first_host(node_list: str) -> str:
     """The first of Slurm's list of machines: gpu03 of "gpu[03-05,9],cpu1"."""
     found = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\]([^,]*))?", node_list)
     if found is None:
-        raise ValueError(f"expected a list of machines from Slurm, found '{node_list}'; set MASTER_ADDR")
+        raise InputError(f"expected a list of machines from Slurm, found '{node_list}'; set MASTER_ADDR")
     return "".join(part or "" for part in found.groups())
 
 
 def start_processes(count: int, arguments: Sequence[str]) -> int:
     """Run ``python -m cryoforum`` with ``arguments`` in ``count`` processes on this machine; the exit code.
 
-    Where one fails, the others are ended. ValueError where one was killed, as it could not say so itself.
+    Where one fails, the others are ended. InputError where one was killed, as it could not say so itself.
     """
     gpus = torch.cuda.device_count()
     if 0 < gpus < count:
-        raise ValueError(f"expected --devices of at most {gpus}, the GPUs of this machine, found {count}")
+        raise InputError(f"expected --devices of at most {gpus}, the GPUs of this machine, found {count}")
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     group = {
         "WORLD_SIZE": str(count),
@@ -233,7 +235,7 @@ def start_processes(count: int, arguments: Sequence[str]) -> int:
             _end(process)
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
-            raise ValueError(
+            raise InputError(
                 f"process {rank + 1} of {count} was ended from outside (signal {-code}; 9 may be for want of "
                 "memory), and the others with it; go on with --resume"
             )

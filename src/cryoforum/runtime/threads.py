@@ -2,9 +2,11 @@
 
 import torch
 
+from cryoforum.errors import InputError
+
 
 def use_threads(count: str) -> None:
     """Let torch use so many threads, and the compiled loops, which ask it when they are first imported."""
     if not count.isdecimal() or int(count) < 1:
-        raise ValueError(f"expected a number of threads of 1 or more, found '{count}'")
+        raise InputError(f"expected a number of threads of 1 or more, found '{count}'")
     torch.set_num_threads(int(count))

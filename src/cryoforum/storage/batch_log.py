@@ -15,6 +15,8 @@ from typing import Self
 
 import numpy as np
 
+from cryoforum.errors import InputError
+
 FORMAT = "cryo-forum batches 1"
 SYNC_SECONDS = 1.0  # what a power cut may cost; a kill costs nothing that was appended
 _DTYPE = np.dtype("<f4")
@@ -27,7 +29,7 @@ class BatchLog:
     A file with the same fingerprint is gone on with: ``rows_done`` says how many rows it holds. Any other
     is started anew, and ``rows_discarded`` says how many that held. As a context it closes itself, and a
     log without a finished batch leaves no file.
-    ValueError where another process is writing the same log.
+    InputError where another process is writing the same log.
     """
 
     def __init__(self, path: Path, fingerprint: str, row_count: int, batch_size: int) -> None:
@@ -50,12 +52,12 @@ class BatchLog:
             self._columns = list(table)
             self._write(_header(self._fingerprint, self._columns, self._row_count))
         if list(table) != self._columns:
-            raise ValueError(f"{self.path}: expected columns {self._columns}, found {list(table)}; delete it")
+            raise InputError(f"{self.path}: expected columns {self._columns}, found {list(table)}; delete it")
         records = np.stack([np.asarray(table[name], dtype=_DTYPE) for name in self._columns], axis=-1)
         wrong = np.argwhere(~np.isfinite(records))
         if len(wrong):
             row, column = wrong[0]
-            raise ValueError(
+            raise InputError(
                 f"expected numbers, found {records[row, column]} for {self._columns[column]} of row "
                 f"{self.rows_done + row + 1}"
             )
@@ -109,7 +111,7 @@ class BatchLog:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{self.path}: another run is writing it; wait for it or end it") from None
+            raise InputError(f"{self.path}: another run is writing it; wait for it or end it") from None
         except OSError:
             pass  # some network file systems know no locks
 
@@ -117,14 +119,14 @@ class BatchLog:
 def read_batches(path: Path, fingerprint: str, row_count: int) -> dict[str, np.ndarray]:
     """The columns (row_count,) float32 of a finished log, mapped from disk.
 
-    ValueError where the log is not finished or not of this ``fingerprint``.
+    InputError where the log is not finished or not of this ``fingerprint``.
     """
     found = _parsed_header(path)
     if found is None or found[0] != fingerprint:
-        raise ValueError(f"expected finished batches of the same run at {path}, found none")
+        raise InputError(f"expected finished batches of the same run at {path}, found none")
     records = _records(path, found)
     if len(records) < row_count:
-        raise ValueError(f"{path}: expected {row_count} finished rows, found {len(records)}")
+        raise InputError(f"{path}: expected {row_count} finished rows, found {len(records)}")
     return {name: records[:row_count, at] for at, name in enumerate(found[1])}
 
 

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cryoforum.errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -35,17 +37,17 @@ def reason_of(error: Exception) -> str:
 
 
 def require_folder_of(path: Path) -> None:
-    """ValueError where the folder of ``path`` does not exist; asked before any work."""
+    """InputError where the folder of ``path`` does not exist; asked before any work."""
     if not Path(path).parent.is_dir():
-        raise ValueError(f"cannot write {path}: there is no folder {Path(path).parent}; create it first")
+        raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}; create it first")
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
-    """ValueError where ``path`` exists and ``overwrite`` is false, or is a folder; asked before any work."""
+    """InputError where ``path`` exists and ``overwrite`` is false, or is a folder; asked before any work."""
     if Path(path).is_dir():
-        raise ValueError(f"expected a file name, found the folder {path}; add a file name")
+        raise InputError(f"expected a file name, found the folder {path}; add a file name")
     if Path(path).exists() and not overwrite:
-        raise ValueError(f"{path} already exists; choose another name or allow it with --overwrite")
+        raise InputError(f"{path} already exists; choose another name or allow it with --overwrite")
 
 
 def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
@@ -56,13 +58,13 @@ def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"expected a folder at {path}, found a file; choose another --out")
+        raise InputError(f"expected a folder at {path}, found a file; choose another --out")
     entries = [entry for entry in path.iterdir() if not is_leftover(entry)] if path.exists() else []
     foreign = sorted(entry.name for entry in entries if entry.name not in known)
     if foreign:
-        raise ValueError(f"{path} holds {foreign[0]}, which is not ours to replace; choose another --out")
+        raise InputError(f"{path} holds {foreign[0]}, which is not ours to replace; choose another --out")
     if entries and not overwrite:
-        raise ValueError(f"{path} exists and is not empty; choose another --out or add --overwrite")
+        raise InputError(f"{path} exists and is not empty; choose another --out or add --overwrite")
     if path.exists():
         # Renamed first, so that a kill half-way never leaves a folder that looks whole.
         aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")

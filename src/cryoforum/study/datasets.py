@@ -16,6 +16,7 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.split import split_rows
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.imaging.potential import Atoms, atoms_to_volume, load_molecule
@@ -52,10 +53,10 @@ def d2_complex() -> Atoms:
 @lru_cache(maxsize=1)
 def particles_of(dataset: Dataset) -> Particles:
     """The particles of a data set; simulated ones in memory, and always the same."""
-    if dataset.star:
-        star = read_particle_file(Path(dataset.star))
-        particles = checked_particles(star, None)
-        checked_poses(star, particles, "to learn from")
+    if dataset.table:
+        table = read_particle_file(Path(dataset.table))
+        particles = checked_particles(table, None)
+        checked_poses(table, particles, "to learn from")
         return particles
     config = SimulationConfig(count=dataset.count, snr=dataset.snr)
     particles = simulate(molecule(dataset), config)
@@ -81,7 +82,7 @@ def _with_junk(particles: Particles, dataset: Dataset, config: SimulationConfig)
     everything[rows] = junk * (everything.square().mean() / junk.square().mean()).sqrt()
     poses = particles.poses
     if poses is None:
-        raise ValueError("expected simulated particles to have poses")
+        raise InputError("expected simulated particles to have poses")
     quaternions = poses.quaternions.clone()
     quaternions[rows] = random_unitquat(len(rows), generator=torch.Generator().manual_seed(2))
     return replace(particles, images=everything, poses=Poses(quaternions, poses.shifts_angstrom))

@@ -28,13 +28,14 @@ from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.predictions import Predictions
 from cryoforum.dataset.split import Split, split_rows
 from cryoforum.dataset.volumes import HalfMaps, Volume
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import network_numbers, predict
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
-from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 from cryoforum.reconstruction.reference_map import reference_from_particles
 from cryoforum.storage.files import is_leftover, replacing
@@ -69,13 +70,13 @@ def run_all(
 
 
 def _is_done(run: Run, folder: Path) -> bool:
-    """Whether its results are there; ValueError where they are those of other settings."""
+    """Whether its results are there; InputError where they are those of other settings."""
     path = folder / f"{run.name}.json"
     if not path.exists():
         return False
     found, wanted = json.loads(path.read_text()), _identity(run)
     if {key: found.get(key) for key in wanted} != wanted:
-        raise ValueError(
+        raise InputError(
             f"{path}: expected results of {wanted}, found others; move them away or change --out"
         )
     return True
@@ -85,8 +86,8 @@ def _identity(run: Run) -> dict[str, Any]:
     """What makes results those of ``run``, besides its name."""
     settings = " ".join((run.preset, *run.settings))
     identity = {"settings": settings, "dataset": run.dataset.name, "views": run.views}
-    if run.dataset.star:  # many a refinement is called run_data.star
-        with open(run.dataset.star, "rb") as file:
+    if run.dataset.table:  # many a refinement is called run_data.star
+        with open(run.dataset.table, "rb") as file:
             identity["particles"] = hashlib.file_digest(file, "sha256").hexdigest()
     return identity
 
@@ -103,11 +104,11 @@ def _processor() -> str:
 
 
 def read_records(out: Path) -> pd.DataFrame:
-    """The tidy table of all runs in a folder, one row a run; ValueError where there is none."""
+    """The tidy table of all runs in a folder, one row a run; InputError where there is none."""
     found = (Path(out) / "runs").glob("*.json")
     paths = sorted(path for path in found if not is_leftover(path))
     if not paths:
-        raise ValueError(f"{out}: expected results of runs, found none; run a study first")
+        raise InputError(f"{out}: expected results of runs, found none; run a study first")
     return pd.DataFrame([json.loads(path.read_text()) for path in paths])
 
 
@@ -156,16 +157,16 @@ def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dic
     if run.study == "real":
         record["extent_angstrom"] = particles.box * particles.pixel_size_angstrom
         validation = predict(model, particles.select(split.validation), views=run.views)
-        threshold = quantile_threshold(validation.belief.trace, KEPT_SHARE)
+        threshold = quantile_threshold(validation.posterior.trace, KEPT_SHARE)
         resolutions, curves = _resolutions(run, posed, threshold)
         record |= resolutions
-    belief = posed.predictions.belief
+    posterior = posed.predictions.posterior
     arrays = {
         "truth": posed.truth.numpy(),
-        "mode": belief.mode.numpy(),
+        "mode": posterior.mode.numpy(),
         "error_rad": posed.errors.numpy(),
-        "trace": belief.trace.numpy(),
-        "lambda_max": belief.lambda_max.numpy(),
+        "trace": posterior.trace.numpy(),
+        "lambda_max": posterior.lambda_max.numpy(),
         "genuine": posed.genuine.numpy(),
         "log": pd.DataFrame(model.log).to_numpy(),
         "log_columns": np.array(list(pd.DataFrame(model.log).columns)),
@@ -194,10 +195,10 @@ def _trained(run: Run, particles: Particles, split: Split, advance: Callable[[in
 def _posed(run: Run, model: TrainedModel, particles: Particles, split: Split) -> _Posed:
     test = particles.select(split.test)
     if test.poses is None:
-        raise ValueError("expected particles with poses to test on")
+        raise InputError("expected particles with poses to test on")
     predictions = predict(model, test, views=run.views)
     truth = test.poses.quaternions
-    errors = orientation_errors(predictions.belief.mode, truth, run.config.symmetry)
+    errors = orientation_errors(predictions.posterior.mode, truth, run.config.symmetry)
     is_junk = torch.zeros(len(particles), dtype=torch.bool)
     is_junk[junk_rows(run.dataset)] = True
     return _Posed(test, truth, predictions, errors, ~is_junk[split.test])
@@ -207,7 +208,7 @@ def _single_view_median(run: Run, model: TrainedModel, posed: _Posed) -> float:
     """The median error where the network reads each image once."""
     if run.views == 1:
         return float(posed.errors[posed.genuine].quantile(0.5))
-    mode = predict(model, posed.test, views=1).belief.mode
+    mode = predict(model, posed.test, views=1).posterior.mode
     errors = orientation_errors(mode, posed.truth, run.config.symmetry)
     return float(errors[posed.genuine].quantile(0.5))
 
@@ -256,10 +257,10 @@ def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, f
     full map with the true one is there, too: where it falls to 0.5, and its mean down to 30 Å. The second
     value holds the masked FSC of each.
     """
-    known = None if run.dataset.star else molecule(run.dataset)
+    known = None if run.dataset.table else molecule(run.dataset)
     everything = torch.arange(len(posed.test))
-    surest = (posed.predictions.belief.trace <= threshold).nonzero()[:, 0]
-    mode = posed.predictions.belief.mode
+    surest = (posed.predictions.posterior.trace <= threshold).nonzero()[:, 0]
+    mode = posed.predictions.posterior.mode
     ways = {
         "true": (everything, posed.truth),
         "predicted": (everything, mode),
@@ -290,9 +291,9 @@ def _resolutions(run: Run, posed: _Posed, threshold: float) -> tuple[dict[str, f
 def _maps(test: Particles, rows: Tensor, quaternions: Tensor, symmetry: str) -> HalfMaps:
     chosen = test.select(rows)
     if chosen.poses is None:
-        raise ValueError("expected particles with origins")
+        raise InputError("expected particles with origins")
     posed = chosen.with_poses(Poses(quaternions[rows], chosen.poses.shifts_angstrom))
-    posed = replace(posed, subsets=drawn_subsets(len(rows)))
+    posed = replace(posed, half_sets=drawn_half_sets(len(rows)))
     return reconstruct(posed, ReconstructionConfig(symmetry=symmetry), independent=False)
 
 

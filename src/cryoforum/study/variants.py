@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryoforum.config import Config, chosen_config
+from cryoforum.errors import InputError
 
 STUDIES = ("table1", "snr", "symmetry", "real")
 SCALES = ("cpu", "paper")
@@ -25,13 +26,13 @@ class Dataset:
     box: int = 128
     pixel_size_angstrom: float = 2.8
     junk: float = 0.0
-    star: str = ""
+    table: str = ""
 
     @property
     def name(self) -> str:
         """Folder name."""
-        if self.star:
-            return Path(self.star).stem
+        if self.table:
+            return Path(self.table).stem
         junk = f"-junk{self.junk:g}" if self.junk else ""
         return f"{self.molecule}-{self.box}px-snr{self.snr:g}-n{self.count}{junk}"
 
@@ -133,10 +134,10 @@ OWN_SETTINGS: dict[str, tuple[str, ...]] = {
 OWN_VIEWS = {"paper": 1, "cpu": 8}
 
 
-def runs_on(star: Path, symmetry: str, scale: str, seeds: int) -> list[Run]:
+def runs_on(table: Path, symmetry: str, scale: str, seeds: int) -> list[Run]:
     """Study "real" on the particles of a refinement of the user's own (Cryo-forum, 4.4)."""
     _check(scale, seeds)
-    dataset = Dataset(star=str(star))
+    dataset = Dataset(table=str(table))
     settings = _stratified(scale) if symmetry == "C1" else (*_stratified(scale), f"symmetry={symmetry}")
     return [
         _own_run("real", "resolution", dataset.name, dataset, scale, seed, *settings) for seed in range(seeds)
@@ -151,20 +152,20 @@ def planned_runs(study: str, scale: str, seeds: int, only: str | None = None) ->
     _check(scale, seeds)
     known = {"table1": _table1, "snr": _snr, "symmetry": _symmetry, "real": _real}
     if study != "all" and study not in known:
-        raise ValueError(f"expected a study out of {', '.join(known)} or all, found '{study}'")
+        raise InputError(f"expected a study out of {', '.join(known)} or all, found '{study}'")
     names = list(known) if study == "all" else [study]
     runs = [run for name in names for seed in range(seeds) for run in known[name](scale, seed)]
     chosen = [run for run in runs if only is None or only.lower() in f"{run.block} {run.label}".lower()]
     if not chosen:
-        raise ValueError(f"expected part of a block's or variant's name, found --only '{only}'")
+        raise InputError(f"expected part of a block's or variant's name, found --only '{only}'")
     return chosen
 
 
 def _check(scale: str, seeds: int) -> None:
     if scale not in SCALES:
-        raise ValueError(f"expected --scale {' or '.join(SCALES)}, found '{scale}'")
+        raise InputError(f"expected --scale {' or '.join(SCALES)}, found '{scale}'")
     if seeds < 1:
-        raise ValueError(f"expected 1 seed or more, found {seeds}")
+        raise InputError(f"expected 1 seed or more, found {seeds}")
 
 
 def _table1(scale: str, seed: int) -> list[Run]:

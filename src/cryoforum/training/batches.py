@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import Config
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetry_group
 from cryoforum.network.augmentation import changed_images, changed_orientations, draw_changes
 from cryoforum.runtime.devices import CPU
 from cryoforum.runtime.distributed import own_share
 from cryoforum.training.pairs import all_pairs, random_pairs, stratified_pairs
-from cryoforum.training.simulated_images import Imitation
+from cryoforum.training.simulated_images import ImageSimulator
 from cryoforum.training.state import Course
 
 
@@ -52,7 +52,7 @@ class Batch:
 class BatchSource:
     """Makes batches of the network inputs (n, m, m) of a training set, as ``config`` wants them.
 
-    orientations: (n, 4). optics, pixel_size_angstrom: of the inputs, for errors in defocus. imitation:
+    orientations: (n, 4). optics, pixel_size_angstrom: of the inputs, for errors in defocus. simulator:
     where a share of the images is simulated. Where pairs are drawn, simulated images form pairs at random.
 
     Every process draws all that is random about a batch from its equal ``generator``, so that any number of
@@ -61,10 +61,10 @@ class BatchSource:
 
     images: Tensor
     orientations: Tensor
-    optics: Optics | None
+    ctf: CtfParameters | None
     pixel_size_angstrom: float
     config: Config
-    imitation: Imitation | None
+    simulator: ImageSimulator | None
     generator: torch.Generator
     device: torch.device = CPU
 
@@ -84,17 +84,17 @@ class BatchSource:
             augmentation,
             self.generator,
             turned_alike=2 if drawn else 1,
-            has_optics=self.optics is not None,
+            has_ctf=self.ctf is not None,
         )
         own = torch.arange(len(rows) + simulated)[own_share()]
         chosen = own[own < len(rows)]
-        optics = None if self.optics is None else self.optics[rows[chosen]]
+        ctf = None if self.ctf is None else self.ctf[rows[chosen]]
         images = self.images[rows[chosen]].to(self.device)
-        images = changed_images(images, changes[chosen], augmentation, optics, self.pixel_size_angstrom)
+        images = changed_images(images, changes[chosen], augmentation, ctf, self.pixel_size_angstrom)
         orientations = changed_orientations(self.orientations[rows], changes)
-        if self.imitation is not None and simulated:
+        if self.simulator is not None and simulated:
             others = own[own >= len(rows)] - len(rows)
-            more_images, more_orientations = self.imitation.draw(simulated, self.generator, others)
+            more_images, more_orientations = self.simulator.draw(simulated, self.generator, others)
             images = torch.cat([images, more_images])
             orientations = torch.cat([orientations, more_orientations])
         if self.config.symmetry_handling == "domain":

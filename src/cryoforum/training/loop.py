@@ -11,6 +11,7 @@ import torch
 from cryoforum.config import Config, as_plain_dict
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, part_of_each
+from cryoforum.errors import InputError
 from cryoforum.network.model import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.distributed import from_first, process_rank_and_count, refuse_different
@@ -42,7 +43,7 @@ def train(
     from the training particles, is what simulated images show. A state is kept at ``state_path`` so that
     ``resume`` goes on after a kill. Several processes (see `processes`) train as one: all call this with the
     same arguments, the first one's clock counts and it keeps the state, and all return the model.
-    ValueError: particles without poses, or nothing to simulate from.
+    InputError: particles without poses, or nothing to simulate from.
     """
     refuse_different((as_plain_dict(config), seed, max_minutes, len(particles), str(state_path)))
     torch.manual_seed(seed)
@@ -59,7 +60,7 @@ def train(
     if resume:
         state = load_state(_needed(state_path))
         if state.get("made_with") != made_with:
-            raise ValueError(
+            raise InputError(
                 "expected the settings, seed and particles of the training to be resumed, found others; "
                 "give the same STAR file, --preset, --config, --set, --split, --seed and --max-minutes"
             )
@@ -96,7 +97,7 @@ def train(
             saved = time.monotonic()
 
     if not course.best_weights:
-        raise ValueError("training found no finite validation error; lower the learning rate")
+        raise InputError("training found no finite validation error; lower the learning rate")
     network.load_state_dict(course.best_weights)
     return TrainedModel(
         network=network.cpu().eval(),
@@ -113,7 +114,7 @@ def train(
 
 def _needed(state_path: Path | None) -> Path:
     if state_path is None:
-        raise ValueError("expected state_path, the file to resume from")
+        raise InputError("expected state_path, the file to resume from")
     return state_path
 
 

@@ -8,6 +8,7 @@ import torch
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split
+from cryoforum.errors import InputError
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.training.schedule import FIXED_MOMENTUM
 from cryoforum.training.state import Course
@@ -36,7 +37,7 @@ def learning_rate_range(
     `suggested_rate` reads the largest rate of a schedule from it. It ends where the loss is not finite.
     """
     if steps < 2:
-        raise ValueError(f"expected 2 steps or more, found {steps}")
+        raise InputError(f"expected 2 steps or more, found {steps}")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     lesson = lesson_from(particles, config, split.train, split.validation, reference, generator)
@@ -60,7 +61,7 @@ def learning_rate_range(
 def suggested_rate(found: list[tuple[float, float]]) -> float:
     """A tenth of the rate at which the smoothed loss of `learning_rate_range` is smallest."""
     if len(found) < FEWEST_RATES:
-        raise ValueError(
+        raise InputError(
             f"expected {FEWEST_RATES} steps or more to choose a rate from, found {len(found)} before "
             "training diverged; start at a lower rate"
         )

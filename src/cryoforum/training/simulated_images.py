@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryoforum.config import PreprocessingConfig
 from cryoforum.dataset.particles import Particles
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import to_real
@@ -24,8 +25,8 @@ EVERY = slice(None)
 
 
 @dataclass(frozen=True)
-class Imitation:
-    """What simulated network inputs are drawn from; made by `imitation_of`.
+class ImageSimulator:
+    """What simulated network inputs are drawn from; made by `image_simulator`.
 
     transform: `projection.cropped_transform` of the map, where images are to be made. points: where it is
     read, in the plane of an image. particles: whose optics and origins are drawn. noise_deviation:
@@ -64,10 +65,10 @@ class Imitation:
         noise_rows = self.noise_rows[rows]
         signal = slices_at(self.transform, quaternions.to(device), self.points)
         signal = signal * self.signal_scale[noise_rows].to(device)
-        optics = self.particles.optics
-        if optics is not None:
+        ctf = self.particles.ctf
+        if ctf is not None:
             extent = self.particles.box * self.particles.pixel_size_angstrom
-            transfer = ctf_at(optics[rows], self.points.kx / extent, self.points.ky / extent).to(device)
+            transfer = ctf_at(ctf[rows], self.points.kx / extent, self.points.ky / extent).to(device)
             signal = signal * (transfer.abs() if self.config.phase_flip else transfer)
         poses = self.particles.poses
         if poses is not None:
@@ -84,19 +85,19 @@ class Imitation:
         return masked_and_standardised(images, self.config, self.intensity)
 
 
-def imitation_of(
+def image_simulator(
     particles: Particles,
     reference: Reference,
     config: PreprocessingConfig,
     intensity: Intensity | None = None,
     device: torch.device = CPU,
-) -> Imitation:
-    """Imitations of ``particles``, whose map and noise ``reference`` holds; ValueError where it has no noise.
+) -> ImageSimulator:
+    """Imitations of ``particles``, whose map and noise ``reference`` holds; InputError where it has no noise.
 
     ``intensity`` as in `preprocessing.prepare`. Images are made on ``device``, from numbers drawn on the CPU.
     """
     if reference.noise is None:
-        raise ValueError("expected a reference made from particles, found a map without their noise")
+        raise InputError("expected a reference made from particles, found a map without their noise")
     box = config.box
     radius = min(reference.highest_frequency, particles.box // 2 - 1)
     points = frequency_points(particles.box, radius)
@@ -110,7 +111,7 @@ def imitation_of(
     if box != particles.box:  # a resized image has nothing at and beyond the smaller box's Nyquist frequency
         inside = frequency.abs() < min(box, particles.box) // 2
         deviation = deviation * (inside[:, None] & inside[: box // 2 + 1])
-    return Imitation(
+    return ImageSimulator(
         transform=cropped_transform(reference.full.voxels, radius).to(device),
         points=points,
         particles=particles,

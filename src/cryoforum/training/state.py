@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cryoforum.errors import InputError
 from cryoforum.storage.files import replacing
 
 LOG_INTERVAL_STEPS = 20
@@ -103,8 +104,8 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state; ValueError where there is none. Tensors and plain values only."""
+    """Read a training state; InputError where there is none. Tensors and plain values only."""
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise ValueError(f"expected a training state to resume at {path}: {error}") from error
+        raise InputError(f"expected a training state to resume at {path}: {error}") from error

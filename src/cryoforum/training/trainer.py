@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.network.heads import head_of
 from cryoforum.network.model import OrientationNetwork
@@ -26,13 +27,13 @@ from cryoforum.runtime.distributed import (
 )
 from cryoforum.training.batches import Batch, BatchSource, image_count, simulated_count
 from cryoforum.training.losses import Loss, l2_penalty, loss_function
-from cryoforum.training.simulated_images import imitation_of
+from cryoforum.training.simulated_images import image_simulator
 
 VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
 GRADIENT_NORM_LIMIT = 5.0
 
 
-class Diverged(ValueError):
+class Diverged(InputError):
     """The network's numbers are no longer finite."""
 
 
@@ -96,7 +97,7 @@ class Lesson:
             with torch.no_grad(), mixed_precision(self.device):
                 numbers = self.network(images.to(self.device)).float().cpu()
             if torch.isfinite(numbers).all():
-                errors.append(symmetric_distance(head.belief(numbers).mode, truth, group))
+                errors.append(symmetric_distance(head.posterior(numbers).mode, truth, group))
             else:
                 errors.append(torch.full((len(numbers),), math.nan))
         return torch.cat(errors)
@@ -114,13 +115,13 @@ def lesson_from(
     """A new network, and the images of the given rows in memory.
 
     Of several processes each prepares its share of the images and gets those to learn from from the others.
-    ``reference`` is what simulated images show. ValueError: particles without poses, or no such reference.
+    ``reference`` is what simulated images show. InputError: particles without poses, or no such reference.
     """
     if particles.poses is None:
-        raise ValueError("expected particles with rlnAngleRot, rlnAngleTilt and rlnAnglePsi to learn from")
+        raise InputError("expected particles with rlnAngleRot, rlnAngleTilt and rlnAnglePsi to learn from")
     is_simulated = simulated_count(config) > 0
     if is_simulated and reference is None:
-        raise ValueError("expected a reference, as simulated_share is above 0, found none to simulate from")
+        raise InputError("expected a reference, as simulated_share is above 0, found none to simulate from")
     refuse_unequal_shares(image_count(config, len(training_rows)))
     device = best_device()
     settle_on(device)
@@ -143,16 +144,16 @@ def lesson_from(
     orientations = particles.poses.quaternions[training_rows]
     if config.symmetry_handling == "domain":
         orientations = in_fundamental_domain(orientations, symmetry_group(config.symmetry))
-    imitation = None
+    simulator = None
     if is_simulated and reference is not None:
-        imitation = imitation_of(training, reference, settings, intensity, device)
+        simulator = image_simulator(training, reference, settings, intensity, device)
     source = BatchSource(
         images=joined_shares(prepared_share(training_rows), len(training_rows)),
         orientations=orientations,
-        optics=training.optics,
+        ctf=training.ctf,
         pixel_size_angstrom=particles.box * particles.pixel_size_angstrom / settings.box,
         config=config,
-        imitation=imitation,
+        simulator=simulator,
         generator=generator,
         device=device,
     )

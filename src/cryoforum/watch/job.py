@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoforum.commands.predict import hash_of_model
+from cryoforum.errors import InputError
 from cryoforum.storage.files import is_leftover, replacing
 
 FORMAT = "cryo-forum watch 1"
@@ -21,7 +22,7 @@ class WatchOptions:
         that is None, what the surest share ``keep`` of the first particles does not exceed.
     every_seconds: between two looks; a file is taken that did not change from one to the next.
     until_idle_seconds: end when nothing came for so long; once: end after what is there; neither: never.
-    root: where image names are looked for first. polish: as of `PredictionOptions`.
+    root: where image names are looked for first. refine: as of `PredictionOptions`.
     """
 
     folder: Path
@@ -34,46 +35,46 @@ class WatchOptions:
     until_idle_seconds: float | None = None
     once: bool = False
     root: Path | None = None
-    polish: bool | None = None
+    refine: bool | None = None
 
     def __post_init__(self) -> None:
         if not Path(self.folder).is_dir():
-            raise ValueError(f"expected a folder to watch, found none at {self.folder}")
+            raise InputError(f"expected a folder to watch, found none at {self.folder}")
         if not 0 < self.keep <= 1:
-            raise ValueError(f"expected --keep above 0 and at most 1, found {self.keep}")
+            raise InputError(f"expected --keep above 0 and at most 1, found {self.keep}")
         if self.max_error_deg is not None and not self.max_error_deg > 0:
-            raise ValueError(f"expected --max-error above 0 degrees, found {self.max_error_deg}")
+            raise InputError(f"expected --max-error above 0 degrees, found {self.max_error_deg}")
         if not 0 < self.every_seconds < math.inf:
-            raise ValueError(f"expected --every above 0 seconds, found {self.every_seconds}")
+            raise InputError(f"expected --every above 0 seconds, found {self.every_seconds}")
         if self.once and self.until_idle_seconds is not None:
-            raise ValueError("expected --once or --until-idle, found both")
+            raise InputError("expected --once or --until-idle, found both")
         if self.pattern.startswith("/") or not self.pattern:
-            raise ValueError(f"expected --pattern as '*.star', found '{self.pattern}'")
+            raise InputError(f"expected --pattern as '*.star', found '{self.pattern}'")
 
 
 def prepare_folder(options: WatchOptions) -> None:
-    """Make the output folder; ValueError where it is somebody's own."""
+    """Make the output folder; InputError where it is somebody's own."""
     out = Path(options.out)
     if out.exists() and not out.is_dir():
-        raise ValueError(f"expected a folder at {out}, found a file; choose another --out")
+        raise InputError(f"expected a folder at {out}, found a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     entries = [path.name for path in out.iterdir() if path.name != LOCK and not is_leftover(path)]
     if entries and JOB not in entries:
-        raise ValueError(f"{out} holds {min(entries)} but no {JOB}; choose an empty folder for --out")
+        raise InputError(f"{out} holds {min(entries)} but no {JOB}; choose an empty folder for --out")
 
 
 def begin_or_go_on(options: WatchOptions) -> None:
-    """Write the job down, or compare it with the one that is there. ValueError where it is another."""
+    """Write the job down, or compare it with the one that is there. InputError where it is another."""
     job = {
         "format": FORMAT,
         "folder": str(Path(options.folder).resolve()),
         "model": hash_of_model(options.model),
-        "polish": options.polish,
+        "refine": options.refine,
     }
     known = read_job(options.out)
     for name, value in job.items():
         if known and known.get(name) != value:
-            raise ValueError(
+            raise InputError(
                 f"{options.out} holds the results of another {name}{_values(name, known, value)}; "
                 "choose another --out"
             )
@@ -94,9 +95,9 @@ def read_job(out: Path) -> dict[str, Any]:
     try:
         job = json.loads(path.read_text())
         if not isinstance(job, dict):
-            raise ValueError(f"found {type(job).__name__}")
+            raise InputError(f"found {type(job).__name__}")
     except ValueError as error:
-        raise ValueError(f"{path}: expected what the watcher wrote: {error}; choose another --out") from None
+        raise InputError(f"{path}: expected what the watcher wrote: {error}; choose another --out") from None
     return job
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoforum.dataset.particle_table import ParticleStar, number_column, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
+from cryoforum.errors import InputError
 from cryoforum.io.image_paths import find_file
 from cryoforum.storage.files import is_leftover
 
@@ -52,7 +53,7 @@ def source_of(path: Path, folder: Path) -> str:
 
 
 def split_by_change(
-    star: ParticleStar, source: str, portions: Iterable[Portion]
+    table: ParticleTable, source: str, portions: Iterable[Portion]
 ) -> tuple[int, list[Portion]]:
     """How many of the first rows are predicted already, and the portions of the file that hold no longer."""
     own = [portion for portion in portions if portion.source == source]
@@ -62,24 +63,24 @@ def split_by_change(
         portion
         for portion in own
         if portion.start == position
-        and portion.stop <= len(star)
-        and portion.digest == digest_of_rows(star, portion.start, portion.stop)
+        and portion.stop <= len(table)
+        and portion.digest == digest_of_rows(table, portion.start, portion.stop)
     ]:
         valid.append(following[0])
         position = following[0].stop
     return position, [portion for portion in own if portion not in valid]
 
 
-def new_portions(star: ParticleStar, source: str, start: int, folder: Path) -> list[Portion]:
+def new_portions(table: ParticleTable, source: str, start: int, folder: Path) -> list[Portion]:
     """The rows from ``start`` on as portions to predict, numbered after all that are there.
 
     One that a kill interrupted gets the number it had, so that it is gone on with.
     """
     number = 1 + max((portion.number for portion in listed_portions(folder)), default=0)
     result = []
-    for first in range(start, len(star), ROWS):
-        last = min(first + ROWS, len(star))
-        digest = digest_of_rows(star, first, last)
+    for first in range(start, len(table), ROWS):
+        last = min(first + ROWS, len(table))
+        digest = digest_of_rows(table, first, last)
         rest = f"{source}-{first}-{last}-{digest}.star"
         begun = [int(log.name[1:].split("-")[0]) for log in folder.glob(f".*-{rest}.progress-1-of-1")]
         number = max(number, *begun) if begun else number
@@ -88,37 +89,37 @@ def new_portions(star: ParticleStar, source: str, start: int, folder: Path) -> l
     return result
 
 
-def digest_of_rows(star: ParticleStar, start: int, stop: int) -> str:
+def digest_of_rows(table: ParticleTable, start: int, stop: int) -> str:
     """Hash of the text of some rows and of their optics groups."""
-    table = star.particles.iloc[start:stop]
-    digest = hashlib.sha256("\t".join(table.columns).encode())
-    columns = [table[name].tolist() for name in table.columns]
+    frame = table.particles.iloc[start:stop]
+    digest = hashlib.sha256("\t".join(frame.columns).encode())
+    columns = [frame[name].tolist() for name in frame.columns]
     text = "\n".join("\t".join(row) for row in zip(*columns, strict=True))
     digest.update(text.encode("utf-8", "surrogateescape"))
-    if star.optics is not None:
-        optics, groups = star.optics, "rlnOpticsGroup"
-        if groups in optics and groups in table:
-            optics = optics[optics[groups].isin(set(table[groups]))]
+    if table.optics is not None:
+        optics, groups = table.optics, "rlnOpticsGroup"
+        if groups in optics and groups in frame:
+            optics = optics[optics[groups].isin(set(frame[groups]))]
         digest.update(repr(optics.to_dict("records")).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:12]
 
 
-def with_findable_names(star: ParticleStar, root: Path | None, place: Path) -> ParticleStar:
+def with_findable_names(table: ParticleTable, root: Path | None, place: Path) -> ParticleTable:
     """The same file with image names that a file in the folder ``place`` may use without a root.
 
     A name stays where it means the same stack from there, and becomes an absolute path where it does not:
-    whoever reads the file may be in any folder. ValueError where a stack is not found.
+    whoever reads the file may be in any folder. InputError where a stack is not found.
     """
-    folder = star.path.absolute().parent
+    folder = table.path.absolute().parent
     text_of: dict[str, str] = {}
     names = []
-    for name in star.particles["rlnImageName"]:
+    for name in table.particles["rlnImageName"]:
         index, at, stack = name.rpartition("@")
         if stack not in text_of:
             meant = find_file(stack, folder, root)
             text_of[stack] = stack if _leads_to(stack, place, meant) else str(meant.absolute())
         names.append(f"{index}{at}{text_of[stack]}")
-    return with_columns(star, {"rlnImageName": names})
+    return with_columns(table, {"rlnImageName": names})
 
 
 def _leads_to(stack: str, place: Path, meant: Path) -> bool:
@@ -128,39 +129,39 @@ def _leads_to(stack: str, place: Path, meant: Path) -> bool:
     return first is not None and first.resolve() == meant.resolve()
 
 
-def image_keys(star: ParticleStar) -> list[str]:
+def image_keys(table: ParticleTable) -> list[str]:
     """What tells one image from another, whatever it is called: its slice, and the path of its stack."""
-    folder = star.path.absolute().parent
+    folder = table.path.absolute().parent
     path_of: dict[str, str] = {}
     keys = []
-    for name in star.particles["rlnImageName"]:
+    for name in table.particles["rlnImageName"]:
         index, _, stack = name.rpartition("@")
         if stack not in path_of:
             try:
                 path_of[stack] = str(find_file(stack, folder).resolve())
-            except ValueError:  # removed after it was predicted
+            except InputError:  # removed after it was predicted
                 path_of[stack] = stack
         keys.append(f"{int(index or 1)}@{path_of[stack]}")
     return keys
 
 
-def last_change_of_images(star: ParticleStar, root: Path | None) -> float:
-    """When the last of the stacks was changed, in the time of `time.time`. ValueError: one is missing."""
-    stacks = {name.rpartition("@")[2] for name in star.particles["rlnImageName"]}
-    folder = star.path.absolute().parent
+def last_change_of_images(table: ParticleTable, root: Path | None) -> float:
+    """When the last of the stacks was changed, in the time of `time.time`. InputError: one is missing."""
+    stacks = {name.rpartition("@")[2] for name in table.particles["rlnImageName"]}
+    folder = table.path.absolute().parent
     return max(find_file(stack, folder, root).stat().st_mtime for stack in stacks)
 
 
-def with_half_sets(star: ParticleStar, learned: Sequence[int]) -> ParticleStar:
+def with_half_sets(table: ParticleTable, learned: Sequence[int]) -> ParticleTable:
     """The same file with rlnRandomSubset, drawn from the image name so that no restart moves a particle.
 
     learned: half, 1 or 2, that each row is in already, 0: neither.
     """
-    if "rlnRandomSubset" in star.particles:
-        return star
-    names = star.particles["rlnImageName"]
+    if "rlnRandomSubset" in table.particles:
+        return table
+    names = table.particles["rlnImageName"]
     halves = [half or _drawn_half(name) for half, name in zip(learned, names, strict=True)]
-    return with_columns(star, {"rlnRandomSubset": np.array(halves)})
+    return with_columns(table, {"rlnRandomSubset": np.array(halves)})
 
 
 def _drawn_half(name: str) -> int:
@@ -168,7 +169,7 @@ def _drawn_half(name: str) -> int:
 
 
 @dataclass(frozen=True)
-class Beliefs:
+class PortionScores:
     """What is kept in memory of a portion: keys of its images, expected errors in degrees, signal scales.
 
     apart: whether each half set was compared with its own half's reference. scales: empty without one.
@@ -180,15 +181,15 @@ class Beliefs:
     apart: bool
 
 
-def beliefs_of(star: ParticleStar, apart: bool) -> Beliefs:
+def scores_of(table: ParticleTable, apart: bool) -> PortionScores:
     """Read from a predicted portion."""
     errors, scales = (
-        number_column(star, name) for name in ("cryoforumExpectedErrorDeg", "cryoforumSignalScale")
+        number_column(table, name) for name in ("cryoforumExpectedErrorDeg", "cryoforumSignalScale")
     )
     if errors is None:
-        raise ValueError(f"{star.path}: expected a column cryoforumExpectedErrorDeg")
+        raise InputError(f"{table.path}: expected a column cryoforumExpectedErrorDeg")
     scales = np.empty(0) if scales is None else scales
-    return Beliefs(image_keys(star), errors.astype(np.float32), scales.astype(np.float32), apart)
+    return PortionScores(image_keys(table), errors.astype(np.float32), scales.astype(np.float32), apart)
 
 
 def remove_unfinished(folder: Path) -> None:

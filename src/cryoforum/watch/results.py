@@ -13,16 +13,17 @@ from cryoforum.alignment.aligner import SCALE_RANGE
 from cryoforum.commands.reconstruct import halves_are_independent, write_maps
 from cryoforum.commands.workflow import checked_particles, notices_to
 from cryoforum.curation.selection import quantile_threshold
-from cryoforum.dataset.image_grid import Sampling
-from cryoforum.dataset.particle_table import ParticleStar, select_rows
+from cryoforum.dataset.image_grid import ImageGrid
+from cryoforum.dataset.particle_table import ParticleTable, select_rows
 from cryoforum.dataset.particles import Particles
+from cryoforum.errors import InputError
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.growing import GrowingStar, joined
 from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps
 from cryoforum.report.watch import write_watch_report
 from cryoforum.storage.files import replacing
 from cryoforum.watch.job import PREDICTED, WatchOptions, read_job, write_job
-from cryoforum.watch.portions import Beliefs, Portion, beliefs_of, listed_portions
+from cryoforum.watch.portions import Portion, PortionScores, listed_portions, scores_of
 from cryoforum.watch.sums import updated_sums
 
 FIRST_COUNT = 1000  # particles, in the order of arrival, whose quantile fixes the threshold
@@ -34,7 +35,7 @@ class _Counted:
     """A portion, what is believed of its rows, and which of them count: those named by no earlier portion."""
 
     portion: Portion
-    beliefs: Beliefs
+    scores: PortionScores
     rows: np.ndarray
 
 
@@ -42,7 +43,7 @@ class Results:
     """The predicted portions of an output folder and everything that is made of them."""
 
     def __init__(
-        self, options: WatchOptions, symmetry: str, sampling: Sampling, tell: Callable[[str], None]
+        self, options: WatchOptions, symmetry: str, sampling: ImageGrid, tell: Callable[[str], None]
     ) -> None:
         self._options, self._sampling, self._tell = options, sampling, tell
         self._out = Path(options.out)
@@ -52,7 +53,7 @@ class Results:
         self._joined_threshold = 0.0
         self._counted: list[_Counted] = []
         self._seen: set[str] = set()
-        self._head: ParticleStar | None = None  # optics and columns that other files have to fit
+        self._head: ParticleTable | None = None  # optics and columns that other files have to fit
         for portion in listed_portions(self._out / PREDICTED):
             self.add(portion)
 
@@ -69,22 +70,22 @@ class Results:
     def add(self, portion: Portion) -> None:
         """A portion was predicted. One that cannot be read is removed, and so predicted again."""
         try:
-            star = read_particle_file(portion.path)
-            beliefs = beliefs_of(star, halves_are_independent(star))
-        except ValueError as error:  # torn by a power cut
+            table = read_particle_file(portion.path)
+            scores = scores_of(table, halves_are_independent(table))
+        except InputError as error:  # torn by a power cut
             self._tell(f"predicting again: {error}")
             portion.path.unlink()
             return
-        self._head = self._head or select_rows(star, [])
-        self._count(portion, beliefs)
+        self._head = self._head or select_rows(table, [])
+        self._count(portion, scores)
 
-    def check_fits(self, star: ParticleStar) -> None:
-        """ValueError where the particles of a file cannot be joined with the others.
+    def check_fits(self, table: ParticleTable) -> None:
+        """InputError where the particles of a file cannot be joined with the others.
 
         Their columns, of which the predictions are not there yet, are no news before they are joined.
         """
         with notices_to(lambda line: None):
-            joined([*([] if self._head is None else [self._head]), select_rows(star, [])])
+            joined([*([] if self._head is None else [self._head]), select_rows(table, [])])
 
     def remove(self, portions: list[Portion]) -> None:
         """Portions hold no longer: their files go, and what counts is counted anew."""
@@ -95,12 +96,12 @@ class Results:
         left = [counted for counted in self._counted if counted.portion not in portions]
         self._counted, self._seen = [], set()
         for counted in left:
-            self._count(counted.portion, counted.beliefs)
+            self._count(counted.portion, counted.scores)
 
-    def _count(self, portion: Portion, beliefs: Beliefs) -> None:
-        rows = np.array([key not in self._seen for key in beliefs.keys])
-        self._seen.update(beliefs.keys)
-        self._counted.append(_Counted(portion, beliefs, rows))
+    def _count(self, portion: Portion, scores: PortionScores) -> None:
+        rows = np.array([key not in self._seen for key in scores.keys])
+        self._seen.update(scores.keys)
+        self._counted.append(_Counted(portion, scores, rows))
         again = int((~rows).sum())
         if again and not self._is_newer_version(portion):
             self._tell(
@@ -137,7 +138,7 @@ class Results:
         first: list[np.ndarray] = []
         for counted in self._counted:
             if sum(map(len, first)) < FIRST_COUNT:
-                first.append(counted.beliefs.errors_deg[counted.rows])
+                first.append(counted.scores.errors_deg[counted.rows])
         errors = torch.from_numpy(np.concatenate(first)[:FIRST_COUNT])
         threshold = quantile_threshold(errors, keep)
         if len(errors) >= FIRST_COUNT:
@@ -153,16 +154,16 @@ class Results:
         names = [counted.portion.path.name for counted in self._counted]
         new = self._counted[len(self._joined) :]
         grown = names[: len(self._joined)] == self._joined and threshold == self._joined_threshold
-        stars = [self._rows(counted) for counted in new] if grown else []
+        tables = [self._rows(counted) for counted in new] if grown else []
         kept = [self._rows(counted, threshold) for counted in new] if grown else []
-        if not (grown and self._all.append(stars) and self._kept.append(kept)):
+        if not (grown and self._all.append(tables) and self._kept.append(kept)):
             self._all.rewrite(lambda: map(self._rows, self._counted))
             self._kept.rewrite(lambda: (self._rows(counted, threshold) for counted in self._counted))
         self._joined, self._joined_threshold = names, threshold
 
-    def _rows(self, counted: _Counted, threshold: float = np.inf) -> ParticleStar:
+    def _rows(self, counted: _Counted, threshold: float = np.inf) -> ParticleTable:
         """The particles of a portion that count and are sure enough."""
-        chosen = counted.rows & (counted.beliefs.errors_deg <= threshold)
+        chosen = counted.rows & (counted.scores.errors_deg <= threshold)
         return select_rows(read_particle_file(counted.portion.path), chosen)
 
     def _update_maps(self, threshold: float) -> dict[str, float | bool]:
@@ -170,8 +171,8 @@ class Results:
         entries = {self._entry(counted, threshold): counted for counted in self._counted}
 
         def particles_of(entry: str) -> Particles | None:
-            star = self._rows(entries[entry], threshold)
-            return checked_particles(star, None, sampling=self._sampling) if len(star) else None
+            table = self._rows(entries[entry], threshold)
+            return checked_particles(table, None, sampling=self._sampling) if len(table) else None
 
         # While the first particles move the threshold it is quickly done and no news.
         tell = self._tell if self.count > FIRST_COUNT else lambda line: None
@@ -180,7 +181,7 @@ class Results:
             return {}
         folder = self._out / "map"
         folder.mkdir(exist_ok=True)
-        independent = all(counted.beliefs.apart for counted in self._counted)
+        independent = all(counted.scores.apart for counted in self._counted)
         return write_maps(finished_maps(sums, self._config, independent=independent), folder)
 
     @staticmethod
@@ -215,10 +216,10 @@ class Results:
         return [{name: float(row[name]) if row.get(name) else None for name in HISTORY} for row in rows]
 
     def _errors_deg(self) -> np.ndarray:
-        return np.concatenate([counted.beliefs.errors_deg[counted.rows] for counted in self._counted])
+        return np.concatenate([counted.scores.errors_deg[counted.rows] for counted in self._counted])
 
     def _scales(self) -> np.ndarray:
-        parts = [c.beliefs.scales[c.rows] for c in self._counted if len(c.beliefs.scales)]
+        parts = [c.scores.scales[c.rows] for c in self._counted if len(c.scores.scales)]
         return np.concatenate(parts) if parts else np.empty(0)
 
 

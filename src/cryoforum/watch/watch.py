@@ -18,16 +18,17 @@ from pathlib import Path
 
 from cryoforum.commands.aligners import PredictionOptions
 from cryoforum.commands.half_set_models import half_of_training
-from cryoforum.commands.predict import Output, predict_rows_to_star
+from cryoforum.commands.predict import Output, predict_rows_to_file
 from cryoforum.commands.workflow import Bar, checked_particles
-from cryoforum.dataset.particle_table import ParticleStar, select_rows
+from cryoforum.dataset.particle_table import ParticleTable, select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import parts_of
+from cryoforum.errors import InputError
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import contrast_signs
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_models
-from cryoforum.network.predict import sampling_of
+from cryoforum.network.predict import grid_of
 from cryoforum.storage.file_watcher import Arrivals
 from cryoforum.storage.files import reason_of
 from cryoforum.storage.locks import only_one
@@ -49,7 +50,7 @@ SHARE_OF_WORK = 9  # times as long as an update of maps and report took, predict
 def watch(options: WatchOptions, bar: Bar, tell: Callable[[str], None]) -> int:
     """Process what comes below ``options.folder``; the number of particles when it is over.
 
-    ValueError: a folder or model that is none, or an output folder of another job.
+    InputError: a folder or model that is none, or an output folder of another job.
     """
     models = load_models(options.model)
     prepare_folder(options)
@@ -78,7 +79,7 @@ class _Watcher:
         self, options: WatchOptions, models: Sequence[TrainedModel], bar: Bar, tell: Callable[[str], None]
     ) -> None:
         self._options, self._models, self._bar, self._tell = options, models, bar, tell
-        self._sampling = sampling_of(models[0])
+        self._sampling = grid_of(models[0])
         self._told: set[str] = set()
         self._failed: dict[Path, tuple[str, str]] = {}  # rows and images that did not work, and why
         self._images: dict[Path, str] = {}  # their identity at the last look
@@ -100,7 +101,7 @@ class _Watcher:
             elif self._is_over(time.monotonic() - last_news):
                 break
         if self._problem is not None:
-            raise ValueError(self._problem)
+            raise InputError(self._problem)
         remove_unfinished(self._predicted)
 
     def _is_over(self, idle_seconds: float) -> bool:
@@ -135,33 +136,33 @@ class _Watcher:
     def _steps(self, path: Path) -> Iterator[None]:
         """Predict the new rows of a file, a portion a step. What is wrong with a file is told once."""
         try:
-            star = read_particle_file(path)
-            if contrast_signs(star) is not None:
-                raise ValueError(f"{path}: its particles are dark on light, which no STAR file can say")
-            self.results.check_fits(star)
-        except ValueError as error:
+            table = read_particle_file(path)
+            if contrast_signs(table) is not None:
+                raise InputError(f"{path}: its particles are dark on light, which no STAR file can say")
+            self.results.check_fits(table)
+        except InputError as error:
             self._tell_once(f"left out until it changes: {error}")
             self._arrivals.done(path)
             return
         try:
-            yield from self._portions(path, star)
+            yield from self._portions(path, table)
         except _NotNow as error:  # its images may change though the file does not: looked at again
             self._tell_once(str(error))
         else:
             self._arrivals.done(path)
 
-    def _portions(self, path: Path, star: ParticleStar) -> Iterator[None]:
+    def _portions(self, path: Path, table: ParticleTable) -> Iterator[None]:
         source = source_of(path, Path(self._options.folder))
-        start, stale = split_by_change(star, source, self.results.portions)
-        for portion in new_portions(star, source, start, self._predicted):
-            rows = select_rows(star, range(portion.start, portion.stop))
+        start, stale = split_by_change(table, source, self.results.portions)
+        for portion in new_portions(table, source, start, self._predicted):
+            rows = select_rows(table, range(portion.start, portion.stop))
             particles = self._complete_particles(rows)
             tried = f"{portion.digest} {_identity(particles)}"
             if self._failed.get(path, ("", ""))[0] == tried:
                 raise _NotNow(self._failed[path][1])
             try:
                 self._predict(rows, particles, portion.path)
-            except ValueError as error:
+            except InputError as error:
                 self._failed[path] = tried, f"left out until it changes: {error}"
                 raise _NotNow(self._failed[path][1]) from error
             self.results.add(portion)
@@ -170,7 +171,7 @@ class _Watcher:
             self.results.remove(stale)
             yield
 
-    def _complete_particles(self, rows: ParticleStar) -> Particles:
+    def _complete_particles(self, rows: ParticleTable) -> Particles:
         """The particles; _NotNow where an image is missing, cut off or just being written."""
         try:
             particles = checked_particles(rows, self._options.root, sampling=self._sampling)
@@ -186,7 +187,7 @@ class _Watcher:
             raise _NotNow(f"waiting: {rows.path}: its images were written a moment ago")
         return particles
 
-    def _predict(self, rows: ParticleStar, particles: Particles, path: Path) -> None:
+    def _predict(self, rows: ParticleTable, particles: Particles, path: Path) -> None:
         """Write the predictions of these rows, which have half sets and can be found from there."""
         drawn, learned = "rlnRandomSubset" not in rows.particles, [0] * len(rows)
         if len(self._models) == 2:
@@ -197,16 +198,16 @@ class _Watcher:
         if mixed:
             self._tell_once(f"{rows.path}: the model learned from some of these: halves are not kept apart")
         root = self._options.root
-        options = PredictionOptions(polish=self._options.polish, halves=False if mixed else None)
+        options = PredictionOptions(refine=self._options.refine, halves=False if mixed else None)
         # Under their own names, by which a model may know them, they are posed; then made findable.
         output = Output(
             path,
             self._bar,
             tell=self._tell_once,
-            finished=lambda star: with_findable_names(star, root, path.parent),
+            finished=lambda table: with_findable_names(table, root, path.parent),
         )
         halved = with_half_sets(rows, learned)
-        predict_rows_to_star(self._options.model, self._models, halved, root, options, output)
+        predict_rows_to_file(self._options.model, self._models, halved, root, options, output)
 
     def _tell_once(self, line: str) -> None:
         if line not in self._told:

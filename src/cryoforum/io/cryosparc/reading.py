@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryoforum.dataset.particle_table import ParticleStar, format_number, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, format_number, with_columns
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
 from cryoforum.io.cryosparc.records import (
     field_names,
@@ -38,7 +39,7 @@ _ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 _ABERRATIONS = ("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
 
 
-def read_cryosparc(path: Path, companions: Sequence[Path] = ()) -> ParticleStar:
+def read_cryosparc(path: Path, companions: Sequence[Path] = ()) -> ParticleTable:
     """The particles of a .cs file, with the fields that companions (passthrough files) add by uid.
 
     Where none is given and images, CTF or poses are missing, the passthrough file of the same job beside it
@@ -55,11 +56,11 @@ def read_cryosparc(path: Path, companions: Sequence[Path] = ()) -> ParticleStar:
     if missing:
         several = ", ".join(other.name for other in candidates)
         found = f"several passthrough files: {several}" if several else "none, nor a passthrough file beside"
-        raise ValueError(
+        raise InputError(
             f"{path}: expected a field {missing[0]}, found {found}; "
             f"merge the right one: cryoforum convert {path.name} PASSTHROUGH.cs --out merged.cs"
         )
-    return star_from_records(path, records, tuple(companions))
+    return table_from_records(path, records, tuple(companions))
 
 
 def is_passthrough_of(path: Path, other: Path) -> bool:
@@ -74,15 +75,15 @@ def is_passthrough_of(path: Path, other: Path) -> bool:
     return is_named_passthrough(other) or bool(added - known) or not set(_BLOB) <= added
 
 
-def lost_in_star(star: ParticleStar) -> tuple[str, ...]:
+def lost_in_table(table: ParticleTable) -> tuple[str, ...]:
     """Fields of cryoSPARC that change the CTF and that the table does not say."""
-    if star.dataset is None:
+    if table.dataset is None:
         return ()
-    known = field_names(star.dataset)
-    return tuple(name for name in _ABERRATIONS if name in known and star.dataset[name].any())
+    known = field_names(table.dataset)
+    return tuple(name for name in _ABERRATIONS if name in known and table.dataset[name].any())
 
 
-def star_from_records(path: Path, records: np.ndarray, companions: tuple[Path, ...] = ()) -> ParticleStar:
+def table_from_records(path: Path, records: np.ndarray, companions: tuple[Path, ...] = ()) -> ParticleTable:
     """RELION's tables of the records; ``path`` and companions are where they were read."""
     names = field_names(records)
     files = texts(records["blob/path"])
@@ -104,7 +105,7 @@ def star_from_records(path: Path, records: np.ndarray, companions: tuple[Path, .
     for name in names:
         if name.startswith(f"{OWN}/"):
             columns[OWN + name.removeprefix(f"{OWN}/")] = _numbers(path, records, name)
-    return with_columns(ParticleStar(path, optics, particles, records, companions), columns)
+    return with_columns(ParticleTable(path, optics, particles, records, companions), columns)
 
 
 def _optics(path: Path, records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
@@ -164,16 +165,16 @@ def _pose_columns(path: Path, records: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _numbers(path: Path, records: np.ndarray, field: str, shape: tuple[int, ...] = ()) -> np.ndarray:
-    """A field as float64 (n, *shape); ValueError where it is something else, or not finite."""
+    """A field as float64 (n, *shape); InputError where it is something else, or not finite."""
     kind = records.dtype[field]
     if kind.base.kind not in "biuf" or kind.shape != shape:
         expected = f"{shape[0]} numbers" if shape else "a number"
-        raise ValueError(f"{path}: expected {expected} a particle in field {field}, found {kind}")
+        raise InputError(f"{path}: expected {expected} a particle in field {field}, found {kind}")
     values = records[field].astype(np.float64)
     wrong = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if wrong.any():
         row = int(wrong.argmax())
-        raise ValueError(
+        raise InputError(
             f"{path}, row {row + 1} (uid {records['uid'][row]}): expected a number in field {field}, "
             f"found {values[row]}; leave the particle out"
         )

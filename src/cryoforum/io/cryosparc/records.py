@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cryoforum.errors import InputError
+
 # A .cs file is an .npy file; its header names every field, and NumPy's own limit is a few dozen fields.
 _LARGEST_HEADER = 10_000_000
 _OTHER_KINDS = {
@@ -18,36 +20,36 @@ _PASSTHROUGH = "passthrough"
 
 
 def read_records(path: Path) -> np.ndarray:
-    """The records (n,) of a .cs file; ValueError where it is none, or cut off."""
+    """The records (n,) of a .cs file; InputError where it is none, or cut off."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"particle file {path} not found")
+        raise InputError(f"particle file {path} not found")
     with open(path, "rb") as file:
         start = file.read(6)
     for magic, kind in _OTHER_KINDS.items():
         if start.startswith(magic):
-            raise ValueError(f"{path}: expected a .cs file in the NumPy format, found {kind}")
+            raise InputError(f"{path}: expected a .cs file in the NumPy format, found {kind}")
     if start != b"\x93NUMPY":
-        raise ValueError(f"{path}: expected a cryoSPARC .cs file, found something else or a damaged one")
+        raise InputError(f"{path}: expected a cryoSPARC .cs file, found something else or a damaged one")
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=_LARGEST_HEADER)
     except (ValueError, EOFError, OSError, SyntaxError, TypeError) as error:
         if "object" in str(error):
-            raise ValueError(
+            raise InputError(
                 f"{path}: expected plain records, found Python objects, which could run code; save the "
                 "dataset again with cryosparc-tools"
             ) from error
-        raise ValueError(f"{path}: the file is damaged or cut off; copy it again ({error})") from error
+        raise InputError(f"{path}: the file is damaged or cut off; copy it again ({error})") from error
     if mapped.dtype.names is None or mapped.ndim != 1:
-        raise ValueError(
+        raise InputError(
             f"{path}: expected the records of a cryoSPARC dataset, found an array of {mapped.dtype} "
             f"with shape {mapped.shape}"
         )
     if "uid" not in mapped.dtype.names:
         fields = ", ".join(mapped.dtype.names[:5])
-        raise ValueError(f"{path}: expected a field uid in a cryoSPARC dataset, found only {fields}, …")
+        raise InputError(f"{path}: expected a field uid in a cryoSPARC dataset, found only {fields}, …")
     if not len(mapped):
-        raise ValueError(f"{path}: expected particles, found an empty dataset")
+        raise InputError(f"{path}: expected particles, found an empty dataset")
     return np.array(mapped)
 
 
@@ -152,7 +154,7 @@ def _rows_of_uids(path: Path, wanted: np.ndarray, companion: Path, uids: np.ndar
     lost = uids[rows] != wanted
     if lost.any():
         row = int(lost.argmax())
-        raise ValueError(
+        raise InputError(
             f"{companion}: expected uid {wanted[row]} of row {row + 1} in {path}, found none "
             f"({lost.sum()} of {len(wanted)} are missing); give the passthrough file of the same job"
         )

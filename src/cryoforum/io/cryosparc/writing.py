@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoforum.dataset.particle_table import ParticleStar, missing_columns, number_column
+from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column
 from cryoforum.dataset.poses import Poses
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import unitquat_to_rotvec
-from cryoforum.io.cryosparc.reading import OWN, star_from_records
+from cryoforum.io.cryosparc.reading import OWN, table_from_records
 from cryoforum.io.cryosparc.records import field_names, with_fields, without_fields, write_records
-from cryoforum.io.relion.lengths import pixel_sizes_from_star
+from cryoforum.io.relion.lengths import pixel_sizes_from_table
 from cryoforum.io.relion.particles import (
     ANGLE_COLUMNS,
     CTF_COLUMNS,
-    optics_from_star,
+    ctf_from_table,
+    half_sets_from_table,
     parsed_image_names,
-    poses_from_star,
-    subsets_from_star,
+    poses_from_table,
 )
 from cryoforum.storage.files import replacing
 
@@ -79,43 +80,43 @@ _ALIGNMENTS: dict[str, tuple[str, object]] = {
 }
 
 
-def write_cryosparc(star: ParticleStar, path: Path) -> None:
-    """Write the particles as a .cs file, atomically; see `records_from_star`."""
+def write_cryosparc(table: ParticleTable, path: Path) -> None:
+    """Write the particles as a .cs file, atomically; see `records_from_table`."""
     with replacing(path) as temporary:
-        write_records(records_from_star(star), temporary)
+        write_records(records_from_table(table), temporary)
 
 
-def lost_in_records(star: ParticleStar) -> list[str]:
+def lost_in_records(table: ParticleTable) -> list[str]:
     """Columns that new records do not say; records that the particles came from keep their own."""
-    if star.dataset is not None:
+    if table.dataset is not None:
         return []
     said = SAID_BY_FIELDS
-    if missing_columns(star, ANGLE_COLUMNS):  # half sets are a field of the poses
+    if missing_columns(table, ANGLE_COLUMNS):  # half sets are a field of the poses
         said = said - {"rlnRandomSubset"}
-    columns = [*star.particles, *(() if star.optics is None else star.optics)]
+    columns = [*table.particles, *(() if table.optics is None else table.optics)]
     return [name for name in dict.fromkeys(columns) if name not in said and not name.startswith(OWN)]
 
 
-def records_from_star(star: ParticleStar) -> np.ndarray:
+def records_from_table(table: ParticleTable) -> np.ndarray:
     """cryoSPARC's records of the particles, (n,).
 
     Those that the particles came from, with whatever has changed in the table since; or new ones, as an
     import of the table would make them.
     """
-    if star.dataset is None:
-        records, before = _new_records(star), None
+    if table.dataset is None:
+        records, before = _new_records(table), None
     else:
-        records, before = star.dataset, star_from_records(star.path, star.dataset).particles
-    changed = _changed_columns(star.particles, before)
+        records, before = table.dataset, table_from_records(table.path, table.dataset).particles
+    changed = _changed_columns(table.particles, before)
     if changed & {*CTF_COLUMNS[:3], "rlnPhaseShift"}:
-        records = with_fields(records, _ctf_fields(star, records))
-    poses = poses_from_star(star)
+        records = with_fields(records, _ctf_fields(table, records))
+    poses = poses_from_table(table)
     if poses is not None and "alignments3D/pose" not in field_names(records):
-        sizes = {"alignments3D/psize_A": pixel_sizes_from_star(star)}
-        records = with_fields(with_fields(records, _filled(len(star), _ALIGNMENTS)), sizes)
+        sizes = {"alignments3D/psize_A": pixel_sizes_from_table(table)}
+        records = with_fields(with_fields(records, _filled(len(table), _ALIGNMENTS)), sizes)
     if poses is not None:
-        records = with_fields(records, _alignment_fields(star, poses, records, changed))
-    return _with_own_columns(star, records)
+        records = with_fields(records, _alignment_fields(table, poses, records, changed))
+    return _with_own_columns(table, records)
 
 
 def _changed_columns(particles: pd.DataFrame, before: pd.DataFrame | None) -> set[str]:
@@ -127,65 +128,65 @@ def _changed_columns(particles: pd.DataFrame, before: pd.DataFrame | None) -> se
     }
 
 
-def _ctf_fields(star: ParticleStar, records: np.ndarray) -> Fields:
+def _ctf_fields(table: ParticleTable, records: np.ndarray) -> Fields:
     """Defocus and phase shift, and the whole CTF where there was none."""
-    if optics_from_star(star) is None:
-        missing = missing_columns(star, CTF_COLUMNS)
-        raise ValueError(f"{star.path}: expected {missing[0]} for the CTF, found none; add the column")
+    if ctf_from_table(table) is None:
+        missing = missing_columns(table, CTF_COLUMNS)
+        raise InputError(f"{table.path}: expected {missing[0]} for the CTF, found none; add the column")
     columns = {"ctf/df1_A": "rlnDefocusU", "ctf/df2_A": "rlnDefocusV", "ctf/df_angle_rad": "rlnDefocusAngle"}
     fields: Fields = {}
     if "ctf/df1_A" not in field_names(records):
-        fields = _filled(len(star), _CTF)
+        fields = _filled(len(table), _CTF)
         columns |= {"ctf/accel_kv": "rlnVoltage", "ctf/cs_mm": "rlnSphericalAberration"}
         columns |= {"ctf/amp_contrast": "rlnAmplitudeContrast", "ctf/exp_group_id": "rlnOpticsGroup"}
     columns["ctf/phase_shift_rad"] = "rlnPhaseShift"
     for field, column in columns.items():
-        values = number_column(star, column)
+        values = number_column(table, column)
         if values is not None:
             fields[field] = np.deg2rad(values) if field.endswith("_rad") else values
     return _like(fields, _CTF)
 
 
-def _alignment_fields(star: ParticleStar, poses: Poses, records: np.ndarray, changed: set[str]) -> Fields:
+def _alignment_fields(table: ParticleTable, poses: Poses, records: np.ndarray, changed: set[str]) -> Fields:
     """Pose, shift and half set, each where the table says something new of it."""
     fields: Fields = {}
     if changed & set(ANGLE_COLUMNS):
         fields["alignments3D/pose"] = unitquat_to_rotvec(poses.quaternions.double()).numpy()
     if any(name.startswith("rlnOrigin") for name in changed):
         known = "alignments3D/psize_A" in field_names(records)
-        sizes = records["alignments3D/psize_A"] if known else pixel_sizes_from_star(star)
+        sizes = records["alignments3D/psize_A"] if known else pixel_sizes_from_table(table)
         fields["alignments3D/shift"] = poses.shifts_angstrom.double().numpy() / sizes[:, None]
-    subsets = subsets_from_star(star)
-    if "rlnRandomSubset" in changed and subsets is not None:
-        fields["alignments3D/split"] = subsets.numpy() - 1
+    half_sets = half_sets_from_table(table)
+    if "rlnRandomSubset" in changed and half_sets is not None:
+        fields["alignments3D/split"] = half_sets.numpy() - 1
     return _like(fields, _ALIGNMENTS)
 
 
-def _with_own_columns(star: ParticleStar, records: np.ndarray) -> np.ndarray:
+def _with_own_columns(table: ParticleTable, records: np.ndarray) -> np.ndarray:
     """The records with our columns of the table, instead of those of an earlier prediction."""
     fields: Fields = {}
-    for column in star.particles:
-        values = number_column(star, column) if column.startswith(OWN) else None
+    for column in table.particles:
+        values = number_column(table, column) if column.startswith(OWN) else None
         if values is not None:
             fields[f"{OWN}/{column.removeprefix(OWN)}"] = values.astype("<f4")
     return with_fields(without_fields(records, f"{OWN}/", fields), fields)
 
 
-def _new_records(star: ParticleStar) -> np.ndarray:
+def _new_records(table: ParticleTable) -> np.ndarray:
     """Records of the images alone, with a uid that is the same for the same image name."""
-    names = star.particles["rlnImageName"].tolist()
-    slices, stacks = parsed_image_names(star, names)
+    names = table.particles["rlnImageName"].tolist()
+    slices, stacks = parsed_image_names(table, names)
     digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8) for name in names)
     uids = np.array([int.from_bytes(digest.digest(), "little") for digest in digests], dtype="<u8")
     fields: Fields = {
         "blob/path": np.array([stack.encode("utf-8", "surrogateescape") for stack in stacks]),
         "blob/idx": np.array(slices, dtype="<u4"),
-        "blob/psize_A": pixel_sizes_from_star(star).astype("<f4"),
+        "blob/psize_A": pixel_sizes_from_table(table).astype("<f4"),
     }
-    boxes = number_column(star, "rlnImageSize")
+    boxes = number_column(table, "rlnImageSize")
     if boxes is not None:
         fields["blob/shape"] = np.stack([boxes, boxes], axis=-1).astype("<u4")
-    return with_fields(uids.view([("uid", "<u8")]), fields | _filled(len(star), _BLOB))
+    return with_fields(uids.view([("uid", "<u8")]), fields | _filled(len(table), _BLOB))
 
 
 def _filled(count: int, defaults: Mapping[str, tuple[str, object]]) -> Fields:

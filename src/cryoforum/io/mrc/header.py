@@ -12,6 +12,8 @@ from typing import BinaryIO, cast
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
 
+from cryoforum.errors import InputError
+
 HEADER_BYTES = HEADER_DTYPE.itemsize
 MOST_UNPACKED_BYTES = 2 * 2**30  # of compressed files in memory: more belongs on a disk, decompressed
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -54,11 +56,11 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header in whichever byte order makes sense of it; ValueError where this is no whole MRC file."""
+    """The header in whichever byte order makes sense of it; InputError where this is no whole MRC file."""
     path = Path(path)
     if not os.path.isfile(path):  # unlike Path's, false for a name that is too long
         found = "a folder" if os.path.isdir(path) else "nothing"
-        raise ValueError(f"MRC file {path} not found: there is {found} of that name")
+        raise InputError(f"MRC file {path} not found: there is {found} of that name")
     start: bytes | bytearray
     with open(path, "rb") as file:
         start, status = file.read(HEADER_BYTES), os.fstat(file.fileno())
@@ -66,13 +68,13 @@ def read_header(path: Path) -> Header:
     if is_packed:
         start = _unpacked_bytes(path, HEADER_BYTES)
     if len(start) < HEADER_BYTES:
-        raise ValueError(f"{path}: expected an MRC header of 1024 bytes, found a file of {len(start)} bytes")
+        raise InputError(f"{path}: expected an MRC header of 1024 bytes, found a file of {len(start)} bytes")
     record, byte_order = _record(path, start)
     mode, dimensions = int(record["mode"]), tuple(int(record[name]) for name in ("nz", "ny", "nx"))
     kind = "u1" if mode == 0 and _bytes_are_unsigned(record, byte_order) else _MODES[mode]
     extended = int(record["nsymbt"])
     if dimensions[0] <= 0 or extended < 0:
-        raise ValueError(
+        raise InputError(
             f"{path}: expected slices in an MRC file, found {dimensions[0]} (extended header {extended})"
         )
     layout = Layout(
@@ -91,7 +93,7 @@ def read_header(path: Path) -> Header:
 def unpacked_voxels(layout: Layout) -> np.ndarray:
     """All voxels (nz, ny, nx) of a compressed file, in its numbers; only as many bytes as there are."""
     if layout.offset + layout.voxel_bytes > MOST_UNPACKED_BYTES:
-        raise ValueError(
+        raise InputError(
             f"{layout.path}: expected at most {MOST_UNPACKED_BYTES / 1e9:.1f} GB once decompressed, found "
             f"{layout.voxel_bytes / 1e9:.1f} GB; decompress it"
         )
@@ -106,7 +108,7 @@ def unpack(layout: Layout, copy: Path) -> None:
     with open(layout.path, "rb") as start:
         opener = _opener(start.read(HEADER_BYTES))
     if opener is None:
-        raise ValueError(f"{layout.path}: expected a file compressed by gzip or bzip2; it has changed")
+        raise InputError(f"{layout.path}: expected a file compressed by gzip or bzip2; it has changed")
     try:
         with cast(BinaryIO, opener(layout.path)) as packed, open(copy, "wb") as file:
             while left and (chunk := packed.read(min(left, _CHUNK_BYTES))):
@@ -138,8 +140,8 @@ def _unpacked_bytes(path: Path, count: int) -> bytearray:
     return content
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: expected a file that can be decompressed, found: {error}; copy it again")
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: expected a file that can be decompressed, found: {error}; copy it again")
 
 
 def _record(path: Path, start: bytes | bytearray) -> tuple[np.void, str]:
@@ -150,7 +152,7 @@ def _record(path: Path, start: bytes | bytearray) -> tuple[np.void, str]:
         if int(record["mode"]) in _MODES and all(0 < width <= _LARGEST_WIDTH for width in widths):
             return record, byte_order
     mode, nx, ny = (int.from_bytes(start[at : at + 4], "little", signed=True) for at in (12, 0, 4))
-    raise ValueError(
+    raise InputError(
         f"{path}: expected an MRC file of mode 0, 1, 2, 6 or 12, "
         f"found mode {mode} and {nx} × {ny} px in its header"
     )
@@ -168,11 +170,11 @@ def _bytes_are_unsigned(record: np.void, byte_order: str) -> bool:
 
 
 def _refuse_cut_off(layout: Layout, found_bytes: int) -> None:
-    """ValueError where a file of so many bytes is shorter than its header says."""
+    """InputError where a file of so many bytes is shorter than its header says."""
     expected = layout.offset + layout.voxel_bytes
     if found_bytes < expected:
         nz, ny, nx = layout.shape
-        raise ValueError(
+        raise InputError(
             f"{layout.path}: file cut off: expected {expected} bytes for {nz} × {ny} × {nx} voxels, "
             f"found {found_bytes}; copy it again"
         )

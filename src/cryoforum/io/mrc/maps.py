@@ -4,8 +4,8 @@ The centre of a map is voxel n // 2 along each axis, whatever its header says of
 and cryoSPARC particles turn about the centre of the box, too.
 """
 
+import logging
 import math
-import warnings
 from pathlib import Path
 
 import mrcfile
@@ -13,8 +13,11 @@ import numpy as np
 import torch
 
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.io.mrc.header import Header, Layout, read_header, unpacked_voxels
 from cryoforum.storage.files import replacing
+
+logger = logging.getLogger(__name__)
 
 _MOST_ELONGATED = 4  # longest over shortest edge of what can still be a map of a molecule
 _VOLUME_STACKS = range(401, 631)  # ispg of MRC2014: 400 + space group
@@ -25,25 +28,24 @@ def read_volume(path: Path, pixel_size_angstrom: float | None = None) -> Volume:
     """A map in z, y, x order, whatever the order of the axes in the file.
 
     A box that is not an even cube is padded to one with the mean of its border, its centre kept.
-    pixel_size_angstrom: to use whatever the header says. ValueError where the file is no map.
+    pixel_size_angstrom: to use whatever the header says. InputError where the file is no map.
     """
     header, pixel_size = _checked_header(path, pixel_size_angstrom)
     voxels = _voxels(header.layout).astype(np.float32).transpose(_order_of_axes(header.record))
     if not np.isfinite(voxels).all():
-        raise ValueError(f"{path}: found voxels that are NaN or infinite")
+        raise InputError(f"{path}: found voxels that are NaN or infinite")
     _give_notice(header)
     cube = _padded_to_even_cube(voxels)
     if cube.shape != voxels.shape:
-        warnings.warn(
+        logger.warning(
             f"{path}: padded from {_product(voxels.shape[::-1])} voxels to {_product(cube.shape)} with the "
-            "mean of its border; its centre stays",
-            stacklevel=2,
+            "mean of its border; its centre stays"
         )
     return Volume(torch.from_numpy(np.ascontiguousarray(cube)), pixel_size)
 
 
 def check_volume(path: Path, pixel_size_angstrom: float | None = None) -> None:
-    """ValueError where `read_volume` would refuse the header; asked before long work."""
+    """InputError where `read_volume` would refuse the header; asked before long work."""
     _checked_header(path, pixel_size_angstrom)
 
 
@@ -62,12 +64,12 @@ def _checked_header(path: Path, given_pixel_size: float | None) -> tuple[Header,
     _refuse_other_kinds(header)
     pixel_size = _pixel_size(header) if given_pixel_size is None else given_pixel_size
     if not 0 < pixel_size < math.inf:
-        raise ValueError(f"{path}: expected a pixel size above 0 Å, found {pixel_size}")
+        raise InputError(f"{path}: expected a pixel size above 0 Å, found {pixel_size}")
     return header, pixel_size
 
 
 def _refuse_other_kinds(header: Header) -> None:
-    """ValueError where the file holds images, several maps or a crystal's cell."""
+    """InputError where the file holds images, several maps or a crystal's cell."""
     path, shape, record = header.layout.path, header.layout.shape, header.record
     nz, ny, nx = shape
     group = int(record["ispg"])
@@ -84,7 +86,7 @@ def _refuse_other_kinds(header: Header) -> None:
     if not all(any(abs(angle - right) < 0.01 for right in _RIGHT_ANGLES) for angle in angles):
         found = f"a cell of angles {', '.join(f'{angle:g}' for angle in angles)}°, not 90°"
     if found is not None:
-        raise ValueError(f"{path}: expected the map of one molecule, found {found}")
+        raise InputError(f"{path}: expected the map of one molecule, found {found}")
 
 
 def _pixel_size(header: Header) -> float:
@@ -95,12 +97,12 @@ def _pixel_size(header: Header) -> float:
     found = f"found {', '.join(f'{size:g}' for size in sizes)}"
     path = header.layout.path
     if not all(0 < size < math.inf for size in sizes):
-        raise ValueError(
+        raise InputError(
             f"{path}: expected a pixel size > 0 Å in the header, {found}; correct the header or give the "
             "size with --map-pixel-size"
         )
     if max(sizes) - min(sizes) > 1e-3 * max(sizes):
-        raise ValueError(
+        raise InputError(
             f"{path}: expected one pixel size for x, y and z, {found} Å; resample the map, or, where only "
             "the header is wrong, give the size with --map-pixel-size"
         )
@@ -141,13 +143,12 @@ def _give_notice(header: Header) -> None:
     """Warn of what the header lacks, or says and nobody follows."""
     path, record = header.layout.path, header.record
     if not header.is_stamped:
-        warnings.warn(f"{path}: lacks the stamp MAP of an MRC file; read all the same", stacklevel=3)
+        logger.warning(f"{path}: lacks the stamp MAP of an MRC file; read all the same")
     start = [int(record[f"n{axis}start"]) for axis in "xyz"]
     if any(start) and start != [-(count // 2) for count in header.layout.shape[::-1]]:
-        warnings.warn(
+        logger.warning(
             f"{path}: begins at voxel {', '.join(map(str, start))} of a larger map by its header; the centre "
-            "of its own box counts as that of the molecule",
-            stacklevel=3,
+            "of its own box counts as that of the molecule"
         )
 
 

@@ -1,9 +1,9 @@
 """Particle stacks: any number of MRC files of which only the wanted slices are read, and writing one."""
 
 import copy
+import logging
 import os
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoforum.errors import InputError
 from cryoforum.io.mrc.header import MOST_UNPACKED_BYTES, Header, Layout, read_header, unpacked_voxels
 from cryoforum.storage.files import replacing
+
+logger = logging.getLogger(__name__)
 
 _READ_BYTES = 2**18  # at a time: a few images
 _HEADER_READERS = 8  # at a time: a network disk answers slowly, but answers many
@@ -44,7 +47,7 @@ class LazyImages:
         signs: np.ndarray | None = None,
     ) -> None:
         if not len(paths) or len(paths) != len(indices):
-            raise ValueError(
+            raise InputError(
                 f"expected a stack and a slice for each image, found {len(paths)} and {len(indices)}"
             )
         numbers: dict[Path, int] = {}
@@ -58,7 +61,7 @@ class LazyImages:
         wrong = (row for row, index in enumerate(indices) if not 0 <= index < counts[row])
         if (row := next(wrong, None)) is not None:
             name = f"{indices[row] + 1}@{paths[row]}" if names is None else names[row]
-            raise ValueError(
+            raise InputError(
                 f"image {name} (row {row + 1}): expected a slice from 1 to {counts[row]}, "
                 f"as many as {paths[row]} has, found {indices[row] + 1}"
             )
@@ -114,7 +117,7 @@ class LazyImages:
             images[places[part]] = found
             if found.dtype.kind == "f" and not np.isfinite(found).all():
                 wrong = ~np.isfinite(found).all(axis=(1, 2))
-                raise ValueError(
+                raise InputError(
                     f"{layout.path}, slice {slices[part][int(wrong.argmax())] + 1}: found pixels that are "
                     "NaN or infinite; leave the particle out or extract it again"
                 )
@@ -125,7 +128,7 @@ class LazyImages:
         if stack not in self._unpacked:
             total = _packed_bytes(self._layouts)
             if total > MOST_UNPACKED_BYTES:
-                raise ValueError(
+                raise InputError(
                     f"{self._layouts[stack].path}: expected compressed stacks of at most "
                     f"{MOST_UNPACKED_BYTES / 1e9:.1f} GB in all, as they are decompressed into memory, found "
                     f"{total / 1e9:.1f} GB; decompress them or add --scratch"
@@ -141,7 +144,7 @@ def write_stack(path: Path, batches: Iterable[Tensor], count: int, box: int, pix
     """
     needed, free = 4 * count * box**2, shutil.disk_usage(Path(path).parent).free
     if needed > free:  # writing through a memory map would end the process without a word
-        raise ValueError(f"{path}: expected {needed / 1e9:.2f} GB of free disk, found {free / 1e9:.2f} GB")
+        raise InputError(f"{path}: expected {needed / 1e9:.2f} GB of free disk, found {free / 1e9:.2f} GB")
     with (
         replacing(path) as temporary,
         mrcfile.new_mmap(temporary, shape=(count, box, box), mrc_mode=2) as mrc,
@@ -153,14 +156,14 @@ def write_stack(path: Path, batches: Iterable[Tensor], count: int, box: int, pix
         for batch in batches:
             images = batch.detach().cpu().to(torch.float32).numpy()
             if images.shape[1:] != (box, box) or written + len(images) > count:
-                raise ValueError(f"{path}: expected {count} images of {box} px, found more or {images.shape}")
+                raise InputError(f"{path}: expected {count} images of {box} px, found more or {images.shape}")
             mrc.data[written : written + len(images)] = images
             written += len(images)
             total += images.sum(dtype=np.float64)
             total_squares += np.square(images, dtype=np.float64).sum()
             lowest, highest = min(lowest, images.min()), max(highest, images.max())
         if written != count:
-            raise ValueError(f"{path}: expected {count} images, found {written}")
+            raise InputError(f"{path}: expected {count} images, found {written}")
         mean = total / (count * box * box)
         mrc.header.dmin, mrc.header.dmax, mrc.header.dmean = lowest, highest, mean
         mrc.header.rms = np.sqrt(max(total_squares / (count * box * box) - mean**2, 0.0))
@@ -188,7 +191,7 @@ def _read_slices(layout: Layout, slices: np.ndarray) -> Iterator[np.ndarray]:
             for start in range(0, len(run), most):
                 images = buffer[: min(most, len(run) - start)]
                 if not _filled(file, images.view(np.uint8).data):
-                    raise ValueError(
+                    raise InputError(
                         f"{layout.path}: the file became shorter while it was read; run again when whole"
                     )
                 yield images
@@ -208,9 +211,9 @@ def _common_box(layouts: Sequence[Layout]) -> int:
     for layout in layouts:
         _, ny, nx = layout.shape
         if nx != ny or nx % 2:
-            raise ValueError(f"{layout.path}: expected square images of an even width, found {nx} × {ny} px")
+            raise InputError(f"{layout.path}: expected square images of an even width, found {nx} × {ny} px")
         if layout.shape[1:] != first.shape[1:]:
-            raise ValueError(
+            raise InputError(
                 f"{layout.path}: expected images of {first.shape[2]} px as in {first.path}, found {nx} px; "
                 "extract all particles in one box"
             )
@@ -225,15 +228,13 @@ def _give_notice(headers: Sequence[Header]) -> None:
     """One warning for all stacks of a kind, whatever their number."""
     unstamped = [header.layout.path for header in headers if not header.is_stamped]
     if unstamped:
-        warnings.warn(
+        logger.warning(
             f"{len(unstamped)} of {len(headers)} stacks lack the stamp MAP of an MRC file, first "
-            f"{unstamped[0]}; read all the same",
-            stacklevel=3,
+            f"{unstamped[0]}; read all the same"
         )
     packed = [header.layout for header in headers if header.layout.is_packed]
     if packed:
-        warnings.warn(
+        logger.warning(
             f"{len(packed)} of {len(headers)} stacks are compressed, first {packed[0].path}; decompressed "
-            f"they take {_packed_bytes(packed) / 1e9:.2f} GB of memory, or of disk with --scratch",
-            stacklevel=3,
+            f"they take {_packed_bytes(packed) / 1e9:.2f} GB of memory, or of disk with --scratch"
         )

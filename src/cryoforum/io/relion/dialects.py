@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cryoforum.dataset.particle_table import ParticleStar, format_number, number_column, optics_rows
-from cryoforum.io.relion.lengths import pixel_sizes_from_star
+from cryoforum.dataset.particle_table import ParticleTable, format_number, number_column, optics_rows
+from cryoforum.io.relion.lengths import pixel_sizes_from_table
 
 OPTICS_COLUMNS = (  # what RELION 3.1 keeps for an optics group, and 3.0 for a particle
     "rlnOpticsGroupName",
@@ -44,30 +44,30 @@ _GROUP_30 = "rlnBeamTiltClass"  # the only groups that RELION 3.0 has
 _MAGNIFICATION = 10_000.0  # with it the detector's pixels in µm are as large as the image's in Å
 
 
-def relion30(star: ParticleStar) -> ParticleStar:
+def relion30(table: ParticleTable) -> ParticleTable:
     """The same particles in the dialect of RELION 3.0: what the optics groups say stands in every row."""
-    if star.optics is None:
-        return star
-    sizes = pixel_sizes_from_star(star)
-    moved = star.optics.iloc[optics_rows(star, star.optics)].reset_index(drop=True)
+    if table.optics is None:
+        return table
+    sizes = pixel_sizes_from_table(table)
+    moved = table.optics.iloc[optics_rows(table, table.optics)].reset_index(drop=True)
     groups = moved.get("rlnOpticsGroup")
     moved = moved.drop(columns=["rlnOpticsGroup", "rlnImagePixelSize", *_PIXEL_SIZE_30], errors="ignore")
-    particles = star.particles.drop(columns=["rlnOpticsGroup", *moved.columns], errors="ignore")
-    particles = _with_other_lengths(star, particles, {new: old for old, new in _LENGTHS.items()}, 1 / sizes)
+    particles = table.particles.drop(columns=["rlnOpticsGroup", *moved.columns], errors="ignore")
+    particles = _with_other_lengths(table, particles, {new: old for old, new in _LENGTHS.items()}, 1 / sizes)
     added = {name: moved[name] for name in moved}
-    if groups is not None and len(star.optics) > 1:
+    if groups is not None and len(table.optics) > 1:
         added[_GROUP_30] = groups
     added["rlnDetectorPixelSize"] = _texts(sizes * _MAGNIFICATION / 1e4)
-    added["rlnMagnification"] = _texts(np.full(len(star), _MAGNIFICATION))
-    return replace(star, optics=None, particles=particles.assign(**added).astype(str))
+    added["rlnMagnification"] = _texts(np.full(len(table), _MAGNIFICATION))
+    return replace(table, optics=None, particles=particles.assign(**added).astype(str))
 
 
-def relion31(star: ParticleStar) -> ParticleStar:
+def relion31(table: ParticleTable) -> ParticleTable:
     """The same particles in the dialect of RELION 3.1: an optics group for all that share their optics."""
-    if star.optics is not None:
-        return star
-    sizes = pixel_sizes_from_star(star)
-    particles = star.particles.drop(columns=list(_PIXEL_SIZE_30), errors="ignore")
+    if table.optics is not None:
+        return table
+    sizes = pixel_sizes_from_table(table)
+    particles = table.particles.drop(columns=list(_PIXEL_SIZE_30), errors="ignore")
     particles = particles.assign(rlnImagePixelSize=_texts(sizes))
     shared = [name for name in OPTICS_COLUMNS if name in particles]
     marks = [name for name in (*shared, _GROUP_30, "rlnOpticsGroup") if name in particles]
@@ -81,32 +81,32 @@ def relion31(star: ParticleStar) -> ParticleStar:
     if "rlnImageDimensionality" not in optics:
         optics["rlnImageDimensionality"] = "2"
     particles = particles.drop(columns=marks)
-    particles = _with_other_lengths(star, particles, _LENGTHS, sizes)
+    particles = _with_other_lengths(table, particles, _LENGTHS, sizes)
     particles = particles.assign(rlnOpticsGroup=[numbers[group] for group in group_of_row])
-    return replace(star, optics=optics.astype(str), particles=particles.astype(str))
+    return replace(table, optics=optics.astype(str), particles=particles.astype(str))
 
 
-def with_lengths_in_angstrom(star: ParticleStar) -> ParticleStar:
+def with_lengths_in_angstrom(table: ParticleTable) -> ParticleTable:
     """The same particles, their lengths in Å as in the dialect of RELION 3.1."""
-    sizes = pixel_sizes_from_star(star)
-    return replace(star, particles=_with_other_lengths(star, star.particles, _LENGTHS, sizes))
+    sizes = pixel_sizes_from_table(table)
+    return replace(table, particles=_with_other_lengths(table, table.particles, _LENGTHS, sizes))
 
 
 def _with_other_lengths(
-    star: ParticleStar, particles: pd.DataFrame, names: dict[str, str], factors: np.ndarray
+    table: ParticleTable, particles: pd.DataFrame, names: dict[str, str], factors: np.ndarray
 ) -> pd.DataFrame:
     """Lengths under their other names, times factors (n,).
 
     Of a file that has both, as in RELION: those in pixels count without optics groups, those in Å with them.
     """
-    angstrom_counts = star.optics is not None
+    angstrom_counts = table.optics is not None
     twins = names | {new: old for old, new in names.items()}
     columns = {}
     for name in particles:
         counts = name.endswith("Angst") == angstrom_counts
         if name in twins and not counts and twins[name] in particles:
             continue
-        values = number_column(star, name) if name in names else None
+        values = number_column(table, name) if name in names else None
         columns[names.get(name, name)] = particles[name] if values is None else _texts(values * factors)
     return pd.DataFrame(columns, index=particles.index)
 

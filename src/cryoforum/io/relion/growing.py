@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoforum.dataset.particle_table import ParticleStar, optics_rows, select_rows
+from cryoforum.dataset.particle_table import ParticleTable, optics_rows, select_rows
+from cryoforum.errors import InputError
 from cryoforum.io.join import NEUTRAL_OPTICS, NEUTRAL_PARTICLE, free_name, with_common_columns
 from cryoforum.io.relion.star_files import write_star
 from cryoforum.io.relion.star_text import open_for_writing, write_rows
@@ -28,69 +29,69 @@ class GrowingStar:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._head: ParticleStar | None = None  # optics and columns of what was written, without rows
+        self._head: ParticleTable | None = None  # optics and columns of what was written, without rows
 
-    def rewrite(self, stars: Callable[[], Iterable[ParticleStar]]) -> None:
+    def rewrite(self, tables: Callable[[], Iterable[ParticleTable]]) -> None:
         """Write anew all files that a call of ``stars`` gives; it is called twice. No row: no file."""
         head = None
-        for star in filter(len, stars()):
-            head = select_rows(joined([star] if head is None else [head, star]), [])
+        for table in filter(len, tables()):
+            head = select_rows(joined([table] if head is None else [head, table]), [])
         self._head = head
         if head is None:
             self.path.unlink(missing_ok=True)
             return
         with replacing(self.path) as temporary:
             write_star(head, temporary)
-            self._add(temporary, head, filter(len, stars()))
+            self._add(temporary, head, filter(len, tables()))
 
-    def append(self, stars: Sequence[ParticleStar]) -> bool:
+    def append(self, tables: Sequence[ParticleTable]) -> bool:
         """Add the rows of more files; False, and nothing done, where all has to be written anew."""
         if self._head is None or not self.path.is_file():
             return False
-        stars = [star for star in stars if len(star)]
-        if not all(_fits(joined([self._head, select_rows(star, [])]), self._head) for star in stars):
+        tables = [table for table in tables if len(table)]
+        if not all(_fits(joined([self._head, select_rows(table, [])]), self._head) for table in tables):
             return False
-        if stars:
+        if tables:
             with replacing(self.path) as temporary:
                 shutil.copyfile(self.path, temporary)
-                self._add(temporary, self._head, stars)
+                self._add(temporary, self._head, tables)
         return True
 
     @staticmethod
-    def _add(path: Path, head: ParticleStar, stars: Iterable[ParticleStar]) -> None:
+    def _add(path: Path, head: ParticleTable, tables: Iterable[ParticleTable]) -> None:
         with open(path, "r+b") as binary:
             binary.seek(-1, 2)  # the empty line after the last row would end the table
             binary.truncate()
         with open_for_writing(path, "a") as file:
-            for star in stars:
-                write_rows(file, joined([head, star]).particles)
+            for table in tables:
+                write_rows(file, joined([head, table]).particles)
             file.write("\n")
 
 
-def joined(stars: Sequence[ParticleStar]) -> ParticleStar:
+def joined(tables: Sequence[ParticleTable]) -> ParticleTable:
     """The rows of all files in one, with the columns that all have; left out ones are warned of.
 
     As in `io.joining` a missing column may have a meaning; but tables alone are looked at, so that adding to
-    a file costs what is added. Optics groups of the same name and values are one; others keep their number
-    and name where they are free. ValueError where only some files have optics.
+    a file costs what is added. CtfParameters groups of the same name and values are one; others keep their number
+    and name where they are free. InputError where only some files have optics.
     """
-    first = stars[0]
-    paths = [star.path for star in stars]
-    for star in stars:
-        if (star.optics is None) != (first.optics is None):
-            raise ValueError(f"{star.path}: expected data_optics as in {first.path}, or in none of the two")
+    first = tables[0]
+    paths = [table.path for table in tables]
+    for table in tables:
+        if (table.optics is None) != (first.optics is None):
+            raise InputError(f"{table.path}: expected data_optics as in {first.path}, or in none of the two")
     if first.optics is None:
-        tables = with_common_columns([star.particles for star in stars], paths, {})
-        return replace(first, particles=pd.concat(tables, ignore_index=True))
-    optics_tables = [star.optics for star in stars if star.optics is not None]
+        frames = with_common_columns([table.particles for table in tables], paths, {})
+        return replace(first, particles=pd.concat(frames, ignore_index=True))
+    optics_tables = [table.optics for table in tables if table.optics is not None]
     groups: list[dict[str, str]] = []
     particles = []
-    for star, table in zip(stars, with_common_columns(optics_tables, paths, NEUTRAL_OPTICS), strict=True):
-        numbers = np.array([_number_of(row, groups) for row in table.to_dict("records")], dtype=str)
-        particles.append(star.particles.assign(**{_GROUP: numbers[optics_rows(star, table)]}))
-    optics = pd.DataFrame(groups, columns=list(table), dtype=str)
-    tables = with_common_columns(particles, paths, NEUTRAL_PARTICLE)
-    return replace(first, optics=optics, particles=pd.concat(tables, ignore_index=True))
+    for table, frame in zip(tables, with_common_columns(optics_tables, paths, NEUTRAL_OPTICS), strict=True):
+        numbers = np.array([_number_of(row, groups) for row in frame.to_dict("records")], dtype=str)
+        particles.append(table.particles.assign(**{_GROUP: numbers[optics_rows(table, frame)]}))
+    optics = pd.DataFrame(groups, columns=list(frame), dtype=str)
+    frames = with_common_columns(particles, paths, NEUTRAL_PARTICLE)
+    return replace(first, optics=optics, particles=pd.concat(frames, ignore_index=True))
 
 
 def _number_of(row: dict[str, str], groups: list[dict[str, str]]) -> str:
@@ -117,7 +118,7 @@ def _may_be_called(given: str, own: str) -> bool:
     return given == own or re.fullmatch(re.escape(own) + r"_\d+", given) is not None
 
 
-def _fits(star: ParticleStar, head: ParticleStar) -> bool:
+def _fits(table: ParticleTable, head: ParticleTable) -> bool:
     """Whether a table has the columns and the optics of the other."""
-    optics_agree = star.optics is None or (head.optics is not None and star.optics.equals(head.optics))
-    return optics_agree and list(star.particles.columns) == list(head.particles.columns)
+    optics_agree = table.optics is None or (head.optics is not None and table.optics.equals(head.optics))
+    return optics_agree and list(table.particles.columns) == list(head.particles.columns)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cryoforum.dataset.particle_table import ParticleStar
+from cryoforum.dataset.particle_table import ParticleTable
+from cryoforum.errors import InputError
 from cryoforum.io.relion.star_text import open_for_writing, read_tables, write_tables
 from cryoforum.storage.files import replacing
 
@@ -24,54 +25,54 @@ _OTHER_KINDS = {  # a block that only another kind of STAR file has
 }
 
 
-def read_star(path: Path) -> ParticleStar:
-    """Read the tables of a particle STAR file; ValueError names what else the file is."""
+def read_star(path: Path) -> ParticleTable:
+    """Read the tables of a particle STAR file; InputError names what else the file is."""
     path = Path(path)
     tables = read_tables(path)
     blocks = dict(reversed(tables))  # of two blocks of one name the first counts
     found = ", ".join(f"data_{block}" for block in dict(tables)) or "no data_ block at all"
     kinds = [kind for block, kind in _OTHER_KINDS.items() if block in blocks and "particles" not in blocks]
     if kinds:
-        raise ValueError(f"{path}: expected a particle STAR file, found {kinds[0]} ({found})")
+        raise InputError(f"{path}: expected a particle STAR file, found {kinds[0]} ({found})")
     optics = blocks.get("optics")
     particles = blocks.get("particles")
     if particles is None and optics is None:  # RELION 3.0 calls its one table what it likes
         named = [table for _, table in tables if "rlnImageName" in table]
         particles = next(iter(named), tables[0][1] if len(tables) == 1 else None)
     if particles is None:
-        raise ValueError(f"{path}: expected a data_particles block, found {found}")
+        raise InputError(f"{path}: expected a data_particles block, found {found}")
     _check_particle_table(path, particles, optics)
-    return ParticleStar(path, optics, particles)
+    return ParticleTable(path, optics, particles)
 
 
-def write_star(star: ParticleStar, path: Path) -> None:
+def write_star(table: ParticleTable, path: Path) -> None:
     """Write the tables for RELION 3.1 and later (or 3.0, where there are no optics), atomically."""
     with replacing(path) as temporary, open_for_writing(temporary) as file:
-        if star.optics is None:
-            write_tables(file, [("images", star.particles)])
+        if table.optics is None:
+            write_tables(file, [("images", table.particles)])
         else:
-            tables = [("optics", star.optics), ("particles", star.particles)]
+            tables = [("optics", table.optics), ("particles", table.particles)]
             write_tables(file, tables, version_line="# version 30001")
 
 
 def _check_particle_table(path: Path, particles: pd.DataFrame, optics: pd.DataFrame | None) -> None:
-    """ValueError where this is no table of 2D particle images."""
+    """InputError where this is no table of 2D particle images."""
     columns = ", ".join(particles.columns[:5])
     if particles.empty:
-        raise ValueError(f"{path}: expected particles, found an empty table ({columns})")
+        raise InputError(f"{path}: expected particles, found an empty table ({columns})")
     if "rlnTomoParticlesFile" in particles:
-        raise ValueError(f"{path}: expected a particle STAR file, found an optimisation set ({columns})")
+        raise InputError(f"{path}: expected a particle STAR file, found an optimisation set ({columns})")
     if any(column.startswith("rlnTomo") for column in particles):
-        raise ValueError(
+        raise InputError(
             f"{path}: expected single-particle images, found particles of tomograms (rlnTomo…), subtomograms "
             "or stacks of their tilt images, which are not supported"
         )
     dimensions = optics.get("rlnImageDimensionality") if optics is not None else None
     is_3d = dimensions is not None and (pd.to_numeric(dimensions, errors="coerce") == 3).any()
     if is_3d or "rlnCoordinateZ" in particles or "rlnCtfImage" in particles:
-        raise ValueError(f"{path}: expected 2D particle images, found subtomograms, which are not supported")
+        raise InputError(f"{path}: expected 2D particle images, found subtomograms, which are not supported")
     if "rlnImageName" not in particles:
-        raise ValueError(
+        raise InputError(
             f"{path}: expected a column rlnImageName, found only {columns}, …; use the STAR file of "
             "extracted particles"
         )

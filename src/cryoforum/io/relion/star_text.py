@@ -13,6 +13,8 @@ from typing import Literal, TextIO
 
 import pandas as pd
 
+from cryoforum.errors import InputError
+
 _TOKEN = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""")
 _NEEDS_QUOTES = re.compile(r"""^$|\s|^[#"']""")
 _KEYWORDS = ("data_", "loop_", "_")  # with which a line begins that is no row
@@ -60,7 +62,7 @@ class _Table:
 def read_tables(path: Path) -> list[tuple[str, pd.DataFrame]]:
     """All (block name, table of str) of a STAR file, in order.
 
-    A list of `_name value` pairs is a table of one row. ValueError where the file is no STAR file.
+    A list of `_name value` pairs is a table of one row. InputError where the file is no STAR file.
     """
     tables: list[_Table] = []
     block: str | None = None
@@ -69,7 +71,7 @@ def read_tables(path: Path) -> list[tuple[str, pd.DataFrame]]:
         first = values[0]
         if current is not None and current.takes_as_row(values, is_quoted):
             if len(values) != len(current.columns):
-                raise ValueError(
+                raise InputError(
                     f"{path}, line {number}: expected {len(current.columns)} values, one for each column of "
                     f"data_{current.block}, found {len(values)}; the file may be cut off or badly edited"
                 )
@@ -87,7 +89,7 @@ def read_tables(path: Path) -> list[tuple[str, pd.DataFrame]]:
             if not current.is_loop:
                 current.rows[0].append(" ".join(values[1:]))
         else:
-            raise ValueError(
+            raise InputError(
                 f"{path}, line {number}: expected data_, loop_ or _name of a STAR file, found '{first[:40]}'"
             )
     return [(table.block, _dataframe(path, table)) for table in tables]
@@ -133,11 +135,11 @@ def open_for_writing(path: Path, mode: Literal["w", "a"] = "w") -> TextIO:
 def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str], bool]]:
     """Of each line that is not empty or a comment: number from 1, values, whether quotes hide a keyword."""
     if not os.path.isfile(path):  # unlike Path's, false for a name that is too long
-        raise ValueError(f"STAR file {path} not found")
+        raise InputError(f"STAR file {path} not found")
     with open(path, encoding="utf-8", errors=_ODD_BYTES) as file:
         for number, line in enumerate(file, 1):
             if "\0" in line:
-                raise ValueError(f"{path}: expected a STAR file, found a binary file")
+                raise InputError(f"{path}: expected a STAR file, found a binary file")
             values = _values(line.removeprefix("\ufeff") if number == 1 else line)
             if values:
                 yield number, values, values[0].startswith(_KEYWORDS) and line.lstrip()[0] in "'\""
@@ -175,12 +177,12 @@ def _quoted(value: str) -> str:
 def _in_quotes(value: str) -> str:
     mark = "'" if '"' in value else '"'
     if mark in value or "\n" in value:
-        raise ValueError(f"the value {value!r} cannot be written to a STAR file; rename it")
+        raise InputError(f"the value {value!r} cannot be written to a STAR file; rename it")
     return f"{mark}{value}{mark}"
 
 
 def _dataframe(path: Path, table: _Table) -> pd.DataFrame:
     repeated = [column for column in table.columns if table.columns.count(column) > 1]
     if repeated:
-        raise ValueError(f"{path}: column {repeated[0]} occurs twice in data_{table.block}")
+        raise InputError(f"{path}: column {repeated[0]} occurs twice in data_{table.block}")
     return table.dataframe()

@@ -12,9 +12,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.ctf_parameters import Optics
+from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.poses import Poses
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, unitquat_to_rotmat
 from cryoforum.imaging.ctf import ctf_at
@@ -22,7 +23,7 @@ from cryoforum.imaging.fft import crop_or_pad, to_fourier
 from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points
 from cryoforum.imaging.masks import soft_spherical_mask
 from cryoforum.imaging.projection import PADDING, cropped_transform
-from cryoforum.reconstruction.half_sets import drawn_subsets
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.inversion import inverted
 
 LARGEST_BOX = 64  # pixels that images are cut to in Fourier space; the field of view stays
@@ -43,7 +44,7 @@ class Transfer(StrEnum):
 
 
 @dataclass(frozen=True)
-class Reading:
+class Interpretation:
     """What the columns of a file mean; by default what they say.
 
     inverse_rotation: angles are those of the inverse. shuffled: every image has the angles of another one.
@@ -78,11 +79,11 @@ class Sample:
     deviation: Tensor
     extent_angstrom: float
     poses: Poses
-    optics: Optics | None
+    ctf: CtfParameters | None
     halves: Tensor
     symmetry: str
     rows: Tensor
-    judged: Tensor
+    used: Tensor
 
     def __len__(self) -> int:
         return len(self.values)
@@ -90,7 +91,7 @@ class Sample:
     @cached_property
     def shells(self) -> Tensor:
         """(p, shells) 1 where a judged point lies in a shell: sums over shells are products with it."""
-        return torch.nn.functional.one_hot(self.points.shell).float() * self.judged[:, None]
+        return torch.nn.functional.one_hot(self.points.shell).float() * self.used[:, None]
 
 
 @dataclass(frozen=True)
@@ -101,30 +102,31 @@ class Support:
     slices: (n, p) of the other half's map.
     """
 
-    reading: Reading
+    interpretation: Interpretation
     gains: Tensor
     half_maps: Tensor
     slices: Tensor
 
 
-def as_read(particles: Particles, reading: Reading) -> Particles:
+def as_interpreted(particles: Particles, interpretation: Interpretation) -> Particles:
     """The particles with poses and pixel size as a reading has them."""
     if particles.poses is None:
-        raise ValueError("expected particles with poses, found none")
+        raise InputError("expected particles with poses, found none")
     quaternions, shifts = particles.poses.quaternions, particles.poses.shifts_angstrom
     return replace(
         particles,
         poses=Poses(
-            inverse(quaternions) if reading.inverse_rotation else quaternions, reading.shift_factor * shifts
+            inverse(quaternions) if interpretation.inverse_rotation else quaternions,
+            interpretation.shift_factor * shifts,
         ),
-        pixel_size_angstrom=reading.pixel_factor * particles.pixel_size_angstrom,
+        pixel_size_angstrom=interpretation.pixel_factor * particles.pixel_size_angstrom,
     )
 
 
 def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: int = 128) -> Sample:
     """At most ``count`` particles with poses, spread evenly over the file, without far stronger images."""
     if particles.poses is None:
-        raise ValueError("expected particles with poses, found none")
+        raise InputError("expected particles with poses, found none")
     total = len(particles)
     rows = torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
     box = min(LARGEST_BOX, particles.box)
@@ -140,7 +142,7 @@ def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: in
     values, strength = torch.cat(parts), torch.cat(strengths)
     usual = strength.median()
     if not usual > 0:
-        raise ValueError("expected particles with contrast, found constant images for at least half of them")
+        raise InputError("expected particles with contrast, found constant images for at least half of them")
     usable = (strength > 0) & (strength < OUTLIER_VARIANCE * usual)
     values, rows = values[usable] / strength[usable, None].sqrt(), rows[usable]
     shells = torch.nn.functional.one_hot(points.shell).float()
@@ -152,7 +154,7 @@ def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: in
         deviation,
         particles.box * particles.pixel_size_angstrom,
         particles.poses[rows],
-        None if particles.optics is None else particles.optics[rows],
+        None if particles.ctf is None else particles.ctf[rows],
         _halves(particles, rows),
         symmetry,
         rows,
@@ -162,24 +164,24 @@ def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: in
 
 def _halves(particles: Particles, rows: Tensor) -> Tensor:
     """The file's own random subsets where both are well filled, as their poses know nothing of each other."""
-    if particles.subsets is not None:
-        own = particles.subsets[rows] - 1
+    if particles.half_sets is not None:
+        own = particles.half_sets[rows] - 1
         if 0.25 < float(own.float().mean()) < 0.75:
             return own
-    return drawn_subsets(len(rows)) - 1
+    return drawn_half_sets(len(rows)) - 1
 
 
-def support(sample: Sample, reading: Reading) -> Support:
+def support(sample: Sample, interpretation: Interpretation) -> Support:
     """Half maps under a reading, and how much each explains of the images of the other half."""
-    quaternions, centred, transfer = read(sample, reading)
+    quaternions, centred, transfer = interpreted(sample, interpretation)
     half_maps = _half_maps(sample, quaternions, centred, transfer)
     slices = _slices(sample, quaternions, half_maps.flip(0))
-    return Support(reading, _gains(sample, centred, transfer * slices), half_maps, slices)
+    return Support(interpretation, _gains(sample, centred, transfer * slices), half_maps, slices)
 
 
-def support_by_maps_of(other: Support, sample: Sample, reading: Reading) -> Tensor:
+def support_by_maps_of(other: Support, sample: Sample, interpretation: Interpretation) -> Tensor:
     """What the maps of another reading of the same orientations explain under this one, (n,): much faster."""
-    _, centred, transfer = read(sample, reading)
+    _, centred, transfer = interpreted(sample, interpretation)
     return _gains(sample, centred, transfer * other.slices)
 
 
@@ -199,34 +201,34 @@ def _gains(sample: Sample, centred: Tensor, model: Tensor) -> Tensor:
     return cross @ (2 * scale) - power @ scale.square()
 
 
-def read(sample: Sample, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+def interpreted(sample: Sample, interpretation: Interpretation) -> tuple[Tensor, Tensor, Tensor]:
     """Orientations (n, 4), whitened images (n, p) moved to the centre, and their transfer (n, p)."""
     quaternions = sample.poses.quaternions
-    if reading.shuffled:
+    if interpretation.shuffled:
         quaternions = quaternions.roll(1, 0)
-    extent = sample.extent_angstrom * reading.pixel_factor
+    extent = sample.extent_angstrom * interpretation.pixel_factor
     pixel = extent / sample.points.box
-    origins = sample.poses.shifts_angstrom * reading.shift_factor / pixel
+    origins = sample.poses.shifts_angstrom * interpretation.shift_factor / pixel
     transfer = torch.ones(len(sample), len(sample.points.kx))
-    if sample.optics is not None:
-        transfer = _transfer(sample.optics, reading.transfer, sample.points, extent)
+    if sample.ctf is not None:
+        transfer = _transfer(sample.ctf, interpretation.transfer, sample.points, extent)
     return (
-        inverse(quaternions) if reading.inverse_rotation else quaternions,
+        inverse(quaternions) if interpretation.inverse_rotation else quaternions,
         sample.values * sample.points.phases(origins).conj(),
         transfer / sample.deviation,
     )
 
 
-def _transfer(optics: Optics, kind: Transfer, points: FrequencyPoints, extent: float) -> Tensor:
+def _transfer(ctf: CtfParameters, kind: Transfer, points: FrequencyPoints, extent: float) -> Tensor:
     if kind is Transfer.CORRECTED:
-        return torch.ones(len(optics), len(points.kx))
+        return torch.ones(len(ctf), len(points.kx))
     if kind is Transfer.OVERFOCUS:
-        optics = replace(
-            optics,
-            defocus_u_angstrom=-optics.defocus_u_angstrom,
-            defocus_v_angstrom=-optics.defocus_v_angstrom,
+        ctf = replace(
+            ctf,
+            defocus_u_angstrom=-ctf.defocus_u_angstrom,
+            defocus_v_angstrom=-ctf.defocus_v_angstrom,
         )
-    values = ctf_at(optics, points.kx / extent, points.ky / extent)
+    values = ctf_at(ctf, points.kx / extent, points.ky / extent)
     if kind is Transfer.FLIPPED:
         return values.abs()
     return values.square() if kind is Transfer.MULTIPLIED else values

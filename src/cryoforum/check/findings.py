@@ -11,10 +11,8 @@ from enum import StrEnum
 
 from torch import Tensor
 
-from cryoforum.check.map_comparison import skewness
-from cryoforum.check.own_defocus import own_defocus
-from cryoforum.check.readings import (
-    Reading,
+from cryoforum.check.interpretations import (
+    Interpretation,
     Sample,
     Support,
     Transfer,
@@ -22,8 +20,11 @@ from cryoforum.check.readings import (
     support,
     support_by_maps_of,
 )
+from cryoforum.check.map_comparison import skewness
+from cryoforum.check.own_defocus import own_defocus
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.imaging.shells import filter_shells
 from cryoforum.reconstruction.fsc import fourier_shell_correlation
 
@@ -40,7 +41,7 @@ FEWEST = 20  # particles from which two halves make maps
 SMALLEST_BOX = 16  # pixels, below which a map has too few shells to compare
 
 
-class TooLittle(ValueError):
+class TooFewParticles(InputError):
     """The images are too few or too small to judge a file by."""
 
 
@@ -54,7 +55,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Alternative:
     """What the images say of another reading than that which they bear out best.
 
     deviations: difference of the mean log-likelihoods over its standard error, positive where the other is
@@ -62,7 +63,7 @@ class Verdict:
     """
 
     name: str
-    reading: Reading
+    interpretation: Interpretation
     deviations: float
     share: float
 
@@ -76,7 +77,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Findings:
     """What the images of a file say about it.
 
     reading: that which they bear out best. verdicts: of the others, relative to it. oriented: whether their
@@ -86,86 +87,88 @@ class Judgement:
     """
 
     count: int
-    reading: Reading
-    verdicts: tuple[Verdict, ...]
+    interpretation: Interpretation
+    alternatives: tuple[Alternative, ...]
     oriented: bool | None
     skewness: float
     volume: Volume
     unsaid_defocus_angstrom: float | None = None
 
 
-def judge(
+def find_interpretation(
     particles: Particles, symmetry: str = "C1", progress: Callable[[int], None] = lambda count: None
-) -> Judgement:
+) -> Findings:
     """Which reading of a file its images bear out; ``progress`` is told of each reading that was tried.
 
     `TooLittle` where nothing can be told from so few particles, or so small ones.
     """
     if particles.box < SMALLEST_BOX:
-        raise TooLittle(
+        raise TooFewParticles(
             f"images of {particles.box} px are too small to judge the file by ({SMALLEST_BOX} or more)"
         )
     sample = drawn_sample(particles, MOST_PARTICLES, symmetry)
     if len(sample) < FEWEST:
         usable = "particles are" if len(sample) == len(particles) else "particles of usual contrast are"
-        raise TooLittle(f"{len(sample)} {usable} too few to judge the file by ({FEWEST} or more)")
-    adopted = support(sample, Reading())
-    verdicts: tuple[Verdict, ...] = ()
+        raise TooFewParticles(f"{len(sample)} {usable} too few to judge the file by ({FEWEST} or more)")
+    adopted = support(sample, Interpretation())
+    alternatives: tuple[Alternative, ...] = ()
     for _ in range(MOST_FAULTS):
-        rivals, verdicts = _compared(sample, adopted, particles.pixel_size_angstrom)
-        better = [rival for rival, verdict in rivals if verdict.outcome is Outcome.BETTER]
+        rivals, alternatives = _compared(sample, adopted, particles.pixel_size_angstrom)
+        better = [rival for rival, alternative in rivals if alternative.outcome is Outcome.BETTER]
         progress(1)
         if not better:
             break
         adopted = max(better, key=lambda rival: float(rival.gains.mean()))
-        if adopted.reading.pixel_factor != 1:
+        if adopted.interpretation.pixel_factor != 1:
             adopted = _refined_pixel(sample, adopted)
-    shuffled = support(sample, replace(adopted.reading, shuffled=True))
-    oriented = _verdict("", shuffled.reading, shuffled.gains, adopted).outcome is Outcome.WORSE
+    shuffled = support(sample, replace(adopted.interpretation, shuffled=True))
+    oriented = _alternative("", shuffled.interpretation, shuffled.gains, adopted).outcome is Outcome.WORSE
     seen = float(shuffled.gains.mean() / _standard_error(shuffled.gains)) > LEAST_DEVIATIONS
-    volume = filtered_map(adopted.half_maps, sample.extent_angstrom * adopted.reading.pixel_factor)
-    return Judgement(
+    volume = filtered_map(adopted.half_maps, sample.extent_angstrom * adopted.interpretation.pixel_factor)
+    return Findings(
         len(sample),
-        adopted.reading,
-        verdicts,
+        adopted.interpretation,
+        alternatives,
         True if oriented else (False if seen else None),
         skewness(volume.voxels),
         volume,
-        _unsaid_defocus(sample, adopted) if oriented and sample.optics is None else None,
+        _unsaid_defocus(sample, adopted) if oriented and sample.ctf is None else None,
     )
 
 
 def _unsaid_defocus(sample: Sample, adopted: Support) -> float | None:
     found = own_defocus(sample, adopted)
     plain = replace(adopted, gains=found.gains_without)
-    outcome = _verdict("", adopted.reading, found.gains_with, plain).outcome
+    outcome = _alternative("", adopted.interpretation, found.gains_with, plain).outcome
     return found.median_angstrom if outcome is Outcome.BETTER else None
 
 
 def _compared(
     sample: Sample, adopted: Support, pixel_size: float
-) -> tuple[list[tuple[Support, Verdict]], tuple[Verdict, ...]]:
+) -> tuple[list[tuple[Support, Alternative]], tuple[Alternative, ...]]:
     """The readings that may be better, each with maps of its own; and the verdicts on all.
 
     Of a kind all are tried by the maps of what is adopted, and its best by maps of its own.
     """
-    rivals, verdicts = [], []
-    for kind in other_readings(sample, adopted.reading, pixel_size):
+    rivals, alternatives = [], []
+    for kind in other_interpretations(sample, adopted.interpretation, pixel_size):
         tried = list(kind.items())
         if len(tried) > 1:
-            gains = [support_by_maps_of(adopted, sample, reading) for _, reading in tried]
+            gains = [support_by_maps_of(adopted, sample, interpretation) for _, interpretation in tried]
             order = sorted(range(len(tried)), key=lambda at: -float(gains[at].mean()))
             for at in order[TRIED_BY_OWN_MAPS:]:
-                verdicts.append(_verdict(*tried[at], gains[at], adopted))
+                alternatives.append(_alternative(*tried[at], gains[at], adopted))
             tried = [tried[at] for at in order[:TRIED_BY_OWN_MAPS]]
-        for name, reading in tried:
-            rival = support(sample, reading)
-            verdicts.append(_verdict(name, reading, rival.gains, adopted))
-            rivals.append((rival, verdicts[-1]))
-    return rivals, tuple(verdicts)
+        for name, interpretation in tried:
+            rival = support(sample, interpretation)
+            alternatives.append(_alternative(name, interpretation, rival.gains, adopted))
+            rivals.append((rival, alternatives[-1]))
+    return rivals, tuple(alternatives)
 
 
-def other_readings(sample: Sample, current: Reading, pixel_size: float) -> list[dict[str, Reading]]:
+def other_interpretations(
+    sample: Sample, current: Interpretation, pixel_size: float
+) -> list[dict[str, Interpretation]]:
     """Every other reading that differs from ``current`` in one respect, by name; one dictionary a respect."""
     angles = "angles as in the file" if current.inverse_rotation else "angles of the inverse rotation"
     kinds = [{angles: replace(current, inverse_rotation=not current.inverse_rotation)}]
@@ -178,7 +181,7 @@ def other_readings(sample: Sample, current: Reading, pixel_size: float) -> list[
                 if factor != current.origin_factor
             }
         )
-    if sample.optics is None:
+    if sample.ctf is None:
         return kinds
     kinds.append(
         {
@@ -193,7 +196,9 @@ def other_readings(sample: Sample, current: Reading, pixel_size: float) -> list[
     return kinds
 
 
-def _other_pixel_sizes(current: Reading, pixel_size: float, with_origins: bool) -> dict[str, Reading]:
+def _other_pixel_sizes(
+    current: Interpretation, pixel_size: float, with_origins: bool
+) -> dict[str, Interpretation]:
     """Other pixel sizes, either of images whose origins are right in Å, or of those where they go along."""
     is_current = current.pixel_factor == 1 or with_origins == current.origins_with_pixels
     factors = PIXEL_FACTORS if is_current else (1.0, *PIXEL_FACTORS)
@@ -225,12 +230,12 @@ def _origin_factors(pixel_size: float) -> list[tuple[float, str]]:
     return distinct
 
 
-def _verdict(name: str, reading: Reading, gains: Tensor, adopted: Support) -> Verdict:
+def _alternative(name: str, interpretation: Interpretation, gains: Tensor, adopted: Support) -> Alternative:
     difference = gains - adopted.gains
     explained = max(float(gains.mean()), float(adopted.gains.mean()), 1e-30)
     error = _standard_error(difference)
     deviations = float(difference.mean()) / error if error > 0 else 0.0
-    return Verdict(name, reading, deviations, float(difference.mean()) / explained)
+    return Alternative(name, interpretation, deviations, float(difference.mean()) / explained)
 
 
 def _standard_error(values: Tensor) -> float:
@@ -239,17 +244,17 @@ def _standard_error(values: Tensor) -> float:
 
 def _refined_pixel(sample: Sample, found: Support) -> Support:
     """The reading with the pixel size that the images bear out best, to 1 %."""
-    step, best, factor = 0.04, float(found.gains.mean()), found.reading.pixel_factor
+    step, best, factor = 0.04, float(found.gains.mean()), found.interpretation.pixel_factor
     while step >= 0.01:
         tried = {}
         for other in (factor * (1 - step), factor * (1 + step)):
-            reading = replace(found.reading, pixel_factor=other)
-            tried[float(support_by_maps_of(found, sample, reading).mean())] = other
+            interpretation = replace(found.interpretation, pixel_factor=other)
+            tried[float(support_by_maps_of(found, sample, interpretation).mean())] = other
         if max(tried) > best:
             best, factor = max(tried), tried[max(tried)]
         else:
             step /= 2
-    return support(sample, replace(found.reading, pixel_factor=factor))
+    return support(sample, replace(found.interpretation, pixel_factor=factor))
 
 
 def filtered_map(half_maps: Tensor, extent_angstrom: float) -> Volume:
