@@ -49,7 +49,11 @@ def filter_file(
     if by is not None and by not in STATISTICS:
         raise InputError(f"expected --by {' or '.join(STATISTICS)}, found '{by}'")
     table = read_particle_file(predictions_path)
-    inputs = {Path(path).resolve() for path in (predictions_path, quantile_of, *table.companions) if path is not None}
+    inputs = {
+        Path(path).resolve()
+        for path in (predictions_path, quantile_of, *table.companions)
+        if path is not None
+    }
     for path in outputs:
         if path.resolve() in inputs:
             raise InputError(f"expected other names to write to than the input's, found {path}")

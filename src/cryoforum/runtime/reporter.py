@@ -1,0 +1,32 @@
+"""Who is told how a long step gets on. Messages that a user should read go through `logging` instead."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """Where a training stands.
+
+    fraction: of the schedule, 0 to 1. images: shown so far. loss: running mean. validation_median_rad: best
+    median orientation error so far in radians, None before the first validation.
+    """
+
+    fraction: float
+    images: int
+    loss: float
+    validation_median_rad: float | None
+
+
+class Reporter:
+    """Shows nothing; whoever wants to show progress overrides a method."""
+
+    def progress(self, description: str, total: int) -> Callable[[int], None]:
+        """Begin a step of ``total`` images: what is returned is called with how many more are done."""
+        return lambda count: None
+
+    def training(self, progress: TrainingProgress) -> None:
+        """Called after every step of a training."""
+
+
+SILENT = Reporter()
