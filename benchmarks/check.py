@@ -20,8 +20,7 @@ from pathlib import Path
 import torch
 from relion_made import relion_particles
 
-from cryoforum.check.map_comparison import mirrored
-from cryoforum.commands.structures import load_structure
+from cryoforum.commands.check.map_comparison import mirrored
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.particles import Particles, all_rows
@@ -33,6 +32,7 @@ from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 CTF_OF_PARTICLES = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"]

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from cryoforum.alignment.aligner import AlignmentConfig
 from cryoforum.alignment.fitting import align
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.simulation import simulate
+from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.reconstruction.reference_map import Reference
 

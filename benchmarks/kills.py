@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from cryoforum.commands.watch.sums import load_sums
 from cryoforum.dataset.particle_table import select_rows, with_columns
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.storage.files import is_leftover
-from cryoforum.watch.sums import load_sums
 
 # One number format and one thread: sums are added in one order. States often, so that they are resumed.
 CHILD = """

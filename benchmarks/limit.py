@@ -24,7 +24,6 @@ from cryoforum.alignment.local_refinement import orientation_covariance, origin_
 from cryoforum.commands.predict import Output, PredictionOptions, predict_to_file
 from cryoforum.commands.reconstruct import reconstruct_to_folder
 from cryoforum.commands.simulate import simulate_to_folder
-from cryoforum.commands.structures import load_structure
 from cryoforum.commands.train import train_to_folder
 from cryoforum.config import SimulationConfig, preset, with_symmetry
 from cryoforum.dataset.particle_table import select_rows
@@ -36,6 +35,7 @@ from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model_folder import load_model
 from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST, load_reference
 

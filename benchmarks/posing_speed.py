@@ -24,7 +24,6 @@ from cryoforum.alignment.aligner import Aligner, AlignmentConfig, align_batch
 from cryoforum.alignment.fitting import make_aligner
 from cryoforum.alignment.global_search import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.alignment.local_refinement import refine_locally
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.particles import Particles, loaded_batches
@@ -33,6 +32,7 @@ from cryoforum.imaging.likelihood import evaluate
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers
 from cryoforum.reconstruction.reference_map import load_reference, reference_from_map

@@ -16,7 +16,6 @@ from pathlib import Path
 import mrcfile
 import torch
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
@@ -27,6 +26,7 @@ from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
 from cryoforum.reconstruction.inversion import reconstruct

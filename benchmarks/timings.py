@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.split import split_rows
 from cryoforum.imaging.simulation import simulate
@@ -25,6 +24,7 @@ from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.training.loop import train

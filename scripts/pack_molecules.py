@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cryoforum.imaging.potential import PACKED_STEP_ANGSTROM, Atoms, read_atoms
+from cryoforum.molecules.potential import PACKED_STEP_ANGSTROM, Atoms, read_atoms
 from cryoforum.storage.files import replacing
 
 

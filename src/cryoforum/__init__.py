@@ -1,55 +1,154 @@
-"""Orientations of cryo-EM particles, each with an honest belief.
+"""Poses of cryo-EM particles, each with an uncertainty that means degrees.
 
-The verbs below work on tensors and dataclasses, without files; `cryoforum.io` reads and writes files.
-Importing this package is cheap: a name brings its module, and torch, when it is first used.
+The verbs below work on tensors and dataclasses; `cryoforum.commands` does the same on files. Importing this
+package is cheap: a name brings its module, and torch, when it is first used.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same to Python
+    from cryoforum.alignment.aligner import align
+    from cryoforum.alignment.config import AlignmentConfig
+    from cryoforum.alignment.global_search import SearchConfig
+    from cryoforum.alignment.local_refinement import LocalRefinementConfig
+    from cryoforum.config import Config, SimulationConfig, preset
+    from cryoforum.curation.selection import select
+    from cryoforum.dataset.ctf_parameters import CtfParameters
+    from cryoforum.dataset.image_grid import ImageGrid
+    from cryoforum.dataset.particle_set import ParticleSet
+    from cryoforum.dataset.particles import Particles
+    from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
+    from cryoforum.dataset.poses import Poses
+    from cryoforum.dataset.predictions import Predictions
+    from cryoforum.dataset.split import Split, split_rows
+    from cryoforum.dataset.volumes import HalfMaps, Volume
+    from cryoforum.distributions.bingham import OrientationPosterior
+    from cryoforum.errors import InputError
+    from cryoforum.imaging.simulation import simulate
+    from cryoforum.io.particle_files import load_particle_set, read_particle_file, write_particle_file
+    from cryoforum.io.predictions import prediction_columns, with_predictions
+    from cryoforum.molecules.structures import load_structure
+    from cryoforum.network.model import TrainedModel
+    from cryoforum.network.model_folder import load_model, save_model
+    from cryoforum.network.predict import matched_to_model, predict
+    from cryoforum.reconstruction.fsc import fsc_curve
+    from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
+    from cryoforum.reconstruction.reference_map import (
+        Reference,
+        load_reference,
+        reference_from_map,
+        reference_from_particles,
+    )
+    from cryoforum.report.page import write_report
+    from cryoforum.runtime.reporter import Reporter
+    from cryoforum.training.calibration import calibrated
+    from cryoforum.training.loop import train
+    from cryoforum.training.lr_finder import learning_rate_range, suggested_rate
 
 _HOMES = {
-    "load_structure": "commands.structures",
-    "simulate": "imaging.simulation",
-    "train": "training.loop",
-    "split_rows": "dataset.split",
-    "learning_rate_range": "training.lr_finder",
-    "suggested_rate": "training.lr_finder",
-    "predict": "network.predict",
-    "calibrated": "training.calibration",
-    "matched_to_model": "network.predict",
-    "align": "alignment.fitting",
-    "AlignmentConfig": "alignment.aligner",
-    "load_reference": "reconstruction.reference_map",
-    "reference_from_particles": "reconstruction.reference_map",
-    "reference_from_map": "reconstruction.reference_map",
+    "align": "alignment.aligner",
+    "AlignmentConfig": "alignment.config",
+    "SearchConfig": "alignment.global_search",
+    "LocalRefinementConfig": "alignment.local_refinement",
+    "load_structure": "molecules.structures",
+    "Config": "config",
+    "SimulationConfig": "config",
+    "preset": "config",
     "select": "curation.selection",
-    "reconstruct": "reconstruction.inversion",
-    "summarise_errors": "dataset.pose_errors",
-    "load_model": "network.model_folder",
-    "save_model": "network.model_folder",
-    "read_star": "io.relion.star_files",
-    "write_star": "io.relion.star_files",
-    "joined": "io.join",
-    "particles_from_table": "io.relion.particles",
-    "write_report": "report.page",
+    "CtfParameters": "dataset.ctf_parameters",
     "ImageGrid": "dataset.image_grid",
+    "ParticleSet": "dataset.particle_set",
     "Particles": "dataset.particles",
+    "orientation_errors": "dataset.pose_errors",
+    "summarise_errors": "dataset.pose_errors",
     "Poses": "dataset.poses",
     "Predictions": "dataset.predictions",
-    "Volume": "dataset.volumes",
+    "Split": "dataset.split",
+    "split_rows": "dataset.split",
     "HalfMaps": "dataset.volumes",
-    "CtfParameters": "dataset.ctf_parameters",
+    "Volume": "dataset.volumes",
     "OrientationPosterior": "distributions.bingham",
-    "SimulationConfig": "config",
-    "Config": "config",
-    "preset": "config",
+    "InputError": "errors",
+    "simulate": "imaging.simulation",
+    "load_particle_set": "io.particle_files",
+    "read_particle_file": "io.particle_files",
+    "write_particle_file": "io.particle_files",
+    "prediction_columns": "io.predictions",
+    "with_predictions": "io.predictions",
+    "TrainedModel": "network.model",
+    "load_model": "network.model_folder",
+    "save_model": "network.model_folder",
+    "matched_to_model": "network.predict",
+    "predict": "network.predict",
+    "fsc_curve": "reconstruction.fsc",
+    "ReconstructionConfig": "reconstruction.inversion",
+    "reconstruct": "reconstruction.inversion",
+    "Reference": "reconstruction.reference_map",
+    "load_reference": "reconstruction.reference_map",
+    "reference_from_map": "reconstruction.reference_map",
+    "reference_from_particles": "reconstruction.reference_map",
+    "write_report": "report.page",
+    "Reporter": "runtime.reporter",
+    "calibrated": "training.calibration",
+    "train": "training.loop",
+    "learning_rate_range": "training.lr_finder",
+    "suggested_rate": "training.lr_finder",
 }
 
-__all__ = list(_HOMES)
+__all__ = [
+    "AlignmentConfig",
+    "Config",
+    "CtfParameters",
+    "HalfMaps",
+    "ImageGrid",
+    "InputError",
+    "LocalRefinementConfig",
+    "OrientationPosterior",
+    "ParticleSet",
+    "Particles",
+    "Poses",
+    "Predictions",
+    "ReconstructionConfig",
+    "Reference",
+    "Reporter",
+    "SearchConfig",
+    "SimulationConfig",
+    "Split",
+    "TrainedModel",
+    "Volume",
+    "align",
+    "calibrated",
+    "fsc_curve",
+    "learning_rate_range",
+    "load_model",
+    "load_particle_set",
+    "load_reference",
+    "load_structure",
+    "matched_to_model",
+    "orientation_errors",
+    "predict",
+    "prediction_columns",
+    "preset",
+    "read_particle_file",
+    "reconstruct",
+    "reference_from_map",
+    "reference_from_particles",
+    "save_model",
+    "select",
+    "simulate",
+    "split_rows",
+    "suggested_rate",
+    "summarise_errors",
+    "train",
+    "with_predictions",
+    "write_particle_file",
+    "write_report",
+]
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

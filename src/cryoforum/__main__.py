@@ -1,5 +1,5 @@
 """``python -m cryoforum`` is the command ``cryoforum``."""
 
-from cryoforum.cli import app
+from cryoforum.cli import main
 
-app(prog_name="cryoforum")
+main()

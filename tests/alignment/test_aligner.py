@@ -21,7 +21,6 @@ from cryoforum.alignment import fitting as finding
 from cryoforum.alignment.global_search import Candidates, Templates
 from cryoforum.cli import app
 from cryoforum.commands.compare import matched_errors
-from cryoforum.commands.structures import load_structure
 from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import orientation_errors
@@ -35,6 +34,7 @@ from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network import predict as inference
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model

@@ -7,12 +7,12 @@ import torch
 from helpers.clean_images import seeded
 from torch import Tensor
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.resampling import resample_volume, resampled, resampling_matrix
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.fft import crop_or_pad, phase_shift, to_fourier, to_real
 from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.molecules.structures import load_structure
 
 FINE, COARSE = ImageGrid(96, 1.5), ImageGrid(64, 2.25)  # one field of view
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -25,6 +24,7 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.simulation import simulate
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime import devices

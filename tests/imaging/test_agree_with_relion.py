@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from cryoforum.cli import app
 from cryoforum.commands.simulate import simulate_to_folder
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
 from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 
 
 def silent(description: str, total: int):

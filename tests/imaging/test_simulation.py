@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
@@ -13,6 +12,7 @@ from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.imaging.simulation import SimulatedImages, simulate
+from cryoforum.molecules.structures import load_structure
 
 BOX, PIXEL_SIZE = 32, 11.2
 

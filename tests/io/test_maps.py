@@ -15,13 +15,13 @@ from helpers.messages import messages
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
-from cryoforum.commands.structures import load_structure
 from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.io.relion.star_files import read_star
+from cryoforum.molecules.structures import load_structure
 
 
 def invoke(*arguments: object) -> Result:

@@ -14,7 +14,6 @@ from helpers.models import untrained_model
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
-from cryoforum.commands.structures import load_structure
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_table import number_column, with_columns
 from cryoforum.dataset.pose_errors import orientation_errors
@@ -22,6 +21,7 @@ from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import check_compatible, matched_to_model
 

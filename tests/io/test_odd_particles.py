@@ -11,7 +11,6 @@ from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
 from cryoforum.commands.predict import with_predictions
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import preset, with_symmetry
 from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.pose_errors import orientation_errors
@@ -20,6 +19,7 @@ from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 80
 

@@ -8,9 +8,9 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
+from cryoforum.commands.workflow import checked_particles
 from helpers.messages import logged
 
-from cryoforum.commands.workflow import checked_particles
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import padded_transform, project

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles
@@ -17,6 +16,7 @@ from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.imaging.masks import circular_mask
 from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.augmentation import augment, turn_and_shift, turn_orientations
 from cryoforum.network.preprocessing import Intensity, prepare, prepare_all, set_intensity
 

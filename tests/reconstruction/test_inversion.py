@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
@@ -23,6 +22,7 @@ from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import table_from_particles
 from cryoforum.io.relion.star_files import write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -24,6 +23,7 @@ from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_dis
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.simulation import simulate
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.preprocessing import Intensity
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.training.batches import Batch, BatchSource, simulated_count

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -23,6 +22,7 @@ from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_dis
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.simulation import SimulatedImages, simulate
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict

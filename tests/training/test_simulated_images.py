@@ -8,7 +8,6 @@ from helpers.clean_images import seeded
 from scipy import stats
 from torch import Tensor
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import PreprocessingConfig, SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
@@ -17,6 +16,7 @@ from cryoforum.imaging.masks import circular_mask
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.projection import padded_transform
 from cryoforum.imaging.simulation import SimulatedImages, simulate
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.preprocessing import Intensity, prepare, prepare_all, set_intensity
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map, reference_from_particles
 from cryoforum.training.simulated_images import image_simulator

@@ -1,20 +1,21 @@
-"""Finding the poses of any particles: a aligner fitted to them, its doubts, and all of them posed.
+"""An aligner fitted to the particles at hand: their noise and signal scale, and whether the map explains them.
 
-Noise and signal scale are measured on a sample of the particles at hand before the rest is posed, so that
-other microscopes and other normalisations than those of the training are no matter.
+Noise and signal scale are measured on a sample of the particles before the rest is aligned, so that other
+microscopes and other normalisations than those of the training do not matter.
 """
 
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from cryoforum.alignment.aligner import Aligner, AlignmentConfig, CandidateSource, align_in_batches
+from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.global_search import SearchConfig, make_templates
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
-from cryoforum.dataset.particles import Particles
+from cryoforum.alignment.map_aligner import MapAligner, SearchedMap
+from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
@@ -31,175 +32,180 @@ from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import BATCH_SIZE
 from cryoforum.reconstruction.reference_map import Reference
 
-DEFAULT_CONFIG = AlignmentConfig()
+logger = logging.getLogger(__name__)
+
 # Particles on which noise and scale are measured: an eighth of all, within these limits.
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 128, 512
+COARSE_SEARCH, COARSE_REFINEMENT = SearchConfig(), LocalRefinementConfig()
 # Median log-likelihood gain of a particle below which low frequencies do not single out its orientation:
 # the coarse search then loses several per cent of the particles, the fine one few (benchmarks/limit.md).
 FAINT_GAIN = 120.0
 FINE_SEARCH = SearchConfig(nside=5, highest_frequency=14, candidates=32, separation_deg=14.0)
 FINE_REFINEMENT = LocalRefinementConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
 OUTLIER_VARIANCE = 10.0  # of an image over the median: ice or metal, which would pass for everyone's noise
-LEAST_EXPLAINED = 0.5  # share of the signal in the images below which a reference is doubtful
-LEAST_SHIFT_PIXEL = 3.0  # that origins are searched for, where nothing is known of them or they are small
+LEAST_EXPLAINED = 0.5  # share of the signal in the images that a map of the same molecule explains
+LEAST_SHIFT_PIXEL = 3.0  # that is searched, where nothing is known of the shifts or they are small
 
 
-def align(
+def fitted_aligner(
     reference: Reference,
     particles: Particles,
     model: TrainedModel | None = None,
-    config: AlignmentConfig = DEFAULT_CONFIG,
+    config: AlignmentConfig | None = None,
     *,
-    halves: bool = False,
-    batch_size: int = BATCH_SIZE,
-    progress: Callable[[int], None] = lambda count: None,
-    tell: Callable[[str], None] = warnings.warn,
-) -> Predictions:
-    """Poses of all particles, in order, each refined from the network's candidates or the search's.
+    own_half_maps: bool = False,
+) -> MapAligner:
+    """The aligner of a map for these particles, by a sample of them.
 
     Parameters
     ----------
-    reference : `reference.load_reference` of a model folder, or `reference.reference_from_map`.
-    model : None for the search alone.
-    halves : compare each half set with its own half's reference.
-    progress, tell : called with the number of images done; and with what the user should know.
+    reference
+        At the particles' box and pixel size.
+    particles
+        All of them: the sample is spread evenly, so that every process finds the same.
+    model
+        None where candidates come from the global search alone.
+    config
+        None for the defaults.
+    own_half_maps
+        Whether each half set is compared with the map of its own half.
+
+    Raises
+    ------
+    InputError
+        Where half maps are asked for and there are none, or the images have no contrast.
     """
-    aligner = make_aligner(model, reference, particles, config, halves=halves, tell=tell)
-    batches = []
-    for predictions in align_in_batches(aligner, particles, batch_size):
-        batches.append(predictions)
-        progress(len(predictions))
-    return joined_predictions(batches)
-
-
-def make_aligner(
-    model: TrainedModel | None,
-    reference: Reference,
-    particles: Particles,
-    config: AlignmentConfig,
-    *,
-    halves: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
-) -> Aligner:
-    """Templates of the reference, noise and scale of the particles.
-
-    Parameters
-    ----------
-    model : None where candidates come from the search alone.
-    reference : at the particles' box and pixel size.
-    particles : all of them; the sample is spread evenly over them, so that every process finds the same.
-    halves : whether each half set is compared with its own half's reference.
-    tell : told, in one line each, what the user should know.
-    """
-    config = _fitted(config, reference, model)
-    transforms = _transforms(reference, particles, halves)
+    draft = _Draft(
+        reference, model, config or AlignmentConfig(), _transforms(reference, particles, own_half_maps)
+    )
     rows = _sample(particles)
-    background = background_noise(particles, rows, transforms[0], config.search.highest_frequency)
+    highest = draft.search(COARSE_SEARCH).highest_frequency
+    background = background_noise(particles, rows, draft.transforms[0], highest)
     first = background if reference.noise is None else reference.noise.adapted_to(background)
-    aligner = _unmeasured_aligner(model, reference, transforms, first, particles.box, config)
+    aligner = draft.aligner(first, COARSE_SEARCH, COARSE_REFINEMENT)
     if len(rows) < FEWEST_OF_A_GROUP:
-        tell(f"fewer than {FEWEST_OF_A_GROUP} particles: too few to measure noise or to doubt the reference")
+        logger.info(
+            "fewer than %d particles: too few to measure noise or to check the reference", FEWEST_OF_A_GROUP
+        )
         return aligner
     aligner, found = _measured(aligner, particles, rows, rounds=1 if reference.noise else 2)
-    judge = aligner
-    if config.source == "both" and reference.halves is None:
+    checked = aligner
+    if aligner.source == "both" and reference.halves is None:
         # A search fits a map of either hand, turned in any way: whether it is the model's, the network tells.
-        judge, _ = _measured(_with_source(aligner, "network"), particles, rows, rounds=1)
-    highest = config.search.highest_frequency
-    share = explained_share(judge.noise, background, highest)
+        checked, _ = _measured(replace(aligner, source="network"), particles, rows, rounds=1)
+    share = explained_share(checked.noise, background, highest)
     if share < LEAST_EXPLAINED:
-        tell(_doubt(share, judge, reference, particles, rows, background))
+        logger.warning(_misfit(share, checked, draft, particles, rows, background))
     fits = explained_share(aligner.noise, background, highest) >= LEAST_EXPLAINED
-    if fits and config.source != "network" and _are_faint(found):
-        tell("the particles are faint: searching orientations on a finer grid, with more frequencies")
-        fine = _fitted(
-            replace(config, search=FINE_SEARCH, local_refinement=FINE_REFINEMENT), reference, model
-        )
-        aligner = _unmeasured_aligner(model, reference, transforms, aligner.noise, particles.box, fine)
+    if fits and draft.may_search_finer and aligner.source != "network" and _are_faint(found):
+        logger.info("the particles are faint: searching orientations on a finer grid, with more frequencies")
+        aligner = draft.aligner(aligner.noise, FINE_SEARCH, FINE_REFINEMENT)
     return aligner
 
 
-def _fitted(config: AlignmentConfig, reference: Reference, model: TrainedModel | None) -> AlignmentConfig:
-    """The same with what was left open, searching no further than the reference shows."""
-    highest = min(config.search.highest_frequency, reference.highest_frequency)
-    reach = (reference.origin_reach_angstrom or 0.0) / reference.full.pixel_size_angstrom
-    largest = max(LEAST_SHIFT_PIXEL, reach) if config.max_shift_pixel is None else config.max_shift_pixel
-    return replace(
-        config,
-        source="search" if model is None else config.source or "both",
-        search=replace(config.search, highest_frequency=highest, max_shift_pixel=largest),
-    )
+@dataclass(frozen=True)
+class _Draft:
+    """All that an aligner is made of but noise and the settings that may be chosen."""
+
+    reference: Reference
+    model: TrainedModel | None
+    config: AlignmentConfig
+    transforms: tuple[Tensor, ...]
+
+    @property
+    def may_search_finer(self) -> bool:
+        return self.config.search == "auto"
+
+    def search(self, automatic: SearchConfig) -> SearchConfig:
+        """The settings of the search: explicit ones as they are, ``automatic`` where it may choose.
+
+        Neither goes beyond the frequencies that the reference shows.
+        """
+        reference, config = self.reference, self.config
+        search = automatic if config.search == "auto" else config.search
+        largest = config.max_shift_pixel
+        if largest is None and config.search == "auto":
+            reach = (reference.origin_reach_angstrom or 0.0) / reference.full.pixel_size_angstrom
+            largest = max(LEAST_SHIFT_PIXEL, reach)
+        highest = min(search.highest_frequency, reference.highest_frequency)
+        return replace(
+            search,
+            highest_frequency=highest,
+            max_shift_pixel=search.max_shift_pixel if largest is None else largest,
+        )
+
+    def aligner(
+        self, noise: NoiseModel, automatic: SearchConfig, automatic_refinement: LocalRefinementConfig
+    ) -> MapAligner:
+        """The aligner under this noise."""
+        reference, config, model = self.reference, self.config, self.model
+        box, search = len(reference.full.voxels), self.search(automatic)
+        maps = tuple(
+            SearchedMap(transform, make_templates(transform, box, search, reference.symmetry))
+            for transform in self.transforms
+        )
+        refinement = config.local_refinement
+        return MapAligner(
+            maps=maps,
+            noise=noise,
+            points=frequency_points(box, reference.highest_frequency),
+            model=model,
+            features=torch.empty(0) if model is None else model.head.features(maps[0].templates.rotations),
+            source="search" if model is None else config.source or "both",
+            local_refinement=automatic_refinement if refinement == "auto" else refinement,
+            refine_defocus=config.refine_defocus,
+            refine_scale=config.refine_scale,
+        )
 
 
-def _with_source(aligner: Aligner, source: CandidateSource) -> Aligner:
-    return replace(aligner, config=replace(aligner.config, source=source))
-
-
-def _transforms(reference: Reference, particles: Particles, halves: bool) -> tuple[Tensor, ...]:
+def _transforms(reference: Reference, particles: Particles, own_half_maps: bool) -> tuple[Tensor, ...]:
     volumes: tuple[Volume, ...] = (reference.full,)
-    if halves:
+    if own_half_maps:
         if reference.halves is None or particles.half_sets is None:
             raise InputError("expected half sets and a reference of each half to keep them independent")
         volumes = reference.halves
     return tuple(cropped_transform(volume.voxels, reference.highest_frequency) for volume in volumes)
 
 
-def _unmeasured_aligner(
-    model: TrainedModel | None,
-    reference: Reference,
-    transforms: tuple[Tensor, ...],
-    noise: NoiseModel,
-    box: int,
-    config: AlignmentConfig,
-) -> Aligner:
-    templates = tuple(
-        make_templates(transform, box, config.search, reference.symmetry) for transform in transforms
-    )
-    points = frequency_points(box, reference.highest_frequency)
-    features = torch.empty(0)
-    if model is not None:
-        features = model.head.features(templates[0].rotations)
-    return Aligner(model, config, noise, points, transforms, templates, features)
-
-
 def _measured(
-    aligner: Aligner, particles: Particles, rows: Tensor, rounds: int
-) -> tuple[Aligner, Predictions]:
+    aligner: MapAligner, particles: Particles, rows: Tensor, rounds: int
+) -> tuple[MapAligner, Predictions]:
     """The aligner with noise and scale as its own poses of a sample show them, and these poses."""
     sample = particles.select(rows)
-    which = aligner.reference_of(sample)
+    which = aligner.map_of(sample)
     highest_frequency = int(aligner.points.radius[-1])
     for _ in range(rounds):
-        found = joined_predictions(list(align_in_batches(aligner, sample, BATCH_SIZE)))
+        batches = map(aligner.align_batch, loaded_batches(sample, BATCH_SIZE))
+        found = joined_predictions(list(batches))
         noise = measured_noise(particles, rows, found.poses, aligner.transforms, which, highest_frequency)
         aligner = replace(aligner, noise=noise)
     return aligner, found
 
 
-def _doubt(
+def _misfit(
     share: float,
-    aligner: Aligner,
-    reference: Reference,
+    aligner: MapAligner,
+    draft: _Draft,
     particles: Particles,
     rows: Tensor,
     background: NoiseModel,
 ) -> str:
-    """What may be wrong where the reference does not explain the images."""
+    """Which mistake may be the cause where the reference does not explain the images."""
     found = f"the reference explains only {100 * max(share, 0):.0f} % of the signal in the images"
     wrong = "the images' CTF, contrast or pixel size may be wrong"
-    if aligner.model is None or aligner.config.source == "search" or reference.halves is not None:
+    reference = draft.reference
+    if aligner.model is None or aligner.source == "search" or reference.halves is not None:
         return f"{found}: it may be another molecule, or {wrong}"
+    highest = aligner.maps[0].templates.config.highest_frequency
     for voxels, finding in _other_maps(reference.full.voxels):
         other = replace(reference, full=replace(reference.full, voxels=voxels))
-        transforms = _transforms(other, particles, halves=False)
-        tried = _unmeasured_aligner(
-            aligner.model, other, transforms, background, particles.box, aligner.config
+        config = replace(draft.config, source=aligner.source)
+        tried = replace(
+            draft, reference=other, config=config, transforms=_transforms(other, particles, False)
         )
-        tried, _ = _measured(tried, particles, rows, rounds=2)
-        if (
-            explained_share(tried.noise, background, aligner.config.search.highest_frequency)
-            > LEAST_EXPLAINED
-        ):
+        first = tried.aligner(background, COARSE_SEARCH, COARSE_REFINEMENT)
+        measured, _ = _measured(first, particles, rows, rounds=2)
+        if explained_share(measured.noise, background, highest) > LEAST_EXPLAINED:
             return f"{found}, but {finding}"
     return (
         f"{found} at the model's orientations: it may be turned or another molecule, or {wrong}; "
@@ -208,9 +214,9 @@ def _doubt(
 
 
 def _other_maps(voxels: Tensor) -> Iterator[tuple[Tensor, str]]:
-    """What a map is often taken for, and what to say where it fits."""
+    """What a map is often mistaken for, and the message where that fits."""
     yield -voxels, "its negative fits: the contrast is inverted; multiply it by -1"
-    for axis in range(3):  # which plane a map was mirrored at nobody knows
+    for axis in range(3):  # nobody knows at which plane a map was mirrored
         mirrored = voxels.flip(axis).roll(1, axis)  # voxel n // 2 stays
         yield mirrored, "its mirror image fits: it is of the other hand than the model; mirror it"
 

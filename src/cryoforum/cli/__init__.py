@@ -4,7 +4,7 @@ Every module registers its commands when it is imported; `cryoforum --help` list
 """
 # ruff: noqa: I001, F401
 
-from cryoforum.cli.app import app
-from cryoforum.cli import check, train, align, results, watch, convert, relion_job, study
+from cryoforum.cli.app import app, main
+from cryoforum.cli import particles, models, poses, maps, runs, relion_job
 
-__all__ = ["app"]
+__all__ = ["app", "main"]

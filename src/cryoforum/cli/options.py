@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from cryoforum import choices
+
 Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Shard = Annotated[str | None, typer.Option(help="Only one of n parts of the rows: 1/4 … 4/4.")]
 BatchSize = Annotated[int, typer.Option(help="Images at a time.")]
-Resolution = Annotated[float | None, typer.Option(help="Å up to which the given map is used.")]
+Resolution = Annotated[float | None, typer.Option(help="Resolution in Å up to which the given map is used.")]
 MapPixelSize = Annotated[
     float | None,
     typer.Option(help="Å per voxel of the given map, where its header lacks the size or is wrong."),
@@ -22,24 +24,26 @@ ScratchFolder = Annotated[
 KeepScratch = Annotated[
     bool, typer.Option("--keep-scratch", help="Leave the copies in --scratch for the next run.")
 ]
-Defocus = Annotated[
+RefineDefocus = Annotated[
     bool, typer.Option("--refine-defocus", help="Find each particle's own defocus (rlnDefocusU/V), too.")
 ]
-Scale = Annotated[bool, typer.Option("--refine-scale", help="Refine each particle at its own strength.")]
+RefineScale = Annotated[
+    bool, typer.Option("--refine-scale", help="Refine each particle at its own signal scale.")
+]
 MaxShift = Annotated[
     float | None,
     typer.Option(
-        help="Largest shift along x and y that is looked for, pixels; "
+        help="Largest shift along x and y that is searched, pixels; "
         "default: that of the training particles, at least 3."
     ),
 ]
-Preset = Annotated[str, typer.Option(help="tiny, small, paper or expedited.")]
+Preset = Annotated[choices.PresetName, typer.Option(help="Settings to start from.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file that changes the preset.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting, as network.pooling=gem; may be repeated."),
 ]
-Stars = Annotated[
+Particles = Annotated[
     list[Path],
     typer.Argument(
         metavar="PARTICLES...", help="Files .star of RELION or .cs of cryoSPARC; several are joined."
@@ -52,3 +56,4 @@ Devices = Annotated[
     ),
 ]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]
+Split = Annotated[str | None, typer.Option(help="Percentages as 50,17,33, or a split.csv.")]

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from cryoforum.choices import RelionAction
 from cryoforum.cli.app import app
-from cryoforum.cli.terminal import failing_clearly
+from cryoforum.cli.terminal import running
 from cryoforum.errors import InputError
 
 # Its base in whatever click typer uses: its own, or the package of that name, by version.
@@ -30,7 +31,7 @@ def relion_job(
     in_mask: Annotated[
         str | None, typer.Option("--in_mask", help="predict: multiply the map by this mask.")
     ] = None,
-    action: Annotated[str, typer.Option(help="train, predict or filter.")] = "predict",
+    action: Annotated[RelionAction, typer.Option(help="Which command does the job.")] = "predict",
     model: Annotated[
         Path | None, typer.Option(help="predict: a model folder, or the job folder of a training.")
     ] = None,
@@ -40,7 +41,7 @@ def relion_job(
 
     Every other option is one of the command of that action, as --preset, --max-minutes or --keep.
     """
-    with failing_clearly():
+    with running():
         from cryoforum.commands.relion_job import ExternalJob, marked, write_output_nodes
         from cryoforum.runtime.threads import use_threads
 

@@ -1,5 +1,6 @@
-"""What the command line shows: bars, tables, the one line of an error. Only here and in `cli` is printed."""
+"""What the command line shows: messages, progress bars, tables, the one line of an error."""
 
+import logging
 import signal
 import sys
 import time
@@ -16,17 +17,19 @@ from rich.table import Table
 from rich.text import Text
 
 from cryoforum.errors import InputError
+from cryoforum.runtime.reporter import Reporter, TrainingProgress
 from cryoforum.storage.files import reason_of
 
 if TYPE_CHECKING:
-    from cryoforum.check.check import Check
-    from cryoforum.check.findings import Alternative
+    from cryoforum.commands.check.check import Check
+    from cryoforum.commands.check.findings import Alternative
     from cryoforum.commands.demo import DemoResult
-    from cryoforum.commands.predict import PoseSummary
+    from cryoforum.commands.pose_files import PoseSummary
     from cryoforum.dataset.pose_errors import ErrorSummary
-    from cryoforum.training.state import Progress as TrainingProgress
 
 WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown
+LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them
+_tracebacks = False
 
 
 def _width(stderr: bool = False) -> int | None:
@@ -36,16 +39,28 @@ def _width(stderr: bool = False) -> int | None:
 
 
 console = Console(stderr=True, width=_width(stderr=True))
-LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them
+
+
+def show_tracebacks(wanted: bool) -> None:
+    """Whether bad input, too, ends with a traceback."""
+    global _tracebacks
+    _tracebacks = wanted
 
 
 @contextmanager
-def failing_clearly() -> Iterator[None]:
-    """One line and exit code 1 for bad input and a full disk; a traceback is left for our own errors."""
+def running(each_message_once: bool = False) -> Iterator[Reporter]:
+    """Around every command: a reporter of progress, messages shown, and errors in one line.
+
+    Bad input and a full disk end with exit code 1; our own bugs keep their traceback. Of several processes
+    the first one shows progress and messages.
+    """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
     try:
-        yield
-    except (ValueError, OSError, MemoryError) as error:
+        with _messages_shown(each_message_once), _reporter() as reporter:
+            yield reporter
+    except (InputError, OSError, MemoryError) as error:
+        if _tracebacks:
+            raise
         console.print(f"[bold red]Error{_of_process()}:[/] ", end="")
         console.print(reason_of(error), markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
@@ -53,6 +68,36 @@ def failing_clearly() -> Iterator[None]:
         if _speaks():
             console.print("interrupted; a training goes on with --resume, a prediction when run again")
         raise typer.Exit(130) from None
+
+
+class _Messages(logging.Handler):
+    """Shows what the library logs, as `tell` does."""
+
+    def __init__(self, each_once: bool) -> None:
+        super().__init__(logging.INFO)
+        self._each_once, self._shown = each_once, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if not (self._each_once and line in self._shown):
+            tell(line)
+        self._shown.add(line)
+
+
+@contextmanager
+def _messages_shown(each_once: bool) -> Iterator[None]:
+    logger, handler = logging.getLogger("cryoforum"), _Messages(each_once)
+    if logger.handlers:  # a command that runs inside another one, as a RELION job does
+        yield
+        return
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def share_among(devices: int) -> None:
@@ -70,7 +115,7 @@ def share_among(devices: int) -> None:
     raise typer.Exit(start_processes(devices, sys.argv[1:]))
 
 
-class ImagesPerSecond(ProgressColumn):
+class _ImagesPerSecond(ProgressColumn):
     """Speed so far."""
 
     def render(self, task: Task) -> Text:
@@ -78,23 +123,16 @@ class ImagesPerSecond(ProgressColumn):
         return Text(f"{images / max(task.elapsed or 0, 1e-9):.0f} images/s")
 
 
-@contextmanager
-def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
-    """A maker of progress bars, one a step, each told how many more images are done.
+class _Bars(Reporter):
+    """A progress bar for every step, and one for a training: loss and validation error beside it."""
 
-    Of several processes the first one shows them.
-    """
-    if not _speaks():
-        yield lambda description, total: lambda count: None
-        return
-    columns = (TextColumn("{task.description:>16}"), BarColumn(), ImagesPerSecond(), TimeRemainingColumn())
+    def __init__(self) -> None:
+        self._running: list[Progress] = []
+        self._training: Progress | None = None
 
-    def bar(description: str, total: int) -> Callable[[int], None]:
-        progress = Progress(*columns, console=console)
-        progress.start()
-        task = progress.add_task(description, total=total)
-
-        shown = time.monotonic()
+    def progress(self, description: str, total: int) -> Callable[[int], None]:
+        progress = self._started(BarColumn(), _ImagesPerSecond(), TimeRemainingColumn())
+        task, shown = progress.add_task(description, total=total), time.monotonic()
 
         def advance(count: int) -> None:
             nonlocal shown
@@ -105,49 +143,43 @@ def progress_bars() -> Iterator[Callable[[str, int], Callable[[int], None]]]:
                 console.print(progress.get_renderable())
                 shown = time.monotonic()
 
-        running.append(progress)
         return advance
 
-    running: list[Progress] = []
-    try:
-        yield bar
-    finally:
-        for progress in running:
+    def training(self, progress: TrainingProgress) -> None:
+        if self._training is None:
+            note = TextColumn("{task.fields[note]}")
+            self._training = self._started(BarColumn(), _ImagesPerSecond(), note, TimeRemainingColumn())
+            self._training.add_task("training", total=1.0, note="", images=0)
+        median = progress.validation_median_rad
+        words = f"loss {progress.loss:.2f}" + ("" if median is None else f", error {angle(median)}")
+        (task,) = self._training.task_ids
+        self._training.update(task, completed=progress.fraction, images=progress.images, note=words)
+        if progress.fraction >= 1:
+            self._training.stop()
+            self._training = None
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        for progress in self._running:
             progress.stop()
+
+    def _started(self, *columns: ProgressColumn) -> Progress:
+        progress = Progress(TextColumn("{task.description:>16}"), *columns, console=console)
+        progress.start()
+        self._running.append(progress)
+        return progress
 
 
 @contextmanager
-def training_bar() -> Iterator[Callable[["TrainingProgress"], None]]:
-    """Shows a training: share done, images/s, loss, validation error, time left; as `progress_bars`."""
+def _reporter() -> Iterator[Reporter]:
     if not _speaks():
-        yield lambda state: None
+        yield Reporter()
         return
-    columns = (
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        ImagesPerSecond(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=console)
-    started: list[float] = []
-    task = progress.add_task("training", total=1.0, note="", images=0, start=False)
-
-    def on_step(state: "TrainingProgress") -> None:
-        if not started:
-            started.append(time.monotonic())
-            progress.start()
-            progress.start_task(task)
-        median = state.validation_median_rad
-        note = f"loss {state.loss:.2f}" + ("" if median is None else f", error {angle(median)}")
-        progress.update(task, completed=state.fraction, images=state.images, note=note)
-        if state.fraction >= 1:
-            progress.stop()
-
+    bars = _Bars()
     try:
-        yield on_step
+        yield bars
     finally:
-        progress.stop()
+        bars.stop()
 
 
 def tell(line: str) -> None:
@@ -262,7 +294,7 @@ def show_check(check: "Check") -> None:
 
 def _show_alternatives(alternatives: "Sequence[Alternative]") -> None:
     """The other readings that are not excluded, the best first, and the nearest one of those that are."""
-    from cryoforum.check.findings import Outcome
+    from cryoforum.commands.check.findings import Outcome
 
     table = Table("other reading", "images say", "σ", "log-likelihood")
     ordered = sorted(alternatives, key=lambda alternative: -alternative.share)

@@ -1,58 +1,63 @@
 """Errors of poses against known ones."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.columns import IMAGE_NAME
 from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.pose_errors import ErrorSummary, orientation_errors, summarise_errors
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.io.particle_files import read_particle_file
-from cryoforum.io.relion.particles import (
-    poses_from_table,
-)
+from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
 
 
-def compare_files(
-    predicted_path: Path,
-    truth_path: Path,
-    json_path: Path | None,
-    overwrite: bool,
+@dataclass(frozen=True)
+class PoseErrors:
+    """Of n particles: geodesic angle in radians (n,), and distance between origins in Å (n,)."""
+
+    orientations_rad: Tensor
+    shifts_angstrom: Tensor
+
+    @property
+    def summary(self) -> ErrorSummary:
+        """Of the orientations."""
+        return summarise_errors(self.orientations_rad)
+
+    @property
+    def median_shift_angstrom(self) -> float:
+        """Median distance between origins."""
+        return float(self.shifts_angstrom.quantile(0.5))
+
+
+def compare(
+    predictions: Path,
+    truth: Path,
     symmetry: str = "C1",
-) -> ErrorSummary:
-    """Orientation errors of the particles of the first file, matched by image name."""
+    json_path: Path | None = None,
+    overwrite: bool = False,
+) -> PoseErrors:
+    """Errors of the particles of the first file, matched by image name; a summary goes to ``json_path``."""
     if json_path is not None:
         refuse_to_overwrite(json_path, overwrite)
         require_folder_of(json_path)
-    predicted, truth = read_particle_file(predicted_path), read_particle_file(truth_path)
-    errors = matched_errors(predicted, truth, symmetry)
-    summary = summarise_errors(errors)
+    errors = pose_errors(read_particle_file(predictions), read_particle_file(truth), symmetry)
     if json_path is not None:
         with replacing(json_path) as temporary:
-            temporary.write_text(json.dumps(summary.to_dict(), indent=2) + "\n")
-    return summary
+            temporary.write_text(json.dumps(errors.summary.to_dict(), indent=2) + "\n")
+    return errors
 
 
-def median_shift_error_angstrom(predicted_path: Path, truth_path: Path) -> float:
-    """Of the same particles: median distance between origins."""
-    errors = matched_shift_errors_angstrom(read_particle_file(predicted_path), read_particle_file(truth_path))
-    return float(errors.quantile(0.5))
-
-
-def matched_errors(predicted: ParticleTable, truth: ParticleTable, symmetry: str = "C1") -> Tensor:
-    """Geodesic errors in radians, in the order of ``predicted``; every particle must be in ``truth``."""
+def pose_errors(predicted: ParticleTable, truth: ParticleTable, symmetry: str = "C1") -> PoseErrors:
+    """Errors in the order of ``predicted``; InputError where a particle is not in ``truth``."""
     found, true = _matched_poses(predicted, truth)
-    return orientation_errors(found.quaternions, true.quaternions, symmetry)
-
-
-def matched_shift_errors_angstrom(predicted: ParticleTable, truth: ParticleTable) -> Tensor:
-    """Distances in Å between origins, in the order of ``predicted``; every particle must be in ``truth``."""
-    found, true = _matched_poses(predicted, truth)
-    return torch.linalg.vector_norm(found.shifts_angstrom - true.shifts_angstrom, dim=1)
+    shifts = torch.linalg.vector_norm(found.shifts_angstrom - true.shifts_angstrom, dim=1)
+    return PoseErrors(orientation_errors(found.quaternions, true.quaternions, symmetry), shifts)
 
 
 def _matched_poses(predicted: ParticleTable, truth: ParticleTable) -> tuple[Poses, Poses]:
@@ -63,9 +68,9 @@ def _matched_poses(predicted: ParticleTable, truth: ParticleTable) -> tuple[Pose
         if found is None:
             raise InputError(f"{table.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to compare")
         poses.append(found)
-    row_of_name = {name: row for row, name in enumerate(truth.particles["rlnImageName"])}
+    row_of_name = {name: row for row, name in enumerate(truth.particles[IMAGE_NAME])}
     rows = []
-    for name in predicted.particles["rlnImageName"]:
+    for name in predicted.particles[IMAGE_NAME]:
         if name not in row_of_name:
             raise InputError(f"{truth.path}: expected image {name} of {predicted.path}, found none")
         rows.append(row_of_name[name])

@@ -1,63 +1,84 @@
 """Particle files from one format into another; images are not touched and need not be there."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
+from cryoforum.choices import RelionDialect
 from cryoforum.commands.correct import Corrections, corrected
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, optics_rows, split_image_name
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import lost_in_table
 from cryoforum.io.image_paths import find_file
 from cryoforum.io.mrc.header import read_header
-from cryoforum.io.particle_files import CRYOSPARC, check_writable, read_each, write_particle_file
+from cryoforum.io.particle_files import CRYOSPARC, check_writable, read_files, write_particle_file
 from cryoforum.io.relion.dialects import relion30, relion31
 from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
 
+logger = logging.getLogger(__name__)
+
 NO_CORRECTIONS = Corrections()
-Tell = Callable[[str], None]
 
 
-def convert_file(
-    inputs: Sequence[Path],
-    out: Path,
-    relion: str | None,
-    root: Path | None,
-    overwrite: bool,
-    tell: Tell,
-    corrections: Corrections = NO_CORRECTIONS,
-) -> int:
-    """Write the particles of a file, or of a .cs file and its passthrough files, in the format of ``out``.
+@dataclass(frozen=True)
+class ConvertRequest:
+    """What `cryoforum convert` is asked for.
 
-    relion: "3.0" or "3.1", the dialect of a STAR file. The number of particles; InputError where there is
-    nothing to do.
+    Parameters
+    ----------
+    inputs
+        A particle file; or a .cs file and its passthrough files.
+    out
+        Where to write, in the format of its suffix.
+    relion
+        Dialect of a STAR file; None for 3.1, or for that of the input where it is corrected.
+    root
+        Folder that image names are looked for in first.
+    corrections
+        What the file said otherwise than it meant.
+    overwrite
+        Replace what is there.
     """
-    if relion not in (None, "3.0", "3.1"):
-        raise InputError(f"expected --relion 3.0 or 3.1, found '{relion}'")
-    if any(Path(path).resolve() == Path(out).resolve() for path in inputs):
+
+    inputs: Sequence[Path]
+    out: Path
+    relion: RelionDialect | None = None
+    root: Path | None = None
+    corrections: Corrections = NO_CORRECTIONS
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.relion not in (None, *get_args(RelionDialect)):
+            raise InputError(f"expected --relion 3.0 or 3.1, found '{self.relion}'")
+        if self.relion is not None and Path(self.out).suffix == CRYOSPARC:
+            raise InputError(f"expected --relion with a .star file at --out, found {self.out}")
+
+
+def convert(request: ConvertRequest) -> int:
+    """Write the particles in another format, or corrected; how many. InputError: nothing to do."""
+    out, relion, root = Path(request.out), request.relion, request.root
+    if any(Path(path).resolve() == out.resolve() for path in request.inputs):
         raise InputError(f"expected another name at --out than the input's, found {out}")
-    refuse_to_overwrite(out, overwrite)
+    refuse_to_overwrite(out, request.overwrite)
     require_folder_of(out)
-    table, *others = read_each(inputs)
+    table, *others = read_files(request.inputs)
     if others:
         raise InputError(
             f"expected one particle file, or a .cs file and what it lacks (passthrough), found "
             f"{others[0].path}, too"
         )
-    check_writable(table, out, tell)
-    for companion in table.companions:
-        tell(f"merged with {companion}")
-    to_cryosparc = Path(out).suffix == CRYOSPARC
-    if to_cryosparc and relion is not None:
-        raise InputError(f"expected --relion with a .star file at --out, found {out}")
-    if corrections == NO_CORRECTIONS:
+    check_writable(table, out)
+    to_cryosparc = out.suffix == CRYOSPARC
+    if request.corrections == NO_CORRECTIONS:
         _refuse_idle_work(table, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
     elif relion is None and table.optics is None:  # a correction keeps the dialect
         relion = "3.0"
-    table = corrected(table, corrections)
-    converted = _for_cryosparc(table, root, tell) if to_cryosparc else _for_relion(table, relion, root, tell)
+    table = corrected(table, request.corrections)
+    converted = _for_cryosparc(table, root) if to_cryosparc else _for_relion(table, relion, root)
     write_particle_file(converted, out)
     return len(table)
 
@@ -71,26 +92,32 @@ def _refuse_idle_work(table: ParticleTable, out: Path, wanted: str) -> None:
         raise InputError(f"{table.path} is a file of {found} already: nothing to convert into {out}")
 
 
-def _for_cryosparc(table: ParticleTable, root: Path | None, tell: Tell) -> ParticleTable:
+def _for_cryosparc(table: ParticleTable, root: Path | None) -> ParticleTable:
     if table.dataset is not None:
         return table
     sized = with_image_sizes(relion31(table), root)
     if missing_columns(sized, ["rlnImageSize"]):
-        tell("the stacks are not found, so there is no blob/shape, which cryoSPARC needs; give --root")
+        logger.warning(
+            "the stacks are not found, so there is no blob/shape, which cryoSPARC needs; give --root"
+        )
     return sized
 
 
-def _for_relion(table: ParticleTable, relion: str | None, root: Path | None, tell: Tell) -> ParticleTable:
+def _for_relion(table: ParticleTable, relion: str | None, root: Path | None) -> ParticleTable:
     lost = lost_in_table(table)
     if lost:
-        tell(f"not written, as RELION counts it otherwise: {', '.join(lost)}; estimate it there again")
+        logger.warning(
+            f"not written, as RELION counts it otherwise: {', '.join(lost)}; estimate it there again"
+        )
     if table.dataset is not None and (table.particles["rlnImageName"].str.endswith(".mrc")).any():
-        tell("RELION takes .mrc for maps: link the stacks under names in .mrcs, and change rlnImageName")
+        logger.warning(
+            "RELION takes .mrc for maps: link the stacks under names in .mrcs, and change rlnImageName"
+        )
     if relion == "3.0":
         return relion30(table)
     sized = with_image_sizes(relion31(table), root)
     if missing_columns(sized, ["rlnImageSize"]):
-        tell("the stacks are not found, so rlnImageSize is left out; RELION needs it: give --root")
+        logger.warning("the stacks are not found, so rlnImageSize is left out; RELION needs it: give --root")
     return sized
 
 

@@ -4,31 +4,33 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from cryoforum.commands.compare import compare_files, matched_errors, matched_shift_errors_angstrom
-from cryoforum.commands.filter import filter_file
-from cryoforum.commands.predict import Output, PredictionOptions, predict_to_file
-from cryoforum.commands.reconstruct import reconstruct_to_folder
-from cryoforum.commands.simulate import simulate_to_folder
-from cryoforum.commands.train import train_to_folder
-from cryoforum.commands.workflow import Bar
+from cryoforum.choices import PresetName
+from cryoforum.commands.compare import pose_errors
+from cryoforum.commands.filter import FilterRequest, filter_particles
+from cryoforum.commands.pose_files import PoseOutput
+from cryoforum.commands.predict import predict
+from cryoforum.commands.predict_request import PredictRequest
+from cryoforum.commands.reconstruct import ReconstructRequest, reconstruct
+from cryoforum.commands.simulate import SimulateRequest, simulate
+from cryoforum.commands.train import TrainRequest, train
 from cryoforum.config import SimulationConfig, preset
+from cryoforum.dataset.columns import CRAMER_RAO_BOUND, IMAGE_NAME
 from cryoforum.dataset.particle_table import number_column, select_rows
 from cryoforum.dataset.pose_errors import ErrorSummary
 from cryoforum.dataset.split import split_rows
 from cryoforum.errors import InputError
 from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
-from cryoforum.network.model import TrainedModel
 from cryoforum.report.page import write_report
+from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import new_folder, replacing
-from cryoforum.training.state import Progress
 
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8
 KEPT_SHARE = 0.75
@@ -71,32 +73,35 @@ class DemoResult:
     report: Path
 
 
-def run_demo(
-    out: Path,
-    count: int,
-    preset_name: str,
-    max_minutes: float,
-    seed: int,
-    overwrite: bool,
-    bar: Bar,
-    on_step: Callable[[Progress], None],
-    tell: Callable[[str], None] = lambda line: None,
-) -> DemoResult:
-    """Simulate, train, predict the test part with and without local refinement, filter, make four maps, report.
+@dataclass(frozen=True)
+class DemoRequest:
+    """What `cryoforum demo` is asked for: where, how many particles, and how long to train."""
 
-    ``tell`` is told, in one line each, what the user should know.
-    """
-    preset(preset_name)
-    if not max_minutes > 0:
-        raise InputError(f"expected --max-minutes above 0, found {max_minutes}")
+    out: Path
+    count: int = 5000
+    preset: PresetName = "small"
+    max_minutes: float = 6.0
+    seed: int = 0
+    overwrite: bool = False
+
+
+def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
+    """Simulate, train, predict the test part with and without refinement, filter, make four maps, report."""
+    config, count = preset(request.preset), request.count
+    if not request.max_minutes > 0:
+        raise InputError(f"expected --max-minutes above 0, found {request.max_minutes}")
     split_rows(count)  # too few particles are refused before anything is made or replaced
-    out = new_folder(out, overwrite, RESULTS)
+    out = new_folder(request.out, request.overwrite, RESULTS)
+    particles = [out / "particles.star"]
     timings: Timings = []
     with _timed("simulate", count, timings):
-        config = SimulationConfig(count=count, seed=seed)
-        simulate_to_folder(STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM, config, out, bar, overwrite=False)
+        simulation = SimulationConfig(count=count, seed=request.seed)
+        simulate(SimulateRequest(out, STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM, simulation), reporter)
     with _timed("train", 0, timings):
-        trained = _train(out, preset_name, max_minutes, seed, bar, on_step, tell)
+        training = TrainRequest(
+            particles, out / "model", config, seed=request.seed, max_minutes=request.max_minutes
+        )
+        (trained,) = train(training, reporter)
     shown = trained.log[-1]["images"]
     timings[-1]["images_per_second"] = round(shown / float(timings[-1]["seconds"]), 1)
     test_count = sum(part == "test" for part in trained.parts.values())
@@ -105,85 +110,52 @@ def run_demo(
         ("predict and refine", "predictions.star", None),
     ):
         with _timed(step, test_count, timings):
-            _predict(out, name, refine, bar, tell)
-    filter_file(out / "predictions.star", KEPT_SHARE, None, out / "kept.star", None, overwrite=False)
+            output = PoseOutput(out / name)
+            predict(PredictRequest(out / "model", particles, output, part="test", refine=refine), reporter)
+    filter_particles(FilterRequest(out / "predictions.star", out / "kept.star", KEPT_SHARE))
     _write_truth(out)
-    resolutions = _reconstruct(out, bar, timings)
+    resolutions = _reconstruct(out, reporter, timings)
     result = _measured(out, resolutions)
     _write_summary(result, timings, shown, out / "summary.json")
     write_report(out, result.report)
     return result
 
 
-def _train(
-    out: Path,
-    preset_name: str,
-    max_minutes: float,
-    seed: int,
-    bar: Bar,
-    on_step: Callable[[Progress], None],
-    tell: Callable[[str], None],
-) -> TrainedModel:
-    return train_to_folder(
-        [out / "particles.star"],
-        None,
-        out / "model",
-        preset(preset_name),
-        split_choice=None,
-        seed=seed,
-        max_minutes=max_minutes,
-        resume=False,
-        overwrite=False,
-        bar=bar,
-        on_step=on_step,
-        tell=tell,
-    )
-
-
-def _predict(out: Path, name: str, refine: bool | None, bar: Bar, tell: Callable[[str], None]) -> None:
-    output = Output(out / name, bar, part="test", tell=tell)
-    predict_to_file(out / "model", [out / "particles.star"], None, PredictionOptions(refine=refine), output)
-
-
 def _write_truth(out: Path) -> None:
     """The true poses of the particles that were predicted, in the same order."""
     table = read_star(out / "particles.star")
-    row_of_name = {name: row for row, name in enumerate(table.particles["rlnImageName"])}
-    names = read_star(out / "predictions.star").particles["rlnImageName"]
+    row_of_name = {name: row for row, name in enumerate(table.particles[IMAGE_NAME])}
+    names = read_star(out / "predictions.star").particles[IMAGE_NAME]
     rows = torch.tensor([row_of_name[name] for name in names])
     write_star(select_rows(table, rows), out / "truth.star")
 
 
-def _reconstruct(out: Path, bar: Bar, timings: Timings) -> dict[str, dict[str, float | bool]]:
+def _reconstruct(out: Path, reporter: Reporter, timings: Timings) -> dict[str, dict[str, float | bool]]:
     """A map from each kind of poses; their resolutions."""
     resolutions = {}
     (out / "reconstruction").mkdir()
     for kind, name in RECONSTRUCTED.items():
         with _timed(f"reconstruct ({kind})", len(read_star(out / name)), timings):
-            resolutions[kind] = reconstruct_to_folder(
-                [out / name], None, out / "reconstruction" / kind, overwrite=False, bar=bar
-            )
+            request = ReconstructRequest([out / name], out / "reconstruction" / kind)
+            resolutions[kind] = reconstruct(request, reporter)
     return resolutions
 
 
 def _measured(out: Path, resolutions: dict[str, dict[str, float | bool]]) -> DemoResult:
     """How far the poses are from the truth, and from the bound of their images."""
     truth, predicted = read_star(out / "truth.star"), read_star(out / "predictions.star")
+    errors = {group: pose_errors(read_star(out / name), truth) for group, name in COMPARED.items()}
     shifts: dict[str, float] = {}
     bound = None
-    bound_deg = number_column(predicted, "cryoforumBoundDeg")
+    bound_deg = number_column(predicted, CRAMER_RAO_BOUND)
     if bound_deg is not None:  # without a reference the origins are still the true ones of the file
-        for group, name in COMPARED.items():
-            errors_angstrom = matched_shift_errors_angstrom(read_star(out / name), truth)
-            shifts[group] = float(errors_angstrom.quantile(0.5)) / pixel_size_from_table(truth)
+        pixel_size = pixel_size_from_table(truth)
+        shifts = {group: found.median_shift_angstrom / pixel_size for group, found in errors.items()}
         limit = torch.from_numpy(bound_deg)
-        ratio = torch.rad2deg(matched_errors(predicted, truth)) / limit
+        ratio = torch.rad2deg(errors["all"].orientations_rad) / limit
         bound = BoundSummary(float(limit.quantile(0.5)), float(ratio.quantile(0.5)))
-    errors = {
-        group: compare_files(out / name, out / "truth.star", None, overwrite=False)
-        for group, name in COMPARED.items()
-    }
-    return DemoResult(errors, shifts, bound, resolutions, out / "report.html")
+    summaries = {group: found.summary for group, found in errors.items()}
+    return DemoResult(summaries, shifts, bound, resolutions, out / "report.html")
 
 
 def _write_summary(result: DemoResult, timings: Timings, shown: float, path: Path) -> None:

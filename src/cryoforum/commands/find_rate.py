@@ -1,52 +1,68 @@
 """Suggest a learning rate for particles in files."""
 
-import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cryoforum.commands.train import chosen_split, possible_config, reference_or_none
-from cryoforum.commands.workflow import Bar, checked_particles, checked_poses, read_joined
+from cryoforum.commands.train import reference_and_config
 from cryoforum.config import Config
+from cryoforum.dataset.split import chosen_split
 from cryoforum.errors import InputError
-from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
-from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
+from cryoforum.io.particle_files import checked_poses, load_particle_set
+from cryoforum.runtime.distributed import is_first, wait_for_all
+from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.storage.csv_tables import write_csv
+from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
 from cryoforum.training.lr_finder import FEWEST_RATES, learning_rate_range, suggested_rate
 
 
-def find_rate_of_files(
-    paths: Sequence[Path],
-    root: Path | None,
-    config: Config,
-    split_choice: str | None,
-    steps: int,
-    seed: int,
-    out: Path | None,
-    overwrite: bool,
-    bar: Bar,
-    tell: Callable[[str], None],
-) -> float:
-    """The largest learning rate that a range test on the particles suggests; its curve goes to ``out``."""
-    if out is not None:
-        refuse_to_overwrite(out, overwrite)
-        require_folder_of(out)
+@dataclass(frozen=True)
+class FindRateRequest:
+    """What `cryoforum find-rate` is asked for; as in `TrainRequest`, and:
+
+    Parameters
+    ----------
+    steps
+        Batches; the rate grows a little in each.
+    out
+        CSV file for rates and losses; None for none.
+    """
+
+    particles: Sequence[Path]
+    config: Config
+    root: Path | None = None
+    split: str | None = None
+    steps: int = 200
+    seed: int = 0
+    out: Path | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < FEWEST_RATES:
+            raise InputError(f"expected --steps of {FEWEST_RATES} or more, found {self.steps}")
+
+
+def find_rate(request: FindRateRequest, reporter: Reporter = SILENT) -> float:
+    """The largest learning rate that a range test on the particles suggests."""
+    if request.out is not None:
+        refuse_to_overwrite(request.out, request.overwrite)
+        require_folder_of(request.out)
     wait_for_all()
-    if steps < FEWEST_RATES:
-        raise InputError(f"expected --steps of {FEWEST_RATES} or more, found {steps}")
-    table = read_joined(paths, root, tell)
-    particles = checked_particles(table, root, tell)
-    poses = checked_poses(table, particles, "to learn from")
-    split = chosen_split(particles, split_choice, seed)
-    reference = None
+    particle_set = load_particle_set(request.particles, request.root)
+    checked_poses(particle_set, "to learn from")
+    particles, config, reference = particle_set.particles, request.config, None
+    split = chosen_split(particles, request.split, request.seed)
     if config.augmentation.simulated_share:
-        reference = from_first(lambda: reference_or_none(particles, poses, split, config.symmetry, bar, tell))
-        config = possible_config(config, reference, tell)
-    advance = bar("raising the rate", steps)
+        reference, config = reference_and_config(particles, split, config, reporter)
     found = learning_rate_range(
-        particles, config, split, reference=reference, steps=steps, seed=seed, on_step=advance
+        particles,
+        config,
+        split,
+        reference=reference,
+        steps=request.steps,
+        seed=request.seed,
+        on_step=reporter.progress("raising the rate", request.steps),
     )
-    if out is not None and is_first():
-        with replacing(out) as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("learning_rate", "loss"))
-            writer.writerows(found)
+    if request.out is not None and is_first():
+        write_csv(request.out, [{"learning_rate": rate, "loss": loss} for rate, loss in found])
     return suggested_rate(found)

@@ -1,67 +1,76 @@
 """Half maps, map and FSC of particles in files."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from cryoforum.commands.workflow import (
-    MODEL_HALF,
-    REFERENCE_HALF,
-    STATISTICS,
-    Bar,
-    checked_particles,
-    checked_poses,
-    notices_to,
-    read_tables_of,
-)
-from cryoforum.dataset.particle_table import ParticleTable, number_column
 from cryoforum.dataset.volumes import HalfMaps
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.particle_files import checked_poses, particle_set_of, read_files
+from cryoforum.io.predictions import half_sets_are_independent
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
+from cryoforum.reconstruction import inversion
 from cryoforum.reconstruction.fsc import fsc_curve
-from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
+from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import refuse_to_overwrite, replacing
 
 MAP_FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")
 
 
-def reconstruct_to_folder(
-    paths: Sequence[Path],
-    root: Path | None,
-    out: Path,
-    *,
-    symmetry: str = "C1",
-    overwrite: bool,
-    bar: Bar,
-    tell: Callable[[str], None] = lambda line: None,
-    scratch: Scratch = NO_SCRATCH,
-) -> dict[str, float | bool]:
-    """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the halves.
+@dataclass(frozen=True)
+class ReconstructRequest:
+    """What `cryoforum reconstruct` is asked for.
 
-    They are not independent where one reference or one network posed both halves.
+    Parameters
+    ----------
+    particles
+        Files of particles with poses, joined where there are several.
+    out
+        Folder for `MAP_FILES`.
+    root
+        Folder that image names are looked for in first.
+    symmetry
+        Point group of the molecule.
+    overwrite
+        Replace what is there.
+    scratch
+        Fast disk that the stacks are copied to first.
     """
-    config = ReconstructionConfig(symmetry=symmetry)
-    tables = read_tables_of(paths, tell)
-    independent = all(map(halves_are_independent, tables))  # asked of each: joining may drop what tells it
-    with notices_to(tell):
-        table = joined(tables, root)
-    particles = checked_particles(table, root, tell)
-    checked_poses(table, particles, "to reconstruct")
-    out = Path(out)
+
+    particles: Sequence[Path]
+    out: Path
+    root: Path | None = None
+    symmetry: str = "C1"
+    overwrite: bool = False
+    scratch: Scratch = NO_SCRATCH
+
+
+def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dict[str, float | bool]:
+    """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the half sets.
+
+    They are not independent where one reference or one network posed both.
+    """
+    config = inversion.ReconstructionConfig(symmetry=request.symmetry)
+    tables = read_files(request.particles)
+    independent = all(map(half_sets_are_independent, tables))  # of each: joining may drop what tells it
+    particle_set = particle_set_of(joined(tables, request.root), request.root)
+    checked_poses(particle_set, "to reconstruct")
+    out, particles = Path(request.out), particle_set.particles
     out.mkdir(parents=True, exist_ok=True)
     for name in MAP_FILES:
-        refuse_to_overwrite(out / name, overwrite)
-    with on_scratch(particles, torch.arange(len(particles)), scratch, bar) as near:
-        progress = bar("reconstructing", len(near))
-        maps = reconstruct(near, config, independent=independent, progress=progress)
+        refuse_to_overwrite(out / name, request.overwrite)
+    with on_scratch(particles, torch.arange(len(particles)), request.scratch, reporter) as near:
+        progress = reporter.progress("reconstructing", len(near))
+        maps = inversion.reconstruct(near, config, independent=independent, progress=progress)
     return write_maps(maps, out)
 
 
 def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:
-    """Write `MAP_FILES` into ``folder``, each atomically; the resolution in Å and whether it is honest."""
+    """Write `MAP_FILES`, each atomically; resolutions in Å, and whether the halves are independent."""
     *map_paths, fsc_path, resolution_path = (Path(folder) / name for name in MAP_FILES)
     for volume, path in zip((maps.half1, maps.half2, maps.full), map_paths, strict=True):
         write_volume(volume, path)
@@ -76,15 +85,3 @@ def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:
     with replacing(resolution_path) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")
     return result
-
-
-def halves_are_independent(table: ParticleTable) -> bool:
-    """Whether no prediction posed the particles, or each half set was posed by its own half's reference.
-
-    Where there are two models, each half set by its own half's model, too.
-    """
-    if STATISTICS["trace"] not in table.particles.columns:
-        return True
-    columns = [number_column(table, name) for name in (MODEL_HALF, REFERENCE_HALF)]
-    used, half_sets = [c for c in columns if c is not None], number_column(table, "rlnRandomSubset")
-    return half_sets is not None and bool(used) and all(bool((half == half_sets).all()) for half in used)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cryoforum.commands.half_set_models import is_unfinished
+from cryoforum.commands.train import is_unfinished
 from cryoforum.errors import InputError
 from cryoforum.io.relion.star_text import open_for_writing, write_tables
 from cryoforum.network.model_folder import model_folders

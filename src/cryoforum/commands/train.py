@@ -1,21 +1,22 @@
-"""Learning on files: from a STAR file to a model folder with its reference, and the learning rate to use."""
+"""Train on particles in files: a model folder with its reference, or one for each half set."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from cryoforum.commands.workflow import Bar, checked_particles, checked_poses, read_joined
 from cryoforum.config import Config
+from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
-from cryoforum.dataset.poses import Poses
-from cryoforum.dataset.split import PARTS, Split, parts_of, read_split, split_rows
+from cryoforum.dataset.split import Split, chosen_split
 from cryoforum.errors import InputError
+from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
-from cryoforum.network.model_folder import save_model
+from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, load_model, save_model
 from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.reference_map import (
     Reference,
@@ -24,92 +25,168 @@ from cryoforum.reconstruction.reference_map import (
     save_reference,
 )
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
+from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import is_leftover
+from cryoforum.training import loop
 from cryoforum.training.calibration import calibrated
-from cryoforum.training.loop import train
-from cryoforum.training.state import Progress
-from cryoforum.training.trainer import VALIDATION_LIMIT
+
+logger = logging.getLogger(__name__)
 
 CALIBRATED_BY = 1000  # validation particles
 STATE = "state.pt"
 
 
-def train_to_folder(
-    paths: Sequence[Path],
-    root: Path | None,
-    out: Path,
-    config: Config,
-    *,
-    split_choice: str | None,
-    seed: int,
-    max_minutes: float | None,
-    resume: bool,
-    overwrite: bool,
-    bar: Bar,
-    on_step: Callable[[Progress], None],
-    tell: Callable[[str], None] = lambda line: None,
-    scratch: Scratch = NO_SCRATCH,
-    half: int | None = None,
-) -> TrainedModel:
-    """Train on the particles of one or several files and write the model folder with its reference.
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `cryoforum train` is asked for.
 
-    They are resampled to the box and pixel size that most have. ``tell`` is told, a line each, of that, of
-    what joining changed, of odd stacks, and where no reference could be made.
-    ``half``: 1 or 2, to learn from that half set alone; drawn by ``seed`` where the file has none. Of several
-    processes, which all read ``out``, the first one makes the reference and writes the folder.
+    Parameters
+    ----------
+    particles
+        Files of particles with poses, joined where there are several, and resampled to the box and pixel size
+        that most have.
+    out
+        The model folder.
+    config
+        Everything that makes a model.
+    root
+        Folder that image names are looked for in first.
+    split
+        Percentages "train,validation,test", or a split.csv of an earlier model; None for the paper's.
+    seed
+        Of all that is random.
+    max_minutes
+        Let the schedule span this time; None for ``config.training.image_passes``.
+    half_set_models
+        A model of each half set (rlnRandomSubset), in out/half1 and out/half2; each has half of the time.
+    resume, overwrite
+        Go on after an interruption; replace what is there.
+    scratch
+        Fast disk that the stacks are copied to first.
     """
-    table = read_joined(paths, root, tell)
-    particles = checked_particles(table, root, tell)
-    if half is not None:
-        particles = _half_of(particles, half, seed)
-    poses = checked_poses(table, particles, "to learn from")
-    split = chosen_split(particles, split_choice, seed)
-    out = Path(out)
+
+    particles: Sequence[Path]
+    out: Path
+    config: Config
+    root: Path | None = None
+    split: str | None = None
+    seed: int = 0
+    max_minutes: float | None = None
+    half_set_models: bool = False
+    resume: bool = False
+    overwrite: bool = False
+    scratch: Scratch = NO_SCRATCH
+
+    def __post_init__(self) -> None:
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise InputError(f"expected --max-minutes above 0, found {self.max_minutes}")
+
+
+def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedModel, ...]:
+    """Train one model, or one of each half set, and write the folder; the models.
+
+    Of several processes, which all read the folder, the first one makes the reference and writes.
+    """
+    particle_set = load_particle_set(request.particles, request.root)
+    if request.half_set_models:
+        return _train_half_set_models(particle_set, request, reporter)
+    return (_train_into(Path(request.out), particle_set, request, reporter),)
+
+
+def _train_half_set_models(
+    particle_set: ParticleSet, request: TrainRequest, reporter: Reporter
+) -> tuple[TrainedModel, ...]:
+    """``request.resume`` leaves a half that is done as it is."""
+    out, resume = Path(request.out), request.resume
+    folders = [out / name for name in HALF_FOLDERS]
+    if (out / DESCRIPTION).exists():
+        raise InputError(f"{out} holds a model of all particles; choose another --out for half-set models")
+    if resume and not is_unfinished(out):
+        raise InputError(f"expected an unfinished training at {out} to resume, found none")
+    if not (resume or request.overwrite) and any(map(_is_filled, folders)):
+        raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
+    if particle_set.particles.half_sets is None:
+        logger.info("no rlnRandomSubset: half sets are drawn; what poses refined together share, they keep")
     if not resume:
-        # What is there stays until the new model replaces it; only a stale state must not be resumed.
-        if out.is_file():
-            raise InputError(f"expected a folder at --out {out}, found a file; choose another")
-        if out.exists() and any(out.iterdir()) and not overwrite:
-            raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
-    elif not (out / STATE).exists():
-        raise InputError(
-            f"expected {out / STATE} to resume from, found none: the training is finished or never "
-            "began; train without --resume"
-        )
+        for folder in folders:  # an old model of one half must not be taken for a mate of a new one
+            (folder / DESCRIPTION).unlink(missing_ok=True)
+    minutes = None if request.max_minutes is None else request.max_minutes / 2
+    models = []
+    for half, folder in enumerate(folders, 1):
+        unfinished = resume and is_unfinished(folder)
+        if resume and not unfinished and (folder / DESCRIPTION).exists():
+            models.append(load_model(folder))
+            continue
+        logger.info(f"half set {half} of 2")
+        own = replace(request, max_minutes=minutes, resume=unfinished, overwrite=request.overwrite or resume)
+        models.append(_train_into(folder, _half_of(particle_set, half, request.seed), own, reporter))
+    return tuple(models)
+
+
+def _train_into(
+    out: Path, particle_set: ParticleSet, request: TrainRequest, reporter: Reporter
+) -> TrainedModel:
+    """Train on a set and write the model folder with its reference."""
+    checked_poses(particle_set, "to learn from")
+    split = chosen_split(particle_set.particles, request.split, request.seed)
+    _refuse_folder(out, request)
     wait_for_all()  # nobody writes before everyone has seen that nothing is in the way
-    if is_first() and not resume:
+    if is_first() and not request.resume:
         out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)
-    try:
-        used = torch.cat([split.train, split.validation])
-        with on_scratch(particles, used, scratch, bar) as near:
-            reference = from_first(lambda: reference_or_none(near, poses, split, config.symmetry, bar, tell))
-            config = possible_config(config, reference, tell)
-            shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
-            model = train(
-                near,
-                config,
-                split,
-                reference=reference,
-                seed=seed,
-                max_minutes=max_minutes,
-                state_path=out / STATE,
-                resume=resume,
-                on_prepare=bar("reading particles", shown),
-                on_step=on_step,
-            )
-            held_out = near.select(split.validation[:CALIBRATED_BY])
-            sharpness = from_first(lambda: calibrated(model, held_out).sharpness)
-            model = replace(model, sharpness=sharpness)
-    except BaseException:
-        with suppress(OSError):
-            if is_first():
-                out.rmdir()  # only where it is still empty: there is nothing to resume from
-        raise
+    used = torch.cat([split.train, split.validation])
+    with (
+        _left_only_filled(out),
+        on_scratch(particle_set.particles, used, request.scratch, reporter) as particles,
+    ):
+        reference, config = reference_and_config(particles, split, request.config, reporter)
+        model = loop.train(
+            particles,
+            config,
+            split,
+            reference=reference,
+            seed=request.seed,
+            max_minutes=request.max_minutes,
+            state_path=out / STATE,
+            resume=request.resume,
+            on_prepare=reporter.progress("reading particles", len(used)),
+            on_step=reporter.training,  # type: ignore[arg-type]
+        )
+        held_out = particles.select(split.validation[:CALIBRATED_BY])
+        model = replace(model, sharpness=from_first(lambda: calibrated(model, held_out).sharpness))
     if is_first():
         _write_folder(model, reference, out)
     wait_for_all()
     return model
+
+
+def _refuse_folder(out: Path, request: TrainRequest) -> None:
+    """What is there stays until the new model replaces it; only a stale state must not be resumed."""
+    if request.resume and not (out / STATE).exists():
+        raise InputError(
+            f"expected {out / STATE} to resume from, found none: the training is finished or never "
+            "began; train without --resume"
+        )
+    if out.is_file():
+        raise InputError(f"expected a folder at --out {out}, found a file; choose another")
+    if not (request.resume or request.overwrite) and _is_filled(out):
+        raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
+
+
+def _is_filled(folder: Path) -> bool:
+    return folder.exists() and any(folder.iterdir())
+
+
+@contextmanager
+def _left_only_filled(folder: Path) -> Iterator[None]:
+    """Where the block fails with the folder still empty, there is nothing to resume from: it goes."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            if is_first():
+                folder.rmdir()
+        raise
 
 
 def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -> None:
@@ -122,59 +199,42 @@ def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -
         leftover.unlink()
 
 
-def _half_of(particles: Particles, half: int, seed: int) -> Particles:
-    """The particles of one half set, which know of no halves: those of the reference are drawn among them."""
-    half_sets = drawn_half_sets(len(particles), seed) if particles.half_sets is None else particles.half_sets
+def is_unfinished(folder: Path) -> bool:
+    """Whether a training into ``folder``, of one model or of two half-set models, can be resumed."""
+    folders = [Path(folder) / name for name in HALF_FOLDERS]
+    if any((each / STATE).exists() for each in (Path(folder), *folders)):
+        return True
+    return (folders[0] / DESCRIPTION).exists() and not (folders[1] / DESCRIPTION).exists()
+
+
+def _half_of(particle_set: ParticleSet, half: int, seed: int) -> ParticleSet:
+    """One half set, which knows of no halves: those of the reference are drawn among its particles."""
+    half_sets = particle_set.particles.half_sets
+    half_sets = drawn_half_sets(len(particle_set), seed) if half_sets is None else half_sets
     rows = (half_sets == half).nonzero()[:, 0]
     if not len(rows):
-        raise InputError(f"expected particles with rlnRandomSubset {half} for --halves, found none")
-    return replace(particles.select(rows), half_sets=None)
+        raise InputError(f"expected particles with rlnRandomSubset {half} for --half-set-models, found none")
+    own = particle_set.select(rows)
+    return ParticleSet(own.table, replace(own.particles, half_sets=None))
 
 
-def possible_config(config: Config, reference: Reference | None, tell: Callable[[str], None]) -> Config:
-    """``config``, without simulated images where there is no reference to make them of."""
+def reference_and_config(
+    particles: Particles, split: Split, config: Config, reporter: Reporter
+) -> tuple[Reference | None, Config]:
+    """The map of the training particles, where their half maps agree; and what can be learned with it."""
+    reference = from_first(
+        lambda: _reference_or_none(particles.select(split.train), config.symmetry, reporter)
+    )
     if reference is not None or not config.augmentation.simulated_share:
-        return config
-    tell("no images can be simulated without a reference: learning from the particles alone")
-    return replace(config, augmentation=replace(config.augmentation, simulated_share=0.0))
+        return reference, config
+    logger.info("no images can be simulated without a reference: learning from the particles alone")
+    return None, replace(config, augmentation=replace(config.augmentation, simulated_share=0.0))
 
 
-def reference_or_none(
-    particles: Particles,
-    poses: Poses,
-    split: Split,
-    symmetry: str,
-    bar: Bar,
-    tell: Callable[[str], None],
-) -> Reference | None:
-    training = particles.select(split.train)
-    progress = bar("reference", len(training))
+def _reference_or_none(training: Particles, symmetry: str, reporter: Reporter) -> Reference | None:
+    progress = reporter.progress("reference", len(training))
     try:
-        return reference_from_particles(training, poses[split.train], symmetry, progress=progress)
+        return reference_from_particles(training, symmetry, progress=progress)
     except InputError as error:
-        tell(f"no reference to refine poses against: {error}")
+        logger.warning(f"no reference to refine poses against: {error}")
         return None
-
-
-def chosen_split(particles: Particles, choice: str | None, seed: int) -> Split:
-    """Percentages "train,validation,test", a split.csv of an earlier model, or the default."""
-    if choice is None:
-        return split_rows(len(particles), seed=seed)
-    if Path(choice).is_file():
-        parts = parts_of(particles, *read_split(Path(choice)))
-        rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]) for p in PARTS}
-        if min(len(rows["train"]), len(rows["validation"])) < 2:
-            raise InputError(f"{choice}: expected particles to train and to validate, found none of this set")
-        return Split(**{part: rows[part].long() for part in PARTS})
-    try:
-        percents = [float(word) for word in choice.split(",")]
-        _, validation_share, test_share = (percent / 100 for percent in percents)
-    except ValueError:
-        raise InputError(
-            f"expected --split with three percentages such as 50,17,33 or a split.csv, found '{choice}'"
-        ) from None
-    if not abs(sum(percents) - 100) < 0.5:  # room for thirds
-        raise InputError(
-            f"expected percentages at --split that add up to 100, found '{choice}', {sum(percents):g} in all"
-        )
-    return split_rows(len(particles), validation_share, test_share, seed=seed)

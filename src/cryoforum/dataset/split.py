@@ -79,3 +79,27 @@ Key = TypeVar("Key")
 def part_of_each(keys: Sequence[Key], split: Split) -> dict[Key, str]:
     """Part of the split by what each particle is known by."""
     return {keys[row]: part for part in PARTS for row in getattr(split, part).tolist()}
+
+
+def chosen_split(particles: Particles, choice: str | None, seed: int) -> Split:
+    """Percentages "train,validation,test", a split.csv of an earlier model, or the default."""
+    if choice is None:
+        return split_rows(len(particles), seed=seed)
+    if Path(choice).is_file():
+        parts = parts_of(particles, *read_split(Path(choice)))
+        rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]) for p in PARTS}
+        if min(len(rows["train"]), len(rows["validation"])) < 2:
+            raise InputError(f"{choice}: expected particles to train and to validate, found none of this set")
+        return Split(**{part: rows[part].long() for part in PARTS})
+    try:
+        percents = [float(word) for word in choice.split(",")]
+        _, validation_share, test_share = (percent / 100 for percent in percents)
+    except ValueError:
+        raise InputError(
+            f"expected --split with three percentages such as 50,17,33 or a split.csv, found '{choice}'"
+        ) from None
+    if not abs(sum(percents) - 100) < 0.5:  # room for thirds
+        raise InputError(
+            f"expected percentages at --split that add up to 100, found '{choice}', {sum(percents):g} in all"
+        )
+    return split_rows(len(particles), validation_share, test_share, seed=seed)

@@ -1,18 +1,26 @@
 """Particle files of any program, told apart by their suffix: the door that every command goes through."""
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from cryoforum.dataset.particle_table import ParticleTable, split_image_name
+from cryoforum.dataset.columns import CTF_COLUMNS
+from cryoforum.dataset.image_grid import ImageGrid
+from cryoforum.dataset.particle_set import ParticleSet
+from cryoforum.dataset.particle_table import ParticleTable, missing_columns, split_image_name
+from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import is_passthrough_of, read_cryosparc
 from cryoforum.io.cryosparc.records import read_records, texts
 from cryoforum.io.cryosparc.writing import lost_in_records, write_cryosparc
 from cryoforum.io.image_paths import find_file
-from cryoforum.io.relion.particles import contrast_signs
+from cryoforum.io.join import joined
+from cryoforum.io.relion.particles import contrast_signs, has_only_2d_alignments, particles_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.io.relion.star_text import first_value
+
+logger = logging.getLogger(__name__)
 
 STAR, CRYOSPARC = ".star", ".cs"
 _OTHER_SUFFIXES = {
@@ -57,6 +65,65 @@ def read_each(paths: Sequence[Path]) -> list[ParticleTable]:
     ]
 
 
+def load_particle_set(
+    paths: Sequence[Path], root: Path | None = None, grid: ImageGrid | None = None
+) -> ParticleSet:
+    """The particles of one or several files as one set; images are located now and read on demand.
+
+    Parameters
+    ----------
+    paths
+        .star or .cs files; a .cs file that completes the one before it is merged with it.
+    root
+        Folder that image names are looked for in first.
+    grid
+        Box and pixel size to bring all images to; None for that of most images.
+
+    Raises
+    ------
+    InputError
+        Where a file cannot be read, an image is missing, or half of the CTF parameters are.
+    """
+    return particle_set_of(joined(read_files(paths), root), root, grid)
+
+
+def read_files(paths: Sequence[Path]) -> list[ParticleTable]:
+    """The table of each particle file; which files were merged is logged."""
+    if not paths:
+        raise InputError("expected a particle file, found none")
+    tables = read_each(paths)
+    for companion in (path for table in tables for path in table.companions):
+        logger.info(f"merged with {companion}")
+    return tables
+
+
+def particle_set_of(
+    table: ParticleTable, root: Path | None = None, grid: ImageGrid | None = None
+) -> ParticleSet:
+    """The particles of a table that has all of the CTF parameters or none: half of them is an oversight."""
+    missing = missing_columns(table, CTF_COLUMNS)
+    if missing and not missing_columns(table, [CTF_COLUMNS[0]]):
+        raise InputError(f"{table.path}: expected {missing[0]} for the CTF, found none; add the column")
+    return ParticleSet(table, particles_from_table(table, root, grid))
+
+
+def checked_poses(particle_set: ParticleSet, purpose: str) -> Poses:
+    """The poses; InputError where there are none, or all orientations are one, as before a refinement."""
+    poses, path = particle_set.particles.poses, particle_set.path
+    if poses is None:
+        flat = has_only_2d_alignments(particle_set.table)
+        found = "2D alignments only; run a 3D refinement" if flat else "none"
+        raise InputError(
+            f"{path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi {purpose}, found {found}"
+        )
+    if len(poses) > 1 and bool((poses.quaternions == poses.quaternions[0]).all()):
+        raise InputError(
+            f"{path}: expected the orientations of a refinement {purpose}, found the same one in all "
+            f"{len(poses)} rows; predict them first"
+        )
+    return poses
+
+
 def _complete_each_other(first: Path, second: Path) -> bool:
     suffixes = {Path(first).suffix, Path(second).suffix}
     return suffixes == {CRYOSPARC} and is_passthrough_of(first, second)
@@ -64,27 +131,31 @@ def _complete_each_other(first: Path, second: Path) -> bool:
 
 def write_particle_file(table: ParticleTable, path: Path) -> None:
     """Write the tables in the format that the suffix of ``path`` names, atomically."""
-    check_writable(table, path)
+    _refuse_format(table, path)
     if Path(path).suffix == CRYOSPARC:
         write_cryosparc(table, path)
     else:
         write_star(table, path)
 
 
-def check_writable(table: ParticleTable, path: Path, tell: Callable[[str], None] = lambda line: None) -> None:
+def check_writable(table: ParticleTable, path: Path) -> None:
     """InputError where the format of ``path`` cannot hold the particles; asked before long work.
 
-    ``tell`` is told, in one line, what it leaves out of them.
+    Columns that it leaves out are logged in one line.
     """
+    _refuse_format(table, path)
+    lost = lost_in_records(table) if Path(path).suffix == CRYOSPARC else []
+    if lost:
+        logger.warning(f"left out of the .cs file: {', '.join(lost)}; keep {table.path.name}, too")
+
+
+def _refuse_format(table: ParticleTable, path: Path) -> None:
     _check_suffix(path)
     if Path(path).suffix == STAR and contrast_signs(table) is not None:
         raise InputError(
             f"{table.path}: its particles are dark on light (blob/sign 1), which a STAR file cannot say; "
             f"write {Path(path).with_suffix(CRYOSPARC).name} instead, or invert the stacks first"
         )
-    lost = lost_in_records(table) if Path(path).suffix == CRYOSPARC else []
-    if lost:
-        tell(f"left out of the .cs file: {', '.join(lost)}; keep {table.path.name}, too")
 
 
 def _first_stack_name(path: Path) -> str | None:

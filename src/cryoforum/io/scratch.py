@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from cryoforum.dataset.resampling import ResampledImages
 from cryoforum.errors import InputError
 from cryoforum.io.mrc.header import Layout, unpack
 from cryoforum.io.mrc.stacks import LazyImages
+from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import is_leftover, replacing
 
 
@@ -46,7 +47,7 @@ def on_scratch(
     particles: Particles,
     rows: Tensor,
     scratch: Scratch,
-    bar: Callable[[str, int], Callable[[int], None]],
+    reporter: Reporter = SILENT,
 ) -> Iterator[Particles]:
     """The same particles, whose images of ``rows`` are read from copies; compressed ones are decompressed.
 
@@ -61,7 +62,7 @@ def on_scratch(
     place = scratch.folder.absolute() / f"cryoforum-scratch-{os.getuid()}"
     with _in_use(place, scratch.keep):
         copies = {layout: place / _name(layout) for layout in layouts}
-        _copy_missing(copies, place, bar)
+        _copy_missing(copies, place, reporter)
         moved = {layout.path: copy for layout, copy in copies.items()}
         yield replace(particles, images=_moved(particles.images, moved))
 
@@ -130,9 +131,7 @@ def _shared_lock(path: Path) -> int:
             os.close(file)
 
 
-def _copy_missing(
-    copies: Mapping[Layout, Path], place: Path, bar: Callable[[str, int], Callable[[int], None]]
-) -> None:
+def _copy_missing(copies: Mapping[Layout, Path], place: Path, reporter: Reporter) -> None:
     """Copy what is not there yet, one process at a time: the next one finds it done."""
     with open(place / "copying", "w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
@@ -148,7 +147,7 @@ def _copy_missing(
             )
         if not missing:
             return
-        advance = bar("to scratch", sum(layout.shape[0] for layout in missing.values()))
+        advance = reporter.progress("to scratch", sum(layout.shape[0] for layout in missing.values()))
         for copy, layout in missing.items():
             with replacing(copy) as temporary:
                 if layout.is_packed:

@@ -223,18 +223,19 @@ NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are me
 
 def reference_from_particles(
     particles: Particles,
-    poses: Poses,
     symmetry: str = "C1",
     *,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Reference:
     """The map of particles with known poses, of each half of them, and their noise.
 
-    InputError where the half maps do not agree.
+    InputError where there are no poses, or the half maps do not agree.
     """
+    if particles.poses is None:
+        raise InputError("expected particles with poses to make a reference of, found none")
     half_sets = drawn_half_sets(len(particles)) if particles.half_sets is None else particles.half_sets
     config = ReconstructionConfig(symmetry=symmetry)
     maps = reconstruct(replace(particles, half_sets=half_sets), config, progress=progress)
-    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), poses)
+    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), particles.poses)
     rows = torch.linspace(0, len(particles) - 1, min(NOISE_SAMPLE, len(particles))).round().long()
     return with_noise(reference, noise_of_halves(reference, particles, rows, half_sets[rows]))

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.commands.structures import load_structure
-from cryoforum.commands.workflow import checked_particles, checked_poses
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.images import Images
 from cryoforum.dataset.particles import Particles
@@ -19,9 +17,10 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
-from cryoforum.imaging.potential import Atoms, atoms_to_volume, load_molecule
 from cryoforum.imaging.simulation import simulate
-from cryoforum.io.particle_files import read_particle_file
+from cryoforum.io.particle_files import checked_poses, load_particle_set
+from cryoforum.molecules.potential import Atoms, atoms_to_volume, load_molecule
+from cryoforum.molecules.structures import load_structure
 from cryoforum.study.variants import Dataset
 
 _SUBUNITS = 24  # of apoferritin
@@ -54,10 +53,9 @@ def d2_complex() -> Atoms:
 def particles_of(dataset: Dataset) -> Particles:
     """The particles of a data set; simulated ones in memory, and always the same."""
     if dataset.table:
-        table = read_particle_file(Path(dataset.table))
-        particles = checked_particles(table, None)
-        checked_poses(table, particles, "to learn from")
-        return particles
+        particle_set = load_particle_set([Path(dataset.table)])
+        checked_poses(particle_set, "to learn from")
+        return particle_set.particles
     config = SimulationConfig(count=dataset.count, snr=dataset.snr)
     particles = simulate(molecule(dataset), config)
     images = torch.cat([particles.images[rows] for rows in torch.arange(dataset.count).split(256)])

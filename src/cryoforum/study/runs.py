@@ -6,6 +6,7 @@ runs/NAME.npz    of each test particle: truth, belief, statistics; for the figur
 
 import hashlib
 import json
+import logging
 import math
 import platform
 import time
@@ -20,7 +21,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cryoforum.commands.workflow import Bar
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
@@ -38,10 +38,13 @@ from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, r
 from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 from cryoforum.reconstruction.reference_map import reference_from_particles
+from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import is_leftover, replacing
 from cryoforum.study.datasets import junk_rows, molecule, particles_of
 from cryoforum.study.variants import Run
 from cryoforum.training.loop import train
+
+logger = logging.getLogger(__name__)
 
 KEPT_SHARE = 0.75  # of the validation part, whose threshold the test part is filtered by
 COARSE_ANGSTROM = 30.0  # down to which maps show the shape of a molecule
@@ -49,9 +52,7 @@ TRUE_MAP_FSC = 0.5  # with a map without noise: as good as 0.143 between two hal
 BORDER_RAD = 0.1  # nearer to its domain's border than this an orientation counts as near
 
 
-def run_all(
-    runs: Sequence[Run], out: Path, shard: tuple[int, int], bar: Bar, tell: Callable[[str], None]
-) -> None:
+def run_all(runs: Sequence[Run], out: Path, shard: tuple[int, int], reporter: Reporter = SILENT) -> None:
     """Do those of ``runs`` that are this ``shard``'s (number from 1, of how many) and not done yet."""
     folder = Path(out) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,9 +60,9 @@ def run_all(
     own = runs[number - 1 :: count]
     missing = [run for run in own if not _is_done(run, folder)]
     if len(missing) < len(own):
-        tell(f"{len(own) - len(missing)} of {len(own)} runs are done already")
+        logger.info(f"{len(own) - len(missing)} of {len(own)} runs are done already")
     for run in missing:
-        advance = bar(f"{run.block}: {run.label}, seed {run.seed}", 1000)
+        advance = reporter.progress(f"{run.block}: {run.label}, seed {run.seed}", 1000)
         record, arrays = _done(run, advance)
         with replacing(folder / f"{run.name}.npz") as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -180,7 +181,7 @@ def _trained(run: Run, particles: Particles, split: Split, advance: Callable[[in
     training = particles.select(split.train)
     reference = None
     if config.augmentation.simulated_share and training.poses is not None:
-        reference = reference_from_particles(training, training.poses, config.symmetry)
+        reference = reference_from_particles(training, config.symmetry)
     shown = 0
 
     def on_step(progress: Any) -> None:

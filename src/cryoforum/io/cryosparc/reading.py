@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cryoforum.dataset.columns import ANGLE_COLUMNS
 from cryoforum.dataset.particle_table import ParticleTable, format_number, with_columns
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
@@ -24,7 +25,6 @@ from cryoforum.io.cryosparc.records import (
     read_records,
     texts,
 )
-from cryoforum.io.relion.particles import ANGLE_COLUMNS
 
 OWN = "cryoforum"  # what our columns and fields begin with: cryoforumTrace, cryoforum/Trace
 _BLOB = ("blob/path", "blob/idx", "blob/psize_A")

@@ -75,11 +75,8 @@ def joined(tables: Sequence[ParticleTable]) -> ParticleTable:
     a file costs what is added. CtfParameters groups of the same name and values are one; others keep their number
     and name where they are free. InputError where only some files have optics.
     """
-    first = tables[0]
-    paths = [table.path for table in tables]
-    for table in tables:
-        if (table.optics is None) != (first.optics is None):
-            raise InputError(f"{table.path}: expected data_optics as in {first.path}, or in none of the two")
+    check_joinable(tables)
+    first, paths = tables[0], [table.path for table in tables]
     if first.optics is None:
         frames = with_common_columns([table.particles for table in tables], paths, {})
         return replace(first, particles=pd.concat(frames, ignore_index=True))
@@ -92,6 +89,16 @@ def joined(tables: Sequence[ParticleTable]) -> ParticleTable:
     optics = pd.DataFrame(groups, columns=list(frame), dtype=str)
     frames = with_common_columns(particles, paths, NEUTRAL_PARTICLE)
     return replace(first, optics=optics, particles=pd.concat(frames, ignore_index=True))
+
+
+def check_joinable(tables: Sequence[ParticleTable]) -> None:
+    """InputError where only some of the tables have optics groups, or an optics group is not unique."""
+    first = tables[0]
+    for table in tables:
+        if (table.optics is None) != (first.optics is None):
+            raise InputError(f"{table.path}: expected data_optics as in {first.path}, or in none of the two")
+        if table.optics is not None:
+            optics_rows(table, table.optics)
 
 
 def _number_of(row: dict[str, str], groups: list[dict[str, str]]) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.columns import ANGLE_COLUMNS, CTF_COLUMNS, ORIGIN_COLUMNS, ORIGIN_PIXEL_COLUMNS
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_table import (
@@ -32,23 +33,13 @@ from cryoforum.io.mrc.header import read_header
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.lengths import pixel_sizes_from_table, shift_angstrom, warn_of_contradicting_origins
 
-ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
-CTF_COLUMNS = (  # in the order of the fields of CtfParameters
-    "rlnDefocusU",
-    "rlnDefocusV",
-    "rlnDefocusAngle",
-    "rlnVoltage",
-    "rlnSphericalAberration",
-    "rlnAmplitudeContrast",
-)
-
 
 def particles_from_table(
-    table: ParticleTable, root: Path | None = None, sampling: ImageGrid | None = None
+    table: ParticleTable, root: Path | None = None, grid: ImageGrid | None = None
 ) -> Particles:
     """Particles with images read from disk on demand; root: where image names are looked for first.
 
-    They have the box and pixel size of ``sampling``, or else what most of them have. Warns, a line each, of
+    They have the box and pixel size of ``grid``, or else what most of them have. Warns, a line each, of
     images that are resampled to it, and of origins in Å that contradict those in pixels.
     """
     pixel_sizes = pixel_sizes_from_table(table)
@@ -74,7 +65,7 @@ def particles_from_table(
         return read_header(paths[row]).layout.shape[2]
 
     images, target = images_on_one_grid(
-        images_of, box_of, np.zeros(len(table)) if groups is None else groups.numpy(), pixel_sizes, sampling
+        images_of, box_of, np.zeros(len(table)) if groups is None else groups.numpy(), pixel_sizes, grid
     )
     warn_of_contradicting_origins(table)
     return Particles(
@@ -201,8 +192,9 @@ def optics_groups_from_table(table: ParticleTable) -> Tensor | None:
 def with_poses(table: ParticleTable, poses: Poses) -> ParticleTable:
     """The same file with these angles and origins, in Å or, in the 3.0 dialect, in pixels."""
     shifts = poses.shifts_angstrom.detach().cpu().double().numpy()
-    in_pixels, in_angstrom = ("rlnOriginX", "rlnOriginY"), ("rlnOriginXAngst", "rlnOriginYAngst")
-    names, stale = (in_angstrom, in_pixels) if table.optics is not None else (in_pixels, in_angstrom)
+    names, stale = ORIGIN_COLUMNS, ORIGIN_PIXEL_COLUMNS
+    if table.optics is None:
+        names, stale = stale, names
     if table.optics is None:
         shifts = shifts / pixel_sizes_from_table(table)[:, None]
     # origins in both units could contradict each other
@@ -227,15 +219,10 @@ def table_from_particles(particles: Particles, image_names: Sequence[str]) -> Pa
         shifts = particles.poses.shifts_angstrom.detach().cpu().numpy()
         columns |= {f"rlnOrigin{axis}Angst": shifts[:, at] for at, axis in enumerate("XY")}
     if particles.ctf is not None:
-        ctf_2d = particles.ctf
-        parts = (ctf_2d.voltage_kv, ctf_2d.spherical_aberration_mm, ctf_2d.amplitude_contrast)
+        ctf = particles.ctf
+        parts = (ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast)
         microscope = torch.stack(parts, dim=-1).detach().cpu().double().numpy().round(6)
-        defocus = (
-            ctf_2d.defocus_u_angstrom,
-            ctf_2d.defocus_v_angstrom,
-            ctf_2d.defocus_angle_deg,
-            ctf_2d.phase_shift_deg,
-        )
+        defocus = (ctf.defocus_u_angstrom, ctf.defocus_v_angstrom, ctf.defocus_angle_deg, ctf.phase_shift_deg)
         names = (*CTF_COLUMNS[:3], "rlnPhaseShift")
         columns |= {name: values.detach().cpu().numpy() for name, values in zip(names, defocus, strict=True)}
     groups, group_of_row = np.unique(microscope, axis=0, return_inverse=True)

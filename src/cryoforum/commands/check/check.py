@@ -1,24 +1,28 @@
 """Checking a particle file: what it says, whether its images bear it out, and what to do."""
 
+import logging
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cryoforum.check.findings import Findings, Outcome, TooFewParticles, find_interpretation
-from cryoforum.check.inventory import inventory, origins_in_pixels, table_alone
-from cryoforum.check.map_comparison import Comparison, compare_maps
-from cryoforum.check.problems import LEAST_SKEWNESS, Problem, fixing_flags, problems, problems_beside
-from cryoforum.commands.structures import check_structure, load_structure
-from cryoforum.commands.workflow import checked_particles, read_joined
+from cryoforum.commands.check.findings import Findings, Outcome, TooFewParticles, find_interpretation
+from cryoforum.commands.check.inventory import inventory, origins_in_pixels, table_alone
+from cryoforum.commands.check.map_comparison import Comparison, compare_maps
+from cryoforum.commands.check.problems import LEAST_SKEWNESS, Problem, fixing_flags, problems, problems_beside
 from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
+from cryoforum.io.join import joined
+from cryoforum.io.particle_files import particle_set_of, read_files
+from cryoforum.molecules.structures import check_structure, load_structure
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 12  # particles in pictures
 
@@ -62,17 +66,16 @@ def check_files(
     root: Path | None,
     symmetry: str = "C1",
     reference: Reference | None = None,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> Check:
     """Read one or several files as one and ask their images; InputError where they cannot be read at all."""
     symmetry_group(symmetry)
     if reference is not None:
         check_structure(reference.spec, reference.pixel_size_angstrom)
-    table = read_joined(paths, root, tell)
+    table = joined(read_files(paths), root)
     try:
-        particles = checked_particles(table, root, tell)
+        particles = particle_set_of(table, root).particles
     except InputError:
-        tell(f"the table by itself says: {table_alone(table)}")
+        logger.info(f"the table by itself says: {table_alone(table)}")
         raise
     conclusion, undecided = _why_not_checked(particles), () if reference is None else ("hand",)
     unchecked = Check(

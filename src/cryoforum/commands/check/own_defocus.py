@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cryoforum.check.interpretations import (
+from cryoforum.commands.check.interpretations import (
     Interpretation,
     Sample,
     Support,

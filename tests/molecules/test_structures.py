@@ -11,11 +11,11 @@ import torch
 from helpers.messages import logged, silence
 from scipy.spatial.transform import Rotation
 
-from cryoforum.commands.structures import load_structure
 from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.volumes import Volume
-from cryoforum.imaging.potential import MOLECULES, Atoms, atoms_to_volume, load_molecule, read_atoms
 from cryoforum.io.mrc.maps import write_volume
+from cryoforum.molecules.potential import MOLECULES, Atoms, atoms_to_volume, load_molecule, read_atoms
+from cryoforum.molecules.structures import load_structure
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pack_molecules.py"
 PDB_ATOM = (
@@ -216,7 +216,7 @@ def test_map_file_is_resampled_with_a_notice_only_when_needed(tmp_path: Path) ->
 def test_packing_and_loading_return_the_atoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Steps of more than 1638 Å overflow int16 in the difference and come back by the same wrap.
     atoms = atoms_at([[-900, 3, 0.07], [900, -4, 0], [0.12, 1, -0.07]], [6, 8, 15])
-    monkeypatch.setattr("cryoforum.imaging.potential.files", lambda package: tmp_path)
+    monkeypatch.setattr("cryoforum.molecules.potential.files", lambda package: tmp_path)
     monkeypatch.setitem(MOLECULES, "toy", MOLECULES["4v5d"])
     pack_atoms = runpy.run_path(str(SCRIPT))["pack_atoms"]
     pack_atoms(atoms, tmp_path / "toy.npz")

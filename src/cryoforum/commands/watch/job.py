@@ -15,14 +15,14 @@ JOB, LOCK, PREDICTED = "watch.json", "watch.lock", "predicted"
 
 
 @dataclass(frozen=True)
-class WatchOptions:
+class WatchRequest:
     """Particle files that fit ``pattern`` anywhere below ``folder`` are predicted by ``model`` into ``out``.
 
     keep, max_error_deg: a particle counts where its expected error is at most ``max_error_deg`` or, where
         that is None, what the surest share ``keep`` of the first particles does not exceed.
     every_seconds: between two looks; a file is taken that did not change from one to the next.
     until_idle_seconds: end when nothing came for so long; once: end after what is there; neither: never.
-    root: where image names are looked for first. refine: as of `PredictionOptions`.
+    root: where image names are looked for first. refine: as of `PredictRequest`.
     """
 
     folder: Path
@@ -52,9 +52,9 @@ class WatchOptions:
             raise InputError(f"expected --pattern as '*.star', found '{self.pattern}'")
 
 
-def prepare_folder(options: WatchOptions) -> None:
+def prepare_folder(request: WatchRequest) -> None:
     """Make the output folder; InputError where it is somebody's own."""
-    out = Path(options.out)
+    out = Path(request.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"expected a folder at {out}, found a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
@@ -63,23 +63,23 @@ def prepare_folder(options: WatchOptions) -> None:
         raise InputError(f"{out} holds {min(entries)} but no {JOB}; choose an empty folder for --out")
 
 
-def begin_or_go_on(options: WatchOptions) -> None:
+def begin_or_go_on(request: WatchRequest) -> None:
     """Write the job down, or compare it with the one that is there. InputError where it is another."""
     job = {
         "format": FORMAT,
-        "folder": str(Path(options.folder).resolve()),
-        "model": hash_of_model(options.model),
-        "refine": options.refine,
+        "folder": str(Path(request.folder).resolve()),
+        "model": hash_of_model(request.model),
+        "refine": request.refine,
     }
-    known = read_job(options.out)
+    known = read_job(request.out)
     for name, value in job.items():
         if known and known.get(name) != value:
             raise InputError(
-                f"{options.out} holds the results of another {name}{_values(name, known, value)}; "
+                f"{request.out} holds the results of another {name}{_values(name, known, value)}; "
                 "choose another --out"
             )
-    write_job(options.out, {**known, **job})
-    (Path(options.out) / PREDICTED).mkdir(exist_ok=True)
+    write_job(request.out, {**known, **job})
+    (Path(request.out) / PREDICTED).mkdir(exist_ok=True)
 
 
 def _values(name: str, known: dict[str, Any], value: object) -> str:

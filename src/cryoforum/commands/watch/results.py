@@ -1,30 +1,32 @@
 """All that is made of predicted portions: joined files, maps, history and report, kept up to date."""
 
 import csv
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cryoforum.alignment.aligner import SCALE_RANGE
-from cryoforum.commands.reconstruct import halves_are_independent, write_maps
-from cryoforum.commands.workflow import checked_particles, notices_to
+from cryoforum.alignment.map_aligner import SCALE_RANGE
+from cryoforum.commands.reconstruct import write_maps
+from cryoforum.commands.watch.job import PREDICTED, WatchRequest, read_job, write_job
+from cryoforum.commands.watch.portions import Portion, PortionScores, listed_portions, scores_of
+from cryoforum.commands.watch.sums import updated_sums
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_table import ParticleTable, select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.errors import InputError
-from cryoforum.io.particle_files import read_particle_file
-from cryoforum.io.relion.growing import GrowingStar, joined
+from cryoforum.io.particle_files import particle_set_of, read_particle_file
+from cryoforum.io.predictions import half_sets_are_independent
+from cryoforum.io.relion.growing import GrowingStar, check_joinable
 from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps
 from cryoforum.report.watch import write_watch_report
 from cryoforum.storage.files import replacing
-from cryoforum.watch.job import PREDICTED, WatchOptions, read_job, write_job
-from cryoforum.watch.portions import Portion, PortionScores, listed_portions, scores_of
-from cryoforum.watch.sums import updated_sums
+
+logger = logging.getLogger(__name__)
 
 FIRST_COUNT = 1000  # particles, in the order of arrival, whose quantile fixes the threshold
 HISTORY = ("seconds", "particles", "kept", "junk", "unmasked", "masked")
@@ -42,11 +44,9 @@ class _Counted:
 class Results:
     """The predicted portions of an output folder and everything that is made of them."""
 
-    def __init__(
-        self, options: WatchOptions, symmetry: str, sampling: ImageGrid, tell: Callable[[str], None]
-    ) -> None:
-        self._options, self._sampling, self._tell = options, sampling, tell
-        self._out = Path(options.out)
+    def __init__(self, request: WatchRequest, symmetry: str, grid: ImageGrid) -> None:
+        self._request, self._grid = request, grid
+        self._out = Path(request.out)
         self._config = ReconstructionConfig(symmetry=symmetry)
         self._all, self._kept = (GrowingStar(self._out / name) for name in ("all.star", "kept.star"))
         self._joined: list[str] = []  # portions that both hold, of the threshold below
@@ -71,9 +71,9 @@ class Results:
         """A portion was predicted. One that cannot be read is removed, and so predicted again."""
         try:
             table = read_particle_file(portion.path)
-            scores = scores_of(table, halves_are_independent(table))
+            scores = scores_of(table, half_sets_are_independent(table))
         except InputError as error:  # torn by a power cut
-            self._tell(f"predicting again: {error}")
+            logger.info(f"predicting again: {error}")
             portion.path.unlink()
             return
         self._head = self._head or select_rows(table, [])
@@ -84,8 +84,7 @@ class Results:
 
         Their columns, of which the predictions are not there yet, are no news before they are joined.
         """
-        with notices_to(lambda line: None):
-            joined([*([] if self._head is None else [self._head]), select_rows(table, [])])
+        check_joinable([*([] if self._head is None else [self._head]), select_rows(table, [])])
 
     def remove(self, portions: list[Portion]) -> None:
         """Portions hold no longer: their files go, and what counts is counted anew."""
@@ -104,7 +103,7 @@ class Results:
         self._counted.append(_Counted(portion, scores, rows))
         again = int((~rows).sum())
         if again and not self._is_newer_version(portion):
-            self._tell(
+            logger.info(
                 f"{portion.source}: {again} of {len(rows)} images were predicted in another file already and "
                 "count once; narrow --pattern to save the work"
             )
@@ -129,9 +128,9 @@ class Results:
 
     def _threshold(self) -> float:
         """Degrees of expected error up to which a particle counts; fixed as soon as enough are there."""
-        keep = self._options.keep
-        if self._options.max_error_deg is not None:
-            return self._options.max_error_deg
+        keep = self._request.keep
+        if self._request.max_error_deg is not None:
+            return self._request.max_error_deg
         job = read_job(self._out)
         if job.get("keep") == keep and "max_error_deg" in job:
             return float(job["max_error_deg"])
@@ -147,10 +146,6 @@ class Results:
 
     def _join(self, threshold: float) -> None:
         """all.star and kept.star: new portions are added; where others left, all is written anew."""
-        with notices_to(self._tell):
-            self._join_rows(threshold)
-
-    def _join_rows(self, threshold: float) -> None:
         names = [counted.portion.path.name for counted in self._counted]
         new = self._counted[len(self._joined) :]
         grown = names[: len(self._joined)] == self._joined and threshold == self._joined_threshold
@@ -172,11 +167,9 @@ class Results:
 
         def particles_of(entry: str) -> Particles | None:
             table = self._rows(entries[entry], threshold)
-            return checked_particles(table, None, sampling=self._sampling) if len(table) else None
+            return particle_set_of(table, None, self._grid).particles if len(table) else None
 
-        # While the first particles move the threshold it is quickly done and no news.
-        tell = self._tell if self.count > FIRST_COUNT else lambda line: None
-        sums = updated_sums(self._out / "sums.npz", list(entries), particles_of, tell)
+        sums = updated_sums(self._out / "sums.npz", list(entries), particles_of)
         if sums is None or not all(bool((weight > 0).any()) for weight in sums.weight):
             return {}
         folder = self._out / "map"
@@ -208,7 +201,7 @@ class Results:
         }
         if not rows or any(rows[-1].get(name) != value for name, value in now.items()):
             rows.append({"seconds": f"{time.time():.1f}", **now})
-            self._tell(_state_line(now))
+            logger.info(_state_line(now))
             with replacing(path) as temporary, open(temporary, "w", newline="") as file:
                 writer = csv.DictWriter(file, HISTORY)
                 writer.writeheader()

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from cryoforum.check.findings import Findings
-from cryoforum.check.interpretations import Interpretation, Transfer
-from cryoforum.check.map_comparison import Comparison
+from cryoforum.commands.check.findings import Findings
+from cryoforum.commands.check.interpretations import Interpretation, Transfer
+from cryoforum.commands.check.map_comparison import Comparison
 
 LEAST_PIXEL_CHANGE = 0.02  # smaller differences are calibration, not error
 LEAST_SKEWNESS = 0.5  # of a map: a molecule is dense and small beside its box, and has 1 to 4

@@ -53,7 +53,10 @@ def load_molecule(name: str) -> Atoms:
     """A shipped molecule; coordinates to 0.05 Å and B-factors to 1 Å². See ``data/README.md``."""
     if name not in MOLECULES:
         raise InputError(f"expected one of the shipped molecules {', '.join(MOLECULES)}, found {name!r}")
-    with files("cryoforum.data").joinpath(f"{name}.npz").open("rb") as file, np.load(file) as packed:
+    with (
+        files("cryoforum.molecules.data").joinpath(f"{name}.npz").open("rb") as file,
+        np.load(file) as packed,
+    ):
         # Steps from atom to atom are small: zigzag-coded, low bytes apart from high ones, they compress well.
         low, high = packed["step_bytes"].astype(np.uint16)
         zigzag = low | (high << 8)

@@ -152,22 +152,6 @@ def last_change_of_images(table: ParticleTable, root: Path | None) -> float:
     return max(find_file(stack, folder, root).stat().st_mtime for stack in stacks)
 
 
-def with_half_sets(table: ParticleTable, learned: Sequence[int]) -> ParticleTable:
-    """The same file with rlnRandomSubset, drawn from the image name so that no restart moves a particle.
-
-    learned: half, 1 or 2, that each row is in already, 0: neither.
-    """
-    if "rlnRandomSubset" in table.particles:
-        return table
-    names = table.particles["rlnImageName"]
-    halves = [half or _drawn_half(name) for half, name in zip(learned, names, strict=True)]
-    return with_columns(table, {"rlnRandomSubset": np.array(halves)})
-
-
-def _drawn_half(name: str) -> int:
-    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[0] % 2 + 1
-
-
 @dataclass(frozen=True)
 class PortionScores:
     """What is kept in memory of a portion: keys of its images, expected errors in degrees, signal scales.

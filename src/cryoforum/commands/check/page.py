@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cryoforum.check.check import Check
-from cryoforum.check.interpretations import LARGEST_BOX, as_interpreted
+from cryoforum.commands.check.check import Check
+from cryoforum.commands.check.interpretations import LARGEST_BOX, as_interpreted
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError

@@ -7,8 +7,8 @@ from pathlib import Path
 from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
-from cryoforum.imaging.potential import MOLECULES, atoms_to_volume, load_molecule, read_atoms
 from cryoforum.io.mrc.maps import check_volume, read_volume
+from cryoforum.molecules.potential import MOLECULES, atoms_to_volume, load_molecule, read_atoms
 
 logger = logging.getLogger(__name__)
 

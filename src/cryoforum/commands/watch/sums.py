@@ -1,6 +1,7 @@
 """Running half maps: sums on disk that hold a list of what was added, so that nothing is added twice."""
 
 import json
+import logging
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.reconstruction.inversion import HalfSums, add_to_sums, empty_sums
 from cryoforum.storage.files import replacing
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "cryo-forum sums 1"
 SAVED_EVERY = 100_000  # particles added, where many are: what a kill may cost
 _GRIDS = ("data1", "data2", "weight1", "weight2")
@@ -21,7 +24,6 @@ def updated_sums(
     path: Path,
     wanted: Sequence[str],
     particles_of: Callable[[str], Particles | None],
-    tell: Callable[[str], None],
 ) -> HalfSums | None:
     """The sums of all ``wanted`` entries, saved in ``path``; None where they hold no particle.
 
@@ -30,7 +32,7 @@ def updated_sums(
     """
     found = load_sums(path)
     if found is not None and not set(found[1]) <= set(wanted):
-        tell("what was in the map has changed: it is summed up anew")
+        logger.info("particles of the map have changed: it is summed up anew")
         found = None
     sums, held = (None, []) if found is None else found
     unsaved = 0

@@ -12,16 +12,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cryoforum.check.findings import Alternative, Findings, Outcome, find_interpretation
-from cryoforum.check.interpretations import Interpretation, Transfer
-from cryoforum.check.inventory import inventory, origins_in_pixels
-from cryoforum.check.map_comparison import compare_maps, mirrored
-from cryoforum.check.problems import problems
 from cryoforum.cli import app
+from cryoforum.commands.check.findings import Alternative, Findings, Outcome, find_interpretation
+from cryoforum.commands.check.interpretations import Interpretation, Transfer
+from cryoforum.commands.check.inventory import inventory, origins_in_pixels
+from cryoforum.commands.check.map_comparison import compare_maps, mirrored
+from cryoforum.commands.check.problems import problems
 from cryoforum.commands.compare import matched_errors
 from cryoforum.commands.correct import Corrections, corrected
 from cryoforum.commands.simulate import simulate_to_folder
-from cryoforum.commands.structures import load_structure
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import select_rows, with_columns
 from cryoforum.dataset.particles import Particles
@@ -41,6 +40,7 @@ from cryoforum.io.relion.dialects import relion30
 from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.particles import poses_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 
 BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400
 

@@ -22,6 +22,10 @@ from cryoforum.cli import app
 from cryoforum.commands import aligners as predictors
 from cryoforum.commands.aligners import PredictionOptions
 from cryoforum.commands.predict import Output, predict_to_file
+from cryoforum.commands.watch import portions, results
+from cryoforum.commands.watch.job import WatchOptions
+from cryoforum.commands.watch.sums import load_sums
+from cryoforum.commands.watch.watch import watch
 from cryoforum.config import preset
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
@@ -38,10 +42,6 @@ from cryoforum.report.watch import write_watch_report
 from cryoforum.runtime import devices
 from cryoforum.storage.files import is_leftover
 from cryoforum.storage.locks import only_one
-from cryoforum.watch import portions, results
-from cryoforum.watch.job import WatchOptions
-from cryoforum.watch.sums import load_sums
-from cryoforum.watch.watch import watch
 
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from torch import Tensor
 
-from cryoforum.check.interpretations import (
+from cryoforum.commands.check.interpretations import (
     Interpretation,
     Sample,
     Support,
@@ -20,8 +20,8 @@ from cryoforum.check.interpretations import (
     support,
     support_by_maps_of,
 )
-from cryoforum.check.map_comparison import skewness
-from cryoforum.check.own_defocus import own_defocus
+from cryoforum.commands.check.map_comparison import skewness
+from cryoforum.commands.check.own_defocus import own_defocus
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError

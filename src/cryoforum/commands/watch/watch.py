@@ -12,53 +12,60 @@ history.csv       a line for each update; report.html shows it
 Whatever a kill interrupts, the next start finds `predicted` true and everything else is made of it.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cryoforum.commands.aligners import PredictionOptions
+import torch
+
 from cryoforum.commands.half_set_models import half_of_training
-from cryoforum.commands.predict import Output, predict_rows_to_file
-from cryoforum.commands.workflow import Bar, checked_particles
-from cryoforum.dataset.particle_table import ParticleTable, select_rows
-from cryoforum.dataset.particles import Particles
-from cryoforum.dataset.split import parts_of
-from cryoforum.errors import InputError
-from cryoforum.io.particle_files import read_particle_file
-from cryoforum.io.relion.particles import contrast_signs
-from cryoforum.network.model import TrainedModel
-from cryoforum.network.model_folder import load_models
-from cryoforum.network.predict import grid_of
-from cryoforum.storage.file_watcher import Arrivals
-from cryoforum.storage.files import reason_of
-from cryoforum.storage.locks import only_one
-from cryoforum.watch.job import LOCK, PREDICTED, WatchOptions, begin_or_go_on, prepare_folder
-from cryoforum.watch.portions import (
+from cryoforum.commands.pose_files import PoseOutput
+from cryoforum.commands.predict import predict_set
+from cryoforum.commands.predict_request import PredictRequest
+from cryoforum.commands.watch.job import LOCK, PREDICTED, WatchRequest, begin_or_go_on, prepare_folder
+from cryoforum.commands.watch.portions import (
     last_change_of_images,
     new_portions,
     remove_unfinished,
     source_of,
     split_by_change,
     with_findable_names,
-    with_half_sets,
 )
-from cryoforum.watch.results import Results
+from cryoforum.commands.watch.results import Results
+from cryoforum.dataset.particle_set import ParticleSet
+from cryoforum.dataset.particle_table import ParticleTable, select_rows
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.split import parts_of
+from cryoforum.errors import InputError
+from cryoforum.io.particle_files import particle_set_of, read_particle_file
+from cryoforum.io.relion.particles import contrast_signs
+from cryoforum.network.model import TrainedModel
+from cryoforum.network.model_folder import load_models
+from cryoforum.network.predict import grid_of
+from cryoforum.reconstruction.half_sets import drawn_by_name
+from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.storage.file_watcher import Arrivals
+from cryoforum.storage.files import reason_of
+from cryoforum.storage.locks import only_one
+
+logger = logging.getLogger(__name__)
 
 SHARE_OF_WORK = 9  # times as long as an update of maps and report took, predicting goes on before the next
 
 
-def watch(options: WatchOptions, bar: Bar, tell: Callable[[str], None]) -> int:
-    """Process what comes below ``options.folder``; the number of particles when it is over.
+def watch(request: WatchRequest, reporter: Reporter = SILENT) -> int:
+    """Process what comes below ``request.folder``; the number of particles when it is over.
 
     InputError: a folder or model that is none, or an output folder of another job.
     """
-    models = load_models(options.model)
-    prepare_folder(options)
-    with only_one(Path(options.out) / LOCK):
-        begin_or_go_on(options)
-        for path in Path(options.out).rglob(".*.partial*"):  # batches in predicted/ are gone on with
+    models = load_models(request.model)
+    prepare_folder(request)
+    with only_one(Path(request.out) / LOCK):
+        begin_or_go_on(request)
+        for path in Path(request.out).rglob(".*.partial*"):  # batches in predicted/ are gone on with
             path.unlink(missing_ok=True)
-        watcher = _Watcher(options, models, bar, tell)
+        watcher = _Watcher(request, models, reporter)
         watcher.run()
         return watcher.results.count
 
@@ -75,27 +82,25 @@ class _NotNow(Exception):
 class _Watcher:
     """What one run remembers between two looks, to save work; everything that matters is in files."""
 
-    def __init__(
-        self, options: WatchOptions, models: Sequence[TrainedModel], bar: Bar, tell: Callable[[str], None]
-    ) -> None:
-        self._options, self._models, self._bar, self._tell = options, models, bar, tell
-        self._sampling = grid_of(models[0])
-        self._told: set[str] = set()
+    def __init__(self, request: WatchRequest, models: Sequence[TrainedModel], reporter: Reporter) -> None:
+        self._request, self._models, self._reporter = request, models, reporter
+        self._grid = grid_of(models[0])
+        self._said: set[str] = set()
         self._failed: dict[Path, tuple[str, str]] = {}  # rows and images that did not work, and why
         self._images: dict[Path, str] = {}  # their identity at the last look
         self._problem: str | None = None  # that the last update met
         self._look_again = False  # as images had been written a moment ago
         self._next_update, self._is_behind = 0.0, True  # a kill may have come between predicting and the rest
-        self._predicted = Path(options.out).absolute() / PREDICTED
-        self._arrivals = Arrivals(Path(options.folder), options.pattern, Path(options.out).absolute())
-        self.results = Results(options, models[0].config.symmetry, self._sampling, self._tell_once)
+        self._predicted = Path(request.out).absolute() / PREDICTED
+        self._arrivals = Arrivals(Path(request.folder), request.pattern, Path(request.out).absolute())
+        self.results = Results(request, models[0].config.symmetry, self._grid)
 
     def run(self) -> None:
         """Look and work until it is over."""
         self._arrivals.settled()  # what is there: the next look shows what has settled
         last_news = time.monotonic()
         while True:
-            time.sleep(self._options.every_seconds)
+            time.sleep(self._request.every_seconds)
             if self._work():
                 last_news = time.monotonic()
             elif self._is_over(time.monotonic() - last_news):
@@ -105,8 +110,8 @@ class _Watcher:
         remove_unfinished(self._predicted)
 
     def _is_over(self, idle_seconds: float) -> bool:
-        limit = self._options.until_idle_seconds
-        return (self._options.once and not self._look_again) or (limit is not None and idle_seconds >= limit)
+        limit = self._request.until_idle_seconds
+        return (self._request.once and not self._look_again) or (limit is not None and idle_seconds >= limit)
 
     def _work(self) -> bool:
         """Predict what did not change since the last look; whether there was anything new."""
@@ -126,42 +131,41 @@ class _Watcher:
         try:
             self.results.update()
             self._problem = None
-        except (ValueError, OSError) as error:
+        except (InputError, OSError) as error:
             self._problem = reason_of(error)
-            self._tell_once(f"the maps stay as they are: {self._problem}")
+            self._say_once(f"the maps stay as they are: {self._problem}")
         self._is_behind = False
         took = time.monotonic() - start
-        self._next_update = time.monotonic() + max(self._options.every_seconds, SHARE_OF_WORK * took)
+        self._next_update = time.monotonic() + max(self._request.every_seconds, SHARE_OF_WORK * took)
 
     def _steps(self, path: Path) -> Iterator[None]:
-        """Predict the new rows of a file, a portion a step. What is wrong with a file is told once."""
+        """Predict the new rows of a file, a portion a step. What is wrong with a file is said once."""
         try:
             table = read_particle_file(path)
             if contrast_signs(table) is not None:
                 raise InputError(f"{path}: its particles are dark on light, which no STAR file can say")
             self.results.check_fits(table)
         except InputError as error:
-            self._tell_once(f"left out until it changes: {error}")
+            self._say_once(f"left out until it changes: {error}")
             self._arrivals.done(path)
             return
         try:
             yield from self._portions(path, table)
         except _NotNow as error:  # its images may change though the file does not: looked at again
-            self._tell_once(str(error))
+            self._say_once(str(error))
         else:
             self._arrivals.done(path)
 
     def _portions(self, path: Path, table: ParticleTable) -> Iterator[None]:
-        source = source_of(path, Path(self._options.folder))
+        source = source_of(path, Path(self._request.folder))
         start, stale = split_by_change(table, source, self.results.portions)
         for portion in new_portions(table, source, start, self._predicted):
-            rows = select_rows(table, range(portion.start, portion.stop))
-            particles = self._complete_particles(rows)
-            tried = f"{portion.digest} {_identity(particles)}"
+            rows = self._complete_particles(select_rows(table, range(portion.start, portion.stop)))
+            tried = f"{portion.digest} {_identity(rows.particles)}"
             if self._failed.get(path, ("", ""))[0] == tried:
                 raise _NotNow(self._failed[path][1])
             try:
-                self._predict(rows, particles, portion.path)
+                self._predict(rows, portion.path)
             except InputError as error:
                 self._failed[path] = tried, f"left out until it changes: {error}"
                 raise _NotNow(self._failed[path][1]) from error
@@ -171,45 +175,52 @@ class _Watcher:
             self.results.remove(stale)
             yield
 
-    def _complete_particles(self, rows: ParticleTable) -> Particles:
+    def _complete_particles(self, rows: ParticleTable) -> ParticleSet:
         """The particles; _NotNow where an image is missing, cut off or just being written."""
         try:
-            particles = checked_particles(rows, self._options.root, sampling=self._sampling)
-            changed = last_change_of_images(rows, self._options.root)
-        except (ValueError, OSError) as error:
+            particle_set = particle_set_of(rows, self._request.root, self._grid)
+            changed = last_change_of_images(rows, self._request.root)
+        except (InputError, OSError) as error:
             raise _NotNow(f"waiting: {reason_of(error)}") from error
-        identity = _identity(particles)
+        identity = _identity(particle_set.particles)
         # A file server's clock may be wrong: what looks new is old enough if the last look found it the same.
-        is_new = time.time() - changed < self._options.every_seconds
+        is_new = time.time() - changed < self._request.every_seconds
         known, self._images[rows.path] = self._images.get(rows.path), identity
         if is_new and known != identity:
             self._look_again = True
             raise _NotNow(f"waiting: {rows.path}: its images were written a moment ago")
-        return particles
+        return particle_set
 
-    def _predict(self, rows: ParticleTable, particles: Particles, path: Path) -> None:
+    def _predict(self, rows: ParticleSet, path: Path) -> None:
         """Write the predictions of these rows, which have half sets and can be found from there."""
-        drawn, learned = "rlnRandomSubset" not in rows.particles, [0] * len(rows)
-        if len(self._models) == 2:
-            learned = half_of_training(particles, self._models).tolist()
-        model = self._models[0]
-        known = parts_of(particles, model.parts, model.sources) if len(self._models) == 1 else []
-        mixed = drawn and "train" in known
+        request, models, particles = self._request, self._models, rows.particles
+        mixed = False
+        if particles.half_sets is None:
+            half_sets = drawn_by_name(particles.names)
+            if len(models) == 2:
+                learned = half_of_training(particles, models)
+                half_sets = torch.where(learned > 0, learned, half_sets)
+            else:
+                mixed = "train" in parts_of(particles, models[0].parts, models[0].sources)
+            rows = rows.with_half_sets(half_sets)
         if mixed:
-            self._tell_once(f"{rows.path}: the model learned from some of these: halves are not kept apart")
-        root = self._options.root
-        options = PredictionOptions(refine=self._options.refine, halves=False if mixed else None)
-        # Under their own names, by which a model may know them, they are posed; then made findable.
-        output = Output(
-            path,
-            self._bar,
-            tell=self._tell_once,
-            finished=lambda table: with_findable_names(table, root, path.parent),
+            self._say_once(f"{rows.path}: the model learned from some of these: halves are not kept apart")
+        prediction = PredictRequest(
+            request.model,
+            (),
+            PoseOutput(path),
+            root=request.root,
+            refine=request.refine,
+            half_maps="all" if mixed else None,
         )
-        halved = with_half_sets(rows, learned)
-        predict_rows_to_file(self._options.model, self._models, halved, root, options, output)
 
-    def _tell_once(self, line: str) -> None:
-        if line not in self._told:
-            self._told.add(line)
-            self._tell(line)
+        def findable(table: ParticleTable) -> ParticleTable:
+            """Under their own names, by which a model may know them, they are aligned; then made findable."""
+            return with_findable_names(table, request.root, path.parent)
+
+        predict_set(models, rows, prediction, self._reporter, findable)
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            logger.info(line)

@@ -1,0 +1,50 @@
+"""How poses are looked for."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from cryoforum.alignment.global_search import SearchConfig
+from cryoforum.alignment.local_refinement import LocalRefinementConfig
+from cryoforum.choices import CandidateSource
+from cryoforum.errors import InputError
+from cryoforum.network.predict import TTA_COPIES
+
+
+@dataclass(frozen=True)
+class AlignmentConfig:
+    """What `align` does; "auto" lets it choose by the particles at hand.
+
+    Parameters
+    ----------
+    source
+        Where candidate orientations come from; None: network and search, or the search alone where there is
+        no model.
+    max_shift_pixel
+        Largest shift along x and y that is looked for; None: that of an explicit ``search``, or as far as
+        the reference's own particles were off, at least 3.
+    refine_defocus, refine_scale
+        Find each particle's own defocus; refine each particle at its own signal scale.
+    tta
+        Copies of each image, turned and mirrored, that the network reads where its orientations are final:
+        1, 4 or 8; None: as many as it learned from.
+    search, local_refinement
+        Settings that are obeyed as they are; with "auto" faint particles get a finer search.
+    """
+
+    source: CandidateSource | None = None
+    max_shift_pixel: float | None = None
+    refine_defocus: bool = False
+    refine_scale: bool = False
+    tta: int | None = None
+    search: SearchConfig | Literal["auto"] = "auto"
+    local_refinement: LocalRefinementConfig | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.source is not None and self.source not in get_args(CandidateSource):
+            known = ", ".join(get_args(CandidateSource))
+            raise InputError(f"expected candidates from {known}, found '{self.source}'")
+        if self.tta is not None and self.tta not in TTA_COPIES:
+            known = ", ".join(map(str, TTA_COPIES))
+            raise InputError(f"expected test-time augmentation of {known} copies, found {self.tta}")
+        if self.max_shift_pixel is not None and not 0 <= self.max_shift_pixel < float("inf"):
+            raise InputError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")

@@ -1,0 +1,58 @@
+"""Commands that make maps and pages."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoforum.cli.app import app
+from cryoforum.cli.options import KeepScratch, Out, Overwrite, Particles, Root, ScratchFolder, Symmetry
+from cryoforum.cli.terminal import running
+
+
+@app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
+def reconstruct(
+    particles: Particles,
+    out: Out,
+    symmetry: Symmetry = "C1",
+    scratch: ScratchFolder = None,
+    keep_scratch: KeepScratch = False,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Reconstruct half maps and map by direct Fourier inversion, with FSC and resolution."""
+    with running() as reporter:
+        from cryoforum.commands import reconstruct as command
+        from cryoforum.io.scratch import Scratch
+
+        place = Scratch(scratch, keep_scratch)
+        request = command.ReconstructRequest(particles, out, root, symmetry, overwrite, place)
+        resolution = command.reconstruct(request, reporter)
+        typer.echo(
+            f"resolution at FSC 0.143: {resolution['unmasked']:.1f} Å unmasked, "
+            f"{resolution['masked']:.1f} Å masked; maps in {out}"
+        )
+        if not resolution["independent"]:
+            typer.echo("the poses of the two half sets depend on each other: the resolution is optimistic")
+
+
+@app.command(epilog="Example: cryoforum report demo")
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder laid out as the demo's.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file; DIR/report.html if not given.")] = None,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """One self-contained HTML page of pictures of a run."""
+    with running():
+        from cryoforum.errors import InputError
+        from cryoforum.report.page import write_report
+        from cryoforum.storage.files import refuse_to_overwrite
+
+        if not folder.is_dir():
+            raise InputError(f"expected a folder of results at {folder}, found none")
+        output = out or folder / "report.html"
+        if out is not None:
+            refuse_to_overwrite(out, overwrite)
+        write_report(folder, output, root)
+        typer.echo(f"report in {output}")

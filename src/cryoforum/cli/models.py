@@ -1,0 +1,111 @@
+"""Commands that make models."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoforum.cli.app import app
+from cryoforum.cli.options import (
+    ConfigFile,
+    Devices,
+    KeepScratch,
+    Out,
+    Overwrite,
+    Particles,
+    Preset,
+    Root,
+    ScratchFolder,
+    Set,
+    Split,
+)
+from cryoforum.cli.terminal import angle, counted, running, say, share_among
+
+
+@app.command(epilog="Example: cryoforum train simulated/particles.star --out model --max-minutes 6")
+def train(
+    particles: Particles,
+    out: Out,
+    preset: Preset = "small",
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(help="Let the schedule span this time; with --half-set-models that of both."),
+    ] = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    symmetry: Annotated[
+        str | None, typer.Option(help="Point group as in RELION: C4, D2, T, O, I1 ...; default: C1.")
+    ] = None,
+    split: Split = None,
+    half_set_models: Annotated[
+        bool,
+        typer.Option(
+            "--half-set-models", help="A model of each half set (rlnRandomSubset), in OUT/half1 and half2."
+        ),
+    ] = False,
+    seed: int = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
+    scratch: ScratchFolder = None,
+    keep_scratch: KeepScratch = False,
+    devices: Devices = 1,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Learn from particles with known poses; writes the model folder.
+
+    With --devices, or under torchrun or srun, several processes learn as one.
+    """
+    with running() as reporter:
+        share_among(devices)
+        from cryoforum.commands import train as command
+        from cryoforum.config import chosen_config
+        from cryoforum.io.scratch import Scratch
+        from cryoforum.network.model_folder import model_folders
+
+        request = command.TrainRequest(
+            particles=particles,
+            out=out,
+            config=chosen_config(preset, config, set_ or [], symmetry),
+            root=root,
+            split=split,
+            seed=seed,
+            max_minutes=max_minutes,
+            half_set_models=half_set_models,
+            resume=resume,
+            overwrite=overwrite,
+            scratch=Scratch(scratch, keep_scratch),
+        )
+        models = command.train(request, reporter)
+        for folder, model in zip(model_folders(out), models, strict=True):
+            used = Counter(model.parts.values())
+            say(
+                f"model in {folder}: learned from {counted(used['train'], 'particle')}, "
+                f"validated on {used['validation']}, kept {used['test']} for tests; "
+                f"validation median {angle(model.validation_median_rad)}"
+            )
+
+
+@app.command(epilog="Example: cryoforum find-rate simulated/particles.star --set network.pooling=gem")
+def find_rate(
+    particles: Particles,
+    preset: Preset = "small",
+    config: ConfigFile = None,
+    set_: Set = None,
+    symmetry: Annotated[str | None, typer.Option(help="Point group as in RELION.")] = None,
+    split: Split = None,
+    steps: Annotated[int, typer.Option(help="Batches; the rate grows a little in each.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Write rates and losses to this CSV file.")] = None,
+    seed: int = 0,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Suggest training.max_learning_rate: raise the rate until learning fails."""
+    with running() as reporter:
+        from cryoforum.commands import find_rate as command
+        from cryoforum.config import chosen_config
+
+        settings = chosen_config(preset, config, set_ or [], symmetry)
+        request = command.FindRateRequest(particles, settings, root, split, steps, seed, out, overwrite)
+        rate = command.find_rate(request, reporter)
+        say(f"suggested: --set training.max_learning_rate={rate:.1e}")

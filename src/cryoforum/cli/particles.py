@@ -1,0 +1,131 @@
+"""Commands on particle files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoforum.choices import Orientations, RelionDialect
+from cryoforum.cli.app import app
+from cryoforum.cli.options import MapPixelSize, Out, Overwrite, Particles, Root, Symmetry
+from cryoforum.cli.terminal import counted, running, show_check
+
+
+@app.command(epilog="Example: cryoforum check refined.star --out check.html")
+def check(
+    particles: Particles,
+    reference: Annotated[
+        str | None, typer.Option(help="Map of the molecule, to tell the hand and the pixel size by.")
+    ] = None,
+    map_pixel_size: MapPixelSize = None,
+    symmetry: Symmetry = "C1",
+    out: Annotated[
+        Path | None, typer.Option(help="Picture page (.html), or the pictures alone (.png).")
+    ] = None,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Say what was understood of a file, and whether its images bear it out: units, signs, CTF, contrast.
+
+    Ends with "ready", with the problems and their fixes (exit code 1), or with "cannot tell".
+    """
+    with running():
+        from cryoforum.commands.check.check import Reference, check_files
+        from cryoforum.commands.check.page import write_check
+        from cryoforum.errors import InputError
+        from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
+
+        if out is not None:
+            refuse_to_overwrite(out, overwrite)
+            require_folder_of(out)
+            if out.suffix not in (".html", ".png"):
+                raise InputError(f"expected --out PAGE.html or PICTURES.png, found {out}")
+        if reference is None and map_pixel_size is not None:
+            raise InputError("expected --map-pixel-size with --reference; leave it out, or give the map")
+        given = None if reference is None else Reference(reference, map_pixel_size)
+        result = check_files(particles, root, symmetry, given)
+        show_check(result)
+        if out is not None:
+            write_check(result, out)
+    raise typer.Exit(1 if result.problems else 0)
+
+
+@app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
+def simulate(
+    out: Out,
+    structure: Annotated[str, typer.Option(help="4v5d, 6z6u, a PDB/mmCIF file or an MRC map.")] = "4v5d",
+    n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
+    box: Annotated[int, typer.Option(help="Image width in pixels.")] = 128,
+    pixel_size: Annotated[float, typer.Option(help="Å per pixel.")] = 2.8,
+    map_pixel_size: MapPixelSize = None,
+    snr: Annotated[float, typer.Option(help="var(signal) / var(noise) over the whole image.")] = 0.1,
+    orientations: Annotated[
+        Orientations, typer.Option(help="At random, or on a HEALPix-based uniform grid.")
+    ] = "random",
+    max_shift: Annotated[float, typer.Option(help="Largest shift along x and y, pixels.")] = 3.0,
+    defocus: Annotated[
+        tuple[float, float], typer.Option(metavar="LEAST MOST", help="Range of defocus, Å: two numbers.")
+    ] = (10_000, 30_000),
+    astigmatism: Annotated[float, typer.Option(help="Largest defocus U - V, Å.")] = 500.0,
+    seed: int = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make particles of a known structure: particles.star (with true poses) and particles.mrcs."""
+    with running() as reporter:
+        from cryoforum.commands import simulate as command
+        from cryoforum.config import SimulationConfig
+
+        config = SimulationConfig(
+            count=n,
+            snr=snr,
+            orientations=orientations,
+            max_shift_pixel=max_shift,
+            min_defocus_angstrom=defocus[0],
+            max_defocus_angstrom=defocus[1],
+            max_astigmatism_angstrom=astigmatism,
+            seed=seed,
+        )
+        request = command.SimulateRequest(out, structure, box, pixel_size, config, map_pixel_size, overwrite)
+        path = command.simulate(request, reporter)
+        typer.echo(f"{counted(n, 'particle')} in {path}")
+
+
+@app.command(epilog="Example: cryoforum convert J12_005_particles.cs --out particles.star")
+def convert(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="PARTICLES", help="A .star file; or a .cs file, and its passthrough files."),
+    ],
+    out: Out,
+    relion: Annotated[
+        RelionDialect | None, typer.Option(help="Dialect of a .star file; default: 3.1.")
+    ] = None,
+    scale_origins: Annotated[
+        float, typer.Option(metavar="FACTOR", help="Multiply all origins by it; -1 turns their sign.")
+    ] = 1.0,
+    invert_rotations: Annotated[
+        bool, typer.Option("--invert-rotations", help="Write the angles of the inverse rotations.")
+    ] = False,
+    scale_pixel_size: Annotated[
+        float,
+        typer.Option(
+            metavar="FACTOR",
+            help="Multiply the pixel size of all images by it; the numbers of origins, and the pixel size "
+            "of the micrographs, stay as they are.",
+        ),
+    ] = 1.0,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a particle file of cryoSPARC into one of RELION, back, or RELION 3.0 into 3.1 and back.
+
+    May correct what `check` found wrong, in the same format, too.
+    """
+    with running():
+        from cryoforum.commands import convert as command
+        from cryoforum.commands.correct import Corrections
+
+        corrections = Corrections(scale_origins, invert_rotations, scale_pixel_size)
+        request = command.ConvertRequest(inputs, out, relion, root, corrections, overwrite)
+        count = command.convert(request)
+        typer.echo(f"{counted(count, 'particle')} in {out}")

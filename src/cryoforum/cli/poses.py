@@ -1,0 +1,211 @@
+"""Commands that find poses, keep the surest and compare them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoforum.choices import CandidateSource, CertaintyStatistic, HalfMapsChoice, SplitPart, TtaCopies
+from cryoforum.cli.app import app
+from cryoforum.cli.options import (
+    BatchSize,
+    KeepScratch,
+    MapPixelSize,
+    MaxShift,
+    Out,
+    Overwrite,
+    Particles,
+    RefineDefocus,
+    RefineScale,
+    Resolution,
+    Root,
+    ScratchFolder,
+    Shard,
+    Symmetry,
+)
+from cryoforum.cli.terminal import counted, hint_at_root, running, say_what_was_written, show_errors
+
+
+@app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
+    particles: Particles,
+    out: Out,
+    refine: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Refine poses locally against the reference, or keep the network's orientations. "
+            "Default: refine where the model has a reference.",
+        ),
+    ] = None,
+    candidates: Annotated[
+        CandidateSource | None,
+        typer.Option(help="Where local refinement starts; default: both, the network and a global search."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Map to compare with instead of the model's own.")
+    ] = None,
+    mask: Annotated[
+        str | None, typer.Option(help="Multiply the reference by this mask (MRC, values from 0 to 1).")
+    ] = None,
+    tta: Annotated[
+        TtaCopies | None,
+        typer.Option(
+            help="Test-time augmentation, with --no-refine: copies of each image, turned and mirrored, whose "
+            "answers are averaged. Default: 8, or fewer if the network did not learn from such copies."
+        ),
+    ] = None,
+    map_pixel_size: MapPixelSize = None,
+    resolution: Resolution = None,
+    max_shift: MaxShift = None,
+    refine_defocus: RefineDefocus = False,
+    refine_scale: RefineScale = False,
+    half_maps: Annotated[
+        HalfMapsChoice | None,
+        typer.Option(
+            help="Compare each half set with the map of its own half of the training particles, or all "
+            "particles with the map of all. Default: own where the file has rlnRandomSubset."
+        ),
+    ] = None,
+    cross_fit: Annotated[
+        bool,
+        typer.Option(
+            "--cross-fit",
+            help="With half-set models: each training particle by the one that never saw it. "
+            "Honest errors, but half maps that depend on each other.",
+        ),
+    ] = False,
+    part: Annotated[SplitPart | None, typer.Option(help="Only this part of the model's split.")] = None,
+    shard: Shard = None,
+    batch_size: BatchSize = 256,
+    scratch: ScratchFolder = None,
+    keep_scratch: KeepScratch = False,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict poses with their uncertainty; every other column of the file is kept.
+
+    Images of another box or pixel size than the model's are resampled to it.
+    After a kill, the same command goes on. Under torchrun the processes share the work.
+    """
+    with running() as reporter:
+        from cryoforum.alignment.config import AlignmentConfig
+        from cryoforum.commands import predict as command
+        from cryoforum.commands.pose_files import PoseOutput
+        from cryoforum.commands.predict_request import PredictRequest
+        from cryoforum.commands.reference_maps import ReferenceMap
+        from cryoforum.errors import InputError
+        from cryoforum.io.image_paths import common_folder
+        from cryoforum.io.scratch import Scratch
+
+        if reference is None and resolution is not None:
+            raise InputError(
+                "expected --resolution with --reference; the model's own reference has its resolution"
+            )
+        if reference is None and map_pixel_size is not None:
+            raise InputError("expected --map-pixel-size with --reference, found no map")
+        copies = None if tta is None else int(tta)
+        request = PredictRequest(
+            model=model,
+            particles=particles,
+            output=PoseOutput(out, shard, batch_size, overwrite, Scratch(scratch, keep_scratch)),
+            root=root,
+            part=part,
+            refine=refine,
+            reference=None if reference is None else ReferenceMap(reference, map_pixel_size, resolution),
+            mask=mask,
+            half_maps=half_maps,
+            cross_fit=cross_fit,
+            alignment=AlignmentConfig(candidates, max_shift, refine_defocus, refine_scale, copies),
+        )
+        summary = command.predict(request, reporter)
+        say_what_was_written(summary, out, common_folder(particles), root)
+
+
+@app.command(epilog="Example: cryoforum align map.mrc new.star --out aligned.star")
+def align(
+    reference: Annotated[str, typer.Argument(metavar="MAP.mrc", help="Map or structure to compare with.")],
+    particles: Particles,
+    out: Out,
+    symmetry: Symmetry = "C1",
+    map_pixel_size: MapPixelSize = None,
+    resolution: Resolution = None,
+    max_shift: MaxShift = None,
+    refine_defocus: RefineDefocus = False,
+    refine_scale: RefineScale = False,
+    shard: Shard = None,
+    batch_size: BatchSize = 256,
+    scratch: ScratchFolder = None,
+    keep_scratch: KeepScratch = False,
+    root: Root = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Find poses against a map, without a model: global search over orientations, then local refinement."""
+    with running() as reporter:
+        from cryoforum.alignment.config import AlignmentConfig
+        from cryoforum.commands import align as command
+        from cryoforum.commands.pose_files import PoseOutput
+        from cryoforum.commands.reference_maps import ReferenceMap
+        from cryoforum.io.image_paths import common_folder
+        from cryoforum.io.scratch import Scratch
+
+        request = command.AlignRequest(
+            reference=ReferenceMap(reference, map_pixel_size, resolution),
+            particles=particles,
+            output=PoseOutput(out, shard, batch_size, overwrite, Scratch(scratch, keep_scratch)),
+            symmetry=symmetry,
+            root=root,
+            alignment=AlignmentConfig(None, max_shift, refine_defocus, refine_scale),
+        )
+        summary = command.align(request, reporter)
+        say_what_was_written(summary, out, common_folder(particles), root)
+
+
+@app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
+def filter_(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
+    out: Out,
+    keep: Annotated[float, typer.Option(help="Share of particles to keep.")] = 0.75,
+    by: Annotated[
+        CertaintyStatistic | None,
+        typer.Option(
+            help="Expected error (the default for refined poses), trace (eq. 7 of the paper), max (eq. 6) "
+            "or gap (the first eigengap)."
+        ),
+    ] = None,
+    quantile_of: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER.star",
+            help="Take the threshold from the surest share of these predictions instead.",
+        ),
+    ] = None,
+    drop_out: Annotated[Path | None, typer.Option(help="Write the others here.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Keep the particles whose orientation is most certain."""
+    with running():
+        from cryoforum.commands.filter import FilterRequest, filter_particles
+
+        request = FilterRequest(predictions, out, keep, by, quantile_of, drop_out, overwrite)
+        kept, dropped = filter_particles(request)
+        typer.echo(f"kept {counted(kept, 'particle')} in {out}, dropped {dropped}")
+        hint_at_root(out, predictions.parent)
+
+
+@app.command(epilog="Example: cryoforum compare predicted.star simulated/particles.star")
+def compare(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH.star")],
+    symmetry: Symmetry = "C1",
+    json: Annotated[Path | None, typer.Option(help="Write the numbers here, too.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Errors of orientations and shifts against known poses, matched by image name."""
+    with running():
+        from cryoforum.commands import compare as command
+
+        errors = command.compare(predictions, truth, symmetry, json, overwrite)
+        show_errors({str(predictions): errors.summary})
+        typer.echo(f"median shift error: {errors.median_shift_angstrom:.2f} Å")

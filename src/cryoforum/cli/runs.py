@@ -1,0 +1,128 @@
+"""Commands that run many steps in a row."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cryoforum.choices import StudyName, StudyScale
+from cryoforum.cli.app import app
+from cryoforum.cli.options import Out, Overwrite, Preset, Root, Symmetry
+from cryoforum.cli.terminal import counted, running, show_demo, tell
+
+
+@app.command(epilog="Example: cryoforum watch Extract --pattern particles.star --model model --out live")
+def watch(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where particle files appear, at any depth.")
+    ],
+    model: Annotated[Path, typer.Option(help="Folder written by train.")],
+    out: Out,
+    pattern: Annotated[str, typer.Option(help="Which files are particle files.")] = "*.star",
+    keep: Annotated[
+        float, typer.Option(help="Share of the first 1000 particles whose expected errors set the threshold.")
+    ] = 0.75,
+    max_error: Annotated[
+        float | None, typer.Option(help="Expected error in degrees up to which particles are kept, instead.")
+    ] = None,
+    every: Annotated[
+        float, typer.Option(help="Seconds between two looks; a file is taken that did not change meanwhile.")
+    ] = 20.0,
+    until_idle: Annotated[
+        float | None, typer.Option(help="End when nothing new came for so many seconds.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Process what is there, and end.")] = False,
+    root: Root = None,
+    refine: Annotated[
+        bool | None,
+        typer.Option("--refine/--no-refine", help="As of predict; default: where the model has a reference."),
+    ] = None,
+) -> None:
+    """Predict, filter and reconstruct on the fly, as data collection writes particles.
+
+    Writes all.star, kept.star, map/ and report.html. After a kill, the same command goes on.
+    """
+    with running(each_message_once=True) as reporter:
+        from cryoforum.commands.watch.job import WatchRequest
+        from cryoforum.commands.watch.watch import watch as watch_folder
+
+        request = WatchRequest(
+            folder, model, out, pattern, keep, max_error, every, until_idle, once, root, refine
+        )
+        # Both end in one way, at any moment; what is under way cleans up after itself.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            count = watch_folder(request, reporter)
+        except KeyboardInterrupt:
+            tell("stopped; the same command goes on")
+            raise typer.Exit(130) from None
+        where = f" in {out / 'all.star'}, report in {out / 'report.html'}" if count else ""
+        typer.echo(f"{counted(count, 'particle')}{where}")
+
+
+@app.command(epilog="Example: cryoforum study table1 --scale cpu --seeds 3 --out study")
+def study(
+    name: Annotated[StudyName, typer.Argument(metavar="STUDY", help="table1, snr, symmetry, real or all.")],
+    out: Out,
+    scale: Annotated[
+        StudyScale, typer.Option(help="Reduced for a CPU, or the paper's protocol, for a GPU.")
+    ] = "cpu",
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant.")] = 5,
+    shard: Annotated[str | None, typer.Option(help="Only one of n parts of the runs: 1/4 … 4/4.")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Only runs whose block or variant contains these letters.")
+    ] = None,
+    particles: Annotated[
+        Path | None,
+        typer.Option(metavar="STAR", help="With study real: a refinement of your own, not simulated sets."),
+    ] = None,
+    symmetry: Symmetry = "C1",
+) -> None:
+    """Run the paper's comparisons over several seeds and write its tables and figures.
+
+    Runs that are done already are not done again, so after a kill the same command goes on; several
+    processes or machines may each do a --shard of them in one folder.
+    """
+    with running() as reporter:
+        from cryoforum.commands.pose_files import parsed_shard
+        from cryoforum.errors import InputError
+        from cryoforum.study.pages import write_pages
+        from cryoforum.study.runs import run_all
+        from cryoforum.study.variants import planned_runs, runs_on
+
+        if particles is not None and name != "real":
+            raise InputError(f"expected --particles with study real, found study {name}")
+        if particles is not None and only is not None:
+            raise InputError("expected --only with simulated sets, found --particles, too")
+        if particles is None and symmetry != "C1":
+            raise InputError("expected --symmetry with --particles: simulated sets have their own")
+        runs = (
+            planned_runs(name, scale, seeds, only)
+            if particles is None
+            else runs_on(particles, symmetry, scale, seeds)
+        )
+        run_all(runs, out, (1, 1) if shard is None else parsed_shard(shard), reporter)
+        write_pages(out)
+        typer.echo(f"tables and figures: {out / 'study.html'}")
+
+
+@app.command(epilog="Example: cryoforum demo --out demo")
+def demo(
+    out: Out = Path("demo"),
+    n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
+    preset: Preset = "small",
+    max_minutes: Annotated[float, typer.Option(help="Time to train.")] = 6.0,
+    seed: int = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """All steps in a row on the package's 70S ribosome, ending with report.html.
+
+    The test particles are aligned twice: by the network alone, and refined against the reference.
+    """
+    with running() as reporter:
+        from cryoforum.commands import demo as command
+
+        result = command.demo(command.DemoRequest(out, n, preset, max_minutes, seed, overwrite), reporter)
+        show_demo(result)
+        typer.echo(f"report: {result.report}")

@@ -1,0 +1,59 @@
+"""Find the poses of particles in files against a given map."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryoforum.alignment.config import AlignmentConfig
+from cryoforum.alignment.fitting import fitted_aligner
+from cryoforum.commands.pose_files import PoseOutput, PoseSummary, hash_of_files, write_poses
+from cryoforum.commands.reference_maps import ReferenceMap, load_reference_map
+from cryoforum.dataset.particle_set import ParticleSet
+from cryoforum.io.particle_files import check_writable, load_particle_set
+from cryoforum.io.scratch import on_scratch
+from cryoforum.runtime.reporter import SILENT, Reporter
+
+
+@dataclass(frozen=True)
+class AlignRequest:
+    """What `cryoforum align` is asked for.
+
+    Parameters
+    ----------
+    reference
+        The map. Map and images are resampled to the box and pixel size that most images have.
+    particles
+        Particle files, joined where there are several.
+    output
+        Where poses go.
+    symmetry
+        Point group of the map.
+    root
+        Folder that image names are looked for in first.
+    alignment
+        How poses are looked for.
+    """
+
+    reference: ReferenceMap
+    particles: Sequence[Path]
+    output: PoseOutput
+    symmetry: str = "C1"
+    root: Path | None = None
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+
+
+def align(request: AlignRequest, reporter: Reporter = SILENT) -> PoseSummary:
+    """Write the poses that the global search and local refinement find; all other columns are kept."""
+    output = request.output
+    output.check(request.particles)
+    particle_set = load_particle_set(request.particles, request.root)
+    companions = particle_set.table.companions
+    output.check(companions)
+    check_writable(particle_set.table, output.path)
+    particles = particle_set.particles
+    reference = load_reference_map(request.reference, particles, request.symmetry)
+    inputs = hash_of_files([*request.particles, *companions, *request.reference.files])
+    made_with = f"{inputs} {request.symmetry} {request.reference} {request.alignment}"
+    with on_scratch(particles, output.rows(len(particles)), output.scratch, reporter) as near:
+        aligner = fitted_aligner(reference, near, config=request.alignment)
+        return write_poses(aligner, ParticleSet(particle_set.table, near), output, made_with, reporter)

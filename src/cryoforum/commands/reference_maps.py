@@ -1,0 +1,56 @@
+"""Maps that users give to compare images with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from cryoforum.dataset.particles import Particles
+from cryoforum.errors import InputError
+from cryoforum.io.mrc.maps import read_volume
+from cryoforum.molecules.structures import load_structure
+from cryoforum.reconstruction.reference_map import Reference, reference_from_map
+
+MASK_TOLERANCE = 1e-2  # of values beyond 0 and 1, as resampled masks have them
+
+
+@dataclass(frozen=True)
+class ReferenceMap:
+    """A map or structure from elsewhere.
+
+    Parameters
+    ----------
+    spec
+        A map, a PDB or mmCIF file, or a shipped molecule.
+    pixel_size_angstrom
+        Of a map, whatever its header says; None for the header's.
+    resolution_angstrom
+        Up to which the map is used; None for 0.9 of the Nyquist frequency.
+    """
+
+    spec: str
+    pixel_size_angstrom: float | None = None
+    resolution_angstrom: float | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The file that it is read from, if any."""
+        return [Path(self.spec)] if Path(self.spec).is_file() else []
+
+
+def load_reference_map(given: ReferenceMap, particles: Particles, symmetry: str) -> Reference:
+    """The map at the particles' box and pixel size."""
+    volume = load_structure(
+        given.spec, particles.box, particles.pixel_size_angstrom, given.pixel_size_angstrom
+    )
+    return reference_from_map(volume, symmetry, given.resolution_angstrom)
+
+
+def load_mask(path: str, particles: Particles) -> Tensor:
+    """A mask (n, n, n) at the particles' box and pixel size, its values from 0 to 1."""
+    voxels = read_volume(Path(path)).voxels
+    low, high = float(voxels.min()), float(voxels.max())
+    if low < -MASK_TOLERANCE or not 0.5 < high < 1 + MASK_TOLERANCE:
+        raise InputError(f"{path}: expected a mask with values from 0 to 1, found {low:.3g} to {high:.3g}")
+    resampled = load_structure(path, particles.box, particles.pixel_size_angstrom)
+    return resampled.voxels.clamp(0, 1)  # resampling overshoots at edges

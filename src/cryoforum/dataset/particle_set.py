@@ -1,0 +1,46 @@
+"""The particles of one or several files: their table, and all that it says, parsed once."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from cryoforum.dataset.columns import HALF_SET
+from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
+from cryoforum.dataset.particles import Particles
+from cryoforum.errors import InputError
+
+
+@dataclass(frozen=True)
+class ParticleSet:
+    """A table and its particles, row by row.
+
+    table: every column, as the text that was read. particles: images (read on demand), CTF parameters, poses
+    and half sets of the same rows. InputError where the two differ in length.
+    """
+
+    table: ParticleTable
+    particles: Particles
+
+    def __post_init__(self) -> None:
+        if len(self.table) != len(self.particles):
+            raise InputError(
+                f"expected as many particles as rows, found {len(self.particles)} and {len(self.table)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def path(self) -> Path:
+        """Where the table was read, for messages."""
+        return self.table.path
+
+    def select(self, rows: Tensor) -> "ParticleSet":
+        """The given rows (k,) in that order; images stay where they are."""
+        return ParticleSet(select_rows(self.table, rows), self.particles.select(rows))
+
+    def with_half_sets(self, half_sets: Tensor) -> "ParticleSet":
+        """The same set with rlnRandomSubset (n,), 1 or 2, in the table and the particles."""
+        table = with_columns(self.table, {HALF_SET: half_sets})
+        return ParticleSet(table, replace(self.particles, half_sets=half_sets))
