@@ -6,7 +6,7 @@ of either for two half sets.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -20,6 +20,7 @@ from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.reporter import SILENT, Reporter
 
 
+@runtime_checkable
 class Aligner(Protocol):
     """Finds poses with their uncertainty."""
 

@@ -1,6 +1,7 @@
 """Defocus of single particles: those that lie higher or lower in the ice than their micrograph says."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
@@ -14,20 +15,26 @@ STEPS, LARGEST_STEP_ANGSTROM = 6, 200.0
 def defocus_change(
     transform: Tensor,
     images: WhitenedImages,
-    weight: Tensor,
+    weight: Float[Tensor, "n p"],
     ctf: CtfParameters,
     pixel_size_angstrom: float,
-    quaternions: Tensor,
-    origins_pixel: Tensor,
-) -> Tensor:
-    """Most probable change of each particle's defocus at its pose, (n,) in Å of underfocus.
+    quaternions: Float[Tensor, "n 4"],
+    origins_pixel: Float[Tensor, "n 2"],
+) -> Float[Tensor, " n"]:
+    """Most probable change of each particle's defocus at its pose, in Å of underfocus.
 
     Gauss-Newton from no change, under a normal prior of `PRIOR_ANGSTROM`; never less probable than that.
 
     Parameters
     ----------
-    images : whitened, n of them. weight : (n, p), their transfer without the CTF.
-    quaternions, origins_pixel : (n, 4) and (n, 2), where each particle is.
+    transform
+        `projection.cropped_transform` of the reference.
+    images, weight
+        Whitened images, and their transfer without the CTF.
+    ctf, pixel_size_angstrom
+        CTF parameters as they are given.
+    quaternions, origins_pixel
+        Pose of each particle.
     """
     points = images.points
     extent = points.box * pixel_size_angstrom

@@ -1,4 +1,4 @@
-"""Poses without a start: every image against templates of the reference all over SO(3) × origins.
+"""The global search: every image against templates of the reference all over SO(3) × origins.
 
 Low frequencies suffice to say roughly where, so that the whole search is one product of two matrices,
 (images · origins × frequencies) · (frequencies × templates), with CTF and noise in the first of them.
@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from cryoforum.errors import InputError
@@ -22,13 +23,27 @@ _NEGLIGIBLE = -50.0  # log of what a further origin may add to the likelihood
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """nside: of the grid of rotations (4 gives 15° between neighbours, 4608 of them).
-    highest_frequency: cycles per box up to which images and templates are compared.
-    max_shift_pixel: largest origin that is looked for along x and y.
-    candidates: modes that are handed on, at least ``separation_deg`` apart.
-    plausible_margin, plausible_share: a mode is worth a try where its log density is less than the margin
-        below the best, or less than this share of the best's height over the median. (Templates are never
-        quite at an image's orientation, and what that costs grows with the height.)
+    """How the global search looks.
+
+    Parameters
+    ----------
+    nside
+        Of the grid of rotations (4 gives 15° between neighbours, 4608 of them).
+    highest_frequency
+        Cycles per box up to which images and templates are compared.
+    max_shift_pixel
+        Largest origin that is searched along x and y.
+    candidates, separation_deg
+        How many modes are handed on, at least so far apart.
+    plausible_margin, plausible_share
+        A mode is worth a try where its log density is less than the margin below the best, or less than this
+        share of the best's height over the median. (Templates are never quite at an image's orientation, and
+        the loss grows with the height.)
+
+    Raises
+    ------
+    InputError
+        Where a setting is out of its range.
     """
 
     nside: int = 4
@@ -50,18 +65,26 @@ class SearchConfig:
 class Templates:
     """Slices of a reference on a grid of rotations, ready to be compared with images.
 
-    rotations: (g, 4), one of each set that symmetry makes equal. slices: (2 p, g) real and imaginary
-    parts in turn. power: (p, g). origins_pixel: (s, 2). phases: (p, s) exp(-2πi k·o).
+    Parameters
+    ----------
+    config, symmetry, points
+        Settings of the search, point group of the reference, frequencies that are compared.
+    rotations
+        One of each set that symmetry makes equal.
+    slices, power
+        Real and imaginary parts in turn; and their squares.
+    origins_pixel, phases
+        The grid of origins, and exp(-2πi k·o) of each.
     """
 
     config: SearchConfig
     symmetry: str
     points: FrequencyPoints
-    rotations: Tensor
-    slices: Tensor
-    power: Tensor
-    origins_pixel: Tensor
-    phases: Tensor
+    rotations: Float[Tensor, "g 4"]
+    slices: Float[Tensor, "q g"]
+    power: Float[Tensor, "p g"]
+    origins_pixel: Float[Tensor, "s 2"]
+    phases: Complex[Tensor, "p s"]
 
 
 def make_templates(transform: Tensor, box: int, config: SearchConfig, symmetry: str = "C1") -> Templates:
@@ -82,8 +105,8 @@ def make_templates(transform: Tensor, box: int, config: SearchConfig, symmetry: 
     )
 
 
-def log_likelihood_on_grid(templates: Templates, images: WhitenedImages) -> Tensor:
-    """Log-likelihood of every template over noise alone, (n, g), summed over all origins."""
+def log_likelihood_on_grid(templates: Templates, images: WhitenedImages) -> Float[Tensor, "n g"]:
+    """Log-likelihood of every template over noise alone, summed over all origins."""
     images = images.within(float(templates.points.radius[-1]))
     weighted = images.transfer * images.values
     phases, slices = templates.phases.T.contiguous(), 2 * templates.slices
@@ -102,19 +125,25 @@ def log_likelihood_on_grid(templates: Templates, images: WhitenedImages) -> Tens
 
 @dataclass(frozen=True)
 class Candidates:
-    """The most probable orientations of each particle, the first first.
+    """The most probable orientations of each particle, the most probable first.
 
-    quaternions: (n, m, 4). origins_pixel: (n, m, 2), the best of the grid of origins for each.
-    plausible: (n, m) bool, those worth a try.
+    Parameters
+    ----------
+    quaternions
+        Unit.
+    origins_pixel
+        The best of the grid of origins for each.
+    plausible
+        Which are worth a try.
     """
 
-    quaternions: Tensor
-    origins_pixel: Tensor
-    plausible: Tensor
+    quaternions: Float[Tensor, "n m 4"]
+    origins_pixel: Float[Tensor, "n m 2"]
+    plausible: Bool[Tensor, "n m"]
 
 
-def candidates(templates: Templates, images: WhitenedImages, log_density: Tensor) -> Candidates:
-    """Modes of a log density (n, g) on the templates' rotations, each with the origin that fits best."""
+def candidates(templates: Templates, images: WhitenedImages, log_density: Float[Tensor, "n g"]) -> Candidates:
+    """Modes of a log density on the templates' rotations, each with the origin that fits best."""
     rows, height = _separated_peaks(templates, log_density)
     relief = height[:, 0] - log_density.median(dim=1).values
     margin = (templates.config.plausible_share * relief).clamp_min(templates.config.plausible_margin)
@@ -126,9 +155,9 @@ def candidates(templates: Templates, images: WhitenedImages, log_density: Tensor
 
 
 def best_origins(
-    transform: Tensor, images: WhitenedImages, quaternions: Tensor, config: SearchConfig
-) -> Tensor:
-    """Origin (n, 2) in pixels, to half a pixel, at which the slice along ``quaternions`` (n, 4) fits best."""
+    transform: Tensor, images: WhitenedImages, quaternions: Float[Tensor, "n 4"], config: SearchConfig
+) -> Float[Tensor, "n 2"]:
+    """Origin in pixels, to half a pixel, at which the slice along each of ``quaternions`` fits best."""
     images = images.within(config.highest_frequency)
     points = images.points
     origins = _origin_grid(config.max_shift_pixel, 0.5)

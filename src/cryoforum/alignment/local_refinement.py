@@ -7,6 +7,7 @@ the likeliest is kept. What the image says about the pose comes out beside it: t
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_curvature
@@ -18,10 +19,22 @@ from cryoforum.imaging.likelihood import Evaluation, WhitenedImages, evaluate
 
 @dataclass(frozen=True)
 class LocalRefinementConfig:
-    """stage_shells: frequencies (cycles per box) up to which the first stages look; the last sees all.
-    stage_survivors: at most so many starts of a particle go on after each of these stages, and none
-        whose log-likelihood is more than ``survival_margin`` below the particle's best.
-    stage_steps: steps in each of these stages; last_steps: at most in the last.
+    """Stages of the refinement, from low to high frequency.
+
+    Parameters
+    ----------
+    stage_shells
+        Frequencies (cycles per box) up to which the first stages look; the last sees all.
+    stage_survivors, survival_margin
+        At most so many starts of a particle go on after each of these stages, and none whose log-likelihood
+        is more than the margin below the particle's best.
+    stage_steps, last_steps
+        Steps in each of these stages, and at most in the last.
+
+    Raises
+    ------
+    InputError
+        Where shells and survivors differ in number, or a count is below 1.
     """
 
     stage_shells: tuple[int, ...] = (10, 20)
@@ -54,21 +67,30 @@ SAME_MODE_DEVIATIONS = 4.0
 class RefinedPoses:
     """The likeliest pose of each particle and what its image says about it.
 
-    quaternions: (n, 4). origins_pixel: (n, 2), rlnOrigin in pixels of the image.
-    gain: (n,) log-likelihood over that of noise alone. signal_scale: (n,) how strong the particle is
-    in its image, 1 as the reference says. information: (n, 5, 5) Fisher information for signal of
-    scale 1, rotations about the axes of the view (rad) before origins (pixels).
-    mode_probability: (n,) posterior share of this pose's mode among the modes that were refined.
-    other_modes_moment: (n,) mean of cos²(distance / 2) of the other modes, 1 where there are none.
+    Parameters
+    ----------
+    quaternions, origins_pixel
+        Pose; origins are rlnOrigin in pixels of the image.
+    gain
+        Log-likelihood over that of noise alone.
+    signal_scale
+        How strong the particle is in its image; 1 as the reference says.
+    information
+        Fisher information for a signal of scale 1: rotations about the axes of the view (rad), then origins
+        (pixels).
+    mode_probability
+        Posterior share of this pose's mode among the modes that were refined.
+    other_modes_moment
+        Mean of cos²(distance / 2) of the other modes, 1 where there are none.
     """
 
-    quaternions: Tensor
-    origins_pixel: Tensor
-    gain: Tensor
-    signal_scale: Tensor
-    information: Tensor
-    mode_probability: Tensor
-    other_modes_moment: Tensor
+    quaternions: Float[Tensor, "n 4"]
+    origins_pixel: Float[Tensor, "n 2"]
+    gain: Float[Tensor, " n"]
+    signal_scale: Float[Tensor, " n"]
+    information: Float[Tensor, "n 5 5"]
+    mode_probability: Float[Tensor, " n"]
+    other_modes_moment: Float[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -89,21 +111,28 @@ class _Climbers:
 def refine_locally(
     transform: Tensor,
     images: WhitenedImages,
-    quaternions: Tensor,
-    origins_pixel: Tensor,
+    quaternions: Float[Tensor, "n s 4"],
+    origins_pixel: Float[Tensor, "n s 2"],
     config: LocalRefinementConfig = DEFAULT_CONFIG,
-    plausible: Tensor | None = None,
+    plausible: Bool[Tensor, "n s"] | None = None,
     symmetry: str = "C1",
 ) -> RefinedPoses:
     """The likeliest pose that each image reaches from its starts.
 
     Parameters
     ----------
-    transform : `projection.cropped_transform` of the reference, up to the images' frequencies or further.
-    quaternions, origins_pixel : starts (n, s, 4) and (n, s, 2), the most probable first. The result is
-        never less likely than that first one.
-    plausible : (n, s) bool, the starts worth trying; all where None. Each first one is tried anyway.
-    symmetry : of the reference; equivalent poses are one mode.
+    transform
+        `projection.cropped_transform` of the reference, up to the images' frequencies or further.
+    images
+        Whitened, n of them.
+    quaternions, origins_pixel
+        Starts of each image, the most probable first: the result is never less likely than that one.
+    config
+        Stages.
+    plausible
+        The starts worth trying; all where None. Each first one is tried anyway.
+    symmetry
+        Point group of the reference; equivalent poses are one mode.
     """
     count, starts = quaternions.shape[:2]
     tried = torch.ones(count, starts, dtype=torch.bool) if plausible is None else plausible.clone()
@@ -259,26 +288,26 @@ def _replaced(climbers: _Climbers, places: Tensor, by: _Climbers) -> _Climbers:
     )
 
 
-def orientation_information(information: Tensor) -> Tensor:
-    """What is known of the three rotations while the origin is not, (n, 3, 3), of (n, 5, 5): Schur."""
+def orientation_information(information: Float[Tensor, "n 5 5"]) -> Float[Tensor, "n 3 3"]:
+    """Information about the three rotations where the origin is not known: the Schur complement."""
     cross = information[:, :3, 3:]
     return information[:, :3, :3] - cross @ torch.linalg.solve(_regular(information[:, 3:, 3:]), cross.mT)
 
 
-def orientation_covariance(information: Tensor) -> Tensor:
-    """Smallest possible covariance of an unbiased estimate of the three rotations, (n, 3, 3), in rad²."""
+def orientation_covariance(information: Float[Tensor, "n 5 5"]) -> Float[Tensor, "n 3 3"]:
+    """Smallest possible covariance of an unbiased estimate of the three rotations, in rad² (Cramér-Rao)."""
     return torch.linalg.inv(_regular(orientation_information(information)))
 
 
-def origin_covariance_pixel2(information: Tensor) -> Tensor:
-    """Smallest possible covariance of the origin, (n, 2, 2) in pixels²; the orientation is not known."""
+def origin_covariance_pixel2(information: Float[Tensor, "n 5 5"]) -> Float[Tensor, "n 2 2"]:
+    """Smallest possible covariance of the origin in pixels², where the orientation is not known."""
     cross = information[:, :3, 3:]
     along = torch.linalg.solve(_regular(information[:, :3, :3]), cross)
     return torch.linalg.inv(_regular(information[:, 3:, 3:] - cross.mT @ along))
 
 
-def rms_error_rad(covariance: Tensor) -> Tensor:
-    """Root of the mean squared angle |ω|, (n,), of rotations ω with covariances (n, 3, 3)."""
+def rms_error_rad(covariance: Float[Tensor, "n 3 3"]) -> Float[Tensor, " n"]:
+    """Root of the mean squared angle |ω| of rotations ω with these covariances."""
     return covariance.diagonal(dim1=1, dim2=2).sum(1).sqrt().float()
 
 

@@ -1,30 +1,45 @@
 """Parameters of the contrast transfer function, one number a particle."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
+from jaxtyping import Float
 from torch import Tensor
+
+from cryoforum.dataset.rows import take
 
 
 @dataclass(frozen=True)
 class CtfParameters:
-    """What bends the electrons, one number a particle: every field is an (n,) float tensor."""
+    """What the CTF of each particle depends on, with RELION's signs: underfocus is positive.
 
-    defocus_u_angstrom: Tensor
-    defocus_v_angstrom: Tensor
-    defocus_angle_deg: Tensor
-    voltage_kv: Tensor
-    spherical_aberration_mm: Tensor
-    amplitude_contrast: Tensor
-    phase_shift_deg: Tensor
+    Parameters
+    ----------
+    defocus_u_angstrom, defocus_v_angstrom, defocus_angle_deg
+        Defocus along the axis at the angle from x, and across it.
+    voltage_kv, spherical_aberration_mm
+        Of the microscope.
+    amplitude_contrast
+        As a fraction.
+    phase_shift_deg
+        Of a phase plate; 0 without one.
+    """
+
+    defocus_u_angstrom: Float[Tensor, " n"]
+    defocus_v_angstrom: Float[Tensor, " n"]
+    defocus_angle_deg: Float[Tensor, " n"]
+    voltage_kv: Float[Tensor, " n"]
+    spherical_aberration_mm: Float[Tensor, " n"]
+    amplitude_contrast: Float[Tensor, " n"]
+    phase_shift_deg: Float[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.defocus_u_angstrom)
 
     def __getitem__(self, rows: Tensor) -> "CtfParameters":
-        return CtfParameters(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return take(self, rows)
 
-    def defocused_by(self, change_angstrom: Tensor) -> "CtfParameters":
-        """The same with ``change_angstrom`` (n,) more underfocus."""
+    def defocused_by(self, change_angstrom: Float[Tensor, " n"]) -> "CtfParameters":
+        """The same with ``change_angstrom`` more underfocus."""
         return replace(
             self,
             defocus_u_angstrom=self.defocus_u_angstrom + change_angstrom,

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 
 SAME_PIXEL_SIZE = 1e-4  # relative difference up to which pixel sizes are one
-
-
 NEAR_PIXEL_SIZE = 0.01  # up to which images may be taken as they are
 
 

@@ -1,12 +1,13 @@
 """Stacks of images that are read when they are asked for."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
 class Images(Protocol):
     """A stack of square images, indexed by a tensor of rows; a tensor (n, box, box) is one."""
 

@@ -13,12 +13,20 @@ from cryoforum.errors import InputError
 
 @dataclass(frozen=True)
 class ParticleTable:
-    """The tables of a particle STAR file; every value is the text that was read.
+    """The tables of a particle file in RELION's terms; every value is the text that was read.
 
-    optics: one row an optics group, None in the RELION 3.0 dialect.
-    particles: one row a particle.
-    dataset: cryoSPARC's records (n,) of the same particles, where they came from there; None otherwise.
-    companions: further files that the rows were merged from.
+    Parameters
+    ----------
+    path
+        Where the file was read, for messages and for image names that are relative to it.
+    optics
+        One row an optics group; None in the RELION 3.0 dialect.
+    particles
+        One row a particle.
+    dataset
+        cryoSPARC's records (n,) of the same particles, where they came from there; None otherwise.
+    companions
+        Further files that the rows were merged from.
     """
 
     path: Path
@@ -61,7 +69,10 @@ def missing_columns(table: ParticleTable, columns: Iterable[str]) -> tuple[str, 
 
 
 def number_column(table: ParticleTable, column: str) -> np.ndarray | None:
-    """A number for each particle, (n,) float64, of its optics group or its own row; None without column."""
+    """A number for each particle, (n,) float64, of its optics group or row; None without the column.
+
+    InputError where a value is no finite number: it names file, row and image.
+    """
     if table.optics is not None and column in table.optics:
         text, rows = table.optics[column], optics_rows(table, table.optics)
     elif column in table.particles:
@@ -79,7 +90,7 @@ def number_column(table: ParticleTable, column: str) -> np.ndarray | None:
 
 
 def optics_rows(table: ParticleTable, optics: pd.DataFrame) -> np.ndarray:
-    """Row of ``optics``, the data_optics of ``star``, that each particle belongs to, (n,)."""
+    """Row of ``optics``, the data_optics of ``table``, that each particle belongs to, (n,)."""
     if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in table.particles:
         if len(optics) == 1:
             return np.zeros(len(table), dtype=np.int64)

@@ -1,10 +1,12 @@
-"""The nouns that the steps pass to each other. Frozen, unit in the name, nothing computed here."""
+"""Particles: images with what is known of them, and how they are walked through."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
@@ -16,12 +18,22 @@ from cryoforum.dataset.poses import Poses
 class Particles:
     """Particle images with what is known of them.
 
-    images: (n, box, box), in memory or read from disk on demand.
-    names: n unique image names, in the order of the images.
-    poses, optics: None where unknown.
-    subsets: (n,) int, RELION's random half 1 or 2; None where not assigned.
-    optics_groups: (n,) int, rlnOpticsGroup; None where there is none.
-    sources: (n,) int64, a number for the place of each image on disk, whatever its name; None in memory.
+    Parameters
+    ----------
+    images
+        (n, box, box), in memory or read from disk on demand.
+    pixel_size_angstrom
+        Of all images.
+    names
+        n unique image names, in the order of the images.
+    poses, ctf
+        None where unknown.
+    half_sets
+        RELION's random half, 1 or 2; None where not assigned.
+    optics_groups
+        rlnOpticsGroup; None where there is none.
+    sources
+        A number for the place of each image on disk, whatever its name; None in memory.
     """
 
     images: Images
@@ -29,9 +41,9 @@ class Particles:
     names: tuple[str, ...]
     poses: Poses | None = None
     ctf: CtfParameters | None = None
-    half_sets: Tensor | None = None
-    optics_groups: Tensor | None = None
-    sources: Tensor | None = None
+    half_sets: Int[Tensor, " n"] | None = None
+    optics_groups: Int[Tensor, " n"] | None = None
+    sources: Int[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,25 +53,24 @@ class Particles:
         """Image width in pixels."""
         return self.images.shape[-1]
 
-    def select(self, rows: Tensor) -> "Particles":
+    def select(self, rows: Int[Tensor, " k"]) -> "Particles":
         """The particles of the given rows, in that order; images stay where they are."""
-        return Particles(
+        known = ("poses", "ctf", "half_sets", "optics_groups", "sources")
+        parts: dict[str, Any] = {name: getattr(self, name) for name in known}
+        chosen: dict[str, Any] = {n: None if value is None else value[rows] for n, value in parts.items()}
+        return replace(
+            self,
             images=SelectedImages(self.images, rows),
-            pixel_size_angstrom=self.pixel_size_angstrom,
             names=tuple(self.names[row] for row in rows.tolist()),
-            poses=None if self.poses is None else self.poses[rows],
-            ctf=None if self.ctf is None else self.ctf[rows],
-            half_sets=None if self.half_sets is None else self.half_sets[rows],
-            optics_groups=None if self.optics_groups is None else self.optics_groups[rows],
-            sources=None if self.sources is None else self.sources[rows],
+            **chosen,
         )
 
     def with_poses(self, poses: Poses) -> "Particles":
         """The same particles under other poses."""
         return replace(self, poses=poses)
 
-    def with_orientations(self, quaternions: Tensor) -> "Particles":
-        """The same particles under other orientations (n, 4); shifts stay, or are 0 where unknown."""
+    def with_orientations(self, quaternions: Float[Tensor, "n 4"]) -> "Particles":
+        """The same particles under other orientations; shifts stay, or are 0 where unknown."""
         shifts = torch.zeros(len(self), 2) if self.poses is None else self.poses.shifts_angstrom
         return self.with_poses(Poses(quaternions, shifts))
 

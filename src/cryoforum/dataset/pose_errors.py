@@ -1,9 +1,9 @@
 """How far orientations are from known ones."""
 
-import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from jaxtyping import Float
 from torch import Tensor
 
 from cryoforum.errors import InputError
@@ -12,7 +12,7 @@ from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 
 @dataclass(frozen=True)
 class ErrorSummary:
-    """Orientation errors in short: radians as fields, degrees as properties."""
+    """Orientation errors of ``count`` particles in short, in radians."""
 
     count: int
     median_rad: float
@@ -21,38 +21,32 @@ class ErrorSummary:
     upper_quartile_rad: float
     share_above_0_3_rad: float
 
-    @property
-    def median_deg(self) -> float:
-        """Median in degrees."""
-        return math.degrees(self.median_rad)
-
-    @property
-    def mean_deg(self) -> float:
-        """Mean in degrees."""
-        return math.degrees(self.mean_rad)
-
-    @property
-    def lower_quartile_deg(self) -> float:
-        """Lower quartile in degrees."""
-        return math.degrees(self.lower_quartile_rad)
-
-    @property
-    def upper_quartile_deg(self) -> float:
-        """Upper quartile in degrees."""
-        return math.degrees(self.upper_quartile_rad)
-
     def to_dict(self) -> dict[str, float]:
-        """All numbers by name, in radians and in degrees."""
-        names = ("median_deg", "mean_deg", "lower_quartile_deg", "upper_quartile_deg")
-        return {**asdict(self), **{name: getattr(self, name) for name in names}}
+        """All numbers by name, angles in radians and in degrees."""
+        angles = {name: value for name, value in asdict(self).items() if name.endswith("_rad")}
+        del angles["share_above_0_3_rad"]
+        degrees = {name.replace("_rad", "_deg"): float(np.rad2deg(value)) for name, value in angles.items()}
+        return asdict(self) | degrees
 
 
 def orientation_errors(
-    predicted_quaternions: Tensor, true_quaternions: Tensor, symmetry: str = "C1"
-) -> Tensor:
-    """Geodesic angle in radians (n,) between predicted and true orientations (n, 4).
+    predicted_quaternions: Float[Tensor, "n 4"],
+    true_quaternions: Float[Tensor, "m 4"],
+    symmetry: str = "C1",
+) -> Float[Tensor, " n"]:
+    """Geodesic angle in radians between predicted and true orientations, row by row.
 
-    The smallest over all equivalents in the point group ``symmetry``.
+    Parameters
+    ----------
+    predicted_quaternions, true_quaternions
+        Unit, as many of each.
+    symmetry
+        Point group; the angle is the smallest over all equivalent orientations.
+
+    Raises
+    ------
+    InputError
+        Where there are not as many of each, or nobody knows the point group.
     """
     if predicted_quaternions.shape != true_quaternions.shape:
         raise InputError(
@@ -62,8 +56,8 @@ def orientation_errors(
     return symmetric_distance(predicted_quaternions, true_quaternions, symmetry_group(symmetry))
 
 
-def summarise_errors(errors: Tensor) -> ErrorSummary:
-    """Median, mean, quartiles and the share above 0.3 rad of ``errors`` (n,) in radians."""
+def summarise_errors(errors: Float[Tensor, " n"]) -> ErrorSummary:
+    """Median, mean, quartiles and the share above 0.3 rad of errors in radians; InputError for none."""
     if len(errors) == 0:
         raise InputError(
             "expected at least one orientation error, found none; check the selection of particles"

@@ -2,23 +2,30 @@
 
 from dataclasses import dataclass
 
+from jaxtyping import Float
 from torch import Tensor
+
+from cryoforum.dataset.rows import take
 
 
 @dataclass(frozen=True)
 class Poses:
     """Orientation and in-plane origin of each particle.
 
-    quaternions: (n, 4) unit, scalar last (see `rotations`).
-    shifts_angstrom: (n, 2) x and y of RELION's rlnOriginX/YAngst: the particle image is the centred
-        projection moved by *minus* this.
+    Parameters
+    ----------
+    quaternions
+        Unit, scalar last (see `geometry.rotations`).
+    shifts_angstrom
+        x and y of RELION's rlnOriginX/YAngst: the particle image is the centred projection moved by *minus*
+        this.
     """
 
-    quaternions: Tensor
-    shifts_angstrom: Tensor
+    quaternions: Float[Tensor, "n 4"]
+    shifts_angstrom: Float[Tensor, "n 2"]
 
     def __len__(self) -> int:
         return len(self.quaternions)
 
     def __getitem__(self, rows: Tensor) -> "Poses":
-        return Poses(self.quaternions[rows], self.shifts_angstrom[rows])
+        return take(self, rows)

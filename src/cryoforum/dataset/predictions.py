@@ -1,12 +1,14 @@
-"""What is said of each particle's pose, and how sure it is."""
+"""Predictions: the pose of each particle, and how sure it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.rows import concatenate, take
 from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.errors import InputError
 
@@ -15,54 +17,67 @@ from cryoforum.errors import InputError
 class ImageEvidence:
     """What the comparison with a reference says of each particle, besides its pose.
 
-    bound_rad: (n,) Cramér-Rao bound: the root mean square orientation error of the best unbiased estimate,
-        from reference, CTF and noise, the origin being unknown, too.
-    origin_covariance_angstrom2: (n, 2, 2). log_likelihood_gain: (n,) over noise alone.
-    signal_scale: (n,) how strong the particle is in its image; about 1, and near 0 for junk.
-    mode_probability: (n,) that of the pose's mode among all modes that were tried.
-    reference_half: (n,) int, the half (1 or 2) whose reference it was; 0 for that of all particles.
-    defocus_change_angstrom: (n,) by which the underfocus differs from what was given; 0 if not looked for.
+    Parameters
+    ----------
+    bound_rad
+        Cramér-Rao lower bound: the root mean square orientation error of the best unbiased estimate, from
+        reference, CTF and noise, the origin being unknown, too.
+    origin_covariance_angstrom2
+        Smallest possible covariance of the origin.
+    log_likelihood_gain
+        Log-likelihood of the image over that of noise alone.
+    signal_scale
+        How strong the particle is in its image; about 1, and near 0 for junk.
+    mode_probability
+        Probability of the pose's mode among all modes that were tried.
+    reference_half
+        The half (1 or 2) whose reference it was; 0 for the reference of all particles.
+    defocus_change_angstrom
+        By which the underfocus differs from the given one; 0 if not looked for.
     """
 
-    bound_rad: Tensor
-    origin_covariance_angstrom2: Tensor
-    log_likelihood_gain: Tensor
-    signal_scale: Tensor
-    mode_probability: Tensor
-    reference_half: Tensor
-    defocus_change_angstrom: Tensor
+    bound_rad: Float[Tensor, " n"]
+    origin_covariance_angstrom2: Float[Tensor, "n 2 2"]
+    log_likelihood_gain: Float[Tensor, " n"]
+    signal_scale: Float[Tensor, " n"]
+    mode_probability: Float[Tensor, " n"]
+    reference_half: Int[Tensor, " n"]
+    defocus_change_angstrom: Float[Tensor, " n"]
+
+    def __getitem__(self, rows: Tensor) -> "ImageEvidence":
+        return take(self, rows)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What is believed of each particle.
+    """A posterior of the orientation of each particle, and what comes with it.
 
-    belief: (n,) orientation beliefs; their modes are the orientations.
-    expected_error_rad: (n,) root mean square orientation error that the belief means.
-    shifts_angstrom: (n, 2) as in `Poses`; None where there was no reference to find them by.
-    evidence: None for the network alone.
-    model_half: (n,) int, the half (1 or 2) whose particles alone made the model and the reference that were
-        used; 0 where a reference came from elsewhere; None where one model posed both halves.
+    Parameters
+    ----------
+    posterior
+        Of n particles; its modes are the orientations.
+    expected_error_rad
+        Root mean square orientation error that the posterior means.
+    shifts_angstrom
+        As in `Poses`; None where there was no reference to find them by.
+    evidence
+        None for the network alone.
+    model_half
+        The half (1 or 2) whose particles alone made the model and the reference that were used; 0 where a
+        reference came from elsewhere; None where one model aligned both halves.
     """
 
     posterior: OrientationPosterior
-    expected_error_rad: Tensor
-    shifts_angstrom: Tensor | None = None
+    expected_error_rad: Float[Tensor, " n"]
+    shifts_angstrom: Float[Tensor, "n 2"] | None = None
     evidence: ImageEvidence | None = None
-    model_half: Tensor | None = None
+    model_half: Int[Tensor, " n"] | None = None
 
     def __len__(self) -> int:
         return len(self.posterior)
 
     def __getitem__(self, rows: Tensor) -> "Predictions":
-        evidence = self.evidence
-        return Predictions(
-            OrientationPosterior(self.posterior.concentration[rows]),
-            self.expected_error_rad[rows],
-            None if self.shifts_angstrom is None else self.shifts_angstrom[rows],
-            None if evidence is None else ImageEvidence(**{k: v[rows] for k, v in vars(evidence).items()}),
-            None if self.model_half is None else self.model_half[rows],
-        )
+        return take(self, rows)
 
     @property
     def poses(self) -> Poses:
@@ -72,29 +87,11 @@ class Predictions:
         return Poses(self.posterior.mode, self.shifts_angstrom)
 
     @property
-    def figure_of_merit(self) -> Tensor:
-        """cos² of half the expected error, (n,): 1 where certain."""
+    def figure_of_merit(self) -> Float[Tensor, " n"]:
+        """cos² of half the expected error: 1 where certain."""
         return torch.cos(self.expected_error_rad / 2).square()
 
 
 def joined_predictions(batches: Sequence[Predictions]) -> Predictions:
     """The predictions of consecutive batches in one; all have the same fields."""
-    shifts = [batch.shifts_angstrom for batch in batches if batch.shifts_angstrom is not None]
-    evidence = [batch.evidence for batch in batches if batch.evidence is not None]
-    halves = [batch.model_half for batch in batches if batch.model_half is not None]
-    return Predictions(
-        posterior=OrientationPosterior(torch.cat([batch.posterior.concentration for batch in batches])),
-        expected_error_rad=torch.cat([batch.expected_error_rad for batch in batches]),
-        shifts_angstrom=torch.cat(shifts) if shifts else None,
-        evidence=_joined_evidence(evidence) if evidence else None,
-        model_half=torch.cat(halves) if halves else None,
-    )
-
-
-def _joined_evidence(parts: Sequence[ImageEvidence]) -> ImageEvidence:
-    return ImageEvidence(
-        **{
-            entry.name: torch.cat([getattr(part, entry.name) for part in parts])
-            for entry in fields(ImageEvidence)
-        }
-    )
+    return concatenate(batches)

@@ -9,7 +9,20 @@ from cryoforum.errors import InputError
 
 @dataclass(frozen=True)
 class Volume:
-    """A cubic map: voxels (n, n, n) float32 in z, y, x order, origin at voxel n // 2."""
+    """A cubic map.
+
+    Parameters
+    ----------
+    voxels
+        (n, n, n) float32 in z, y, x order, origin at voxel n // 2.
+    pixel_size_angstrom
+        Width of a voxel.
+
+    Raises
+    ------
+    InputError
+        Where the map is no cube.
+    """
 
     voxels: Tensor
     pixel_size_angstrom: float
@@ -25,8 +38,13 @@ class Volume:
 class HalfMaps:
     """Two reconstructions from disjoint halves of the particles, and the one from all of them.
 
-    independent is false where one model posed both halves: their FSC then measures agreement with
-    that model too, and the resolution is optimistic.
+    Parameters
+    ----------
+    half1, half2, full
+        Maps of one box.
+    independent
+        False where one model aligned both halves: their FSC then measures agreement with that model too, and
+        the resolution is optimistic.
     """
 
     half1: Volume

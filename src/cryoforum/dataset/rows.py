@@ -1,0 +1,29 @@
+"""Rows of nouns that hold one entry a particle in every field."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Noun = TypeVar("Noun")
+
+
+def take(noun: Noun, rows: Tensor) -> Noun:
+    """The dataclass with every field indexed by ``rows`` (k,) numbers or (n,) booleans; None stays."""
+    values = (getattr(noun, entry.name) for entry in fields(noun))  # type: ignore[arg-type]
+    return type(noun)(*(None if value is None else value[rows] for value in values))
+
+
+def concatenate(nouns: Sequence[Noun]) -> Noun:
+    """Several of one kind as one, in order; a field that is None in the first is None in all."""
+    first = nouns[0]
+    names = [entry.name for entry in fields(first)]  # type: ignore[arg-type]
+    return type(first)(*(_joined([getattr(noun, name) for noun in nouns]) for name in names))
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    if values[0] is None:
+        return None
+    return torch.cat(list(values)) if isinstance(values[0], Tensor) else concatenate(values)
