@@ -1,4 +1,4 @@
-"""An aligner fitted to the particles at hand: their noise and signal scale, and whether the map explains them.
+"""An aligner fitted to the particles at hand: noise, signal scale, and whether the map explains them.
 
 Noise and signal scale are measured on a sample of the particles before the rest is aligned, so that other
 microscopes and other normalisations than those of the training do not matter.

@@ -84,7 +84,8 @@ def number_column(table: ParticleTable, column: str) -> np.ndarray | None:
     if wrong.any():
         row = int(wrong.argmax())
         raise InputError(
-            f"{place_of_row(table, row)}: expected a number in column {column}, found '{text.iloc[rows[row]]}'"
+            f"{place_of_row(table, row)}: expected a number in column {column}, "
+            f"found '{text.iloc[rows[row]]}'"
         )
     return numbers
 

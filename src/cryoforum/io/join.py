@@ -56,12 +56,12 @@ class _File:
 def joined(tables: Sequence[ParticleTable], root: Path | None = None) -> ParticleTable:
     """The particles of several files, in order, in RELION's 3.1 dialect; a single file stays as it is.
 
-    CtfParameters groups equal in name and values become one; equal names of other values are changed. Columns that
-    not all files have are left out, but for those whose absence means a value. Both are warned of. Image
-    names that would lead elsewhere from the folder that all files share are changed. cryoSPARC's records stay
-    where all files have them. Its path is a
-    description in that folder. InputError where a file cannot be read, an image is in two files, or only
-    some have half sets.
+    Optics groups equal in name and values become one; equal names of other values are changed. Columns that
+    not all files have are left out, but for those whose absence means a value. Both are logged. Image names
+    that would lead elsewhere from the folder that all files share are changed. cryoSPARC's records stay where
+    all files have them. The path of the result is a description in that folder.
+
+    InputError where a file cannot be read, an image is in two files, or only some have half sets.
     """
     if len(tables) == 1:
         return tables[0]

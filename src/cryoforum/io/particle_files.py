@@ -2,10 +2,11 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cryoforum.dataset.columns import CTF_COLUMNS
+from cryoforum.dataset.columns import CTF_COLUMNS, IMAGE_NAME
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, split_image_name
@@ -23,6 +24,53 @@ from cryoforum.io.relion.star_text import first_value
 logger = logging.getLogger(__name__)
 
 STAR, CRYOSPARC = ".star", ".cs"
+
+
+@dataclass(frozen=True)
+class ParticleFormat:
+    """How particle files of one suffix are read and written, in RELION's terms.
+
+    Parameters
+    ----------
+    read, write
+        A whole file; `write` replaces an existing one only when it is complete.
+    first_stack
+        The stack of the first image of a file, of which no more is read than needed; None for none.
+    refuse
+        Raises InputError where the format cannot hold a table's particles.
+    lost
+        Columns of a table that the format leaves out.
+    """
+
+    read: Callable[[Path], ParticleTable]
+    write: Callable[[ParticleTable, Path], None]
+    first_stack: Callable[[Path], str | None] = lambda path: None
+    refuse: Callable[[ParticleTable, Path], None] = lambda table, path: None
+    lost: Callable[[ParticleTable], list[str]] = lambda table: []
+
+
+def _refuse_dark_particles(table: ParticleTable, path: Path) -> None:
+    if contrast_signs(table) is not None:
+        raise InputError(
+            f"{table.path}: its particles are dark on light (blob/sign 1), which a STAR file cannot say; "
+            f"write {Path(path).with_suffix(CRYOSPARC).name} instead, or invert the stacks first"
+        )
+
+
+def _first_star_stack(path: Path) -> str | None:
+    name = first_value(path, IMAGE_NAME)
+    return None if name is None else split_image_name(name)[1]
+
+
+def _first_cryosparc_stack(path: Path) -> str | None:
+    return texts(read_records(path)["blob/path"][:1])[0]
+
+
+# Another entry is another format that every command reads and writes.
+FORMATS = {
+    STAR: ParticleFormat(read_star, write_star, _first_star_stack, _refuse_dark_particles),
+    CRYOSPARC: ParticleFormat(read_cryosparc, write_cryosparc, _first_cryosparc_stack, lost=lost_in_records),
+}
 _OTHER_SUFFIXES = {
     ".csg": "a cryoSPARC result group; give the .cs file that it names",
     ".npy": "a NumPy array; give the .cs file that cryoSPARC wrote",
@@ -33,8 +81,7 @@ _OTHER_SUFFIXES = {
 
 def read_particle_file(path: Path) -> ParticleTable:
     """The tables of a particle file, in RELION's terms whatever program wrote it."""
-    _check_suffix(path)
-    return read_cryosparc(path) if Path(path).suffix == CRYOSPARC else read_star(path)
+    return _format(path).read(path)
 
 
 def root_for_images(written: Path, folder: Path, root: Path | None = None) -> Path | None:
@@ -42,7 +89,7 @@ def root_for_images(written: Path, folder: Path, root: Path | None = None) -> Pa
 
     None where its first image is found without it, or not at all.
     """
-    stack = _first_stack_name(written)
+    stack = _format(written).first_stack(written)
     if stack is None or _found(stack, Path(written).absolute().parent) is not None:
         return None
     found = _found(stack, folder, root)
@@ -55,7 +102,7 @@ def read_each(paths: Sequence[Path]) -> list[ParticleTable]:
     """The same of several files; a .cs file that completes the one before it is merged with it."""
     groups: list[list[Path]] = []
     for path in paths:
-        _check_suffix(path)
+        _format(path)
         if groups and _complete_each_other(groups[-1][0], path):
             groups[-1].append(path)
         else:
@@ -131,11 +178,9 @@ def _complete_each_other(first: Path, second: Path) -> bool:
 
 def write_particle_file(table: ParticleTable, path: Path) -> None:
     """Write the tables in the format that the suffix of ``path`` names, atomically."""
-    _refuse_format(table, path)
-    if Path(path).suffix == CRYOSPARC:
-        write_cryosparc(table, path)
-    else:
-        write_star(table, path)
+    format_of_file = _format(path)
+    format_of_file.refuse(table, path)
+    format_of_file.write(table, path)
 
 
 def check_writable(table: ParticleTable, path: Path) -> None:
@@ -143,28 +188,13 @@ def check_writable(table: ParticleTable, path: Path) -> None:
 
     Columns that it leaves out are logged in one line.
     """
-    _refuse_format(table, path)
-    lost = lost_in_records(table) if Path(path).suffix == CRYOSPARC else []
+    format_of_file = _format(path)
+    format_of_file.refuse(table, path)
+    lost = format_of_file.lost(table)
     if lost:
-        logger.warning(f"left out of the .cs file: {', '.join(lost)}; keep {table.path.name}, too")
-
-
-def _refuse_format(table: ParticleTable, path: Path) -> None:
-    _check_suffix(path)
-    if Path(path).suffix == STAR and contrast_signs(table) is not None:
-        raise InputError(
-            f"{table.path}: its particles are dark on light (blob/sign 1), which a STAR file cannot say; "
-            f"write {Path(path).with_suffix(CRYOSPARC).name} instead, or invert the stacks first"
+        logger.warning(
+            f"left out of the {Path(path).suffix} file: {', '.join(lost)}; keep {table.path.name}, too"
         )
-
-
-def _first_stack_name(path: Path) -> str | None:
-    """The stack of the first image of a particle file, of which no more is read than needed."""
-    _check_suffix(path)
-    if Path(path).suffix == CRYOSPARC:
-        return texts(read_records(path)["blob/path"][:1])[0]
-    name = first_value(path, "rlnImageName")
-    return None if name is None else split_image_name(name)[1]
 
 
 def _found(name: str, folder: Path, root: Path | None = None) -> Path | None:
@@ -174,10 +204,12 @@ def _found(name: str, folder: Path, root: Path | None = None) -> Path | None:
         return None
 
 
-def _check_suffix(path: Path) -> None:
-    suffix = Path(path).suffix
+def _format(path: Path) -> ParticleFormat:
+    """That of the suffix; InputError lists the known ones."""
+    suffix, known = Path(path).suffix, " or ".join(FORMATS)
     if os.path.isdir(path):  # unlike Path's, false for a name that is too long
-        raise InputError(f"{path}: expected a particle file .star or .cs, found a folder; give a file in it")
-    if suffix not in (STAR, CRYOSPARC):
+        raise InputError(f"{path}: expected a particle file {known}, found a folder; give a file in it")
+    if suffix not in FORMATS:
         kind = _OTHER_SUFFIXES.get(suffix, f"the suffix '{suffix}'")
-        raise InputError(f"{path}: expected a particle file .star or .cs, found {kind}")
+        raise InputError(f"{path}: expected a particle file {known}, found {kind}")
+    return FORMATS[suffix]

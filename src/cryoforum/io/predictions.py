@@ -1,10 +1,11 @@
 """Predictions as columns of a particle table, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cryoforum.dataset import columns as c
 from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
@@ -16,36 +17,52 @@ _QUATERNION = ("qx", "qy", "qz", "qw")
 _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
 
 
-def prediction_columns(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Float32 columns (n,) of a table, and the pose as a quaternion and a shift in Å.
+def _evidence(name: str) -> Callable[[Predictions], Tensor | None]:
+    return lambda found: None if found.evidence is None else getattr(found.evidence, name)
 
-    Errors are root mean squares in degrees: the one that the posterior means and, where the image was
-    compared with a reference, the Cramér-Rao lower bound.
-    """
-    posterior, evidence = predictions.posterior, predictions.evidence
-    columns = dict(zip(_QUATERNION, posterior.mode.unbind(-1), strict=True))
+
+def _element(row: int, column: int) -> Callable[[Predictions], Tensor | None]:
+    return lambda found: found.posterior.concentration[:, row, column]
+
+
+def _bound_deg(found: Predictions) -> Tensor | None:
+    return None if found.evidence is None else torch.rad2deg(found.evidence.bound_rad)
+
+
+def _origin_error(found: Predictions) -> Tensor | None:
+    if found.evidence is None:
+        return None
+    return found.evidence.origin_covariance_angstrom2.diagonal(dim1=1, dim2=2).sum(1).sqrt()
+
+
+# What is written of predictions: (n,) numbers by column, or None where they do not say it. Errors are root
+# mean squares: the one that the posterior means and, where the image was compared with a reference, the
+# Cramér-Rao lower bound. Another entry is another column, as of a junk score.
+COLUMNS: dict[str, Callable[[Predictions], Tensor | None]] = {
+    c.LAMBDA_MAX: lambda found: found.posterior.lambda_max,
+    c.TRACE: lambda found: found.posterior.trace,
+    **{c.concentration_column(i, j): _element(i, j) for i in range(4) for j in range(i, 4)},
+    c.EXPECTED_ERROR: lambda found: torch.rad2deg(found.expected_error_rad),
+    c.FIGURE_OF_MERIT: lambda found: found.figure_of_merit,
+    c.MODEL_HALF: lambda found: found.model_half,
+    c.CRAMER_RAO_BOUND: _bound_deg,
+    c.ORIGIN_ERROR: _origin_error,
+    c.LOG_LIKELIHOOD_GAIN: _evidence("log_likelihood_gain"),
+    c.SIGNAL_SCALE: _evidence("signal_scale"),
+    c.MODE_PROBABILITY: _evidence("mode_probability"),
+    c.REFERENCE_HALF: _evidence("reference_half"),
+    c.DEFOCUS_CHANGE: _evidence("defocus_change_angstrom"),
+}
+
+
+def prediction_columns(predictions: Predictions) -> dict[str, np.ndarray]:
+    """Float32 `COLUMNS` (n,), and the pose as a quaternion and, where it is known, a shift in Å."""
+    found = dict(zip(_QUATERNION, predictions.posterior.mode.unbind(-1), strict=True))
     if predictions.shifts_angstrom is not None:
-        columns |= dict(zip(_SHIFT, predictions.shifts_angstrom.unbind(-1), strict=True))
-    columns |= {c.LAMBDA_MAX: posterior.lambda_max, c.TRACE: posterior.trace}
-    for row in range(4):
-        for column in range(row, 4):
-            columns[c.concentration_column(row, column)] = posterior.concentration[:, row, column]
-    columns[c.EXPECTED_ERROR] = torch.rad2deg(predictions.expected_error_rad)
-    columns[c.FIGURE_OF_MERIT] = predictions.figure_of_merit
-    if predictions.model_half is not None:
-        columns[c.MODEL_HALF] = predictions.model_half
-    if evidence is not None:
-        covariance = evidence.origin_covariance_angstrom2
-        columns |= {
-            c.CRAMER_RAO_BOUND: torch.rad2deg(evidence.bound_rad),
-            c.ORIGIN_ERROR: covariance.diagonal(dim1=1, dim2=2).sum(1).sqrt(),
-            c.LOG_LIKELIHOOD_GAIN: evidence.log_likelihood_gain,
-            c.SIGNAL_SCALE: evidence.signal_scale,
-            c.MODE_PROBABILITY: evidence.mode_probability,
-            c.REFERENCE_HALF: evidence.reference_half,
-            c.DEFOCUS_CHANGE: evidence.defocus_change_angstrom,
-        }
-    return {name: values.float().numpy() for name, values in columns.items()}
+        found |= dict(zip(_SHIFT, predictions.shifts_angstrom.unbind(-1), strict=True))
+    values = {name: column(predictions) for name, column in COLUMNS.items()}
+    found |= {name: column for name, column in values.items() if column is not None}
+    return {name: column.float().numpy() for name, column in found.items()}
 
 
 def with_predictions(table: ParticleTable, found: Mapping[str, np.ndarray]) -> ParticleTable:
@@ -54,11 +71,7 @@ def with_predictions(table: ParticleTable, found: Mapping[str, np.ndarray]) -> P
     Where no shifts were found those of the table stay, and so does the defocus. Columns of an earlier
     prediction are dropped.
     """
-    earlier = [
-        name
-        for name in table.particles
-        if name.startswith(c.OWN) or name in (c.FIGURE_OF_MERIT, c.MODE_PROBABILITY)
-    ]
+    earlier = [name for name in table.particles if name.startswith(c.OWN) or name in COLUMNS]
     table = replace(table, particles=table.particles.drop(columns=earlier))
     quaternions = torch.from_numpy(np.stack([found[name] for name in _QUATERNION], axis=-1))
     columns = {name: values for name, values in found.items() if name not in (*_QUATERNION, *_SHIFT)}

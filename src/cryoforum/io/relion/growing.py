@@ -69,11 +69,11 @@ class GrowingStar:
 
 
 def joined(tables: Sequence[ParticleTable]) -> ParticleTable:
-    """The rows of all files in one, with the columns that all have; left out ones are warned of.
+    """The rows of all files in one, with the columns that all have; which are left out is logged.
 
-    As in `io.joining` a missing column may have a meaning; but tables alone are looked at, so that adding to
-    a file costs what is added. CtfParameters groups of the same name and values are one; others keep their number
-    and name where they are free. InputError where only some files have optics.
+    As in `io.join` a missing column may have a meaning; but tables alone are looked at, so that adding to a
+    file costs what is added. Optics groups of the same name and values are one; others keep their number and
+    name where they are free. InputError where only some files have optics.
     """
     check_joinable(tables)
     first, paths = tables[0], [table.path for table in tables]
