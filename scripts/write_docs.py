@@ -1,8 +1,11 @@
-"""Write docs/commands, one page a command, from what `--help` knows; a test compares the pages with it.
+"""Write what the code says of itself into docs: a page a command, and the tree of docs/architecture.md.
 
-python scripts/command_pages.py
+    python scripts/write_docs.py
+
+A test compares the files with what this would write.
 """
 
+import ast
 import inspect
 import sys
 from collections.abc import Callable
@@ -14,11 +17,47 @@ from typer.models import ArgumentInfo, CommandInfo
 
 from cryoforum.cli import app
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "commands"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SOURCES, DOCS = REPOSITORY / "src" / "cryoforum", REPOSITORY / "docs"
+TREE_BEGIN, TREE_END = "<!-- tree: scripts/write_docs.py -->\n", "<!-- end of tree -->\n"
 
 
-def pages() -> dict[str, str]:
-    """Content of every page by file name, the index first."""
+def contents() -> dict[Path, str]:
+    """Every file that is written, and its content."""
+    architecture = DOCS / "architecture.md"
+    before, _, rest = architecture.read_text().partition(TREE_BEGIN)
+    _, _, after = rest.partition(TREE_END)
+    tree = f"{TREE_BEGIN}```\n{tree_of_modules()}```\n{TREE_END}"
+    pages = {DOCS / "commands" / name: page for name, page in command_pages().items()}
+    return pages | {architecture: before + tree + after}
+
+
+def tree_of_modules() -> str:
+    """One line a package or module: the first line of its docstring."""
+    lines = ["src/cryoforum/"]
+    for path in sorted(SOURCES.rglob("*.py"), key=_place):
+        depth = len(path.relative_to(SOURCES).parts)
+        if path.name == "__init__.py":
+            depth, name = depth - 1, f"{path.parent.name}/"
+        else:
+            name = path.stem
+        if depth:
+            text = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+            lines.append(f"{'  ' * depth + name:<28}{text.removesuffix('.')}")
+    return "\n".join(lines) + "\n"
+
+
+def _place(path: Path) -> tuple[tuple[bool, str], ...]:
+    """Modules of a folder before its subfolders, both by name."""
+    parts = path.relative_to(SOURCES).parts
+    if parts[-1] == "__init__.py":
+        parts = parts[:-1]
+        return tuple((True, part) for part in parts)
+    return (*((True, part) for part in parts[:-1]), (False, parts[-1]))
+
+
+def command_pages() -> dict[str, str]:
+    """A page a command by file name, and their index."""
     commands = {_name(one): one for one in app.registered_commands}
     rows = [f"| [`{name}`]({name}.md) | {_first_line(_help(one))} |" for name, one in commands.items()]
     index = "\n".join(["# Commands", "", "| command | what it does |", "|---|---|", *rows, ""])
@@ -100,11 +139,9 @@ def _cell(text: str) -> str:
 
 
 def main() -> int:
-    FOLDER.mkdir(exist_ok=True)
-    for old in FOLDER.glob("*.md"):
-        old.unlink()
-    for name, content in pages().items():
-        (FOLDER / name).write_text(content)
+    for path, content in contents().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
     return 0
 
 
