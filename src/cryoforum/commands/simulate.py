@@ -65,6 +65,6 @@ def simulate(request: SimulateRequest, reporter: Reporter = SILENT) -> Path:
             advance(len(rows))
 
     write_stack(out / STACK, batches(), len(particles), box, pixel_size)
-    halved = replace(particles, half_sets=drawn_half_sets(len(particles), request.config.seed))
+    halved = replace(particles, half_sets=drawn_half_sets(particles.names, request.config.seed))
     write_particle_file(table_from_particles(halved, particles.names), out / PARTICLES)
     return out / PARTICLES

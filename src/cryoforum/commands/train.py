@@ -17,7 +17,7 @@ from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, load_model, save_model
-from cryoforum.reconstruction.half_sets import drawn_half_sets
+from cryoforum.reconstruction.half_sets import checked_half_sets, drawn_half_sets
 from cryoforum.reconstruction.reference_map import (
     Reference,
     forget_reference,
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 CALIBRATED_BY = 1000  # validation particles
 STATE = "state.pt"
+WITHIN_A_HALF = 1_000_003  # added to the seed of halves of a half set
 
 
 @dataclass(frozen=True)
@@ -208,14 +209,13 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def _half_of(particle_set: ParticleSet, half: int, seed: int) -> ParticleSet:
-    """One half set, which knows of no halves: those of the reference are drawn among its particles."""
-    half_sets = particle_set.particles.half_sets
-    half_sets = drawn_half_sets(len(particle_set), seed) if half_sets is None else half_sets
-    rows = (half_sets == half).nonzero()[:, 0]
+    """One half set, with halves of its own for the half maps of its reference."""
+    rows = (checked_half_sets(particle_set.particles, seed) == half).nonzero()[:, 0]
     if not len(rows):
         raise InputError(f"expected particles with rlnRandomSubset {half} for --half-set-models, found none")
     own = particle_set.select(rows)
-    return ParticleSet(own.table, replace(own.particles, half_sets=None))
+    # Another seed: that of the half sets themselves would put all of one into one half.
+    return own.with_half_sets(drawn_half_sets(own.particles.names, seed + WITHIN_A_HALF))
 
 
 def reference_and_config(

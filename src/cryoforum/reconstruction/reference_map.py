@@ -25,7 +25,7 @@ from cryoforum.imaging.projection import cropped_transform
 from cryoforum.imaging.shells import filter_shells
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD, fsc_curve
-from cryoforum.reconstruction.half_sets import drawn_half_sets
+from cryoforum.reconstruction.half_sets import checked_half_sets
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 from cryoforum.storage.files import reason_of, replacing
 
@@ -233,7 +233,7 @@ def reference_from_particles(
     """
     if particles.poses is None:
         raise InputError("expected particles with poses to make a reference of, found none")
-    half_sets = drawn_half_sets(len(particles)) if particles.half_sets is None else particles.half_sets
+    half_sets = checked_half_sets(particles)
     config = ReconstructionConfig(symmetry=symmetry)
     maps = reconstruct(replace(particles, half_sets=half_sets), config, progress=progress)
     reference = with_origin_reach(reference_from_half_maps(maps, symmetry), particles.poses)

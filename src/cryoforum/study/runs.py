@@ -294,7 +294,7 @@ def _maps(test: Particles, rows: Tensor, quaternions: Tensor, symmetry: str) -> 
     if chosen.poses is None:
         raise InputError("expected particles with origins")
     posed = chosen.with_poses(Poses(quaternions[rows], chosen.poses.shifts_angstrom))
-    posed = replace(posed, half_sets=drawn_half_sets(len(rows)))
+    posed = replace(posed, half_sets=drawn_half_sets(posed.names))
     return reconstruct(posed, ReconstructionConfig(symmetry=symmetry), independent=False)
 
 

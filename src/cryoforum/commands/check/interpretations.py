@@ -168,7 +168,7 @@ def _halves(particles: Particles, rows: Tensor) -> Tensor:
         own = particles.half_sets[rows] - 1
         if 0.25 < float(own.float().mean()) < 0.75:
             return own
-    return drawn_half_sets(len(rows)) - 1
+    return drawn_half_sets([particles.names[row] for row in rows.tolist()]) - 1
 
 
 def support(sample: Sample, interpretation: Interpretation) -> Support:

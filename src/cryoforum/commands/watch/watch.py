@@ -43,7 +43,7 @@ from cryoforum.io.relion.particles import contrast_signs
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_models
 from cryoforum.network.predict import grid_of
-from cryoforum.reconstruction.half_sets import drawn_by_name
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.file_watcher import Arrivals
 from cryoforum.storage.files import reason_of
@@ -196,7 +196,7 @@ class _Watcher:
         request, models, particles = self._request, self._models, rows.particles
         mixed = False
         if particles.half_sets is None:
-            half_sets = drawn_by_name(particles.names)
+            half_sets = drawn_half_sets(particles.names)
             if len(models) == 2:
                 learned = half_of_training(particles, models)
                 half_sets = torch.where(learned > 0, learned, half_sets)
