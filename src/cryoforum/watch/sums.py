@@ -12,9 +12,8 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.reconstruction.inversion import HalfSums, add_to_sums, empty_sums
 from cryoforum.storage.files import replacing
 
-FORMAT = "cryo-forum sums 1"
+FORMAT = "cryo-forum sums 2"
 SAVED_EVERY = 100_000  # particles added, where many are: what a kill may cost
-_GRIDS = ("data1", "data2", "weight1", "weight2")
 
 
 def updated_sums(
@@ -63,9 +62,10 @@ def save_sums(path: Path, sums: HalfSums, held: Sequence[str]) -> None:
         "pixel_size_angstrom": sums.pixel_size_angstrom,
         "held": list(held),
     }
-    grids = dict(zip(_GRIDS, (grid.numpy() for grid in (*sums.data, *sums.weight)), strict=True))
     with replacing(path) as temporary:
-        np.savez(temporary, about=np.array(json.dumps(about)), **grids)  # type: ignore[arg-type]
+        np.savez(
+            temporary, about=np.array(json.dumps(about)), data=sums.data.numpy(), weight=sums.weight.numpy()
+        )
 
 
 def load_sums(path: Path) -> tuple[HalfSums, list[str]] | None:
@@ -75,8 +75,7 @@ def load_sums(path: Path) -> tuple[HalfSums, list[str]] | None:
             about = json.loads(str(file["about"]))
             if about["format"] != FORMAT:
                 return None
-            data1, data2, weight1, weight2 = (torch.from_numpy(file[name]) for name in _GRIDS)
+            data, weight = torch.from_numpy(file["data"]), torch.from_numpy(file["weight"])
     except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
         return None
-    sums = HalfSums(about["box"], about["pixel_size_angstrom"], (data1, data2), (weight1, weight2))
-    return sums, about["held"]
+    return HalfSums(about["box"], about["pixel_size_angstrom"], data, weight), about["held"]
