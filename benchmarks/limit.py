@@ -30,8 +30,9 @@ from cryoforum.dataset.particle_table import select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.dataset.volumes import Volume
-from cryoforum.imaging.likelihood import evaluate, frequency_points, slices_at, whiten
-from cryoforum.imaging.projection import cropped_transform
+from cryoforum.imaging.fft import frequency_points
+from cryoforum.imaging.likelihood import evaluate, whiten
+from cryoforum.imaging.projection import cropped_transform, slices_at
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star

@@ -37,7 +37,7 @@ from cryoforum.geometry.rotations import (
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_real
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
@@ -175,7 +175,7 @@ def shift_pixel(demo: Demo, row: int) -> Tensor:
 def _stages(demo: Demo, row: int) -> list[Tensor]:
     """The projection of the reference, with CTF, and where the particle is; then the particle's image."""
     test, rows = demo.test, torch.tensor([row])
-    slices = project(padded_transform(demo.reference.full.voxels), demo.truth.quaternions[rows])
+    slices = project(cropped_transform(demo.reference.full.voxels), demo.truth.quaternions[rows], test.box)
     stages = [slices]
     if test.ctf is not None:
         slices = slices * ctf_2d(test.ctf[rows], test.box, test.pixel_size_angstrom)

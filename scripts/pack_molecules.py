@@ -1,4 +1,4 @@
-"""Pack the atoms of a PDB or mmCIF file into the small file that `imaging.potential.load_molecule` reads.
+"""Pack the atoms of a PDB or mmCIF file into the small file that `molecules.potential.load_molecule` reads.
 
     python scripts/pack_molecules.py FILE OUTPUT.npz
 

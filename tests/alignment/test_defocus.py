@@ -19,7 +19,7 @@ from cryoforum.alignment.defocus import PRIOR_ANGSTROM, defocus_change
 from cryoforum.cli import app
 from cryoforum.dataset.particle_table import number_column, with_columns
 from cryoforum.imaging.ctf import ctf_at, ctf_defocus_slope_at
-from cryoforum.imaging.likelihood import frequency_points
+from cryoforum.imaging.fft import frequency_points
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.star_files import read_star, write_star

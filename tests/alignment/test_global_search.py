@@ -26,7 +26,8 @@ from cryoforum.alignment.global_search import (
 )
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
-from cryoforum.imaging.likelihood import WhitenedImages, evaluate_plainly, frequency_points
+from cryoforum.imaging.fft import frequency_points
+from cryoforum.imaging.likelihood import WhitenedImages, evaluate_plainly
 from cryoforum.imaging.projection import cropped_transform
 
 BOX, RADIUS = 24, 10

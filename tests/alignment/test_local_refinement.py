@@ -31,7 +31,8 @@ from cryoforum.alignment.local_refinement import (
 from cryoforum.distributions.bingham import log_density
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.imaging.likelihood import WhitenedImages, evaluate, frequency_points
+from cryoforum.imaging.fft import frequency_points
+from cryoforum.imaging.likelihood import WhitenedImages, evaluate
 from cryoforum.imaging.projection import cropped_transform
 
 BOX, RADIUS = 32, 14

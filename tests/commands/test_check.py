@@ -25,12 +25,9 @@ from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
-from cryoforum.geometry.rotations import inverse, random_unitquat, unitquat_to_rotmat
+from cryoforum.geometry.rotations import inverse, random_unitquat
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
-from cryoforum.imaging.kernels import insert_points, read_slices
-from cryoforum.imaging.likelihood import frequency_points, slices_at
-from cryoforum.imaging.projection import cropped_transform, empty_half_grid, insert_slices
 from cryoforum.imaging.simulation import simulate
 from cryoforum.io.cryosparc.records import write_records
 from cryoforum.io.mrc.maps import write_volume
@@ -221,34 +218,6 @@ def test_the_mirror_image_of_a_turned_map_is_told() -> None:
     assert same.size == pytest.approx(1, abs=0.02)
     larger = load_structure("4v5d", 52, 7.0 / 1.06)
     assert compare_maps(larger.voxels, volume.voxels).size == pytest.approx(1 / 1.06, abs=0.02)
-
-
-def test_compiled_slices_are_those_of_their_twins() -> None:
-    box, count = 16, 6
-    generator = torch.Generator().manual_seed(2)
-    points = frequency_points(box, box // 2 - 2)
-    views = random_unitquat(count, generator=generator)
-    rotations = unitquat_to_rotmat(views).numpy()
-    transform = cropped_transform(torch.randn(box, box, box, generator=generator), box // 2 - 2)
-    found = read_slices(transform.numpy(), points.kx.numpy(), points.ky.numpy(), rotations)
-    torch.testing.assert_close(
-        torch.from_numpy(found), slices_at(transform, views, points), rtol=1e-4, atol=1e-3
-    )
-    values = torch.randn(count, len(points.kx), dtype=torch.complex64, generator=generator)
-    powers = torch.rand(count, len(points.kx), generator=generator)
-    shape = (2, 2 * box, 2 * box, box + 1)
-    data, weight = torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape)
-    halves = np.arange(count) % 2
-    insert_points(
-        data.numpy(), weight.numpy(), points.kx.numpy(), points.ky.numpy(), values.numpy(), powers.numpy(),
-        rotations, halves,
-    )  # fmt: skip
-    slices = torch.zeros(count, box, box // 2 + 1, dtype=torch.complex64)
-    slices[:, points.ky.long() % box, points.kx.long()] = values
-    for half in range(2):
-        grid = empty_half_grid(box, torch.complex64)
-        insert_slices([grid], [slices[half::2]], views[half::2])
-        torch.testing.assert_close(data[half].flatten(), grid, rtol=1e-4, atol=1e-4)
 
 
 def silent(description: str, total: int):

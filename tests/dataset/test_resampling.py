@@ -11,7 +11,7 @@ from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.resampling import resample_volume, resampled, resampling_matrix
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.fft import crop_or_pad, phase_shift, to_fourier, to_real
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.molecules.structures import load_structure
 
 FINE, COARSE = ImageGrid(96, 1.5), ImageGrid(64, 2.25)  # one field of view
@@ -79,9 +79,9 @@ def test_projections_of_a_map_at_either_sampling_agree(new: ImageGrid) -> None:
     old = ImageGrid(64, 5.6)
     fine = load_structure("4v5d", old.box, old.pixel_size_angstrom)
     quaternions = random_unitquat(6, generator=seeded(2))
-    images = to_real(project(padded_transform(fine.voxels), quaternions), old.box)
+    images = to_real(project(cropped_transform(fine.voxels), quaternions, old.box), old.box)
     voxels = resample_volume(fine, new.box, new.pixel_size_angstrom).voxels
-    expected = to_real(project(padded_transform(voxels), quaternions), new.box)
+    expected = to_real(project(cropped_transform(voxels), quaternions, new.box), new.box)
     for mine, other in zip(at(images, old, new), expected, strict=True):
         assert np.corrcoef(mine.flatten(), other.flatten())[0, 1] > 0.999
 

@@ -26,7 +26,7 @@ from cryoforum.geometry.rotations import (
 )
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.fft import to_real
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.projection import cropped_transform, project
 
 ORDERS = {"C1": 1, "C4": 4, "D1": 2, "D2": 4, "D7": 14, "T": 12, "O": 24} | dict.fromkeys(
     ("I", "I1", "I2", "I3", "I4"), 60
@@ -241,12 +241,12 @@ def test_without_symmetry_there_is_no_border() -> None:
 @pytest.mark.parametrize("name", ["C4", "D2", "T", "I1"])
 def test_a_symmetric_map_looks_alike_at_equivalent_orientations(name: str) -> None:
     box, group = 32, symmetry_group(name)
-    transform = padded_transform(symmetric_blobs(name, box))
+    transform = cropped_transform(symmetric_blobs(name, box))
     q = random_rotations(3)
-    images = to_real(project(transform, q), box)
+    images = to_real(project(transform, q, box), box)
     contrast = images.std(dim=(1, 2))
     for element in group[:: max(1, len(group) // 6)]:
-        again = to_real(project(transform, compose(element, q)), box)
+        again = to_real(project(transform, compose(element, q), box), box)
         assert float(((again - images).std(dim=(1, 2)) / contrast).max()) < 0.05
-    other = to_real(project(transform, compose(q, group[1])), box)  # from the wrong side
+    other = to_real(project(transform, compose(q, group[1]), box), box)  # from the wrong side
     assert float(((other - images).std(dim=(1, 2)) / contrast).min()) > 0.1

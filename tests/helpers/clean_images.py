@@ -7,9 +7,9 @@ from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
 from cryoforum.imaging.ctf import ctf_2d
-from cryoforum.imaging.fft import phase_shift, to_real
-from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages, whiten
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.fft import FrequencyPoints, phase_shift, to_real
+from cryoforum.imaging.likelihood import WhitenedImages, whiten
+from cryoforum.imaging.projection import cropped_transform, project
 
 PIXEL_SIZE = 4.0
 
@@ -69,7 +69,7 @@ def clean_images(
 ) -> Tensor:
     """Images (n, box, box) by the projector: centred projections, moved by minus the origins."""
     box = len(voxels)
-    slices = phase_shift(project(padded_transform(voxels), quaternions), -origins_pixel)
+    slices = phase_shift(project(cropped_transform(voxels), quaternions, len(voxels)), -origins_pixel)
     if ctf is not None:
         slices = slices * ctf_2d(ctf, box, PIXEL_SIZE)
     return to_real(slices, box)

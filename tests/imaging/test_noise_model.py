@@ -10,8 +10,7 @@ from torch import Tensor
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.imaging.fft import crop_or_pad, frequency_grid, to_fourier, to_real
-from cryoforum.imaging.likelihood import frequency_points
+from cryoforum.imaging.fft import crop_or_pad, frequency_grid, frequency_points, to_fourier, to_real
 from cryoforum.imaging.noise_model import (
     FEWEST_OF_A_GROUP,
     NoiseModel,

@@ -1,4 +1,4 @@
-"""The projector shows what RELION and an independent library show, and inserting is its exact adjoint."""
+"""The projector shows what RELION and an independent library show; its two forms agree."""
 
 from pathlib import Path
 
@@ -8,26 +8,18 @@ import torch
 from torch_fourier_slice import project_3d_to_2d
 
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
-from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
+from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, phase_shift, to_fourier, to_real
 from cryoforum.imaging.projection import (
     PADDING,
-    backproject,
     cropped_transform,
-    empty_half_grid,
     gridding_correction,
-    hermitian_sum,
-    insert_slices,
-    padded_transform,
     project,
-    radius_of_cropped,
+    reach_of,
+    slices_at,
+    values_and_slopes,
 )
 from cryoforum.io.relion.particles import particles_from_table
 from cryoforum.io.relion.star_files import read_star
-
-
-def random_slices(count: int, box: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, box, box // 2 + 1, dtype=torch.complex64, generator=generator)
 
 
 def smooth_map(box: int, seed: int = 0) -> torch.Tensor:
@@ -49,72 +41,67 @@ def test_an_unturned_projection_is_the_sum_along_z() -> None:
     """On grid points nothing is interpolated, so there the correction for it shows in full."""
     volume = smooth_map(32)
     identity = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
-    image = to_real(project(padded_transform(volume), identity), 32)[0]
+    image = to_real(project(cropped_transform(volume), identity, 32), 32)[0]
     torch.testing.assert_close(image, (volume / gridding_correction(32)).sum(0), atol=2e-3, rtol=0)
 
 
-def test_backproject_is_the_exact_adjoint_of_project() -> None:
-    box, quaternions = 16, random_unitquat(5, generator=torch.Generator().manual_seed(1))
-    transform = padded_transform(torch.randn(box, box, box, generator=torch.Generator().manual_seed(2)))
-    slices = random_slices(5, box)
-    projected = torch.view_as_real(project(transform, quaternions).to(torch.complex128))
-    backprojected = backproject(slices, quaternions).double()
-    in_slices = (projected * torch.view_as_real(slices).double()).sum()
-    in_volume = (transform.double() * backprojected).sum()
-    scale = projected.norm() * torch.view_as_real(slices).double().norm()
-    assert abs(in_slices - in_volume) < 1e-5 * scale
-    assert abs(in_slices) > 1e-3 * scale
+@pytest.mark.parametrize(
+    ("box", "radius", "height"), [(16, None, 0.0), (17, None, 0.0), (24, 6, 2.5), (9, 1, -1.0)]
+)
+def test_the_compiled_reader_agrees_with_its_readable_twin(
+    box: int, radius: int | None, height: float
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    transform = cropped_transform(torch.randn(box, box, box, generator=generator), radius)
+    points = half_transform_points(box, (reach_of(transform) ** 2 - height**2) ** 0.5)
+    if radius is not None:  # between the pixels' frequencies, too
+        points = FrequencyPoints(box, points.kx * 0.93, points.ky * 0.93)
+    quaternions = random_unitquat(7, generator=generator)
+    found = slices_at(transform, quaternions, points, height)
+    rotations = unitquat_to_rotmat(quaternions.double())
+    exact, _ = values_and_slopes(
+        transform.double(), rotations, points.kx.double(), points.ky.double(), height
+    )
+    atol = 1e-4 * float(exact.abs().max())
+    torch.testing.assert_close(found.to(torch.complex128), exact, atol=atol, rtol=0)
+    wanted = slices_at(transform.requires_grad_(), quaternions, points, height)
+    assert wanted.requires_grad
+    torch.testing.assert_close(wanted.detach(), found, atol=atol, rtol=0)
 
 
-def test_backproject_is_the_gradient_of_project_made_hermitian() -> None:
-    box, quaternions = 12, random_unitquat(3, generator=torch.Generator().manual_seed(1))
-    leaf = torch.zeros(2, *(PADDING * box,) * 3, requires_grad=True)
-    slices = random_slices(3, box)
-    torch.view_as_real(project(leaf, quaternions)).mul(torch.view_as_real(slices)).sum().backward()
-    assert leaf.grad is not None
-    gradient = torch.complex(*leaf.grad)
-    mates = torch.zeros_like(gradient)
-    mates[1:, 1:, 1:] = gradient[1:, 1:, 1:].flip(0, 1, 2).conj()
-    expected = torch.view_as_real((gradient + mates) / 2).movedim(-1, 0)
-    torch.testing.assert_close(backproject(slices, quaternions), expected, atol=1e-5, rtol=0)
+def test_what_would_be_read_outside_is_refused() -> None:
+    transform, points = cropped_transform(smooth_map(16), 5), half_transform_points(16, 5)
+    good = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    assert slices_at(transform, good, points).isfinite().all()
+    for bad in (good * 1.01, good * torch.nan):
+        with pytest.raises(ValueError, match="quaternions of length 1, .* at row 1"):
+            slices_at(transform, torch.cat([good, bad]), points)
+    with pytest.raises(ValueError, match="transform's 5.5 cycles per box, found 5.8"):
+        slices_at(transform, good, points, height=3.0)
 
 
-def test_real_and_complex_values_get_the_same_weights_and_many_slices_add_up() -> None:
-    box, quaternions = 8, random_unitquat(7, generator=torch.Generator().manual_seed(3))
-    ones = torch.ones(7, box, box // 2 + 1)
-    complex_grid, real_grid = empty_half_grid(box, torch.complex64), empty_half_grid(box, torch.float32)
-    insert_slices([complex_grid, real_grid], [ones.to(torch.complex64), ones], quaternions)
-    assert torch.equal(complex_grid.real, real_grid) and not complex_grid.imag.any()
-    one_by_one = empty_half_grid(box, torch.float32)
-    for row in range(7):
-        insert_slices([one_by_one], [ones[row : row + 1]], quaternions[row : row + 1])
-    torch.testing.assert_close(real_grid, one_by_one)
-
-
-def test_hermitian_sum_is_the_half_transform_of_a_real_map() -> None:
-    box, quaternions = 8, random_unitquat(4, generator=torch.Generator().manual_seed(3))
-    grid = empty_half_grid(box, torch.complex64)
-    insert_slices([grid], [random_slices(4, box)], quaternions)
-    before = grid.clone()
-    half = hermitian_sum(grid, box)
-    assert torch.equal(grid, before)
-    plane = half[1:, 1:, 0]
-    torch.testing.assert_close(plane, plane.flip(0, 1).conj())
+def test_a_cropped_transform_gives_the_low_frequencies_of_a_projection() -> None:
+    volume, quaternions = smooth_map(16), random_unitquat(3, generator=torch.Generator().manual_seed(4))
+    whole, low = (project(cropped_transform(volume, radius), quaternions, 16) for radius in (None, 4))
+    points, beyond = half_transform_points(16, 4.5), whole.clone()
+    torch.testing.assert_close(points.values_of(low), points.values_of(whole), atol=1e-4, rtol=0)
+    torch.testing.assert_close(low, points.half_transforms(points.values_of(low)), atol=0, rtol=0)
+    assert beyond[:, 0, 5:8].abs().min() > 0 and not beyond[:, 0, 8].any()
 
 
 def test_projection_is_differentiable_in_the_rotation() -> None:
-    transform = padded_transform(smooth_map(16)).double()
+    transform = cropped_transform(smooth_map(16)).double()
     quaternions = random_unitquat(1, generator=torch.Generator().manual_seed(5)).double().requires_grad_()
 
     def energy(q: torch.Tensor) -> torch.Tensor:
-        return project(transform, q).abs().square().sum()
+        return project(transform, q, 16).abs().square().sum()
 
     assert torch.autograd.gradcheck(energy, (quaternions,), eps=1e-7, atol=1e-2, rtol=1e-4)
 
 
 def test_projections_agree_with_torch_fourier_slice() -> None:
     volume, quaternions = smooth_map(32), random_unitquat(6, generator=torch.Generator().manual_seed(4))
-    ours = to_real(project(padded_transform(volume), quaternions), 32)
+    ours = to_real(project(cropped_transform(volume), quaternions, 32), 32)
     judge = project_3d_to_2d(volume, unitquat_to_rotmat(quaternions))
     for image, expected in zip(ours, judge, strict=True):
         assert correlation(image, expected) > 0.999
@@ -133,7 +120,7 @@ def test_projections_agree_with_relion_images(shared_data: Path, tmp_path: Path,
         (tmp_path / name).symlink_to(shared_data / f"aspire_{name}")
     particles = particles_from_table(read_star(tmp_path / f"rln_proj_64_{stack}.star"))
     assert particles.poses is not None
-    slices = project(padded_transform(volume), particles.poses.quaternions)
+    slices = project(cropped_transform(volume), particles.poses.quaternions, particles.box)
     origins_pixel = particles.poses.shifts_angstrom / particles.pixel_size_angstrom
     ours = to_real(phase_shift(slices, -origins_pixel), particles.box)
     for image, expected in zip(ours, particles.images[torch.arange(len(particles))], strict=True):
@@ -146,13 +133,15 @@ def test_to_real_inverts_to_fourier() -> None:
 
 
 @pytest.mark.parametrize(("box", "radius"), [(16, 1), (16, 5), (16, 7), (17, 6), (9, 3)])
-def test_a_cropped_transform_is_the_middle_of_the_padded_one(box: int, radius: int) -> None:
+def test_a_cropped_transform_is_the_middle_of_that_of_the_padded_map(box: int, radius: int) -> None:
     voxels = torch.randn(box, box, box, generator=torch.Generator().manual_seed(0))
-    whole = padded_transform(voxels).movedim(0, -1)
+    before = PADDING * box // 2 - box // 2
+    padded = torch.nn.functional.pad(voxels / gridding_correction(box), (before, box - before) * 3)
+    whole = torch.view_as_real(torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded))))
     found = cropped_transform(voxels, radius)
     width, centre = PADDING * radius + 2, PADDING * box // 2
     assert found.shape == (2 * width + 1, 2 * width + 1, width + 1, 2) and found.is_contiguous()
-    assert radius_of_cropped(found) == radius
+    assert reach_of(found) == radius + 0.5
     # Where the crop reaches around Nyquist, rows of the transform repeat as they do in the whole.
     rows = (torch.arange(-width, width + 1) + centre) % (PADDING * box)
     columns = (torch.arange(width + 1) + centre) % (PADDING * box)

@@ -13,7 +13,7 @@ from helpers.messages import logged
 
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.fft import phase_shift, to_real
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
@@ -108,7 +108,7 @@ def test_real_projections_are_ours(formats: Path, tmp_path: Path, kind: str) -> 
     (tmp_path / f"rln_proj_64_{kind}.mrcs").symlink_to(formats / f"aspire_rln_proj_64_{kind}.mrcs")
     found = particles_from_table(read_star(formats / f"aspire_rln_proj_64_{kind}.star"), tmp_path)
     voxels = torch.from_numpy(np.load(formats / "aspire_ribosome_vol64.npy").astype(np.float32))
-    slices = project(padded_transform(voxels), found.poses.quaternions)
+    slices = project(cropped_transform(voxels), found.poses.quaternions, 64)
     slices = phase_shift(slices, -found.poses.shifts_angstrom / found.pixel_size_angstrom)
     for ours, theirs in zip(to_real(slices, 64), found.images[torch.arange(4)], strict=True):
         assert np.corrcoef(ours.flatten(), theirs.flatten())[0, 1] > 0.999

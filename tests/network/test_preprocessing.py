@@ -15,7 +15,7 @@ from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.imaging.masks import circular_mask
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.augmentation import augment, turn_and_shift, turn_orientations
 from cryoforum.network.preprocessing import Intensity, prepare, prepare_all, set_intensity
@@ -29,7 +29,9 @@ def molecule() -> Volume:
 
 
 def projections(volume: Volume, quaternions: Tensor) -> Tensor:
-    return to_real(project(padded_transform(volume.voxels), quaternions), len(volume.voxels))
+    return to_real(
+        project(cropped_transform(volume.voxels), quaternions, len(volume.voxels)), len(volume.voxels)
+    )
 
 
 def correlations(first: Tensor, second: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ def test_turning_the_image_turns_the_orientation(
     mirrored = torch.full((8,), is_mirrored)
     shifts = torch.tensor(shift).expand(8, 2)
     turned = turn_and_shift(projections(molecule, q), angles, mirrored, shifts)
-    expected_slices = project(padded_transform(molecule.voxels), turn_orientations(q, angles, mirrored))
+    expected_slices = project(cropped_transform(molecule.voxels), turn_orientations(q, angles, mirrored), BOX)
     expected = to_real(phase_shift(expected_slices, shifts), BOX)
     assert float(correlations(turned, expected).min()) > 0.99
     wrong = projections(molecule, turn_orientations(q, -angles, mirrored))

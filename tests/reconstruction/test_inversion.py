@@ -17,7 +17,7 @@ from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.masks import soft_spherical_mask
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import table_from_particles
@@ -59,7 +59,8 @@ def simulated(
     box, pixel_size = volume.voxels.shape[0], volume.pixel_size_angstrom
     quaternions = random_unitquat(count, generator=generator)
     shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * shift_pixel * pixel_size
-    slices = phase_shift(project(padded_transform(volume.voxels), quaternions), -shifts / pixel_size)
+    slices = project(cropped_transform(volume.voxels), quaternions, box)
+    slices = phase_shift(slices, -shifts / pixel_size)
     ctf = random_ctf(count, generator) if with_ctf else None
     if ctf is not None:
         slices = slices * ctf_2d(ctf, box, pixel_size)

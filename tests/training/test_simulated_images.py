@@ -9,12 +9,13 @@ from scipy import stats
 from torch import Tensor
 
 from cryoforum.config import PreprocessingConfig, SimulationConfig
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.masks import circular_mask
 from cryoforum.imaging.noise_model import NoiseModel
-from cryoforum.imaging.projection import padded_transform
+from cryoforum.imaging.projection import cropped_transform
 from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.preprocessing import Intensity, prepare, prepare_all, set_intensity
@@ -52,8 +53,8 @@ def test_without_noise_they_are_images_of_the_map(volume: Volume, box: int, phas
     found, quaternions = simulator.draw(12, seeded())
     one = torch.zeros(12, dtype=torch.long)
     poses = Poses(quaternions, particles.poses.shifts_angstrom[one])
-    transform = padded_transform(volume.voxels)
-    clean = SimulatedImages(transform, poses, particles.ctf[one], PIXEL_SIZE, 1.0, None)
+    transform, grid = cropped_transform(volume.voxels), ImageGrid(len(volume.voxels), PIXEL_SIZE)
+    clean = SimulatedImages(transform, grid, poses, particles.ctf[one], 1.0, None)
     expected = prepare(clean[torch.arange(12)], clean.ctf, PIXEL_SIZE, config)
     assert found.shape == expected.shape == (12, box, box)
     assert float(correlations(found, expected).min()) > 0.99
@@ -75,11 +76,12 @@ def test_they_have_the_optics_and_origins_of_the_particles(volume: Volume) -> No
     simulator = replace(simulator, noise_deviation=0 * simulator.noise_deviation)
     count = 100
     found, quaternions = simulator.draw(count, seeded())
-    best, transform = [], padded_transform(volume.voxels)
+    best, transform = [], cropped_transform(volume.voxels)
+    grid = ImageGrid(len(volume.voxels), PIXEL_SIZE)
     for kind in ((0, 0), (0, 1), (1, 0), (1, 1)):
         row, other = (torch.full((count,), value) for value in kind)
         chosen = Poses(quaternions, poses.shifts_angstrom[other])
-        clean = SimulatedImages(transform, chosen, ctf[row], PIXEL_SIZE, 1.0, None)
+        clean = SimulatedImages(transform, grid, chosen, ctf[row], 1.0, None)
         best.append(correlations(found, prepare(clean[torch.arange(count)], None, PIXEL_SIZE, config)))
     table = torch.stack(best)
     assert float(table.amax(0).min()) > 0.99

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.imaging.ctf import ctf_at, ctf_defocus_slope_at
-from cryoforum.imaging.likelihood import WhitenedImages, slices_at
+from cryoforum.imaging.likelihood import WhitenedImages
+from cryoforum.imaging.projection import slices_at
 
 PRIOR_ANGSTROM = 500.0  # standard deviation of what is looked for: ice is 200 to 1000 Å thick
 STEPS, LARGEST_STEP_ANGSTROM = 6, 200.0

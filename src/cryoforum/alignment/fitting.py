@@ -19,7 +19,7 @@ from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
-from cryoforum.imaging.likelihood import frequency_points
+from cryoforum.imaging.fft import frequency_points
 from cryoforum.imaging.noise_model import (
     FEWEST_OF_A_GROUP,
     NoiseModel,

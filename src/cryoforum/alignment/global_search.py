@@ -15,7 +15,9 @@ from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import asymmetric_unit, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at
+from cryoforum.imaging.fft import FrequencyPoints, frequency_points
+from cryoforum.imaging.likelihood import WhitenedImages
+from cryoforum.imaging.projection import slices_at
 
 _SCORES_AT_ONCE = 2**21  # so that a batch of scores stays in the processor's cache
 _NEGLIGIBLE = -50.0  # log of what a further origin may add to the likelihood

@@ -23,7 +23,8 @@ from cryoforum.choices import CandidateSource
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import ImageEvidence, Predictions, joined_predictions
 from cryoforum.errors import InputError
-from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages
+from cryoforum.imaging.fft import FrequencyPoints
+from cryoforum.imaging.likelihood import WhitenedImages
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import network_numbers, predict_batch

@@ -1,5 +1,8 @@
 """Centred Fourier transforms: the origin is pixel n // 2 in real space, index 0 in frequency."""
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -44,3 +47,78 @@ def phase_shift(transforms: Tensor, shifts_pixel: Tensor) -> Tensor:
     ky, kx = frequency_grid(transforms.shape[-2])
     phase = kx * shifts_pixel[:, 0, None, None] + ky * shifts_pixel[:, 1, None, None]
     return transforms * torch.exp(-2j * torch.pi * phase)
+
+
+@dataclass(frozen=True)
+class FrequencyPoints:
+    """Frequencies at which transforms of real images are read, compared or inserted.
+
+    box: pixels along a side of the images. kx, ky: (p,) float32 in cycles per box, kx ≥ 0.
+    """
+
+    box: int
+    kx: Tensor
+    ky: Tensor
+
+    @property
+    def radius(self) -> Tensor:
+        """Distance from zero in cycles per box, (p,)."""
+        return torch.hypot(self.kx, self.ky)
+
+    @property
+    def shell(self) -> Tensor:
+        """Distance from zero, rounded, (p,) int64."""
+        return self.radius.round().long()
+
+    def phases(self, origins_pixel: Tensor) -> Tensor:
+        """exp(2πi k·o) of origins (m, 2) in pixels, (m, p): what moves a centred slice to where they are."""
+        kx, ky = self.kx.to(origins_pixel.device), self.ky.to(origins_pixel.device)
+        angle = 2 * math.pi / self.box * (kx * origins_pixel[:, :1] + ky * origins_pixel[:, 1:])
+        return torch.polar(torch.ones_like(angle), angle)
+
+    def values_of(self, transforms: Tensor) -> Tensor:
+        """The values (..., p) that half transforms (..., box, box // 2 + 1) have at the points."""
+        return transforms[..., self.ky.long() % self.box, self.kx.long()]
+
+    def half_transforms(self, values: Tensor) -> Tensor:
+        """Half transforms (..., box, box // 2 + 1) of values (..., p) at the points; 0 elsewhere."""
+        result = values.new_zeros(*values.shape[:-1], self.box, self.box // 2 + 1)
+        result[..., self.ky.long() % self.box, self.kx.long()] = values
+        return result
+
+    def count_within(self, radius: float) -> int:
+        """How many points lie within ``radius`` cycles per box."""
+        return int((self.radius <= radius).sum())
+
+    def within(self, radius: float) -> "FrequencyPoints":
+        """The points up to ``radius``, of points in order of their distance."""
+        count = self.count_within(radius)
+        return FrequencyPoints(self.box, self.kx[:count], self.ky[:count])
+
+
+def frequency_points(box: int, radius: int) -> FrequencyPoints:
+    """All distinct frequencies from 1 to ``radius`` cycles per box, by growing distance from zero.
+
+    Of k and -k, which say the same of a real image, only one is here. InputError where ``radius`` is not
+    between 0 and box / 2.
+    """
+    if not 0 < radius < box / 2:
+        raise InputError(f"expected a frequency from 1 to below {box // 2} cycles per box, found {radius}")
+    axis = torch.arange(-radius, radius + 1).float()
+    ky, kx = torch.meshgrid(axis, axis, indexing="ij")
+    distance = torch.hypot(kx, ky)
+    chosen = (distance <= radius) & ((kx > 0) | (kx == 0) & (ky > 0))
+    order = torch.argsort(distance[chosen], stable=True)
+    return FrequencyPoints(box, kx[chosen][order], ky[chosen][order])
+
+
+def half_transform_points(box: int, radius: float | None = None) -> FrequencyPoints:
+    """Everything in a half transform up to ``radius`` cycles per box, row by row.
+
+    Zero is among the points, and at kx = 0 both k and -k. The default radius is (box - 1) / 2, half a cycle
+    below Nyquist: as far as all eight neighbours exist in a map's transform.
+    """
+    ky, kx = ((box * axis).round() for axis in frequency_grid(box))
+    chosen = torch.hypot(kx, ky) <= ((box - 1) / 2 if radius is None else radius)
+    row, column = chosen.nonzero().unbind(1)
+    return FrequencyPoints(box, kx[0, column], ky[row, 0])

@@ -1,25 +1,53 @@
-"""The inner loop of local refinement, compiled: `likelihood.evaluate_plainly` is its readable twin.
+"""The inner loops of reading, inserting and comparing slices, compiled on first use.
 
-Points go through in blocks: first their eight neighbours are fetched, one short loop that keeps many
-reads of memory under way, then everything else is arithmetic on whole vectors.
+`accumulate` has its readable twin in `likelihood.evaluate_plainly`, `read_slices` in
+`projection.values_and_slopes`; `insert_points` is the adjoint of `read_slices`.
+
+Points go through in blocks: first it is found where they lie, then their eight neighbours are fetched, one
+short loop that keeps many reads of memory under way; everything else is arithmetic on whole vectors.
 """
 
 import math
-import os
+from collections.abc import Callable
+from functools import wraps
+from threading import Lock
 
 import numpy as np
 import torch
-
-# numba asks the machine, not OMP_NUM_THREADS: several processes would each take all cores.
-os.environ.setdefault("NUMBA_NUM_THREADS", str(torch.get_num_threads()))
-from numba import njit, prange
+from numba import config, get_num_threads, njit, prange, set_num_threads
+from torch import Tensor
 
 BLOCK = 128  # points: their neighbours fit the first-level cache
 TWO = np.float32(2)  # padding of the transform, as in `projection`; a plain 2 would make float64 of all
 ONE = np.float32(1)
+_one_at_a_time = Lock()  # not every threading layer of numba can be entered from two threads
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+def thread_count() -> int:
+    """How many threads a loop runs on: as many as torch would take, of those that numba may start."""
+    return min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+def _compiled(loop: Callable[..., np.ndarray | None]) -> Callable[..., Tensor]:
+    """The loop, compiled, for tensors: on as many threads as torch takes, and without Python's lock."""
+    machine_code = njit(parallel=True, fastmath=True, cache=True, nogil=True)(loop)
+
+    @wraps(loop)
+    def run(*arguments: Tensor | float) -> Tensor:
+        arrays = [one.detach().contiguous().numpy() if isinstance(one, Tensor) else one for one in arguments]
+        with _one_at_a_time:
+            before = get_num_threads()
+            set_num_threads(thread_count())
+            try:
+                result = machine_code(*arrays)
+            finally:
+                set_num_threads(before)
+        return torch.empty(0) if result is None else torch.from_numpy(result)
+
+    return run
+
+
+@_compiled
 def accumulate(
     transform: np.ndarray,
     kx: np.ndarray,
@@ -47,12 +75,13 @@ def accumulate(
     for pair in prange(pairs):
         turn_x, turn_y = _phases(origins[pair, 0], box, reach), _phases(origins[pair, 1], box, reach)
         corner = np.empty((16, BLOCK), np.float32)
-        place = np.empty((4, BLOCK), np.float32)
+        place, first = np.empty((4, BLOCK), np.float32), np.empty(BLOCK, np.uint64)
         data = np.empty((2, BLOCK), np.float32)
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
             u, v = kx[start : start + size], ky[start : start + size]
-            _fetch(flat, height, width, u, v, rotations[pair], corner, place)
+            _locate(height, width, u, v, np.float32(0), rotations[pair], place, first)
+            _fetch(flat, height, width, first[:size], corner)
             for j in range(size):
                 y = values[rows[pair], start + j] * turn_x[int(u[j]) + reach] * turn_y[int(v[j]) + reach]
                 data[0, j], data[1, j] = y.real, y.imag
@@ -82,32 +111,41 @@ def _phases(origin: float, box: int, reach: int) -> np.ndarray:
 
 
 @njit(inline="always", fastmath=True)
-def _fetch(
-    transform: np.ndarray,
+def _locate(
     height: int,
     width: int,
     u: np.ndarray,
     v: np.ndarray,
+    w: np.float32,
     r: np.ndarray,
-    corner: np.ndarray,
     place: np.ndarray,
+    first: np.ndarray,
 ) -> None:
-    """The eight neighbours of each point, and where between them it is; fourth row: -1 if mirrored."""
+    """The lowest neighbour of each point R (u, v, w), as an index into the flat transform, and its place
+    between all eight along x, y, z; fourth row of ``place``: -1 where it is the mate of the point.
+    """
     r00, r01, r10, r11, r20, r21 = r[0, 0], r[0, 1], r[1, 0], r[1, 1], r[2, 0], r[2, 1]
+    r02, r12, r22 = r[0, 2] * w, r[1, 2] * w, r[2, 2] * w
     centre = height // 2
     for j in range(len(u)):
-        x = TWO * (r00 * u[j] + r01 * v[j])
-        y = TWO * (r10 * u[j] + r11 * v[j])
-        z = TWO * (r20 * u[j] + r21 * v[j])
+        x = TWO * (r00 * u[j] + r01 * v[j] + r02)
+        y = TWO * (r10 * u[j] + r11 * v[j] + r12)
+        z = TWO * (r20 * u[j] + r21 * v[j] + r22)
         sign = -ONE if x < 0 else ONE
         x, y, z = x * sign, y * sign, z * sign
         fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
         place[0, j], place[1, j], place[2, j], place[3, j] = x - fx, y - fy, z - fz, sign
         # Unsigned: numba then leaves out its test for indices that count from the end.
-        first = np.uint64(2 * (((int(fz) + centre) * height + int(fy) + centre) * width + int(fx)))
+        first[j] = np.uint64(((int(fz) + centre) * height + int(fy) + centre) * width + int(fx))
+
+
+@njit(inline="always", fastmath=True)
+def _fetch(transform: np.ndarray, height: int, width: int, first: np.ndarray, corner: np.ndarray) -> None:
+    """The eight neighbours of each point, real and imaginary parts."""
+    for j in range(len(first)):
         for k in range(2):
             for i in range(2):
-                row = first + np.uint64(2 * width * (k * height + i))
+                row = np.uint64(2) * (first[j] + np.uint64(width * (k * height + i)))
                 for n in range(4):
                     corner[8 * k + 4 * i + n, j] = transform[row + np.uint64(n)]
 
@@ -199,19 +237,24 @@ def _add(
         result[2 + k] += 2 * sums[k]
 
 
-@njit(parallel=True, fastmath=True, cache=True)
-def read_slices(transform: np.ndarray, kx: np.ndarray, ky: np.ndarray, rotations: np.ndarray) -> np.ndarray:
-    """What `likelihood.slices_at` gives, (m, p) complex64; arrays as of `accumulate`."""
+@_compiled
+def read_slices(
+    transform: np.ndarray, kx: np.ndarray, ky: np.ndarray, kz: float, rotations: np.ndarray
+) -> np.ndarray:
+    """What `projection.slices_at` gives, (m, p) complex64; arrays as of `accumulate`."""
     count = len(kx)
     height, width = transform.shape[0], transform.shape[2]
     flat = transform.ravel()
+    w = np.float32(kz)
     result = np.empty((len(rotations), count), np.complex64)
     for row in prange(len(rotations)):
-        corner, place = np.empty((16, BLOCK), np.float32), np.empty((4, BLOCK), np.float32)
+        corner = np.empty((16, BLOCK), np.float32)
+        place, first = np.empty((4, BLOCK), np.float32), np.empty(BLOCK, np.uint64)
         for start in range(0, count, BLOCK):
             size = min(BLOCK, count - start)
             u, v = kx[start : start + size], ky[start : start + size]
-            _fetch(flat, height, width, u, v, rotations[row], corner, place)
+            _locate(height, width, u, v, w, rotations[row], place, first)
+            _fetch(flat, height, width, first[:size], corner)
             for j in range(size):
                 x, y, z = place[0, j], place[1, j], place[2, j]
                 real = imaginary = np.float32(0)
@@ -223,7 +266,7 @@ def read_slices(transform: np.ndarray, kx: np.ndarray, ky: np.ndarray, rotations
     return result
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@_compiled
 def insert_points(
     data: np.ndarray,
     weight: np.ndarray,
@@ -232,33 +275,34 @@ def insert_points(
     values: np.ndarray,
     powers: np.ndarray,
     rotations: np.ndarray,
-    halves: np.ndarray,
+    grid_of: np.ndarray,
 ) -> None:
-    """What `projection.insert_slices` does, in place, with each image in the grid of its half.
+    """What `insertion.insert_slices` does, in place.
 
-    data: (h, m, m, n + 1) complex64 and weight: the same in float32. kx, ky: (p,) float32 cycles per box.
-    values: (i, p) complex64 and powers: (i, p) float32. rotations: (i, 3, 3). halves: (i,) from 0 to h - 1.
+    data: (h, m, m, w + 1) complex64 and weight: the same in float32. kx, ky: (p,) float32 cycles per box.
+    values: (i, p) complex64 and powers: (i, p) float32. rotations: (i, 3, 3). grid_of: (i,) from 0 to h - 1.
     """
-    size, width = data.shape[1], data.shape[3]
-    for half in prange(len(data)):
-        grid, share = data[half].ravel(), weight[half].ravel()
+    count = len(kx)
+    height, width = data.shape[1], data.shape[3]
+    for chosen in prange(len(data)):  # no two threads write to one grid
+        grid, share = data[chosen].ravel(), weight[chosen].ravel()
+        place, first = np.empty((4, BLOCK), np.float32), np.empty(BLOCK, np.uint64)
         for row in range(len(values)):
-            if halves[row] != half:
+            if grid_of[row] != chosen:
                 continue
-            r = rotations[row]
-            for p in range(len(kx)):
-                x = TWO * (r[0, 0] * kx[p] + r[0, 1] * ky[p])
-                y = TWO * (r[1, 0] * kx[p] + r[1, 1] * ky[p])
-                z = TWO * (r[2, 0] * kx[p] + r[2, 1] * ky[p])
-                value, power = values[row, p], powers[row, p]
-                if x < 0:
-                    x, y, z, value = -x, -y, -z, value.conjugate()
-                fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
-                dx, dy, dz = x - fx, y - fy, z - fz
-                first = ((int(fz) + size // 2) * size + int(fy) + size // 2) * width + int(fx)
-                for k in range(8):
-                    part = (dx if k & 1 else ONE - dx) * (dy if k & 2 else ONE - dy)
-                    part *= dz if k & 4 else ONE - dz
-                    place = first + (k >> 2) * size * width + (k >> 1 & 1) * width + (k & 1)
-                    grid[place] += part * value
-                    share[place] += part * power
+            for start in range(0, count, BLOCK):
+                size = min(BLOCK, count - start)
+                u, v = kx[start : start + size], ky[start : start + size]
+                _locate(height, width, u, v, np.float32(0), rotations[row], place, first)
+                for j in range(size):
+                    x, y, z = place[0, j], place[1, j], place[2, j]
+                    value, power = values[row, start + j], powers[row, start + j]
+                    if place[3, j] < 0:
+                        value = value.conjugate()
+                    for k in range(8):
+                        part = (x if k & 1 else ONE - x) * (y if k & 2 else ONE - y)
+                        part *= z if k & 4 else ONE - z
+                        step = (k >> 2) * height * width + (k >> 1 & 1) * width + (k & 1)
+                        at = first[j] + np.uint64(step)
+                        grid[at] += part * value
+                        share[at] += part * power

@@ -10,9 +10,10 @@ from torch.nn.functional import avg_pool1d
 from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import random_unitquat
-from cryoforum.imaging.fft import to_fourier
-from cryoforum.imaging.likelihood import FrequencyPoints, WhitenedImages, frequency_points, slices_at, whiten
+from cryoforum.imaging.fft import FrequencyPoints, frequency_points, to_fourier
+from cryoforum.imaging.likelihood import WhitenedImages, whiten
 from cryoforum.imaging.masks import circular_mask
+from cryoforum.imaging.projection import slices_at
 
 FEWEST_OF_A_GROUP = 50  # particles from which a group's own spectrum is better than that of all
 SCALE_WINDOW = 2  # shells; wider ones do not bring faint particles nearer to their bound

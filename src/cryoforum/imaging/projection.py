@@ -1,22 +1,23 @@
-"""Central slices of a map and their exact adjoint.
+"""Central slices of a map.
 
 The map is divided by sinc² (the transform of the trilinear kernel), zero-padded to twice its box and
-transformed once; a projection is a trilinear read at R (kx, ky, 0). Reading is differentiable in
-the map, the rotation and, through `fourier.phase_shift`, the shift.
-"""
+transformed once; a projection is a trilinear read at R (kx, ky, 0).
 
-from collections.abc import Sequence
+A map's transform has one layout everywhere, that of `cropped_transform`: the half kx ≥ 0 up to some
+frequency, zero in the middle of z and y. It is read by a compiled loop on the CPU, and in tensor operations
+on other devices or where a gradient is wanted: in the map, the rotation and, through `fft.phase_shift`, the
+shift.
+"""
 
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, pad
 
-from cryoforum.geometry.rotations import inverse, unitquat_to_rotmat
-from cryoforum.imaging.fft import frequency_grid
+from cryoforum.errors import InputError
+from cryoforum.geometry.rotations import unitquat_to_rotmat
+from cryoforum.imaging.fft import FrequencyPoints, half_transform_points
 
-PADDING = 2
-# Points inserted in one go: their indices and weights then stay in the processor's cache.
-_POINTS_AT_ONCE = 2**16
+PADDING = 2  # of a map, before it is transformed
+_LENGTH_TOLERANCE = 1e-4  # of quaternions: rounding does not reach it, and all neighbours still exist
 
 
 def gridding_correction(box: int) -> Tensor:
@@ -25,27 +26,24 @@ def gridding_correction(box: int) -> Tensor:
     return axis[:, None, None] * axis[None, :, None] * axis[None, None, :]
 
 
-def padded_transform(voxels: Tensor) -> Tensor:
-    """Centred transform (2, m, m, m) of a map (n, n, n), m = 2n: real and imaginary part, z y x.
+def transform_shape(box: int, radius: int | None = None) -> tuple[int, int, int]:
+    """z, y and x of a `cropped_transform`: (2w + 1, 2w + 1, w + 1), in half cycles per box.
 
-    Zero frequency sits at index m // 2; phases are relative to voxel n // 2.
+    w = 2 radius + 2; the whole transform, which is the default, has w = box.
+    """
+    width = box if radius is None else min(PADDING * radius + 2, box)
+    return 2 * width + 1, 2 * width + 1, width + 1
+
+
+def cropped_transform(voxels: Tensor, radius: int | None = None) -> Tensor:
+    """Transform of a map (n, n, n) up to ``radius`` cycles per box, (2w + 1, 2w + 1, w + 1, 2), z y x.
+
+    Only the half kx ≥ 0 is kept; w is that of `transform_shape`. Zero frequency sits at (w, w, 0) and phases
+    are relative to voxel n // 2. Real and imaginary part lie side by side, so that the eight neighbours of a
+    point are few cache lines.
     """
     box = voxels.shape[-1]
-    margin = (PADDING - 1) * box
-    before = PADDING * box // 2 - box // 2
-    padded = pad(voxels / gridding_correction(box).to(voxels), (before, margin - before) * 3)
-    transform = torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(padded)))
-    return torch.view_as_real(transform).movedim(-1, 0).contiguous()
-
-
-def cropped_transform(voxels: Tensor, radius: int) -> Tensor:
-    """The half kx ≥ 0 of `padded_transform` up to ``radius`` cycles per box, (2w + 1, 2w + 1, w + 1, 2).
-
-    w = 2 radius + 2. Zero frequency sits at (w, w, 0) and real and imaginary part lie side by side, so
-    that the eight neighbours of a point are few cache lines; the rest of the map is not kept at all.
-    """
-    box = voxels.shape[-1]
-    width = PADDING * radius + 2
+    width = transform_shape(box, radius)[2] - 1
     size = PADDING * box
     corrected = torch.fft.ifftshift(voxels / gridding_correction(box).to(voxels))
     # Voxel n // 2 is now at index 0; zeros go between the positive and the negative half.
@@ -54,148 +52,108 @@ def cropped_transform(voxels: Tensor, radius: int) -> Tensor:
     place = torch.where(half < (box + 1) // 2, half, half + size - box)
     padded[place[:, None, None], place[:, None], place] = corrected
     transform = torch.fft.rfftn(padded)
-    rows = torch.arange(-width, width + 1) % size
-    return torch.view_as_real(transform[rows[:, None], rows, : width + 1]).contiguous()
+    rows, columns = torch.arange(-width, width + 1) % size, torch.arange(width + 1)
+    return torch.view_as_real(transform[rows[:, None, None], rows[:, None], columns]).contiguous()
 
 
-def radius_of_cropped(transform: Tensor) -> int:
-    """Cycles per box up to which a `cropped_transform` can be read."""
-    return (transform.shape[2] - 3) // PADDING
+def reach_of(transform: Tensor) -> float:
+    """Cycles per box up to which a `cropped_transform` can be read: half a cycle more than its radius.
 
-
-def slice_frequencies(quaternions: Tensor, box: int) -> Tensor:
-    """Where images look in the map's transform: R (kx, ky, 0) in cycles per pixel, (b, box, box//2+1, 3)."""
-    ky, kx = frequency_grid(box)
-    ky, kx = torch.broadcast_tensors(ky.to(quaternions), kx.to(quaternions))
-    rotations = unitquat_to_rotmat(quaternions)
-    return torch.einsum("bij,jyx->byxi", rotations[:, :, :2], torch.stack([kx, ky]))
-
-
-def project(transform: Tensor, quaternions: Tensor) -> Tensor:
-    """Half transforms (b, n, n // 2 + 1) of the projections of a map along ``quaternions`` (b, 4).
-
-    ``transform`` comes from `padded_transform`; frequencies from Nyquist on are 0. The result is what
-    `fourier.to_fourier` gives for the centred projection images.
+    Of a whole one, half a cycle less than Nyquist.
     """
-    padded_box = transform.shape[-1]
-    box = padded_box // PADDING
-    frequencies = slice_frequencies(quaternions, box)
-    # align_corners: coordinate -1 is index 0, +1 is index m - 1, and zero frequency is index m // 2.
-    index = frequencies * padded_box + padded_box // 2
-    normalised = 2 * index / (padded_box - 1) - 1
-    values = grid_sample(transform[None], normalised[None], align_corners=True)[0]
-    slices = torch.complex(values[0], values[1])
-    return slices * _inside(frequencies, padded_box)
+    return (transform.shape[2] - 2) / PADDING
 
 
-def _inside(frequencies: Tensor, padded_box: int) -> Tensor:
-    """Where all eight neighbours on the padded grid exist: a ball one grid step short of Nyquist."""
-    return frequencies.square().sum(-1) < (0.5 - 1 / padded_box) ** 2
+def project(transform: Tensor, quaternions: Tensor, box: int) -> Tensor:
+    """Half transforms (b, box, box // 2 + 1) of a map's centred projections along ``quaternions`` (b, 4).
 
-
-def backproject(slices: Tensor, quaternions: Tensor) -> Tensor:
-    """Exact adjoint of `project`: (2, m, m, m) from slices (b, n, n // 2 + 1).
-
-    Adjoint over the transforms of real maps, so the result has their symmetry F(-k) = conj F(k).
+    They are what `fft.to_fourier` gives for the images. ``transform`` is a `cropped_transform` of a map of
+    ``box`` voxels; frequencies beyond its reach, and from half a cycle below Nyquist on, are 0.
     """
-    box = slices.shape[-2]
-    grid = empty_half_grid(box, slices.dtype, slices.device)
-    insert_slices([grid], [slices], quaternions)
-    half = hermitian_sum(grid, box) / 2
-    full = half.new_zeros((PADDING * box,) * 3)
-    full[..., box:] = half[..., :box]
-    full[1:, 1:, 1:box] = half[1:, 1:, 1:box].flip(0, 1, 2).conj()
-    return torch.view_as_real(full).movedim(-1, 0)
+    points = half_transform_points(box, min(reach_of(transform), (box - 1) / 2))
+    return points.half_transforms(slices_at(transform, quaternions, points))
 
 
-def empty_half_grid(box: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """Zeros for `insert_slices`: the half kx ≥ 0 of a padded transform, flat, z y x."""
-    return torch.zeros((PADDING * box) ** 2 * (box + 1), dtype=dtype, device=device)
+def slices_at(transform: Tensor, quaternions: Tensor, points: FrequencyPoints, height: float = 0.0) -> Tensor:
+    """Slices (m, p) complex of a map along ``quaternions`` (m, 4): its transform at R (kx, ky, height).
 
+    Parameters
+    ----------
+    transform : a `cropped_transform`.
+    height : of the slice above the central one, in cycles per box.
 
-def insert_slices(grids: Sequence[Tensor], values: Sequence[Tensor], quaternions: Tensor) -> None:
-    """Add each of ``values`` (b, n, n // 2 + 1) to its flat half grid, in place, with trilinear weights.
-
-    A point with kx < 0 goes, conjugated, to its mate -k, so that half a grid holds everything;
-    `hermitian_sum` adds the mates. Values are complex or real; all share one computation of weights.
+    Raises
+    ------
+    InputError : where the transform does not reach as far as the points, or a quaternion is not of length 1.
     """
-    box = values[0].shape[1]
-    for rows in torch.arange(len(quaternions)).split(max(1, _POINTS_AT_ONCE // box**2)):
-        inside, mirrored, first_corner, weights = _trilinear_weights(quaternions[rows], box)
-        for grid, value in zip(grids, values, strict=True):
-            points = value[rows][inside]
-            points = torch.where(mirrored, points.conj(), points) if points.is_complex() else points
-            for offset, weight in weights:
-                grid.scatter_add_(0, first_corner + offset, weight * points)
+    wanted = torch.is_grad_enabled() and (transform.requires_grad or quaternions.requires_grad)
+    if transform.device.type != "cpu" or transform.dtype != torch.float32 or wanted:
+        check_reach(transform, points, height)
+        kx, ky = points.kx.to(transform.device), points.ky.to(transform.device)
+        return values_and_slopes(transform, unitquat_to_rotmat(quaternions), kx, ky, height)[0]
+    rotations = checked_rotations(transform, quaternions, points, height)
+    from cryoforum.imaging.kernels import read_slices  # importing numba takes a second: only on first use
+
+    return read_slices(transform, points.kx, points.ky, height, rotations)
 
 
-def _trilinear_weights(
-    quaternions: Tensor, box: int
-) -> tuple[Tensor, Tensor, Tensor, list[tuple[int, Tensor]]]:
-    """Which points are inside, which of these are mirrored to kx ≥ 0, and their eight neighbours.
+def check_reach(transform: Tensor, points: FrequencyPoints, height: float = 0.0) -> None:
+    """InputError where ``points``, at a height above the central slice, go beyond a transform."""
+    reach, highest = reach_of(transform), float(torch.hypot(points.radius.max(), torch.tensor(height)))
+    if highest > reach * (1 + 1e-6):
+        raise InputError(
+            f"expected frequencies up to the transform's {reach} cycles per box, found {highest:.1f}"
+        )
 
-    The neighbours are the flat index of the lowest one, (points,), and offset and weight of each.
+
+def checked_rotations(
+    transform: Tensor, quaternions: Tensor, points: FrequencyPoints, height: float = 0.0
+) -> Tensor:
+    """Rotations (m, 3, 3) float32 for the compiled loops, which do not look where they read and write.
+
+    InputError where they would leave the transform: where it does not reach as far as the points, or where a
+    quaternion (m, 4) is not of length 1 or not finite.
     """
-    size, width = PADDING * box, box + 1
-    frequencies = slice_frequencies(quaternions, box)
-    inside = _inside(frequencies, size)
-    index = frequencies[inside] * size
-    mirrored = index[:, 0] < 0
-    index = torch.where(mirrored[:, None], -index, index)
-    corner = index.floor()
-    high = (index - corner).unbind(-1)
-    low = tuple(1 - weight for weight in high)
-    x, y, z = corner.long().unbind(-1)
-    first_corner = ((z + box) * size + y + box) * width + x
-    weights = []
-    for step_z, weight_z in enumerate((low[2], high[2])):
-        for step_y, weight_y in enumerate((low[1], high[1])):
-            weight_zy = weight_z * weight_y
-            for step_x, weight_x in enumerate((low[0], high[0])):
-                weights.append(((step_z * size + step_y) * width + step_x, weight_zy * weight_x))
-    return inside, mirrored, first_corner, weights
+    check_reach(transform, points, height)
+    is_unit = (quaternions.norm(dim=-1) - 1).abs() < _LENGTH_TOLERANCE
+    if not is_unit.all():
+        row = int((~is_unit).nonzero()[0])
+        raise InputError(f"expected quaternions of length 1, found {quaternions[row].tolist()} at row {row}")
+    return unitquat_to_rotmat(quaternions.double()).float()
 
 
-def hermitian_sum(grid: Tensor, box: int) -> Tensor:
-    """G(k) + conj G(-k), (m, m, n + 1), of what `insert_slices` gathered; kx = 0 is where mates meet.
+def values_and_slopes(
+    transform: Tensor, rotations: Tensor, kx: Tensor, ky: Tensor, height: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Trilinear values (m, p) at R (kx, ky, height), and their slopes (m, 3, p) along the axes of the view.
 
-    ``grid`` is left as it is; ky and kz have zero at m // 2 = n, kx at 0.
+    The readable twin of the compiled loops, for any device and differentiable.
     """
-    size = PADDING * box
-    result = grid.clone().view(size, size, box + 1)
-    plane = grid.view(size, size, box + 1)[1:, 1:, 0]
-    result[1:, 1:, 0] += plane.flip(0, 1).conj()
-    return result
-
-
-def symmetrised(data: Tensor, weight: Tensor, group: Tensor, box: int) -> tuple[Tensor, Tensor]:
-    """Flat half grids, complex and real, as if every slice had been inserted at S·R for all S as well.
-
-    Each is the sum over ``group`` (g, 4) of itself turned by S, read with trilinear weights: the cost
-    does not grow with the number of slices. The rim that slices touch with a neighbour's weight is 0.
-    """
-    size = PADDING * box
-    summed = hermitian_sum(data, box)
-    values = torch.stack([summed.real, summed.imag, hermitian_sum(weight, box)])
-    turns = unitquat_to_rotmat(inverse(group))
-    axis = torch.arange(size, dtype=torch.float32) - box
-    y, x = torch.meshgrid(axis, torch.arange(box + 1, dtype=torch.float32), indexing="ij")
-    origin = torch.tensor([0.0, box, box])
-    half_extent = torch.tensor([box, size - 1, size - 1]) / 2
-    result = torch.zeros_like(values)
-    for plane, z in enumerate(axis.tolist()):
-        inside = x**2 + y**2 + z**2 <= (box - 1) ** 2
-        if not inside.any():
-            continue
-        k = torch.stack([x, y, torch.full_like(x, z)], dim=-1)[inside] @ turns.mT
-        mirrored = k[..., 0] < 0
-        index = torch.where(mirrored[..., None], -k, k) + origin
-        found = grid_sample(
-            values.expand(len(group), *values.shape),
-            (index / half_extent - 1)[:, None, None],
-            align_corners=True,
-        )[:, :, 0, 0]
-        found[:, 1] = torch.where(mirrored, -found[:, 1], found[:, 1])
-        result[:, plane, inside] = found.sum(0)
-    result[..., 0] /= 2  # mates meet at kx = 0, where `hermitian_sum` adds them
-    return torch.complex(result[0], result[1]).flatten(), result[2].flatten()
+    centre, width = transform.shape[0] // 2, transform.shape[2]
+    frequency = rotations[:, :, 0, None] * kx + rotations[:, :, 1, None] * ky
+    position = PADDING * (frequency + height * rotations[:, :, 2, None])
+    mirrored = position[:, 0] < 0
+    position = torch.where(mirrored[:, None], -position, position)
+    corner = position.detach().floor()
+    x, y, z = (position - corner).unbind(1)
+    ix, iy, iz = corner.long().unbind(1)
+    first = ((iz + centre) * transform.shape[1] + iy + centre) * width + ix
+    flat = torch.view_as_complex(transform).view(-1)
+    v = [
+        [[flat[first + (a * transform.shape[1] + b) * width + c] for c in (0, 1)] for b in (0, 1)]
+        for a in (0, 1)
+    ]
+    along_x = [[v[a][b][0] + x * (v[a][b][1] - v[a][b][0]) for b in (0, 1)] for a in (0, 1)]
+    along_y = [along_x[a][0] + y * (along_x[a][1] - along_x[a][0]) for a in (0, 1)]
+    value = along_y[0] + z * (along_y[1] - along_y[0])
+    slope_z = along_y[1] - along_y[0]
+    steps_y = [along_x[a][1] - along_x[a][0] for a in (0, 1)]
+    slope_y = steps_y[0] + z * (steps_y[1] - steps_y[0])
+    steps_x = [[v[a][b][1] - v[a][b][0] for b in (0, 1)] for a in (0, 1)]
+    rows_x = [steps_x[a][0] + y * (steps_x[a][1] - steps_x[a][0]) for a in (0, 1)]
+    slope_x = rows_x[0] + z * (rows_x[1] - rows_x[0])
+    slope = PADDING * torch.stack([slope_x, slope_y, slope_z], dim=1)
+    # F(-k) is the conjugate of F(k): its slope is the conjugate's, with the other sign.
+    value = torch.where(mirrored, value.conj(), value)
+    slope = torch.where(mirrored[:, None], -slope.conj(), slope)
+    return value, torch.einsum("mji,mjp->mip", rotations.to(slope.dtype), slope)

@@ -1,13 +1,14 @@
 """Make particle images of a known map: projection, CTF, shift, white noise."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
@@ -16,7 +17,7 @@ from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_real
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.projection import cropped_transform, project
 
 NOISE_CALIBRATION_COUNT = 200  # images from which the mean signal variance is taken
 
@@ -34,21 +35,13 @@ def simulate(volume: Volume, config: SimulationConfig) -> Particles:
         _shifts_pixel(config, generator) * volume.pixel_size_angstrom,
     )
     ctf = _optics(config, generator)
-    clean = SimulatedImages(
-        padded_transform(volume.voxels), poses, ctf, volume.pixel_size_angstrom, 1.0, None
-    )
+    grid = ImageGrid(len(volume.voxels), volume.pixel_size_angstrom)
+    clean = SimulatedImages(cropped_transform(volume.voxels), grid, poses, ctf, 1.0, None)
     signal = clean[torch.arange(min(config.count, NOISE_CALIBRATION_COUNT))]
     variance = signal.var(dim=(1, 2)).mean().item()
     if variance == 0:
         raise InputError("expected a map with contrast, found one whose projections are constant")
-    images = SimulatedImages(
-        clean.transform,
-        poses,
-        ctf,
-        volume.pixel_size_angstrom,
-        signal_scale=math.sqrt(config.snr / variance),
-        seed=config.seed,
-    )
+    images = replace(clean, signal_scale=math.sqrt(config.snr / variance), seed=config.seed)
     width = max(6, len(str(config.count)))
     names = tuple(f"{row + 1:0{width}d}@particles.mrcs" for row in range(config.count))
     return Particles(images, volume.pixel_size_angstrom, names, poses, ctf)
@@ -56,12 +49,16 @@ def simulate(volume: Volume, config: SimulationConfig) -> Particles:
 
 @dataclass(frozen=True)
 class SimulatedImages:
-    """A stack whose images are computed on reading; noise-free where ``seed`` is None."""
+    """A stack whose images are computed on reading.
+
+    transform: whole `cropped_transform` of the map. grid: of map and images. signal_scale: factor of the
+    projections. seed: of white noise of variance 1; None for images without noise.
+    """
 
     transform: Tensor
+    grid: ImageGrid
     poses: Poses
     ctf: CtfParameters
-    pixel_size_angstrom: float
     signal_scale: float
     seed: int | None
 
@@ -70,15 +67,13 @@ class SimulatedImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        box = self.transform.shape[-1] // 2
-        return (len(self), box, box)
+        return (len(self), self.grid.box, self.grid.box)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        box = self.shape[-1]
-        poses = self.poses[rows]
-        slices = project(self.transform, poses.quaternions)
-        slices = slices * ctf_2d(self.ctf[rows], box, self.pixel_size_angstrom)
-        slices = phase_shift(slices, -poses.shifts_angstrom / self.pixel_size_angstrom)
+        box, pixel_size, poses = self.grid.box, self.grid.pixel_size_angstrom, self.poses[rows]
+        slices = project(self.transform, poses.quaternions, box)
+        slices = slices * ctf_2d(self.ctf[rows], box, pixel_size)
+        slices = phase_shift(slices, -poses.shifts_angstrom / pixel_size)
         images = self.signal_scale * to_real(slices, box)
         if self.seed is None:
             return images

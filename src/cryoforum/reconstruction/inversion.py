@@ -1,7 +1,7 @@
 """Particles with poses to half maps: direct Fourier inversion.
 
-Every image is moved back to the centre, multiplied by its CTF and laid into the padded transform as
-a central slice; CTF² is laid beside it. Their ratio is the map's transform. Of a symmetric molecule
+Every image is moved back to the centre, multiplied by its CTF and inserted into a map's transform as
+a central slice; CTF² is inserted beside it. Their ratio is the map's transform. Of a symmetric molecule
 both are first summed over all turns of the point group.
 """
 
@@ -17,15 +17,9 @@ from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.imaging.ctf import ctf_2d
-from cryoforum.imaging.fft import phase_shift, to_fourier
-from cryoforum.imaging.projection import (
-    PADDING,
-    empty_half_grid,
-    gridding_correction,
-    hermitian_sum,
-    insert_slices,
-    symmetrised,
-)
+from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, phase_shift, to_fourier
+from cryoforum.imaging.insertion import empty_grids, hermitian_sum, insert_slices, symmetrised
+from cryoforum.imaging.projection import PADDING, gridding_correction
 from cryoforum.reconstruction.half_sets import checked_half_sets
 
 
@@ -79,23 +73,20 @@ def reconstruct(
 
 @dataclass(frozen=True)
 class HalfSums:
-    """What a reconstruction adds up, for each half: CTF · data and CTF², as flat half grids.
+    """What a reconstruction adds up: sums over particles, so that more can be added at any time.
 
-    Sums over particles, so that more of them can be added at any time.
+    data, weight: (2, m, m, w + 1), CTF · data and CTF² of each half, as of `insertion.empty_grids`.
     """
 
     box: int
     pixel_size_angstrom: float
-    data: tuple[Tensor, Tensor]
-    weight: tuple[Tensor, Tensor]
+    data: Tensor
+    weight: Tensor
 
 
 def empty_sums(box: int, pixel_size_angstrom: float) -> HalfSums:
     """Sums over no particle."""
-    # float32: even at zero frequency, where all slices meet, 10⁶ images stay far below its 2²⁴.
-    first, second = (empty_half_grid(box, torch.complex64) for _ in range(2))
-    weights = empty_half_grid(box, torch.float32), empty_half_grid(box, torch.float32)
-    return HalfSums(box, pixel_size_angstrom, (first, second), weights)
+    return HalfSums(box, pixel_size_angstrom, *empty_grids(box, 2))
 
 
 def add_to_sums(
@@ -104,62 +95,68 @@ def add_to_sums(
     batch_size: int = DEFAULT_CONFIG.batch_size,
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Add particles that have poses and half sets, in place: at a box of 256 a grid is half a gigabyte."""
+    """Add particles that have poses and half sets, in place: at a box of 256 a grid is half a gigabyte.
+
+    InputError where they have none, or another box.
+    """
     poses, half_sets = _checked_poses(particles), particles.half_sets
     if half_sets is None or particles.box != sums.box:
         raise InputError(f"expected particles of {sums.box} px with half sets, found {particles.box} px")
+    points = half_transform_points(sums.box)
     batches = loaded_batches(particles, batch_size)
     for rows, batch in zip(all_rows(len(particles), batch_size), batches, strict=True):
-        slices, power = _weighted_slices(batch, poses[rows])
-        for half in range(2):
-            chosen = half_sets[rows] == half + 1
-            quaternions = poses.quaternions[rows][chosen]
-            insert_slices([sums.data[half], sums.weight[half]], [slices[chosen], power[chosen]], quaternions)
+        values, powers = _weighted_slices(batch, poses[rows], points)
+        quaternions = poses.quaternions[rows]
+        insert_slices(sums.data, sums.weight, points, values, powers, quaternions, half_sets[rows] - 1)
         progress(len(rows))
+
+
+def _weighted_slices(batch: Particles, poses: Poses, points: FrequencyPoints) -> tuple[Tensor, Tensor]:
+    """CTF · transform of the centred images, and CTF², each (b, p)."""
+    images = batch.images[torch.arange(len(batch))]
+    # The image is the centred projection moved by minus its origin, so plus the origin undoes it.
+    slices = phase_shift(to_fourier(images), poses.shifts_angstrom / batch.pixel_size_angstrom)
+    transfer = torch.ones(slices.shape)
+    if batch.ctf is not None:
+        transfer = ctf_2d(batch.ctf, batch.box, batch.pixel_size_angstrom)
+    # A half transform holds column kx = 0 with its mates: each counts half.
+    share = torch.where(points.kx == 0, 0.5, 1.0)
+    return share * points.values_of(transfer * slices), share * points.values_of(transfer.square())
 
 
 def finished_maps(sums: HalfSums, config: ReconstructionConfig, *, independent: bool) -> HalfMaps:
     """Half maps and full map. The sums are used up: their memory takes the sum of both halves."""
-    box, data, weight = sums.box, list(sums.data), list(sums.weight)
     group = symmetry_group(config.symmetry)
     if len(group) > 1:
-        for half in range(2):
-            data[half], weight[half] = symmetrised(data[half], weight[half], group, box)
+        for grid in (*sums.data, *sums.weight):
+            grid.copy_(symmetrised(grid, group, sums.box))
 
-    def volume(data: Tensor, weight: Tensor) -> Volume:
-        return Volume(inverted(data, weight, box, config.weight_floor), sums.pixel_size_angstrom)
+    def half_map(half: int) -> Volume:
+        voxels = inverted(sums.data[half], sums.weight[half], sums.box, config.weight_floor)
+        return Volume(voxels, sums.pixel_size_angstrom)
 
-    half1, half2 = volume(data[0], weight[0]), volume(data[1], weight[1])
-    data[0] += data[1]
-    weight[0] += weight[1]
-    return HalfMaps(half1, half2, full=volume(data[0], weight[0]), independent=independent)
-
-
-def _weighted_slices(batch: Particles, poses: Poses) -> tuple[Tensor, Tensor]:
-    """CTF · transform of the centred images, and CTF², each (b, n, n // 2 + 1)."""
-    box, pixel_size = batch.box, batch.pixel_size_angstrom
-    images = batch.images[torch.arange(len(batch))]
-    # The image is the centred projection moved by minus its origin, so plus the origin undoes it.
-    slices = phase_shift(to_fourier(images), poses.shifts_angstrom / pixel_size)
-    power = torch.ones(slices.shape)
-    if batch.ctf is not None:
-        transfer = ctf_2d(batch.ctf, box, pixel_size)
-        slices, power = slices * transfer, transfer.square()
-    # A half transform holds column kx = 0 with its mates: each counts half.
-    power[..., 0] /= 2
-    slices[..., 0] /= 2
-    return slices, power
+    half1, half2 = half_map(0), half_map(1)
+    sums.data[0] += sums.data[1]
+    sums.weight[0] += sums.weight[1]
+    return HalfMaps(half1, half2, full=half_map(0), independent=independent)
 
 
 def inverted(data: Tensor, weight: Tensor, box: int, weight_floor: float) -> Tensor:
-    """Map (n, n, n) from the flat half grids of CTF · data and of CTF², as `insert_slices` fills them."""
+    """Map (box, box, box) from CTF · data and CTF², each a grid (m, m, w + 1) of `insertion.insert_slices`.
+
+    Weights below ``weight_floor`` times the mean of their shell are raised to it.
+    """
     size = PADDING * box
-    weight = hermitian_sum(weight, box)
-    transform = hermitian_sum(data, box) / weight.maximum(_weight_floor(weight, weight_floor))
-    transform = torch.fft.ifftshift(transform, dim=(0, 1))
+    weight, data = _padded(hermitian_sum(weight), box), _padded(hermitian_sum(data), box)
+    transform = torch.fft.ifftshift(data / weight.maximum(_weight_floor(weight, weight_floor)), dim=(0, 1))
     padded = torch.fft.fftshift(torch.fft.irfftn(transform, s=(size,) * 3))
     kept = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
     return padded[kept, kept, kept] / gridding_correction(box)
+
+
+def _padded(grid: Tensor, box: int) -> Tensor:
+    """The part of a grid that is the half transform of the padded map, (2 box, 2 box, box + 1)."""
+    return grid[: PADDING * box, : PADDING * box]
 
 
 def _weight_floor(weight: Tensor, share: float) -> Tensor:
@@ -170,7 +167,7 @@ def _weight_floor(weight: Tensor, share: float) -> Tensor:
     radius = (centred[:, None, None] ** 2 + centred[None, :, None] ** 2 + column**2).sqrt()
     shell = radius.round_().to(torch.int32).view(-1)
     count = torch.bincount(shell)
-    total = torch.bincount(shell, weight.view(-1), minlength=len(count))
+    total = torch.bincount(shell, weight.reshape(-1), minlength=len(count))
     floor = (share * total / count.clamp_min(1)).clamp_min(torch.finfo(torch.float32).tiny)
     return floor.to(weight.dtype)[shell].view(weight.shape)
 

@@ -14,9 +14,8 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.ctf import ctf_at
-from cryoforum.imaging.fft import to_real
-from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points, slices_at
-from cryoforum.imaging.projection import cropped_transform
+from cryoforum.imaging.fft import FrequencyPoints, frequency_points, to_real
+from cryoforum.imaging.projection import cropped_transform, slices_at
 from cryoforum.network.preprocessing import Intensity, masked_and_standardised
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import CPU

@@ -17,12 +17,12 @@ from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
-from cryoforum.geometry.rotations import compose, inverse, unitquat_to_rotmat
+from cryoforum.geometry.rotations import compose, inverse
 from cryoforum.imaging.ctf import ctf_at
-from cryoforum.imaging.fft import crop_or_pad, to_fourier
-from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points
+from cryoforum.imaging.fft import FrequencyPoints, crop_or_pad, frequency_points, to_fourier
+from cryoforum.imaging.insertion import empty_grids, insert_slices
 from cryoforum.imaging.masks import soft_spherical_mask
-from cryoforum.imaging.projection import PADDING, cropped_transform
+from cryoforum.imaging.projection import cropped_transform, slices_at
 from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.inversion import inverted
 
@@ -236,43 +236,26 @@ def _transfer(ctf: CtfParameters, kind: Transfer, points: FrequencyPoints, exten
 
 def _half_maps(sample: Sample, quaternions: Tensor, centred: Tensor, transfer: Tensor) -> Tensor:
     """Maps (2, b, b, b) of either half, solvent flattened."""
-    from cryoforum.imaging.kernels import insert_points  # compiling takes seconds: only for those who need it
-
     box, points = sample.points.box, sample.points
-    shape = (2, PADDING * box, PADDING * box, box + 1)
-    data, weight = torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape)
+    data, weight = empty_grids(box, 2)
     values, powers = transfer * centred, transfer.square()
     group = symmetry_group(sample.symmetry)
     copies = min(len(group), MOST_COPIES)
     for copy in range(copies):
         element = (torch.arange(len(sample)) * copies + copy) % len(group)
         turned = compose(group[element], quaternions) if len(group) > 1 else quaternions
-        insert_points(
-            data.numpy(),
-            weight.numpy(),
-            points.kx.numpy(),
-            points.ky.numpy(),
-            values.numpy(),
-            powers.numpy(),
-            unitquat_to_rotmat(turned).numpy(),
-            sample.halves.numpy(),
-        )
+        insert_slices(data, weight, points, values, powers, turned, sample.halves)
     mask = soft_spherical_mask(box, MASK_RADIUS * box, MASK_EDGE * box)
     rim = (mask > 0) & (mask < 0.5)
-    maps = [inverted(data[half].flatten(), weight[half].flatten(), box, WEIGHT_FLOOR) for half in range(2)]
+    maps = [inverted(data[half], weight[half], box, WEIGHT_FLOOR) for half in range(2)]
     return torch.stack([mask * (voxels - voxels[rim].mean()) for voxels in maps])
 
 
 def _slices(sample: Sample, quaternions: Tensor, maps: Tensor) -> Tensor:
     """Slices (n, p) along ``quaternions`` (n, 4), for each half of its own of ``maps`` (2, b, b, b)."""
-    from cryoforum.imaging.kernels import read_slices
-
     points = sample.points
-    rotations = unitquat_to_rotmat(quaternions).numpy()
     result = torch.empty(len(sample), len(points.kx), dtype=torch.complex64)
     for half, voxels in enumerate(maps):
         rows = sample.halves == half
-        transform = cropped_transform(voxels, int(points.radius[-1])).numpy()
-        slices = read_slices(transform, points.kx.numpy(), points.ky.numpy(), rotations[rows.numpy()])
-        result[rows] = torch.from_numpy(slices)
+        result[rows] = slices_at(cropped_transform(voxels, int(points.radius[-1])), quaternions[rows], points)
     return result

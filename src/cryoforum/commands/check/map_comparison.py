@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from cryoforum.geometry.rotations import compose, random_unitquat, unitquat_to_rotmat
+from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.imaging.likelihood import FrequencyPoints, frequency_points
-from cryoforum.imaging.projection import cropped_transform
+from cryoforum.imaging.fft import FrequencyPoints, frequency_points
+from cryoforum.imaging.projection import cropped_transform, slices_at
 
 SLICES = 24  # central slices that two maps are compared by
 GRID_NSIDE, COARSE_SHELL, FINE_SHELL = 4, 8, 16
@@ -123,10 +123,8 @@ def _correlations(
 
 def _flat_slices(transform: Tensor, quaternions: Tensor, points: FrequencyPoints, size: float) -> Tensor:
     """Slices (m, p) in which every shell is as strong, each of length 1."""
-    from cryoforum.imaging.kernels import read_slices  # compiling takes seconds: only for those who need it
-
-    kx, ky = (points.kx * size).numpy(), (points.ky * size).numpy()
-    slices = torch.from_numpy(read_slices(transform.numpy(), kx, ky, unitquat_to_rotmat(quaternions).numpy()))
+    scaled = FrequencyPoints(points.box, points.kx * size, points.ky * size)
+    slices = slices_at(transform, quaternions, scaled)
     shells = torch.nn.functional.one_hot(points.shell).float()
     power = (slices.abs().square().mean(0) @ shells) / shells.sum(0).clamp_min(1)
     flat = slices / power[points.shell].clamp_min(1e-30).sqrt()

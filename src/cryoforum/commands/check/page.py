@@ -14,7 +14,7 @@ from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import relion_euler_to_unitquat
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import crop_or_pad, frequency_grid, phase_shift, to_fourier, to_real
-from cryoforum.imaging.projection import padded_transform, project
+from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.report.canvas import picture
 from cryoforum.report.layout import Exhibit, Panel, Section, Table
 from cryoforum.report.page import render
@@ -64,7 +64,7 @@ def _looks(volume: Volume) -> Tensor:
     voxels, middle = volume.voxels, len(volume.voxels) // 2
     sections = [voxels[middle], voxels[:, :, middle], voxels[:, middle]]
     views = relion_euler_to_unitquat(torch.tensor(VIEWS_DEG))
-    projections = to_real(project(padded_transform(voxels), views), len(voxels))
+    projections = to_real(project(cropped_transform(voxels), views, len(voxels)), len(voxels))
     return torch.cat([torch.stack(sections), projections])
 
 
@@ -82,7 +82,7 @@ def _projections(volume: Volume, particles: Particles) -> Tensor:
     poses = particles.poses
     if poses is None:
         raise InputError("expected particles with poses, found none")
-    slices = project(padded_transform(volume.voxels), poses.quaternions)
+    slices = project(cropped_transform(volume.voxels), poses.quaternions, particles.box)
     if particles.ctf is not None:
         slices = slices * ctf_2d(particles.ctf, particles.box, particles.pixel_size_angstrom)
     return to_real(phase_shift(slices, -poses.shifts_angstrom / particles.pixel_size_angstrom), particles.box)

@@ -15,9 +15,8 @@ from cryoforum.storage.files import replacing
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "cryo-forum sums 1"
+FORMAT = "cryo-forum sums 2"
 SAVED_EVERY = 100_000  # particles added, where many are: what a kill may cost
-_GRIDS = ("data1", "data2", "weight1", "weight2")
 
 
 def updated_sums(
@@ -65,9 +64,10 @@ def save_sums(path: Path, sums: HalfSums, held: Sequence[str]) -> None:
         "pixel_size_angstrom": sums.pixel_size_angstrom,
         "held": list(held),
     }
-    grids = dict(zip(_GRIDS, (grid.numpy() for grid in (*sums.data, *sums.weight)), strict=True))
     with replacing(path) as temporary:
-        np.savez(temporary, about=np.array(json.dumps(about)), **grids)  # type: ignore[arg-type]
+        np.savez(
+            temporary, about=np.array(json.dumps(about)), data=sums.data.numpy(), weight=sums.weight.numpy()
+        )
 
 
 def load_sums(path: Path) -> tuple[HalfSums, list[str]] | None:
@@ -77,8 +77,7 @@ def load_sums(path: Path) -> tuple[HalfSums, list[str]] | None:
             about = json.loads(str(file["about"]))
             if about["format"] != FORMAT:
                 return None
-            data1, data2, weight1, weight2 = (torch.from_numpy(file[name]) for name in _GRIDS)
+            data, weight = torch.from_numpy(file["data"]), torch.from_numpy(file["weight"])
     except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):
         return None
-    sums = HalfSums(about["box"], about["pixel_size_angstrom"], (data1, data2), (weight1, weight2))
-    return sums, about["held"]
+    return HalfSums(about["box"], about["pixel_size_angstrom"], data, weight), about["held"]
