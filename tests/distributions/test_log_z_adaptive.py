@@ -11,7 +11,9 @@ from cryoforum.distributions.log_z_adaptive import log_z_adaptive
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.network.heads import ExponentialFamilyHead, GridHead, Head, MatrixHead, symmetric_matrix
+from cryoforum.network.density_heads import ExponentialFamilyHead, GridHead
+from cryoforum.network.heads import Head
+from cryoforum.network.matrix_heads import MatrixHead, symmetric_matrix
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])

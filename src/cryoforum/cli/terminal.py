@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cryoforum.commands.demo import DemoResult
     from cryoforum.commands.predict import PoseSummary
     from cryoforum.dataset.pose_errors import ErrorSummary
-    from cryoforum.training.state import Progress as TrainingProgress
+    from cryoforum.runtime.reporter import TrainingProgress
 
 WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown
 

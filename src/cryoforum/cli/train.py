@@ -61,7 +61,7 @@ def simulate(
         config = SimulationConfig(
             count=n,
             snr=snr,
-            orientations=orientations,  # type: ignore[arg-type]
+            orientations=orientations,
             max_shift_pixel=max_shift,
             min_defocus_angstrom=defocus[0],
             max_defocus_angstrom=defocus[1],

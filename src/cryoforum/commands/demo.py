@@ -27,8 +27,8 @@ from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model import TrainedModel
 from cryoforum.report.page import write_report
+from cryoforum.runtime.reporter import TrainingProgress
 from cryoforum.storage.files import new_folder, replacing
-from cryoforum.training.state import Progress
 
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8
 KEPT_SHARE = 0.75
@@ -79,7 +79,7 @@ def run_demo(
     seed: int,
     overwrite: bool,
     bar: Bar,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[TrainingProgress], None],
     tell: Callable[[str], None] = lambda line: None,
 ) -> DemoResult:
     """Simulate, train, predict the test part with and without local refinement, filter, make four maps, report.
@@ -121,7 +121,7 @@ def _train(
     max_minutes: float,
     seed: int,
     bar: Bar,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[TrainingProgress], None],
     tell: Callable[[str], None],
 ) -> TrainedModel:
     return train_to_folder(

@@ -4,13 +4,18 @@ import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cryoforum.commands.train import chosen_split, possible_config, reference_or_none
+from cryoforum.commands.train import CallbackReporter, chosen_split, possible_config, reference_or_none
 from cryoforum.commands.workflow import Bar, checked_particles, checked_poses, read_joined
 from cryoforum.config import Config
 from cryoforum.errors import InputError
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
-from cryoforum.training.lr_finder import FEWEST_RATES, learning_rate_range, suggested_rate
+from cryoforum.training.lr_finder import (
+    FEWEST_RATES,
+    RangeTestOptions,
+    learning_rate_range,
+    suggested_rate,
+)
 
 
 def find_rate_of_files(
@@ -40,9 +45,13 @@ def find_rate_of_files(
     if config.augmentation.simulated_share:
         reference = from_first(lambda: reference_or_none(particles, poses, split, config.symmetry, bar, tell))
         config = possible_config(config, reference, tell)
-    advance = bar("raising the rate", steps)
     found = learning_rate_range(
-        particles, config, split, reference=reference, steps=steps, seed=seed, on_step=advance
+        particles,
+        config,
+        split,
+        RangeTestOptions(steps, seed=seed),
+        reference=reference,
+        reporter=CallbackReporter(bar),
     )
     if out is not None and is_first():
         with replacing(out) as temporary, open(temporary, "w", newline="") as file:

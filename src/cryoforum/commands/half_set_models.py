@@ -20,7 +20,7 @@ from cryoforum.io.scratch import NO_SCRATCH, Scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, load_model
 from cryoforum.reconstruction.half_sets import drawn_half_sets
-from cryoforum.training.state import Progress
+from cryoforum.runtime.reporter import TrainingProgress
 
 Predictor = Callable[[Particles], Predictions]
 
@@ -37,7 +37,7 @@ def train_halves_to_folder(
     resume: bool,
     overwrite: bool,
     bar: Bar,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[TrainingProgress], None],
     tell: Callable[[str], None] = lambda line: None,
     scratch: Scratch = NO_SCRATCH,
 ) -> tuple[TrainedModel, TrainedModel]:

@@ -1,5 +1,6 @@
 """Learning on files: from a STAR file to a model folder with its reference, and the learning rate to use."""
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,15 +24,28 @@ from cryoforum.reconstruction.reference_map import (
     reference_from_particles,
     save_reference,
 )
+from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
+from cryoforum.runtime.reporter import Reporter, TrainingProgress
 from cryoforum.storage.files import is_leftover
 from cryoforum.training.calibration import calibrated
-from cryoforum.training.loop import train
-from cryoforum.training.state import Progress
-from cryoforum.training.trainer import VALIDATION_LIMIT
+from cryoforum.training.loop import TrainingOptions, train
 
 CALIBRATED_BY = 1000  # validation particles
 STATE = "state.pt"
+
+
+class CallbackReporter(Reporter):
+    """Passes what it is told on to a maker of progress bars and to a function called after each step."""
+
+    def __init__(self, bar: Bar, on_step: Callable[[TrainingProgress], None] = lambda state: None) -> None:
+        self.bar, self.on_step = bar, on_step
+
+    def progress(self, description: str, total: int) -> Callable[[int], None]:
+        return self.bar(description, total)
+
+    def training(self, progress: TrainingProgress) -> None:
+        self.on_step(progress)
 
 
 def train_to_folder(
@@ -46,7 +60,7 @@ def train_to_folder(
     resume: bool,
     overwrite: bool,
     bar: Bar,
-    on_step: Callable[[Progress], None],
+    on_step: Callable[[TrainingProgress], None],
     tell: Callable[[str], None] = lambda line: None,
     scratch: Scratch = NO_SCRATCH,
     half: int | None = None,
@@ -85,18 +99,14 @@ def train_to_folder(
         with on_scratch(particles, used, scratch, bar) as near:
             reference = from_first(lambda: reference_or_none(near, poses, split, config.symmetry, bar, tell))
             config = possible_config(config, reference, tell)
-            shown = len(split.train) + min(len(split.validation), VALIDATION_LIMIT)
+            logging.getLogger(__name__).info("training on %s", compute_for())
             model = train(
                 near,
                 config,
                 split,
+                TrainingOptions(seed, max_minutes, out / STATE, resume),
                 reference=reference,
-                seed=seed,
-                max_minutes=max_minutes,
-                state_path=out / STATE,
-                resume=resume,
-                on_prepare=bar("reading particles", shown),
-                on_step=on_step,
+                reporter=CallbackReporter(bar, on_step),
             )
             held_out = near.select(split.validation[:CALIBRATED_BY])
             sharpness = from_first(lambda: calibrated(model, held_out).sharpness)

@@ -22,6 +22,7 @@ from cryoforum.dataset.split import read_split, write_split
 from cryoforum.errors import InputError
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.preprocessing import Intensity
+from cryoforum.runtime.devices import FLOAT32, PRECISIONS, Compute
 from cryoforum.storage.csv_tables import read_csv, write_csv
 from cryoforum.storage.files import reason_of, replacing
 
@@ -49,6 +50,8 @@ def save_model(model: TrainedModel, folder: Path) -> None:
         "pixel_size_angstrom": model.pixel_size_angstrom,
         "validation_median_rad": model.validation_median_rad,
         "sharpness": model.sharpness,
+        "device": model.compute.device.type,
+        "precision": model.compute.precision,
         "intensity": None if model.intensity is None else asdict(model.intensity),
         "config": as_plain_dict(model.config),
     }
@@ -82,6 +85,7 @@ def load_model(folder: Path) -> TrainedModel:
             sources=sources,
             intensity=None if intensity is None else Intensity(**intensity),
             sharpness=float(description.get("sharpness", 1.0)),
+            compute=_compute(description),
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"
@@ -90,6 +94,14 @@ def load_model(folder: Path) -> TrainedModel:
     except (ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
     raise InputError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
+
+
+def _compute(description: dict[str, str]) -> Compute:
+    """Device and precision of the training; folders that say nothing are taken for float32 on a CPU."""
+    precision = description.get("precision", FLOAT32)
+    if precision not in PRECISIONS:
+        raise InputError(f"{DESCRIPTION}: expected precision {' or '.join(PRECISIONS)}, found '{precision}'")
+    return Compute(torch.device(description.get("device", "cpu")), precision)
 
 
 def model_folders(folder: Path) -> tuple[Path, ...]:
