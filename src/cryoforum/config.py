@@ -119,7 +119,7 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the network learns. ``image_passes`` counts images shown; --max-minutes replaces it."""
+    """How the network is trained. ``image_passes`` counts images shown; --max-minutes replaces it."""
 
     image_passes: int = 120_000
     batch_size: int = 64
@@ -176,7 +176,7 @@ class Config:
         if self.network.head == "exponential_family":
             expected = f"degree of {least} or more for symmetry {self.symmetry}"
             _require(self.network.degree >= least, expected, self.network.degree)
-            expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum match' needs none"
+            expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum align' needs none"
             _require(self.network.degree <= HIGHEST_DEGREE, expected, self.network.degree)
 
     @property

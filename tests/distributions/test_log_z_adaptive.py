@@ -1,4 +1,4 @@
-"""The normaliser of densities on rotations."""
+"""The log normalising constant of densities on rotations."""
 
 import math
 
@@ -17,7 +17,7 @@ from cryoforum.network.matrix_heads import MatrixHead, symmetric_matrix
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
-def test_agrees_with_the_exact_normaliser_of_a_bingham(scale: float) -> None:
+def test_agrees_with_the_exact_constant_of_a_bingham(scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(10, 4, 4, generator=generator, dtype=torch.float64)
     matrix = scale * (matrix @ matrix.mT)

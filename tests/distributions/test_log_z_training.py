@@ -1,4 +1,4 @@
-"""The normaliser of training: that of all rotations, whatever a density hides between the points of a grid."""
+"""The log normalising constant of training: that of all rotations, whatever a density hides between the points of a grid."""
 
 import math
 from functools import lru_cache

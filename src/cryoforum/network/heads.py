@@ -44,10 +44,16 @@ class Head(Protocol):
         ...
 
     def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
-        """The mean log density of several views of each image, as one Bingham distribution an image.
+        """The mean log density of several copies of each image, as one Bingham distribution an image.
 
-        In view v (numbers: (n, size)) the orientation is q∘r instead of q, r being ``turns`` (v, 4). The
-        views share the noise of one image, so their densities are averaged and not multiplied.
+        Copies share the noise of one image, so their densities are averaged and not multiplied.
+
+        Parameters
+        ----------
+        numbers : sequence of Tensor
+            Of each copy, (n, size).
+        turns : Tensor
+            r of each copy, (copies, 4): its orientation is q∘r instead of q.
         """
         ...
 
@@ -66,15 +72,24 @@ class Head(Protocol):
     def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
         """log density relative to the uniform one, (n, e), at e rotations of each image, (n, e, 4).
 
-        Normalised exactly, or as exactly as `partition` can; no grid of training is in it.
+        Normalised exactly, or as exactly as `log_z_adaptive` can; no grid of training is in it.
         """
         ...
 
     def likelihood(
         self, settings: TrainingConfig, generator: torch.Generator, compute: Compute
     ) -> Likelihood:
-        """The function to maximise. A density without a closed normaliser takes it far from the truth over
-        ``count`` turned copies, in turn, of the grid of ``nside``; see `normaliser`.
+        """The function that training by likelihood maximises.
+
+        Parameters
+        ----------
+        settings : TrainingConfig
+            A density without a closed normalising constant takes it far from the truth over ``grid_count``
+            turned copies, in turn, of the grid of ``grid_nside``; see `distributions.log_z_training`.
+        generator : torch.Generator
+            Draws the turns.
+        compute : Compute
+            Where the numbers will be, and the format of large tables.
         """
         ...
 
@@ -87,7 +102,17 @@ def head_of(config: NetworkConfig, symmetry: str = "C1") -> Head:
 def mean_posterior(
     posteriors: Sequence[OrientationPosterior], turns: Tensor, symmetry: str
 ) -> OrientationPosterior:
-    """The mean of beliefs about q∘r as one about q, each about the equivalent nearest to the first's."""
+    """The mean of posteriors of turned copies of n images, as one posterior an image.
+
+    Parameters
+    ----------
+    posteriors : sequence of OrientationPosterior
+        Of each copy, about q∘r.
+    turns : Tensor
+        r of each copy, (copies, 4).
+    symmetry : str
+        Point group: each posterior is moved to the equivalent nearest to the mode of the first.
+    """
     group = symmetry_group(symmetry)
     back = []
     for posterior, turn in zip(posteriors, turns, strict=True):

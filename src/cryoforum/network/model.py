@@ -18,7 +18,16 @@ DENSITY_START = 0.3  # about the deviation of a new network's log density
 
 
 class OrientationNetwork(nn.Module):
-    """Images (b, m, m) to the numbers (b, k) that a head reads."""
+    """From images (b, m, m) to the numbers (b, k) that a head reads.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    box : int
+        Width m of the images.
+    symmetry : str
+        Point group that the head knows of.
+    """
 
     def __init__(self, config: NetworkConfig, box: int, symmetry: str = "C1") -> None:
         super().__init__()
@@ -43,11 +52,28 @@ class OrientationNetwork(nn.Module):
 class TrainedModel:
     """A network with all it needs to be used on other particles of the same molecule.
 
-    box and pixel_size_angstrom: of the particles it learned from. validation_median_rad: error of the
-    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split.
-    sources: the same by `Particles.sources`, for images read from disk. intensity: of the training set,
-    where it was standardised as a whole. sharpness: factor of all concentrations, that of `calibrated`.
-    compute: device and precision of its training.
+    Attributes
+    ----------
+    network : OrientationNetwork
+    config : Config
+    box : int
+        Of the training particles, in pixels.
+    pixel_size_angstrom : float
+        Of the training particles.
+    validation_median_rad : float
+        Median orientation error of the weights.
+    log : sequence of mapping
+        Lines of `log.csv`.
+    parts : mapping
+        From image name to part of the split.
+    intensity : Intensity, optional
+        Of the training set, where it was standardised as a whole.
+    sources : mapping
+        From `Particles.sources` to part of the split, for images read from disk.
+    sharpness : float
+        Factor of all concentrations; see `training.calibration.calibrated`.
+    compute : Compute
+        Device and precision of the training.
     """
 
     network: OrientationNetwork

@@ -2,7 +2,7 @@
 
 weights.safetensors   the network's tensors
 model.json            configuration, image size, pixel size, validation error, versions
-log.csv               the course of training
+log.csv               learning rate, losses and validation errors of the training
 split.csv             which particle was used for what, by its name and by a number for its place on disk
 
 Models of two half sets are two such folders in one, half1 and half2.
@@ -32,7 +32,13 @@ WEIGHTS, DESCRIPTION, LOG, SPLIT = "weights.safetensors", "model.json", "log.csv
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
-    """Write the model folder; an existing file in it is replaced only by a complete new one."""
+    """Write the model folder; an existing file in it is replaced only by a complete new one.
+
+    Raises
+    ------
+    OSError
+        Where a file cannot be written, for example on a full disk.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as temporary:
@@ -62,7 +68,13 @@ def save_model(model: TrainedModel, folder: Path) -> None:
 
 
 def load_model(folder: Path) -> TrainedModel:
-    """Read a model folder; InputError says what is missing or wrong in it."""
+    """Read a model folder.
+
+    Raises
+    ------
+    InputError
+        Says what is missing or wrong in it.
+    """
     folder = Path(folder)
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
@@ -113,7 +125,13 @@ def model_folders(folder: Path) -> tuple[Path, ...]:
 
 
 def load_models(folder: Path) -> tuple[TrainedModel, ...]:
-    """The one model of a folder, or its two half models, which have no particle in common."""
+    """The one model of a folder, or its two half-set models, which have no particle in common.
+
+    Raises
+    ------
+    InputError
+        As `load_model`, and where the half-set models share a particle.
+    """
     models = tuple(load_model(each) for each in model_folders(folder))
     shared = set.intersection(*(set(model.parts) for model in models)) if len(models) == 2 else set()
     if shared:

@@ -130,14 +130,14 @@ def _read(model: TrainedModel, images: Tensor, compute: Compute | None) -> Tenso
 
 
 def grid_of(model: TrainedModel) -> ImageGrid:
-    """Box and pixel size of the particles the model learned from."""
+    """Box and pixel size of the particles that the model was trained on."""
     return ImageGrid(model.box, model.pixel_size_angstrom)
 
 
 def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
     """The particles at the model's box and pixel size, resampled as they are read; poses stay.
 
-    They stay as they are where boxes are equal and pixel sizes within 1 %.
+    Particles stay as they are where boxes are equal and pixel sizes within 1 %.
     """
     own, wanted = ImageGrid(particles.box, particles.pixel_size_angstrom), grid_of(model)
     if own.is_near(wanted):
@@ -147,7 +147,7 @@ def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
 
 
 def check_compatible(model: TrainedModel, particles: Particles) -> None:
-    """InputError where box or pixel size is not that of the particles the model learned from."""
+    """InputError where box or pixel size is not that of the particles that the model was trained on."""
     found = ImageGrid(particles.box, particles.pixel_size_angstrom)
     if not found.is_near(grid_of(model)):
         raise InputError(

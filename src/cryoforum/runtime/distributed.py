@@ -1,4 +1,4 @@
-"""Several processes that learn as one: who they are, how they meet, and what they tell each other.
+"""Several processes that train as one: who they are, how they meet, and what they send each other.
 
 torchrun, Slurm's srun or `start_processes` start them. Each holds a share of every batch, and one rule
 keeps the sum equal to a single process: a loss that every process takes of its own share, averaged over all
