@@ -23,14 +23,12 @@ from cryoforum.dataset.particle_table import select_rows, with_columns
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.storage.files import is_leftover
 
-# One number format and one thread: sums are added in one order. States often, so that they are resumed.
+# One thread: sums are added in one order. States often, so that they are resumed.
 CHILD = """
 import sys
 import torch
 torch.set_num_threads(1)
-from cryoforum.runtime import devices
 from cryoforum.training import loop as training
-devices._is_bfloat16_faster = lambda device: False
 training.STATE_INTERVAL_SECONDS = 0.3
 from cryoforum.cli import app
 app(sys.argv[1:])

@@ -30,8 +30,7 @@ from cryoforum.molecules.structures import load_structure
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
 from cryoforum.reconstruction.inversion import reconstruct
-from cryoforum.runtime.devices import best_device
-from cryoforum.training.loop import train
+from cryoforum.training.loop import TrainingOptions, train
 
 TRAINING_COUNT, TEST_COUNT, SNR = 2512, 400, 0.1
 
@@ -52,7 +51,7 @@ def main() -> None:
         learning,
         preset("small"),
         split_rows(TRAINING_COUNT, 0.1, 0.0),
-        max_minutes=arguments.max_minutes,
+        TrainingOptions(max_minutes=arguments.max_minutes),
     )
     test = everything.select(torch.arange(TRAINING_COUNT, len(everything)))
     errors = summarise_errors(orientation_errors(predict(model, test).posterior.mode, test.poses.quaternions))
@@ -68,7 +67,7 @@ def main() -> None:
     shell = int(ours.voxels.shape[0] * ours.pixel_size_angstrom / resolution)
     print("| quantity | value |\n|---|---|")
     print(f"| map | {arguments.map.name if arguments.map else '4v5d, 128 px, 2.8 Å'} |")
-    print(f"| training images shown | {model.log[-1]['images']:.0f} on {best_device().type} |")
+    print(f"| training images shown | {model.log[-1]['images']:.0f} on {model.compute} |")
     print(f"| test median / mean error | {errors.median_rad:.4f} / {errors.mean_rad:.4f} rad |")
     print(f"| above 0.3 rad | {100 * errors.share_above_0_3_rad:.2f} % of {errors.count} |")
     print(f"| half-map resolution, masked | {resolution:.2f} Å |")

@@ -41,7 +41,7 @@ from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
-from cryoforum.network.heads import ExponentialFamilyHead
+from cryoforum.network.density_heads import ExponentialFamilyHead
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers

@@ -43,8 +43,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same
     from cryoforum.report.page import write_report
     from cryoforum.runtime.reporter import Reporter
     from cryoforum.training.calibration import calibrated
-    from cryoforum.training.loop import train
-    from cryoforum.training.lr_finder import learning_rate_range, suggested_rate
+    from cryoforum.training.loop import TrainingOptions, train
+    from cryoforum.training.lr_finder import RangeTestOptions, learning_rate_range, suggested_rate
 
 _HOMES = {
     "align": "alignment.aligner",
@@ -91,7 +91,9 @@ _HOMES = {
     "write_report": "report.page",
     "Reporter": "runtime.reporter",
     "calibrated": "training.calibration",
+    "TrainingOptions": "training.loop",
     "train": "training.loop",
+    "RangeTestOptions": "training.lr_finder",
     "learning_rate_range": "training.lr_finder",
     "suggested_rate": "training.lr_finder",
 }
@@ -109,6 +111,7 @@ __all__ = [
     "Particles",
     "Poses",
     "Predictions",
+    "RangeTestOptions",
     "ReconstructionConfig",
     "Reference",
     "Reporter",
@@ -116,6 +119,7 @@ __all__ = [
     "SimulationConfig",
     "Split",
     "TrainedModel",
+    "TrainingOptions",
     "Volume",
     "align",
     "calibrated",

@@ -1,16 +1,33 @@
 """What can be set, with its default: one small frozen dataclass a step, read from TOML where wanted."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
+from cryoforum.choices import (
+    ACTIVATIONS,
+    AUXILIARIES,
+    BACKBONES,
+    BLURS,
+    HEADS,
+    LOSSES,
+    PAIRINGS,
+    POOLINGS,
+    SCHEDULES,
+)
 from cryoforum.distributions.exponential_family import least_degree
 from cryoforum.errors import InputError
 
 # Of the exponential family: its basis takes gigabytes and minutes beyond, as for n-fold axes of n above 16.
 HIGHEST_DEGREE = 16
+MOST_WIDTHS = {"vgg": 10, "residual": 6}  # by backbone
+
+
+def _one_of(choices: Collection[str], default: str) -> Any:
+    """A field that takes a name out of ``choices``, which may grow later."""
+    return field(default=default, metadata={"choices": choices})
 
 
 @dataclass(frozen=True)
@@ -19,7 +36,7 @@ class SimulationConfig:
 
     count: int = 5000
     snr: float = 0.1  # var(signal after CTF) / var(noise), over the whole image
-    orientations: Literal["random", "grid"] = "random"
+    orientations: str = _one_of(("random", "grid"), "random")
     max_shift_pixel: float = 3.0
     min_defocus_angstrom: float = 10_000.0
     max_defocus_angstrom: float = 30_000.0
@@ -29,6 +46,9 @@ class SimulationConfig:
     amplitude_contrast: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _require_known_names(self)
+
 
 @dataclass(frozen=True)
 class PreprocessingConfig:
@@ -36,11 +56,13 @@ class PreprocessingConfig:
 
     box: int = 64  # the field of view stays; higher frequencies are cut off
     phase_flip: bool = True
-    standardise: Literal["image", "set"] = "image"  # mean and deviation of each image, or of all for training
+    # By mean and deviation of each image, or of all that are learned from.
+    standardise: str = _one_of(("image", "set"), "image")
     mask_inner: float = 0.85  # in units of half the box: 1 inside, falling to 0 at mask_outer
     mask_outer: float = 0.99
 
     def __post_init__(self) -> None:
+        _require_known_names(self)
         _require(self.box >= 8 and self.box % 2 == 0, "an even box of 8 or more", self.box)
         edges = (self.mask_inner, self.mask_outer)
         _require(0 < edges[0] < edges[1], "0 < mask_inner < mask_outer", edges)
@@ -71,23 +93,22 @@ class AugmentationConfig:
 class NetworkConfig:
     """blur → backbone → pooling → dense layer → head."""
 
-    blur: Literal["none", "gaussian", "low_pass"] = "none"
-    backbone: Literal["residual", "vgg"] = "residual"
+    blur: str = _one_of(BLURS, "none")
+    backbone: str = _one_of(BACKBONES, "residual")
     widths: tuple[int, ...] = (32, 64, 128, 256)  # of the backbone's stages
     stem_stride: int = 2  # only residual: by how much its first convolution shrinks the image
     depth: int = 1  # only residual: blocks a stage
-    activation: Literal["relu", "prelu"] = "relu"
-    pooling: Literal["flatten", "max", "max_average", "gem"] = "flatten"
+    activation: str = _one_of(ACTIVATIONS, "relu")
+    pooling: str = _one_of(POOLINGS, "flatten")
     dropout: float = 0.0
-    head: Literal[
-        "quaternion", "gram_schmidt", "qcqp", "symmetric", "svd", "softmax_grid", "exponential_family"
-    ] = "exponential_family"
+    head: str = _one_of(HEADS, "exponential_family")
     degree: int = 6  # only exponential_family: L; 1 is the Bingham distribution
     head_nside: int = 4  # only softmax_grid: 4608 rotations, 15° apart
 
     def __post_init__(self) -> None:
+        _require_known_names(self)
         _require(len(self.widths) > 0 and min(self.widths) > 0, "widths of 1 or more", self.widths)
-        most = 10 if self.backbone == "vgg" else 6
+        most = MOST_WIDTHS.get(self.backbone, len(self.widths))
         _require(len(self.widths) <= most, f"at most {most} widths for backbone {self.backbone}", self.widths)
         _require(self.stem_stride in (1, 2, 4), "stem_stride of 1, 2 or 4", self.stem_stride)
         _require(self.depth >= 1, "depth of 1 or more", self.depth)
@@ -98,17 +119,17 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How the network learns. ``image_passes`` counts images shown; --max-minutes replaces it."""
+    """How the network is trained. ``image_passes`` counts images shown; --max-minutes replaces it."""
 
     image_passes: int = 120_000
     batch_size: int = 64
-    loss: Literal["likelihood", "regression", "pairs"] = "likelihood"
+    loss: str = _one_of(LOSSES, "likelihood")
     # The next three only where loss is "pairs": of a batch or drawn from all particles; weight of the pair
     # distances' error; how fast it moves from pairs to single images (eq. 4).
-    pairs: Literal["all", "random", "stratified"] = "all"
-    auxiliary: Literal["curriculum", "constant", "none"] = "curriculum"
+    pairs: str = _one_of(PAIRINGS, "all")
+    auxiliary: str = _one_of(AUXILIARIES, "curriculum")
     curriculum_exponent: float = 0.5
-    schedule: Literal["one_cycle", "fixed"] = "one_cycle"
+    schedule: str = _one_of(SCHEDULES, "one_cycle")
     max_learning_rate: float = 2e-3
     weight_decay: float = 0.05  # decoupled, on weights of convolutions and dense layers
     l2: float = 0.0  # added to the loss, as the paper does
@@ -116,6 +137,7 @@ class TrainingConfig:
     grid_count: int = 8  # randomly turned copies of that grid, used in turn
 
     def __post_init__(self) -> None:
+        _require_known_names(self)
         for name in ("image_passes", "grid_nside", "grid_count"):
             _require(getattr(self, name) >= 1, f"{name} of 1 or more", getattr(self, name))
         _require(self.batch_size >= 2, "batch_size of 2 or more", self.batch_size)
@@ -139,9 +161,10 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     symmetry: str = "C1"
-    symmetry_handling: Literal["group", "domain"] = "group"
+    symmetry_handling: str = _one_of(("group", "domain"), "group")
 
     def __post_init__(self) -> None:
+        _require_known_names(self)
         share, batch = self.augmentation.simulated_share, self.training.batch_size
         expected = f"simulated_share of 0, or of an image or more in a batch of {batch}"
         _require(share == 0 or share * batch >= 1, expected, share)
@@ -153,7 +176,7 @@ class Config:
         if self.network.head == "exponential_family":
             expected = f"degree of {least} or more for symmetry {self.symmetry}"
             _require(self.network.degree >= least, expected, self.network.degree)
-            expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum match' needs none"
+            expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum align' needs none"
             _require(self.network.degree <= HIGHEST_DEGREE, expected, self.network.degree)
 
     @property
@@ -165,6 +188,14 @@ class Config:
 def _require(is_met: bool, expected: str, found: object) -> None:
     if not is_met:
         raise InputError(f"expected {expected}, found {found}")
+
+
+def _require_known_names(config: Any) -> None:
+    """InputError where a field that chooses by name holds a name that its table lacks."""
+    for entry in fields(config):
+        choices, found = entry.metadata.get("choices"), getattr(config, entry.name)
+        if choices is not None and found not in choices:
+            raise InputError(f"{entry.name}: expected one of {', '.join(choices)}, found '{found}'")
 
 
 _PAPER = Config(
@@ -243,10 +274,6 @@ def updated(base: Any, values: dict[str, Any], where: str) -> Any:
             changes[name] = updated(current, value, f"{where}, {name}")
         else:
             changes[name] = _converted(current, value, f"{where}, {name}")
-            choices = get_type_hints(type(base))[name]
-            if get_origin(choices) is Literal and value not in get_args(choices):
-                known_words = ", ".join(get_args(choices))
-                raise InputError(f"{where}, {name}: expected one of {known_words}, found '{value}'")
     try:
         return replace(base, **changes)
     except InputError as error:

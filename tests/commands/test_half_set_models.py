@@ -19,7 +19,6 @@ from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model, load_models, save_model
-from cryoforum.runtime import devices
 
 COUNT, FEW, BOX, PIXEL_SIZE = 120, 40, 28, 12.8
 TINY = ("--preset", "tiny", "--split", "60,20,20")
@@ -43,13 +42,6 @@ def refused(*arguments: object) -> str:
     result = invoke(*arguments)
     assert result.exit_code == 1, result.output
     return result.stderr.strip().splitlines()[-1]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_number_format() -> object:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
-        yield
 
 
 @pytest.fixture(scope="module")

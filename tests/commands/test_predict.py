@@ -32,13 +32,11 @@ from cryoforum.runtime import devices
 from cryoforum.storage.files import is_leftover
 
 COUNT, BOX, PIXEL_SIZE, BATCH = 90, 32, 4.0, 8
-# What a child runs: the command line, with one number format whatever the machine is busy with.
+# What a child runs: the command line,
 CHILD = """
 import os, signal, sys, time
 from cryoforum.commands import aligners as predictors, predict as predicting
-from cryoforum.runtime import devices
 from cryoforum.storage import batch_log as batchlog
-devices._is_bfloat16_faster = lambda device: False
 {changes}
 from cryoforum.cli import app
 app(sys.argv[1:])
@@ -59,20 +57,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = replace(settings, network=network, preprocessing=replace(settings.preprocessing, box=BOX))
     parts = dict(zip(names, ("train", "test") * (COUNT // 2), strict=True))
     save_model(_model(config, parts), folder / "model")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
-        predict(folder, folder / "whole.star")
+    predict(folder, folder / "whole.star")
     return folder
 
 
 def _model(config: Config, parts: dict[str, str]) -> TrainedModel:
     network = OrientationNetwork(config.network, BOX).eval()
     return TrainedModel(network, config, BOX, PIXEL_SIZE, 1.0, [{"step": 1.0}], parts)
-
-
-@pytest.fixture(autouse=True)
-def one_number_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
 
 
 @pytest.fixture
@@ -107,7 +98,7 @@ def child(tmp_path: Path, changes: str = "") -> Path:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(devices.__file__).parents[1])}
+    return os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(devices.__file__).parents[2])}
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -182,7 +173,6 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, batch_count: int) -> None:
 def interrupted(folder: Path, tmp_path: Path) -> Path:
     """An output of which five batches are done."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
         interrupt_after(patch, 5)
         result = predict(folder, tmp_path / "out.star", code=130)
     assert "a prediction when run again" in result.stderr

@@ -97,7 +97,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = folder_of_relion(project, "External/job002/")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        patch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
         run(job, "--in_parts", "Extract/job001/particles.star", "--action", "train", *TINY)
     return project
 
@@ -107,7 +106,6 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A copy of it, as the current folder."""
     shutil.copytree(trained, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
-    monkeypatch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
     return tmp_path / "project"
 
 
@@ -296,7 +294,7 @@ def test_threads_are_those_that_relion_gives(project: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")}
     shown = subprocess.run(
         [sys.executable, "-c", write, "relion-job", "--o", "External/job006", "--j", "1"],
-        env=environment | {"PYTHONPATH": str(Path(devices.__file__).parents[1])},
+        env=environment | {"PYTHONPATH": str(Path(devices.__file__).parents[2])},
         capture_output=True,
         text=True,
     )
@@ -306,8 +304,6 @@ def test_threads_are_those_that_relion_gives(project: Path) -> None:
 SLOW = """
 import os, sys, time
 from cryoforum.commands import aligners as predictors, predict as predicting
-from cryoforum.runtime import devices
-devices._is_bfloat16_faster = lambda device: False
 once = predictors.predict_batch
 def slow(*arguments):
     time.sleep(0.5)
@@ -325,7 +321,7 @@ def started(project: Path, job: str) -> subprocess.Popen[str]:
     arguments += ("External/job002", "--batch-size", "4", "--j", "1")
     running = subprocess.Popen(
         [sys.executable, "-c", SLOW, *arguments],
-        env=os.environ | {"PYTHONPATH": str(Path(devices.__file__).parents[1])},
+        env=os.environ | {"PYTHONPATH": str(Path(devices.__file__).parents[2])},
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as in the background of a shell
@@ -415,7 +411,7 @@ def test_relions_pipeline_runs_the_job_and_takes_its_results(project: Path, reli
     """The real thing: RELION makes the folder, calls the program, and reads marker and table."""
     pipeliner = relion.with_name("relion_pipeliner")
     script = project / "cryoforum"
-    source = Path(devices.__file__).parents[1]
+    source = Path(devices.__file__).parents[2]
     script.write_text(
         f"#!/bin/sh\nPYTHONPATH={source} exec {sys.executable} -c "
         "'from cryoforum.cli import app; app()' \"$@\"\n"

@@ -47,9 +47,7 @@ BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """
 import signal, sys, time
 from cryoforum.commands import aligners as predictors
-from cryoforum.runtime import devices
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would ignore it
-devices._is_bfloat16_faster = lambda device: False
 batch = predictors.predict_batch
 predictors.predict_batch = lambda *a: time.sleep(0.05) or batch(*a)
 from cryoforum.cli import app
@@ -76,11 +74,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_model(trained, folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_number_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
 
 
 @pytest.fixture(autouse=True)
@@ -556,7 +549,7 @@ def command(live: Path, model: Path, out: Path, *options: object) -> list[str]:
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     script = tmp_path / "child.py"
     script.write_text(CHILD)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(devices.__file__).parents[1])}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(devices.__file__).parents[2])}
     return subprocess.Popen(
         [sys.executable, str(script), *arguments], env=environment, stderr=subprocess.PIPE, text=True
     )

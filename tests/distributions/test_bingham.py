@@ -1,4 +1,4 @@
-"""The Bingham belief against quadrature, Monte Carlo and its own laws."""
+"""The Bingham posterior against quadrature, Monte Carlo and its own laws."""
 
 import math
 
@@ -22,12 +22,12 @@ from cryoforum.distributions.bingham import (
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 
 
-def random_belief(count: int, seed: int = 0, scale: float = 3.0) -> OrientationPosterior:
+def random_posterior(count: int, seed: int = 0, scale: float = 3.0) -> OrientationPosterior:
     numbers = scale * torch.randn(count, 10, generator=torch.Generator().manual_seed(seed))
     return OrientationPosterior(psd_from_lower_triangle(numbers))
 
 
-def sharp_belief(mode: torch.Tensor, concentration: float) -> OrientationPosterior:
+def sharp_posterior(mode: torch.Tensor, concentration: float) -> OrientationPosterior:
     """The same confidence about every axis: A = concentration · (1 - q qᵀ)."""
     projection = torch.eye(4) - mode[:, :, None] * mode[:, None, :]
     return OrientationPosterior(concentration * projection)
@@ -36,7 +36,7 @@ def sharp_belief(mode: torch.Tensor, concentration: float) -> OrientationPosteri
 @pytest.mark.parametrize(
     "exponents", [[0, 0, 0, 0], [-5, -3, -1, 0], [-40, -40, -2, 0], [-2, -1, 3, 8], [-12, -6, -6, -6]]
 )
-def test_normaliser_agrees_with_monte_carlo(exponents: list[float]) -> None:
+def test_the_log_normalising_constant_agrees_with_monte_carlo(exponents: list[float]) -> None:
     values = torch.tensor([exponents], dtype=torch.float64)
     quaternions = random_unitquat(2_000_000, generator=torch.Generator().manual_seed(0))
     samples = torch.exp((quaternions.double().square() * values).sum(-1))
@@ -49,7 +49,7 @@ def test_normaliser_agrees_with_monte_carlo(exponents: list[float]) -> None:
     "exponents",
     [[-3, -2, -1, 0], [-100, -50, -20, 0], [-900, -900, -900, 0], [-900, -1, -1, 0], [-900, -5, 0, 0]],
 )
-def test_normaliser_agrees_with_adaptive_quadrature(exponents: list[float]) -> None:
+def test_the_log_normalising_constant_agrees_with_adaptive_quadrature(exponents: list[float]) -> None:
     l1, l2, l3, l4 = exponents
 
     def integrand(u: float) -> float:
@@ -65,7 +65,7 @@ def test_normaliser_agrees_with_adaptive_quadrature(exponents: list[float]) -> N
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 
-def test_normaliser_shifts_with_its_exponents_and_is_differentiable() -> None:
+def test_the_log_normalising_constant_shifts_with_its_exponents_and_is_differentiable() -> None:
     exponents = torch.tensor([[-30.0, -7.0, -2.0, 0.0]], dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(
         log_normalising_constant(exponents + 5), log_normalising_constant(exponents) + 5
@@ -86,7 +86,7 @@ def test_moments_are_right_where_exponents_are_equal(exponents: list[float]) -> 
 
 def test_density_integrates_to_one() -> None:
     quaternions = random_unitquat(20_000, generator=torch.Generator().manual_seed(1))
-    posterior = random_belief(1, scale=1.0)
+    posterior = random_posterior(1, scale=1.0)
     spread = OrientationPosterior(posterior.concentration.expand(len(quaternions), 4, 4))
     mean = torch.exp(log_density(spread, quaternions)).double().mean()
     assert float(mean) * 2 * math.pi**2 == pytest.approx(1, abs=0.05)
@@ -96,11 +96,11 @@ def test_triangle_makes_positive_matrices_row_by_row() -> None:
     numbers = torch.arange(1.0, 11.0)[None]
     lower = np.array([[1, 0, 0, 0], [2, 3, 0, 0], [4, 5, 6, 0], [7, 8, 9, 10]], dtype=np.float32)
     np.testing.assert_allclose(psd_from_lower_triangle(numbers)[0].numpy(), lower @ lower.T)
-    assert (torch.linalg.eigvalsh(random_belief(20).concentration.double()) > -1e-4).all()
+    assert (torch.linalg.eigvalsh(random_posterior(20).concentration.double()) > -1e-4).all()
 
 
 def test_smallest_eigenvector_minimises_the_energy() -> None:
-    matrices = random_belief(30).concentration.double()
+    matrices = random_posterior(30).concentration.double()
     mode = smallest_eigenvector(matrices)
     energy = torch.einsum("ni,nij,nj->n", mode, matrices, mode)
     torch.testing.assert_close(energy, torch.linalg.eigvalsh(matrices)[:, 0])
@@ -127,8 +127,8 @@ def test_gradient_stays_finite_at_equal_eigenvalues(eigenvalues: list[float]) ->
     assert matrix.grad is not None and matrix.grad.isfinite().all()
 
 
-def test_beliefs_add_as_densities_multiply() -> None:
-    first, second = random_belief(6, 1, 1.0), random_belief(6, 2, 1.0)
+def test_posteriors_add_as_densities_multiply() -> None:
+    first, second = random_posterior(6, 1, 1.0), random_posterior(6, 2, 1.0)
     both = first + second
     torch.testing.assert_close(both.concentration, first.concentration + second.concentration)
     one, other = (random_unitquat(6, generator=torch.Generator().manual_seed(seed)) for seed in (5, 6))
@@ -140,7 +140,7 @@ def test_beliefs_add_as_densities_multiply() -> None:
 
 
 def test_agreeing_evidence_is_surer_and_keeps_the_mode() -> None:
-    posterior = random_belief(10)
+    posterior = random_posterior(10)
     twice = posterior + posterior
     assert float(geodesic_distance(posterior.mode, twice.mode).max()) < 1e-3
     assert (twice.mode_moment > posterior.mode_moment).all()
@@ -148,7 +148,7 @@ def test_agreeing_evidence_is_surer_and_keeps_the_mode() -> None:
 
 
 def test_dispersion_is_never_positive_and_ascends() -> None:
-    posterior = random_belief(50)
+    posterior = random_posterior(50)
     assert (posterior.dispersion <= 0).all()
     assert (posterior.dispersion.diff(dim=-1) >= 0).all()
     assert torch.equal(posterior.lambda_max, posterior.dispersion[:, 2])
@@ -156,20 +156,20 @@ def test_dispersion_is_never_positive_and_ascends() -> None:
 
 
 def test_the_eigengap_is_that_of_the_two_smallest_eigenvalues() -> None:
-    posterior = random_belief(20, seed=9)
+    posterior = random_posterior(20, seed=9)
     eigenvalues = np.linalg.eigvalsh(posterior.concentration.double().numpy())
     np.testing.assert_allclose(posterior.eigengap, eigenvalues[:, 1] - eigenvalues[:, 0], rtol=1e-3)
 
 
 def test_dispersion_does_not_depend_on_a_constant_on_the_diagonal() -> None:
-    posterior = random_belief(5)
+    posterior = random_posterior(5)
     raised = posterior + OrientationPosterior(7 * torch.eye(4).expand(5, 4, 4))
     torch.testing.assert_close(raised.dispersion, posterior.dispersion, atol=1e-3, rtol=1e-4)
 
 
 def test_mode_moment_goes_from_a_quarter_to_one() -> None:
     mode = random_unitquat(1, generator=torch.Generator().manual_seed(0))
-    moments = [float(sharp_belief(mode, value).mode_moment) for value in (0.0, 0.1, 1.0, 10.0, 1e2, 1e4)]
+    moments = [float(sharp_posterior(mode, value).mode_moment) for value in (0.0, 0.1, 1.0, 10.0, 1e2, 1e4)]
     assert moments[0] == pytest.approx(0.25, abs=1e-6)
     assert moments == sorted(moments) and moments[-1] > 0.999
     # Where sharp, each of three directions has variance 1 / (2 · concentration).
@@ -177,7 +177,7 @@ def test_mode_moment_goes_from_a_quarter_to_one() -> None:
 
 
 def test_mode_moment_is_the_mean_over_the_density() -> None:
-    posterior = random_belief(1, scale=1.0)
+    posterior = random_posterior(1, scale=1.0)
     quaternions = random_unitquat(400_000, generator=torch.Generator().manual_seed(2))
     energy = torch.einsum("ni,ij,nj->n", quaternions, posterior.concentration[0], quaternions)
     weights = torch.softmax(-energy.double(), dim=0)
@@ -192,7 +192,7 @@ def test_tangent_basis_is_orthonormal_and_orthogonal_to_the_rotation() -> None:
     torch.testing.assert_close((basis.mT @ quaternions[..., None]), torch.zeros(8, 3, 1))
 
 
-def test_belief_from_curvature_has_that_mode_and_curvature() -> None:
+def test_posterior_from_curvature_has_that_mode_and_curvature() -> None:
     mode = random_unitquat(4, generator=torch.Generator().manual_seed(0))
     curvature = torch.diag(torch.tensor([50.0, 80.0, 200.0])).expand(4, 3, 3)
     posterior = posterior_from_curvature(mode, curvature)
@@ -209,20 +209,20 @@ def test_directions_without_information_stay_open() -> None:
 
 
 def moments_of(posterior: OrientationPosterior) -> torch.Tensor:
-    """E q qᵀ of each belief, (n, 4, 4) float64, by the derivatives of the normaliser."""
+    """E q qᵀ of each posterior, (n, 4, 4) float64, by the derivatives of the normalising constant."""
     eigenvalues, directions = torch.linalg.eigh(-posterior.concentration.double())
     leaf = eigenvalues.detach().requires_grad_()
     (squares,) = torch.autograd.grad(log_normalising_constant(leaf).sum(), leaf)
     return directions * squares[:, None, :] @ directions.mT
 
 
-def test_nothing_known_is_a_flat_belief() -> None:
+def test_nothing_known_is_a_flat_posterior() -> None:
     posterior = posterior_from_moment(torch.eye(4)[None] / 4)
     torch.testing.assert_close(posterior.concentration, torch.zeros(1, 4, 4), atol=1e-6, rtol=0)
     assert float(posterior.mode_moment) == pytest.approx(0.25, abs=1e-6)
 
 
-def test_a_narrow_belief_is_found_again_from_its_moment() -> None:
+def test_a_narrow_posterior_is_found_again_from_its_moment() -> None:
     mode = random_unitquat(6, generator=torch.Generator().manual_seed(0))
     curvature = torch.diag(torch.tensor([400.0, 900.0, 4000.0])).expand(6, 3, 3)
     posterior = posterior_from_curvature(mode, curvature)
@@ -233,18 +233,18 @@ def test_a_narrow_belief_is_found_again_from_its_moment() -> None:
 
 
 @pytest.mark.parametrize("concentration", [0.1, 1.0, 5.0, 30.0, 300.0])
-def test_a_belief_from_its_own_moment_has_about_that_moment(concentration: float) -> None:
+def test_a_posterior_from_its_own_moment_has_about_that_moment(concentration: float) -> None:
     """Exact at both ends, where nothing and where all is known, and never far off between them."""
     mode = random_unitquat(3, generator=torch.Generator().manual_seed(1))
-    posterior = sharp_belief(mode, concentration)
+    posterior = sharp_posterior(mode, concentration)
     moment = moments_of(posterior)
     found = moments_of(posterior_from_moment(moment))
     torch.testing.assert_close(found, moment, atol=0.12, rtol=0)
     assert float(geodesic_distance(posterior_from_moment(moment).mode.float(), mode).max()) < 0.01
 
 
-def test_turning_a_moment_turns_the_belief() -> None:
-    moment = moments_of(random_belief(5))
+def test_turning_a_moment_turns_the_posterior() -> None:
+    moment = moments_of(random_posterior(5))
     turn = torch.linalg.qr(
         torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     ).Q
@@ -254,8 +254,8 @@ def test_turning_a_moment_turns_the_belief() -> None:
     torch.testing.assert_close(turned.concentration, expected, atol=1e-6 * scale, rtol=1e-6)
 
 
-def test_a_wider_moment_is_a_less_certain_belief() -> None:
-    sharp = moments_of(sharp_belief(random_unitquat(1, generator=torch.Generator().manual_seed(0)), 50.0))
+def test_a_wider_moment_is_a_less_certain_posterior() -> None:
+    sharp = moments_of(sharp_posterior(random_unitquat(1, generator=torch.Generator().manual_seed(0)), 50.0))
     flat = torch.eye(4, dtype=torch.float64) / 4
     merits = [
         float(posterior_from_moment((1 - share) * sharp + share * flat).mode_moment)
@@ -264,7 +264,7 @@ def test_a_wider_moment_is_a_less_certain_belief() -> None:
     assert merits == sorted(merits, reverse=True) and merits[0] > merits[-1] + 0.5
 
 
-def test_a_moment_of_one_point_gives_a_finite_belief() -> None:
+def test_a_moment_of_one_point_gives_a_finite_posterior() -> None:
     mode = random_unitquat(2, generator=torch.Generator().manual_seed(0))
     posterior = posterior_from_moment(mode[:, :, None] * mode[:, None, :])
     assert bool(posterior.concentration.isfinite().all())
@@ -272,13 +272,13 @@ def test_a_moment_of_one_point_gives_a_finite_belief() -> None:
 
 
 def test_rows_are_chosen_and_counted() -> None:
-    posterior = random_belief(5)
+    posterior = random_posterior(5)
     assert len(posterior) == 5
     assert torch.equal(posterior[torch.tensor([3, 1])].concentration, posterior.concentration[[3, 1]])
 
 
 def test_the_likeliest_sharpness_undoes_too_much_certainty() -> None:
-    """Of orientations drawn from beliefs that are then said to be k times as sure, 1/k is the likeliest."""
+    """Of orientations drawn from posteriors that are then said to be k times as sure, 1/k is the likeliest."""
     generator = torch.Generator().manual_seed(4)
     mode = random_unitquat(4000, generator=generator)
     deviation = 0.01 + 0.05 * torch.rand(4000, 1, generator=generator)

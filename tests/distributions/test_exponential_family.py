@@ -72,7 +72,7 @@ def test_degree_1_is_a_bingham() -> None:
 
 
 @pytest.mark.parametrize("degree", [1, 3])
-def test_the_belief_has_its_mode_where_the_density_has(degree: int) -> None:
+def test_the_posterior_has_its_mode_where_the_density_has(degree: int) -> None:
     polynomials = rotation_polynomials(degree)
     q = random_rotations(30, seed=4)
     grid = rotation_grid(4)
@@ -80,7 +80,7 @@ def test_the_belief_has_its_mode_where_the_density_has(degree: int) -> None:
     assert float(geodesic_distance(posterior.mode, q).max()) < 1e-3
 
 
-def test_more_evidence_makes_a_surer_belief() -> None:
+def test_more_evidence_makes_a_narrower_posterior() -> None:
     polynomials = rotation_polynomials(3)
     q = random_rotations(1, seed=5)
     grid = rotation_grid(4)
@@ -187,7 +187,7 @@ def test_from_the_least_degree_on_features_tell_apart_what_is_not_equivalent(sym
 
 
 @pytest.mark.parametrize("symmetry", ["D2", "O", "I"])
-def test_the_belief_of_a_symmetric_density_is_at_one_of_its_equivalent_modes(symmetry: str) -> None:
+def test_the_posterior_of_a_symmetric_density_is_at_one_of_its_equivalent_modes(symmetry: str) -> None:
     polynomials, group = rotation_polynomials(6, symmetry), symmetry_group(symmetry)
     q = random_rotations(20, seed=15)
     grid = rotation_grid(6)

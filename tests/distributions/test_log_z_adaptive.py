@@ -1,4 +1,4 @@
-"""The normaliser of densities on rotations."""
+"""The log normalising constant of densities on rotations."""
 
 import math
 
@@ -11,11 +11,13 @@ from cryoforum.distributions.log_z_adaptive import log_z_adaptive
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.network.heads import ExponentialFamilyHead, GridHead, Head, MatrixHead, symmetric_matrix
+from cryoforum.network.density_heads import ExponentialFamilyHead, GridHead
+from cryoforum.network.heads import Head
+from cryoforum.network.matrix_heads import MatrixHead, symmetric_matrix
 
 
 @pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
-def test_agrees_with_the_exact_normaliser_of_a_bingham(scale: float) -> None:
+def test_agrees_with_the_exact_constant_of_a_bingham(scale: float) -> None:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(10, 4, 4, generator=generator, dtype=torch.float64)
     matrix = scale * (matrix @ matrix.mT)

@@ -1,4 +1,4 @@
-"""The normaliser of training: that of all rotations, whatever a density hides between the points of a grid."""
+"""The log normalising constant of training: that of all rotations, whatever a density hides between the points of a grid."""
 
 import math
 from functools import lru_cache
@@ -14,7 +14,7 @@ from cryoforum.distributions.log_z_training import SampledLogZ, sampled_log_z
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.network.heads import ExponentialFamilyHead
+from cryoforum.network.density_heads import ExponentialFamilyHead
 from cryoforum.runtime.devices import CPU
 
 

@@ -1,4 +1,4 @@
-"""A few steps of several lessons, for `test_distributed`: run by one process, or by several that share batches.
+"""A few steps of several trainings, for `test_distributed`: run by one process, or by several that share batches.
 
 As a script it writes what its process found to ``<argument>-<rank>.pt``.
 """
@@ -27,13 +27,13 @@ from cryoforum.imaging.simulation import simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
-from cryoforum.runtime import devices
+from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.distributed import process_rank_and_count
 from cryoforum.training import loop as training
-from cryoforum.training import trainer as lesson
-from cryoforum.training.loop import train
-from cryoforum.training.state import Course
-from cryoforum.training.trainer import lesson_from
+from cryoforum.training import trainer
+from cryoforum.training.data import training_data
+from cryoforum.training.loop import TrainingOptions, train
+from cryoforum.training.trainer import Trainer
 
 BOX, COUNT, STEPS = 16, 41, 4
 EVERY_CHANGE = AugmentationConfig(noise=0.3, defocus_angstrom=500.0, contrast=0.1, simulated_share=0.5)
@@ -42,7 +42,7 @@ VGG = NetworkConfig(backbone="vgg", widths=(8, 12, 16), head="qcqp", pooling="ge
 SETTINGS = TrainingConfig(batch_size=12, grid_nside=2, grid_count=2)
 PREPROCESSING = PreprocessingConfig(box=BOX)
 
-LESSONS = {
+TRAININGS = {
     "likelihood": Config(PREPROCESSING, EVERY_CHANGE, RESIDUAL, SETTINGS),
     "all pairs": Config(PREPROCESSING, AugmentationConfig(), VGG, replace(SETTINGS, loss="pairs")),
     "drawn pairs": Config(
@@ -69,44 +69,39 @@ def some_particles() -> tuple[Particles, Reference]:
     return simulate(volume, SimulationConfig(count=COUNT, snr=5.0)), reference
 
 
-def learn(config: Config) -> dict[str, Any]:
-    """Losses, gradients and statistics of the first steps, the last weights and the validation error."""
+def first_steps(config: Config) -> dict[str, Any]:
+    """Losses, gradients and statistics of the first steps, the last weights and the validation errors."""
     particles, reference = some_particles()
     rows = torch.arange(COUNT)
-    torch.manual_seed(5)
-    one = lesson_from(particles, config, rows[:30], rows[30:], reference, torch.Generator().manual_seed(2))
-    course = Course()
+    split = Split(rows[:30], rows[30:], rows[:0])
+    data = training_data(particles, config, split, Compute(), reference=reference)
+    one = Trainer(config, data, Compute(), seed=5)
     found: dict[str, Any] = {"losses": [], "gradients": [], "statistics": []}
     for step in range(STEPS):
-        batch = one.source.next(course)
-        found["losses"].append(one.learn(batch, 1e-3, 0.9, step / STEPS, step))
+        found["losses"].append(one.step(one.batches.next(), 1e-3, 0.9, step / STEPS))
         found["gradients"].append([w.grad.clone() for w in one.network.parameters() if w.grad is not None])
         found["statistics"].append([values.clone() for values in one.network.buffers()])
     found["weights"] = one.network.state_dict()
-    found["validation"] = one.validate()
+    found["validation"] = one.validate(1.0)
     return found
-
-
-def in_float32_and_unclipped() -> None:
-    """Rounding, and a limit that hides a wrong factor of the gradient, must not be in the way."""
-    devices._is_bfloat16_faster = lambda device: False  # type: ignore[assignment]
-    lesson.GRADIENT_NORM_LIMIT = math.inf
 
 
 def train_for_a_moment(hurry: float, seed: int = 0) -> TrainedModel:
     """A training of half a second by a clock that is ``hurry`` times too fast."""
     particles, _ = some_particles()
-    config = replace(LESSONS["regression"], augmentation=AugmentationConfig())
+    config = replace(TRAININGS["regression"], augmentation=AugmentationConfig())
     rows, clock = torch.arange(COUNT), time.monotonic
     training.time = SimpleNamespace(monotonic=lambda: hurry * clock())  # type: ignore[assignment]
-    return train(particles, config, Split(rows[:30], rows[30:], rows[:0]), max_minutes=0.5 / 60, seed=seed)
+    return train(
+        particles, config, Split(rows[:30], rows[30:], rows[:0]), TrainingOptions(seed, max_minutes=0.5 / 60)
+    )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    in_float32_and_unclipped()
+    trainer.GRADIENT_NORM_LIMIT = math.inf  # which would hide a wrong factor of the gradient
     rank, _ = process_rank_and_count()
-    found: dict[str, Any] = {name: learn(config) for name, config in LESSONS.items()}
+    found: dict[str, Any] = {name: first_steps(config) for name, config in TRAININGS.items()}
     found["log by the clock"] = train_for_a_moment(hurry=1 + 2 * rank).log
     try:
         train_for_a_moment(hurry=1, seed=rank)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cryoforum.config import NetworkConfig
+from cryoforum.choices import HEADS
+from cryoforum.config import NetworkConfig, TrainingConfig
 from cryoforum.distributions.log_z_training import POINT_SETS
 from cryoforum.geometry.point_groups import (
     asymmetric_unit,
@@ -22,13 +23,19 @@ from cryoforum.geometry.point_groups import (
 )
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat, unitquat_to_rotmat
 from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.network.heads import MATRIX_HEADS, Head, head_of, procrustes_matrix
+from cryoforum.network.heads import Head, head_of
+from cryoforum.network.matrix_heads import procrustes_matrix
+from cryoforum.runtime.devices import Compute
 
-CPU = torch.device("cpu")
+MATRIX_HEADS = ("quaternion", "gram_schmidt", "qcqp", "symmetric", "svd")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def grids(nside: int, count: int) -> TrainingConfig:
+    return TrainingConfig(grid_nside=nside, grid_count=count)
 
 
 def rotations(count: int, seed: int = 0) -> Tensor:
@@ -36,7 +43,7 @@ def rotations(count: int, seed: int = 0) -> Tensor:
 
 
 def head(name: str, symmetry: str = "C1", degree: int = 3, nside: int = 2) -> Head:
-    return head_of(NetworkConfig(head=name, degree=degree, head_nside=nside), symmetry)  # type: ignore[arg-type]
+    return head_of(NetworkConfig(head=name, degree=degree, head_nside=nside), symmetry)
 
 
 def random_numbers(name: str, count: int = 100, seed: int = 0) -> Tensor:
@@ -91,7 +98,7 @@ JUDGES: dict[str, Callable[[Tensor], NDArray]] = {
 }
 
 
-@pytest.mark.parametrize("name", list(MATRIX_HEADS))
+@pytest.mark.parametrize("name", MATRIX_HEADS)
 def test_the_orientation_is_the_one_that_the_head_is_named_after(name: str) -> None:
     numbers = random_numbers(name, 500)
     found = head(name).orientation(numbers)
@@ -109,7 +116,7 @@ def test_the_matrix_of_nine_numbers_is_davenports() -> None:
     np.testing.assert_allclose(energy, -(numbers.view(-1, 3, 3).numpy() * turned).sum((1, 2)), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", list(MATRIX_HEADS))
+@pytest.mark.parametrize("name", MATRIX_HEADS)
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_the_length_of_the_numbers_is_no_part_of_the_orientation(name: str, scale: float) -> None:
     numbers = random_numbers(name)
@@ -117,7 +124,7 @@ def test_the_length_of_the_numbers_is_no_part_of_the_orientation(name: str, scal
     assert float(found.max()) < 1e-6
 
 
-@pytest.mark.parametrize("name", list(MATRIX_HEADS))
+@pytest.mark.parametrize("name", MATRIX_HEADS)
 def test_the_derivative_of_the_orientation_is_that_of_finite_differences(name: str) -> None:
     def projector(numbers: Tensor) -> Tensor:  # q qᵀ, which has no sign
         q = head(name).orientation(numbers)
@@ -128,7 +135,7 @@ def test_the_derivative_of_the_orientation_is_that_of_finite_differences(name: s
 
 
 @pytest.mark.parametrize("kind", ["usual", "zero", "one", "parallel", "tiny", "huge"])
-@pytest.mark.parametrize("name", [*MATRIX_HEADS, "softmax_grid", "exponential_family"])
+@pytest.mark.parametrize("name", list(HEADS))
 def test_gradients_are_finite_wherever_a_network_may_go(name: str, kind: str) -> None:
     usual = torch.randn(6, head(name).size, generator=seeded(2))
     numbers = {
@@ -143,7 +150,7 @@ def test_gradients_are_finite_wherever_a_network_may_go(name: str, kind: str) ->
     geodesic_distance(head(name).orientation(numbers), rotations(6).float()).sum().backward()
     assert numbers.grad is not None and bool(torch.isfinite(numbers.grad).all())
     numbers.grad = None
-    likelihood = head(name).likelihood(2, 1, seeded(), CPU)
+    likelihood = head(name).likelihood(grids(2, 1), seeded(), Compute())
     likelihood(numbers, rotations(6).float(), 0).backward()
     assert numbers.grad is not None and bool(torch.isfinite(numbers.grad).all())
 
@@ -188,7 +195,7 @@ def test_a_full_turn_is_a_closed_path_of_numbers_without_jumps(name: str) -> Non
         assert float(geodesic_distance(head(name).orientation(numbers), path).max()) < 1e-5
 
 
-@pytest.mark.parametrize("name", list(MATRIX_HEADS))
+@pytest.mark.parametrize("name", MATRIX_HEADS)
 def test_orientations_move_in_smaller_steps_where_numbers_do(name: str) -> None:
     corners = random_numbers(name, 7, seed=4)
     corners[-1] = corners[0]
@@ -202,7 +209,7 @@ def test_orientations_move_in_smaller_steps_where_numbers_do(name: str) -> None:
     assert largest_step(16_000) < 0.3 * largest_step(4000) < 0.06
 
 
-@pytest.mark.parametrize("name", list(MATRIX_HEADS))
+@pytest.mark.parametrize("name", MATRIX_HEADS)
 def test_the_likelihood_of_a_matrix_is_normalised_over_all_rotations(name: str) -> None:
     chosen, numbers = head(name), random_numbers(name, 5, seed=3)
     everywhere = rotation_grid(8).double()
@@ -211,7 +218,7 @@ def test_the_likelihood_of_a_matrix_is_normalised_over_all_rotations(name: str) 
     )
     truth = rotations(5, seed=5)
     expected = chosen.log_density(numbers, chosen.features(truth)).diagonal() - log_mean
-    likelihood = chosen.likelihood(2, 1, seeded(), CPU)
+    likelihood = chosen.likelihood(grids(2, 1), seeded(), Compute())
     for row in range(5):
         one = slice(row, row + 1)
         assert float(likelihood(numbers[one], truth[one], 0)) == pytest.approx(float(expected[row]), abs=0.02)
@@ -222,7 +229,7 @@ def test_the_likelihood_of_a_matrix_is_normalised_over_all_rotations(name: str) 
 @pytest.mark.parametrize("name", [*MATRIX_HEADS, "exponential_family"])
 def test_no_truth_is_as_likely_as_the_orientation(name: str, symmetry: str) -> None:
     chosen = head(name, symmetry)
-    likelihood = chosen.likelihood(2, 1, seeded(), CPU)
+    likelihood = chosen.likelihood(grids(2, 1), seeded(), Compute())
     numbers = torch.randn(3, chosen.size, generator=seeded(6))
     for row in range(3):
         one = numbers[row : row + 1]
@@ -239,7 +246,7 @@ def test_scores_of_rotations_are_the_likelihood_but_for_a_constant(name: str, to
     chosen, truth = head(name), rotation_grid(1)
     numbers = 0.5 * torch.randn(1, chosen.size, generator=seeded(8))
     score = chosen.log_density(numbers, chosen.features(truth))[0]
-    likelihood = chosen.likelihood(6, 1, seeded(), CPU)
+    likelihood = chosen.likelihood(grids(6, 1), seeded(), Compute())
     found = torch.stack([likelihood(numbers, q[None], 0) for q in truth])
     assert float(score.max() - score.min()) > 0.4
     torch.testing.assert_close(found - found[0], score - score[0], atol=tolerance, rtol=1e-3)
@@ -264,7 +271,7 @@ def grid_of(chosen: Head) -> Tensor:
 def test_a_logit_that_stands_out_makes_its_rotation_the_best_truth_and_the_orientation(symmetry: str) -> None:
     chosen, group = head("softmax_grid", symmetry), symmetry_group(symmetry)
     grid = grid_of(chosen)
-    likelihood = chosen.likelihood(2, 1, seeded(), CPU)
+    likelihood = chosen.likelihood(grids(2, 1), seeded(), Compute())
     for place in range(0, chosen.size, chosen.size // 5):
         numbers = torch.zeros(1, chosen.size)
         numbers[0, place] = 12
@@ -283,7 +290,7 @@ def test_logits_say_more_than_the_grid_is_fine(symmetry: str) -> None:
     """Trained on one truth between the grid's rotations, the orientation is nearer to it than they are."""
     chosen, group = head("softmax_grid", symmetry, nside=3), symmetry_group(symmetry)
     truth = rotations(8, seed=9).float()
-    likelihood = chosen.likelihood(2, 1, seeded(), CPU)
+    likelihood = chosen.likelihood(grids(2, 1), seeded(), Compute())
     numbers = torch.zeros(8, chosen.size, requires_grad=True)
     # The gradient at equal logits is target - 1 / size, from which the best logits, log target, follow.
     (gradient,) = torch.autograd.grad(likelihood(numbers, truth, 0), numbers)
@@ -300,7 +307,7 @@ def test_logits_say_more_than_the_grid_is_fine(symmetry: str) -> None:
 @pytest.mark.parametrize("symmetry", ["D2", "O"])
 def test_any_equivalent_truth_is_as_good_for_logits(symmetry: str) -> None:
     chosen = head("softmax_grid", symmetry)
-    likelihood = chosen.likelihood(2, 1, seeded(), CPU)
+    likelihood = chosen.likelihood(grids(2, 1), seeded(), Compute())
     numbers, truth = 3 * torch.randn(5, chosen.size, generator=seeded(10)), rotations(5, seed=11).float()
     expected = likelihood(numbers, truth, 0)
     for element in symmetry_group(symmetry):
@@ -360,7 +367,7 @@ def test_the_likelihood_of_a_family_is_normalised_at_every_step(symmetry: str) -
     everywhere = chosen.features(random_unitquat(100_000, generator=seeded(17)))
     log_mean = (numbers @ everywhere.T).logsumexp(1) - math.log(len(everywhere))
     expected = ((numbers * chosen.features(truth)).sum(1) - log_mean).mean()
-    likelihood = chosen.likelihood(5, 3, seeded(), CPU)
+    likelihood = chosen.likelihood(grids(5, 3), seeded(), Compute())
     found = torch.stack([likelihood(numbers, truth, step) for step in range(6)])
     torch.testing.assert_close(found, expected.expand(6), atol=0.05, rtol=0)
     assert len(found.unique()) == 6

@@ -15,6 +15,7 @@ from cryoforum.dataset.split import parts_of, read_split
 from cryoforum.network import model_folder as checkpoint
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
+from cryoforum.runtime.devices import CPU, Compute
 from cryoforum.storage.files import new_folder
 from cryoforum.training.state import load_state, save_state
 
@@ -118,9 +119,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "other network": edit_description(
         config={"preprocessing": {"box": 16}, "network": {"widths": [8, 16], "degree": 1}}
     ),
+    "unknown precision": edit_description(precision="float8"),
+    "unknown device": edit_description(device="abacus"),
     "log of words": lambda folder: (folder / "log.csv").write_text("step\nhello\n"),
     "foreign split": lambda folder: (folder / "split.csv").write_text("a,b\n1,2\n"),
 }
+
+
+def test_folders_without_a_precision_are_of_float32_on_a_cpu(folder: Path) -> None:
+    for name in ("device", "precision"):
+        edit_description(**{name: "gone"})(folder)
+    assert load_model(folder).compute == Compute(CPU, "float32")
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))

@@ -6,16 +6,23 @@ import torch
 from scipy import ndimage
 from torch import nn
 
+from cryoforum.choices import BLURS, POOLINGS
 from cryoforum.config import PRESETS, NetworkConfig, preset
 from cryoforum.distributions.exponential_family import rotation_polynomials
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.network.backbone import PerElementPReLU, ResidualBackbone, VggBackbone
-from cryoforum.network.blur import TRANSFERS, Blur, low_pass_cutoffs, low_pass_transfer
+from cryoforum.network.blur import (
+    Blur,
+    gaussian_transfer,
+    low_pass_cutoffs,
+    low_pass_transfer,
+    no_transfer,
+)
 from cryoforum.network.heads import head_of
 from cryoforum.network.model import OrientationNetwork
-from cryoforum.network.pooling import POOLINGS, GeneralisedMeanPooling
+from cryoforum.network.pooling import GeneralisedMeanPooling
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,7 @@ def test_blur_at_other_boxes_is_finer_from_filter_to_filter(box: int) -> None:
 
 def test_gaussian_blurs_are_those_of_scipy() -> None:
     images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    blurred = Blur(TRANSFERS["gaussian"](64))(images)
+    blurred = Blur(gaussian_transfer(64))(images)
     assert blurred.shape == (2, 6, 64, 64)
     assert torch.equal(blurred[:, 5:], images)
     for channel, deviation in enumerate(np.geomspace(0.1, 10, 5)):
@@ -67,14 +74,14 @@ def test_gaussian_blurs_are_those_of_scipy() -> None:
 
 def test_no_blur_is_the_image() -> None:
     images = torch.randn(2, 1, 16, 16)
-    blur = Blur(TRANSFERS["none"](16))
+    blur = Blur(no_transfer(16))
     assert blur.channels == 1 and torch.equal(blur(images), images)
 
 
-@pytest.mark.parametrize("name", list(TRANSFERS))
+@pytest.mark.parametrize("name", list(BLURS))
 def test_blurs_keep_the_mean_and_turn_with_the_image(name: str) -> None:
     images = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(1))
-    blur = Blur(TRANSFERS[name](32))
+    blur = Blur(BLURS.chosen(name)(32))
     blurred = blur(images)
     assert blurred.shape[1] == blur.channels
     mean = images.mean((2, 3)).expand(-1, blur.channels)
@@ -85,13 +92,14 @@ def test_blurs_keep_the_mean_and_turn_with_the_image(name: str) -> None:
 
 def test_maximum_and_mean_are_exact() -> None:
     features = torch.randn(3, 4, 5, 6)
-    pooled = {name: make(4)(features) for name, (make, _) in POOLINGS.items()}
+    poolings = {name: POOLINGS.chosen(name) for name in POOLINGS}
+    pooled = {name: make(4)(features) for name, make in poolings.items()}
     most, mean = (torch.from_numpy(of(features.numpy(), axis=(2, 3))) for of in (np.max, np.mean))
     assert torch.equal(pooled["max"], most)
     torch.testing.assert_close(pooled["max_average"], torch.cat([most, mean], dim=1))
     assert torch.equal(pooled["flatten"], features.reshape(3, -1))
-    for name, (_, count) in POOLINGS.items():
-        assert pooled[name].shape == (3, count(4, 30))
+    sizes = {name: numbers.shape[1] for name, numbers in pooled.items()}
+    assert sizes == {"flatten": 120, "max": 4, "max_average": 8, "gem": 4}
 
 
 def test_pooling_goes_from_mean_to_maximum() -> None:
@@ -237,7 +245,7 @@ SIZES = {
 
 @pytest.mark.parametrize("head", list(SIZES))
 @pytest.mark.parametrize("pooling", list(POOLINGS))
-@pytest.mark.parametrize("blur", list(TRANSFERS))
+@pytest.mark.parametrize("blur", list(BLURS))
 @pytest.mark.parametrize("backbone", ["residual", "vgg"])
 def test_parts_can_be_combined_and_have_finite_gradients(
     head: str, pooling: str, blur: str, backbone: str

@@ -63,7 +63,7 @@ def test_turned_coefficients_are_the_density_of_turned_rotations(
     torch.testing.assert_close(moved, expected, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("views", [4, 8])
+@pytest.mark.parametrize("copies", [4, 8])
 @pytest.mark.parametrize(
     ("head", "symmetry"),  # under symmetry an untrained matrix has no mode that views could agree on
     [
@@ -74,8 +74,8 @@ def test_turned_coefficients_are_the_density_of_turned_rotations(
         ("exponential_family", "D2"),
     ],
 )
-def test_a_quarter_turn_of_the_image_turns_the_mean_of_its_views(
-    head: str, symmetry: str, views: int, generator: torch.Generator
+def test_a_quarter_turn_of_the_image_turns_the_mean_of_its_copies(
+    head: str, symmetry: str, copies: int, generator: torch.Generator
 ) -> None:
     model = model_with(head, symmetry, generator)
     # Nothing beyond the mask, so that a quarter turn loses nothing at the edges.
@@ -86,8 +86,8 @@ def test_a_quarter_turn_of_the_image_turns_the_mean_of_its_views(
         torch.zeros(6, 2),
     )
     turned = turn_and_shift(images, angle, straight, nowhere)
-    before = predict(model, particles(images), views=views).posterior.mode
-    after = predict(model, particles(turned), views=views).posterior.mode
+    before = predict(model, particles(images), tta=copies).posterior.mode
+    after = predict(model, particles(turned), tta=copies).posterior.mode
     group = symmetry_group(symmetry)
     errors = symmetric_distance(after, turn_orientations(before, angle, straight), group)
     assert float(errors.max()) < 2e-2
@@ -99,10 +99,10 @@ def test_one_view_is_what_the_network_says_and_other_numbers_are_refused(generat
     with torch.no_grad():
         numbers = model.network(prepare(images, None, 1.0, model.config.preprocessing))
     expected = head_of(model.config.network).posterior(numbers).mode
-    found = predict(model, particles(images), views=1).posterior.mode
+    found = predict(model, particles(images), tta=1).posterior.mode
     assert float(symmetric_distance(found, expected, symmetry_group("C1")).max()) < 2e-2
-    with pytest.raises(ValueError, match="expected 1, 4, 8 views, found 2"):
-        predict(model, particles(images), views=2)
+    with pytest.raises(ValueError, match="expected 1, 4, 8 copies of each image, found 2"):
+        predict(model, particles(images), tta=2)
 
 
 def test_calibration_changes_how_sure_a_model_is_and_nothing_else(generator: torch.Generator) -> None:

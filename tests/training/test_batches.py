@@ -1,12 +1,13 @@
-"""Batches: shares of simulated images, pairs that are pairs, one domain, and lessons of every kind."""
+"""Batches: shares of simulated images, pairs that are pairs, one domain, and trainings of every head."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from cryoforum.choices import HEADS
 from cryoforum.config import (
     AugmentationConfig,
     Config,
@@ -26,11 +27,11 @@ from cryoforum.imaging.simulation import simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.preprocessing import Intensity
 from cryoforum.reconstruction.reference_map import Reference
-from cryoforum.training.batches import Batch, BatchSource, simulated_count
+from cryoforum.runtime.devices import Compute
+from cryoforum.training.batches import Batch, BatchSource, TrainingImages, simulated_count
+from cryoforum.training.data import training_data
 from cryoforum.training.loop import train
 from cryoforum.training.simulated_images import ImageSimulator, image_simulator
-from cryoforum.training.state import Course
-from cryoforum.training.trainer import lesson_from
 
 BOX = 16
 STILL = AugmentationConfig(rotate=False, mirror=False, max_shift_pixel=0.0)
@@ -70,9 +71,8 @@ def simulator(volume: Volume, particles: Particles) -> ImageSimulator:
 def numbered(config: Config, count: int = 40, simulator: ImageSimulator | None = None) -> BatchSource:
     """Images of which each holds its own number, plus 1, everywhere."""
     images = (torch.arange(count) + 1.0).view(-1, 1, 1).expand(-1, BOX, BOX)
-    return BatchSource(
-        images, random_unitquat(count, generator=seeded()), None, 20.0, config, simulator, seeded(1)
-    )
+    particles = TrainingImages(images, random_unitquat(count, generator=seeded()), None, 20.0)
+    return BatchSource(particles, config, simulator, seeded(1))
 
 
 def rows_of(batch: Batch) -> Tensor:
@@ -82,10 +82,10 @@ def rows_of(batch: Batch) -> Tensor:
 @pytest.mark.parametrize("loss", ["likelihood", "regression", "pairs"])
 def test_images_keep_their_orientations_and_every_two_form_a_pair(loss: str) -> None:
     source = numbered(config_of(batch_size=10, loss=loss))
-    batch = source.next(Course())
+    batch = source.next()
     rows = rows_of(batch)
     assert len(rows.unique()) == 10
-    assert torch.equal(batch.orientations, source.orientations[rows])
+    assert torch.equal(batch.orientations, source.particles.orientations[rows])
     assert batch.pairs.shape == (2, 45) and bool((batch.pairs[0] < batch.pairs[1]).all())
 
 
@@ -94,10 +94,10 @@ def test_images_keep_their_orientations_and_every_two_form_a_pair(loss: str) -> 
 def test_a_batch_of_drawn_pairs_holds_these_alone(pairs: str, batch_size: int) -> None:
     source = numbered(config_of(batch_size=batch_size, loss="pairs", pairs=pairs))
     for _ in range(5):
-        batch = source.next(Course())
+        batch = source.next()
         rows = rows_of(batch)
         assert len(rows) == 2 * (batch_size // 2)
-        assert torch.equal(batch.orientations, source.orientations[rows])
+        assert torch.equal(batch.orientations, source.particles.orientations[rows])
         assert batch.pairs.flatten().sort().values.tolist() == list(range(len(rows)))
         first, second = rows[batch.pairs]
         assert bool((first != second).all())
@@ -117,14 +117,14 @@ def test_simulated_images_have_their_share_of_a_batch(
 ) -> None:
     config = config_of(replace(STILL, simulated_share=share), batch_size=batch_size, loss=loss, pairs=pairs)
     source = numbered(config, simulator=simulator)
-    batch = source.next(Course())
+    batch = source.next()
     drawn = pairs != "all"
     assert len(batch.images) == len(batch.orientations) == batch_size - drawn * batch_size % 2
     flat = (batch.images == batch.images[:, :1, :1]).all(2).all(1)  # the numbered ones
     simulated = simulated_count(config)
     assert int((~flat).sum()) == simulated == round(share * batch_size / 2) * 2
     rows = rows_of(batch)[flat]
-    assert torch.equal(batch.orientations[flat], source.orientations[rows])
+    assert torch.equal(batch.orientations[flat], source.particles.orientations[rows])
     if drawn:
         assert batch.pairs.flatten().sort().values.tolist() == list(range(len(batch.images)))
         assert torch.equal(flat[batch.pairs[0]], flat[batch.pairs[1]])
@@ -138,14 +138,14 @@ def test_all_images_may_be_simulated(simulator: ImageSimulator, pairs: str, batc
     config = config_of(
         AugmentationConfig(simulated_share=1.0), batch_size=batch_size, loss="pairs", pairs=pairs
     )
-    batch = numbered(config, simulator=simulator).next(Course())
+    batch = numbered(config, simulator=simulator).next()
     assert 8 <= len(batch.images) == len(batch.orientations) <= batch_size
     assert bool(torch.isfinite(batch.images).all()) and int(batch.pairs.max()) == len(batch.images) - 1
 
 
 @pytest.mark.parametrize("standardise", ["image", "set"])
 def test_images_are_made_where_they_are_wanted(
-    particles: Particles, volume: Volume, standardise: Literal["image", "set"]
+    particles: Particles, volume: Volume, standardise: str
 ) -> None:
     """On the device that holds no numbers whatever would mix two devices fails, as it would on a GPU."""
     nowhere = torch.device("meta")
@@ -155,8 +155,9 @@ def test_images_are_made_where_they_are_wanted(
     )
     reference, intensity = flat_reference(volume), Intensity(0.0, 1.0)
     simulator = image_simulator(particles, reference, config.preprocessing, intensity, nowhere)
-    source = replace(numbered(config), ctf=particles.ctf, simulator=simulator, device=nowhere)
-    batch = source.next(Course())
+    inputs = replace(numbered(config).particles, ctf=particles.ctf)
+    source = BatchSource(inputs, config, simulator, seeded(1), nowhere)
+    batch = source.next()
     assert batch.images.device == nowhere and batch.images.shape == (12, BOX, BOX)
     assert batch.orientations.device.type == "cpu"
 
@@ -168,8 +169,8 @@ def test_in_one_domain_all_orientations_are_in_it(simulator: ImageSimulator, sym
     config = config_of(turned, symmetry, batch_size=20)
     batches = {}
     for handling in ("group", "domain"):
-        source = numbered(replace(config, symmetry_handling=handling), simulator=simulator)  # type: ignore[arg-type]
-        batches[handling] = source.next(Course())
+        source = numbered(replace(config, symmetry_handling=handling), simulator=simulator)
+        batches[handling] = source.next()
     inside, anywhere = (batches[handling].orientations for handling in ("domain", "group"))
     assert torch.equal(batches["domain"].images, batches["group"].images)
     assert float(symmetric_distance(inside, anywhere, group).max()) < 1e-3
@@ -196,17 +197,15 @@ def test_pairs_are_spread_over_the_distances_that_the_loss_sees(
     names = tuple(map(str, range(2000)))
     particles = Particles(torch.randn(2000, 8, 8, generator=seeded(1)), 4.0, names, poses)
     rows = torch.arange(2000)
-    batch = lesson_from(particles, config, rows, rows[:10], None, seeded(2)).source.next(Course())
+    inputs = training_data(particles, config, Split(rows, rows[:10], rows[:0]), Compute()).particles
+    batch = BatchSource(inputs, config, None, seeded(2)).next()
     first, second = batch.orientations[batch.pairs]
     distance = symmetric_distance(first, second, symmetry_group(config.learned_symmetry))
     counts = torch.histc(distance, bins=8, min=0, max=float(distance.max()) * 1.001)
     assert int(counts.min()) > 30 and int(counts.max()) < 50
 
 
-HEADS = ("quaternion", "gram_schmidt", "qcqp", "symmetric", "svd", "softmax_grid", "exponential_family")
-
-
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", list(HEADS))
 @pytest.mark.parametrize("loss", ["likelihood", "pairs"])
 def test_every_head_learns_a_few_images_by_heart(particles: Particles, head: Any, loss: Any) -> None:
     settings = TrainingConfig(

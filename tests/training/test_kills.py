@@ -14,20 +14,19 @@ from safetensors.torch import load_file
 from cryoforum.commands.simulate import simulate_to_folder
 from cryoforum.config import SimulationConfig
 from cryoforum.network.model_folder import load_model
-from cryoforum.runtime import devices
+from cryoforum.training import loop
 
 STEPS = 100
-# One number format, one thread, a state after every step, and steps slow enough to be hit.
+# One thread, a state after every step, and steps slow enough to be hit.
 CHILD = """
 import sys, time
 import torch
 torch.set_num_threads(1)
-from cryoforum.runtime import devices
 from cryoforum.training import loop as training
-devices._is_bfloat16_faster = lambda device: False
 training.STATE_INTERVAL_SECONDS = 0.0
-rates = training.learning_rate_and_momentum
-training.learning_rate_and_momentum = lambda *a: time.sleep(0.02) or rates(*a)
+from cryoforum.training.trainer import Trainer
+step = Trainer.step
+Trainer.step = lambda *arguments: time.sleep(0.02) or step(*arguments)
 from cryoforum.cli import app
 app(sys.argv[1:])
 """
@@ -44,7 +43,7 @@ degree = 2
 
 
 def start(folder: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(devices.__file__).parents[1])}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(loop.__file__).parents[2])}
     arguments = ["train", folder / "set" / "particles.star", "--out", out, "--preset", "tiny"]
     arguments += ["--config", folder / "settings.toml", *options]
     return subprocess.Popen(
@@ -68,7 +67,7 @@ def test_a_training_killed_again_and_again_gives_the_model_of_an_undisturbed_one
         time.sleep(random.uniform(0, 0.5))
         running.kill()
         assert running.wait() == -signal.SIGKILL
-        steps.append(torch.load(state, weights_only=True)["course"]["step"])
+        steps.append(torch.load(state, weights_only=True)["history"]["steps"])
         options = ("--resume",)
     assert 0 < steps[0] < steps[1] < steps[2] < STEPS
     for process in (peaceful, start(tmp_path, killed, "--resume")):

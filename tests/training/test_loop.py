@@ -1,5 +1,6 @@
 """Training: splits, seeds, resuming after a kill, and that it learns at all."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,12 +28,13 @@ from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.reference_map import Reference
-from cryoforum.runtime import devices
+from cryoforum.runtime.devices import Compute
+from cryoforum.runtime.reporter import Reporter, TrainingProgress
 from cryoforum.training import loop as training
-from cryoforum.training.loop import train
-from cryoforum.training.lr_finder import learning_rate_range, suggested_rate
-from cryoforum.training.state import Course, Progress
-from cryoforum.training.trainer import lesson_from
+from cryoforum.training.data import training_data
+from cryoforum.training.loop import TrainingOptions, train
+from cryoforum.training.lr_finder import RangeTestOptions, learning_rate_range, suggested_rate
+from cryoforum.training.trainer import Trainer
 
 QUICK = Config(
     PreprocessingConfig(box=32),
@@ -63,6 +65,26 @@ def reference() -> Reference:
     return Reference(volume, None, 15, noise=NoiseModel((), 32**2 * flat, flat, images.signal_scale * flat))
 
 
+class Recorder(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[TrainingProgress] = []
+        self.totals: dict[str, int] = {}
+        self.done: dict[str, int] = {}
+
+    def progress(self, description: str, total: int) -> Callable[[int], None]:
+        self.totals[description], self.done[description] = total, 0
+
+        def advance(count: int) -> None:
+            self.done[description] += count
+
+        return advance
+
+    def training(self, progress: TrainingProgress) -> None:
+        self.steps.append(progress)
+
+
 def weights(model: TrainedModel) -> dict[str, torch.Tensor]:
     return dict(model.network.state_dict())
 
@@ -84,23 +106,56 @@ def test_splits_that_leave_nothing_are_refused(count: int, validation: float, te
         split_rows(count, validation, test)
 
 
-def test_choosing_a_number_format_moves_no_generator() -> None:
-    devices._is_bfloat16_faster.cache_clear()
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    devices.mixed_precision(torch.device("cpu"))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_one_seed_one_model(some: Particles) -> None:
     split = split_rows(60, seed=3)
-    first, again, other = (train(some, QUICK, split, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (train(some, QUICK, split, TrainingOptions(seed)) for seed in (3, 3, 4))
     for name, tensor in weights(first).items():
         torch.testing.assert_close(weights(again)[name], tensor)
     assert first.validation_median_rad == again.validation_median_rad
     assert not torch.allclose(weights(other)["dense.weight"], weights(first)["dense.weight"])
     assert sorted(first.parts) == sorted(some.names)
     assert {first.parts[some.names[row]] for row in split.test.tolist()} == {"test"}
+
+
+def test_the_callers_random_numbers_stay_where_they_are(some: Particles) -> None:
+    """And do not matter: dropout and first weights have a stream of their own."""
+    config = replace(QUICK, training=replace(QUICK.training, image_passes=32))
+    models = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        models.append(train(some, config, split_rows(60)))
+        learning_rate_range(some, config, split_rows(60), RangeTestOptions(steps=2))
+        assert torch.equal(torch.get_rng_state(), before)
+    for name, tensor in weights(models[0]).items():
+        torch.testing.assert_close(weights(models[1])[name], tensor)
+
+
+def test_device_and_precision_are_kept_with_the_model(some: Particles, tmp_path: Path) -> None:
+    config = replace(QUICK, training=replace(QUICK.training, image_passes=32))
+    options = TrainingOptions(device="cpu", precision="bfloat16")
+    model = train(some, config, split_rows(60), options)
+    assert model.compute == Compute(torch.device("cpu"), "bfloat16")
+    save_model(model, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert loaded.compute == model.compute
+    # What it was trained in does not decide what it is used in.
+    found = predict(loaded, some, tta=1, compute=Compute()).posterior.concentration
+    rounded = predict(loaded, some, tta=1, compute=loaded.compute).posterior.concentration
+    assert not torch.equal(rounded, found)
+    expected = predict(replace(loaded, compute=Compute()), some, tta=1, compute=Compute())
+    assert torch.equal(expected.posterior.concentration, found)
+
+
+def test_a_reporter_hears_of_every_image_and_every_step(some: Particles) -> None:
+    recorder, split = Recorder(), split_rows(60)
+    model = train(some, QUICK, split, reporter=recorder)
+    count = len(split.train) + len(split.validation)
+    assert recorder.totals == recorder.done == {"reading particles": count}
+    validations = [line for line in model.log if "validation_median_rad" in line]
+    assert len(recorder.steps) == 20 + len(validations)
+    assert recorder.steps[-1].fraction == 1 and recorder.steps[-1].images == 320
+    assert recorder.steps[0].validation_median_rad is None
 
 
 EVERYTHING = replace(
@@ -123,18 +178,20 @@ def test_resuming_gives_the_model_of_an_undisturbed_training(
     monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
     split, state = split_rows(60), tmp_path / "state.pt"
     undisturbed = train(some, config, split, reference=reference)
-    steps = 0
 
-    def kill(progress: Progress) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == kill_at_step + 1:
-            raise KeyboardInterrupt
+    class Kill(Reporter):
+        calls = 0
 
+        def training(self, progress: TrainingProgress) -> None:
+            self.calls += 1
+            if self.calls == kill_at_step + 1:
+                raise KeyboardInterrupt
+
+    options = TrainingOptions(state_path=state)
     with pytest.raises(KeyboardInterrupt):
-        train(some, config, split, reference=reference, state_path=state, on_step=kill)
+        train(some, config, split, options, reference=reference, reporter=Kill())
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
-    resumed = train(some, config, split, reference=reference, state_path=state, resume=True)
+    resumed = train(some, config, split, replace(options, resume=True), reference=reference)
     for name, tensor in weights(undisturbed).items():
         torch.testing.assert_close(weights(resumed)[name], tensor)
     assert [line["step"] for line in resumed.log] == [line["step"] for line in undisturbed.log]
@@ -146,17 +203,21 @@ def test_resuming_needs_the_state_of_such_a_training(
 ) -> None:
     monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
     state, split = tmp_path / "state.pt", split_rows(60)
+    resumed = TrainingOptions(state_path=state, resume=True)
     with pytest.raises(ValueError, match="state_path"):
-        train(some, QUICK, split, resume=True)
+        train(some, QUICK, split, TrainingOptions(resume=True))
     state.write_bytes(b"not a state")
     with pytest.raises(ValueError, match="training state to resume"):
-        train(some, QUICK, split, state_path=state, resume=True)
-    train(some, QUICK, split, state_path=state)
+        train(some, QUICK, split, resumed)
+    train(some, QUICK, split, TrainingOptions(state_path=state, device="cpu"))
     wider = replace(QUICK, network=replace(QUICK.network, widths=(8, 24)))
-    with pytest.raises(ValueError, match="expected the settings, seed"):
-        train(some, wider, split, state_path=state, resume=True)
-    with pytest.raises(ValueError, match="expected the settings, seed"):
-        train(some, QUICK, split, seed=1, state_path=state, resume=True)
+    for config, options in (
+        (wider, resumed),
+        (QUICK, replace(resumed, seed=1)),
+        (QUICK, replace(resumed, device="cpu", precision="bfloat16")),
+    ):
+        with pytest.raises(ValueError, match="expected the settings, seed, particles and device"):
+            train(some, config, split, options)
 
 
 def test_it_learns(particles: Particles) -> None:
@@ -189,15 +250,19 @@ def test_the_papers_preset_trains() -> None:
     paper = preset("paper")
     config = replace(paper, training=replace(paper.training, image_passes=8, batch_size=4))
     lazy = simulate(load_structure("4v5d", 128, 2.8), SimulationConfig(count=8))
-    losses = []
-    model = train(lazy, config, split_rows(8, 0.25, 0.0), on_step=lambda p: losses.append(p.loss))
+    recorder = Recorder()
+    model = train(lazy, config, split_rows(8, 0.25, 0.0), reporter=recorder)
     assert len([line for line in model.log if "validation_median_rad" in line]) == 2
-    assert all(loss > 0 for loss in losses[1:]) and 0 <= model.validation_median_rad <= 3.1416
+    assert (
+        all(progress.loss > 0 for progress in recorder.steps[1:])
+        and 0 <= model.validation_median_rad <= 3.1416
+    )
 
 
 def test_time_can_be_the_limit(some: Particles) -> None:
-    fractions: list[float] = []
-    train(some, QUICK, split_rows(60), max_minutes=0.5 / 60, on_step=lambda p: fractions.append(p.fraction))
+    recorder = Recorder()
+    train(some, QUICK, split_rows(60), TrainingOptions(max_minutes=0.5 / 60), reporter=recorder)
+    fractions = [progress.fraction for progress in recorder.steps]
     assert fractions[-1] == 1 and fractions == sorted(fractions)
 
 
@@ -220,13 +285,13 @@ def test_l2_adds_the_sum_of_squares_of_all_kernels_to_the_loss(some: Particles) 
     rows, losses = torch.arange(30), {}
     for l2 in (0.0, 0.5):
         config = replace(QUICK, training=replace(QUICK.training, l2=l2))
-        torch.manual_seed(0)
-        lesson = lesson_from(some, config, rows, rows, None, torch.Generator().manual_seed(0))
-        weights = [
-            w for name, w in lesson.network.named_parameters() if name.endswith("weight") and w.ndim > 1
+        data = training_data(some, config, Split(rows, rows, rows[:0]), Compute())
+        trainer = Trainer(config, data, Compute(), seed=0)
+        kernels = [
+            w for name, w in trainer.network.named_parameters() if name.endswith("weight") and w.ndim > 1
         ]
-        squares = sum(float(weight.detach().square().sum()) for weight in weights)
-        losses[l2] = lesson.learn(lesson.source.next(Course()), 1e-3, 0.9, 0.0, 0)
+        squares = sum(float(weight.detach().square().sum()) for weight in kernels)
+        losses[l2] = trainer.step(trainer.batches.next(), 1e-3, 0.9, 0.0)
     assert losses[0.5] - losses[0.0] == pytest.approx(0.5 * squares, rel=1e-4)
 
 
@@ -263,12 +328,12 @@ def test_orientations_are_learned_where_they_are_or_in_one_domain(some: Particle
     network = NetworkConfig(widths=(16, 32), head="svd")
     settings = TrainingConfig(image_passes=960, batch_size=16, loss="regression", max_learning_rate=1e-2)
     still = AugmentationConfig(rotate=False, mirror=False, max_shift_pixel=0.0)
-    config = Config(PreprocessingConfig(box=16), still, network, settings, "D2", handling)  # type: ignore[arg-type]
+    config = Config(PreprocessingConfig(box=16), still, network, settings, "D2", handling)
     rows = torch.arange(16)
     model = train(some, config, Split(rows, rows, rows[:0]))
     assert model.validation_median_rad < 0.3 and some.poses is not None
     group, truth = symmetry_group("D2"), some.poses.quaternions[rows]
-    found = predict(model, some.select(rows), views=1).posterior.mode
+    found = predict(model, some.select(rows), tta=1).posterior.mode
     assert float(symmetric_distance(found, truth, group).median()) < 0.3
     inside = geodesic_distance(found, in_fundamental_domain(truth, group))
     assert (float(inside.median()) < 0.3) is (handling == "domain")
@@ -292,23 +357,21 @@ def test_what_was_learned_from_simulated_images_alone_holds_for_particles(
 
 
 def test_the_rate_grows_until_learning_fails(some: Particles) -> None:
-    counted: list[int] = []
-    found = learning_rate_range(
-        some, QUICK, split_rows(60), steps=24, lowest=1e-5, highest=1e-1, on_step=counted.append
-    )
+    recorder, options = Recorder(), RangeTestOptions(steps=24, lowest=1e-5, highest=1e-1)
+    found = learning_rate_range(some, QUICK, split_rows(60), options, reporter=recorder)
     rates, losses = zip(*found, strict=True)
-    assert len(rates) == 24 == sum(counted)
+    assert len(rates) == 24 == recorder.done["raising the rate"]
     assert (rates[0], rates[-1]) == pytest.approx((1e-5, 1e-1))
     steps = [after / before for before, after in pairwise(rates)]
     assert steps == pytest.approx([steps[0]] * 23) and steps[0] > 1
     assert torch.isfinite(torch.tensor(losses)).all()
     assert rates[0] / 10 <= suggested_rate(found) <= rates[-1] / 10
-    again = learning_rate_range(some, QUICK, split_rows(60), steps=24, lowest=1e-5, highest=1e-1)
+    again = learning_rate_range(some, QUICK, split_rows(60), options)
     torch.testing.assert_close(torch.tensor(again), torch.tensor(found), atol=1e-3, rtol=1e-3)
 
 
 def test_a_rate_far_too_high_ends_the_search(some: Particles) -> None:
-    found = learning_rate_range(some, QUICK, split_rows(60), steps=40, lowest=1e-4, highest=1e30)
+    found = learning_rate_range(some, QUICK, split_rows(60), RangeTestOptions(40, 1e-4, 1e30))
     assert 2 < len(found) < 40
     assert torch.isfinite(torch.tensor(found)).all() and found[-1][0] < 1e25
 
@@ -327,7 +390,7 @@ def test_the_suggestion_is_a_tenth_of_where_the_loss_is_smallest() -> None:
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_range_has_two_ends(some: Particles, steps: int) -> None:
     with pytest.raises(ValueError, match="expected"):
-        suggested_rate(learning_rate_range(some, QUICK, split_rows(60), steps=steps))
+        suggested_rate(learning_rate_range(some, QUICK, split_rows(60), RangeTestOptions(steps)))
 
 
 def test_training_changes_no_particle(some: Particles) -> None:

@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cryoforum.choices import AUXILIARIES, HEADS
 from cryoforum.config import Config, NetworkConfig, TrainingConfig
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
-from cryoforum.network.heads import MATRIX_HEADS, head_of
-from cryoforum.training.losses import l2_penalty, loss_function, pair_loss, single_weight
+from cryoforum.network.heads import head_of
+from cryoforum.runtime.devices import Compute
+from cryoforum.training.losses import curriculum, l2_penalty, loss_function, pair_loss
 from cryoforum.training.pairs import all_pairs
 
 C1, EVERY = symmetry_group("C1"), all_pairs(8)
@@ -60,11 +62,12 @@ def test_only_the_given_pairs_count(pair: tuple[Tensor, Tensor]) -> None:
 
 
 def test_the_curriculum_is_the_papers() -> None:
-    weights = [single_weight("curriculum", 0.5, progress) for progress in (0.0, 0.25, 0.81, 1.0)]
+    weights = [curriculum(progress, 0.5) for progress in (0.0, 0.25, 0.81, 1.0)]
     assert weights == pytest.approx([0, 0.5, 0.9, 1])
-    assert single_weight("curriculum", 2.0, 0.5) == pytest.approx(0.25)
+    assert curriculum(0.5, 2.0) == pytest.approx(0.25)
     for progress in (0.0, 0.3, 1.0):
-        assert single_weight("constant", 0.5, progress) == 0.5 and single_weight("none", 0.5, progress) == 1
+        assert AUXILIARIES.chosen("constant")(progress, 0.5) == 0.5
+        assert AUXILIARIES.chosen("none")(progress, 0.5) == 1
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
@@ -118,7 +121,7 @@ def settings(head: str, symmetry: str = "C1", handling: Any = "group", **trainin
 
 
 def loss_of(config: Config, numbers: Tensor, truth: Tensor, progress: float = 0.25) -> Tensor:
-    loss = loss_function(config, torch.Generator().manual_seed(0), numbers.device)
+    loss = loss_function(config, torch.Generator().manual_seed(0), Compute(numbers.device))
     return loss(numbers, truth, all_pairs(len(truth)), progress, 0)
 
 
@@ -128,7 +131,7 @@ def random_numbers(config: Config, count: int = 8) -> Tensor:
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "D2"])
-@pytest.mark.parametrize("head", [*MATRIX_HEADS, "softmax_grid", "exponential_family"])
+@pytest.mark.parametrize("head", list(HEADS))
 def test_every_head_can_be_taught_in_one_and_two_branches(
     pair: tuple[Tensor, Tensor], head: str, symmetry: str
 ) -> None:
@@ -149,7 +152,7 @@ def test_every_head_can_be_taught_in_one_and_two_branches(
 
 
 @pytest.mark.parametrize("loss", ["likelihood", "regression", "pairs"])
-@pytest.mark.parametrize("head", [*MATRIX_HEADS, "softmax_grid", "exponential_family"])
+@pytest.mark.parametrize("head", list(HEADS))
 def test_with_a_group_any_equivalent_truth_is_as_good_and_in_one_domain_it_is_not(
     pair: tuple[Tensor, Tensor], head: str, loss: str
 ) -> None:
@@ -176,7 +179,7 @@ class OneDevice(TorchDispatchMode):
 
 @pytest.mark.parametrize("symmetry", ["C1", "D2"])
 @pytest.mark.parametrize("loss", ["likelihood", "regression", "pairs"])
-@pytest.mark.parametrize("head", [*MATRIX_HEADS, "softmax_grid", "exponential_family"])
+@pytest.mark.parametrize("head", list(HEADS))
 def test_a_loss_stays_on_the_device_of_its_numbers(head: str, loss: str, symmetry: str) -> None:
     """Without a GPU to try it on: torch's meta device, which holds shapes but no numbers."""
     config = settings(head, symmetry, loss=loss)

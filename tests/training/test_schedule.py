@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from cryoforum.training.schedule import learning_rate_and_momentum, one_cycle
-from cryoforum.training.state import Course
+from cryoforum.choices import SCHEDULES
+from cryoforum.training.batches import ShuffledRows
+from cryoforum.training.schedule import one_cycle
 
 
 def test_the_learning_rate_makes_one_cycle() -> None:
@@ -17,17 +18,17 @@ def test_the_learning_rate_makes_one_cycle() -> None:
 
 def test_the_fixed_schedule_changes_nothing_and_the_other_is_one_cycle() -> None:
     for fraction in (0.0, 0.2, 0.7, 1.0):
-        assert learning_rate_and_momentum("fixed", fraction, 3e-4) == (3e-4, 0.9)
-        assert learning_rate_and_momentum("one_cycle", fraction, 3e-4) == one_cycle(fraction, 3e-4)
+        assert SCHEDULES.chosen("fixed")(fraction, 3e-4) == (3e-4, 0.9)
+        assert SCHEDULES.chosen("one_cycle")(fraction, 3e-4) == one_cycle(fraction, 3e-4)
 
 
 @pytest.mark.parametrize("size", [3, 7, 20, 50])
 def test_no_particle_comes_twice_before_all_that_fit_have_come(size: int) -> None:
-    course, generator = Course(), torch.Generator().manual_seed(0)
+    walk = ShuffledRows(20, torch.Generator().manual_seed(0))
     whole = 20 // min(size, 20)
     orders = []
     for _ in range(3):
-        rows = torch.cat([course.next_rows(20, size, generator) for _ in range(whole)])
+        rows = torch.cat([walk.next(size) for _ in range(whole)])
         assert len(rows) == len(rows.unique()) == whole * min(size, 20)
         orders.append(rows)
     assert not torch.equal(orders[0], orders[1])

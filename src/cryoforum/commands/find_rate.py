@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryoforum.choices import Precision
 from cryoforum.commands.train import reference_and_config
 from cryoforum.config import Config
 from cryoforum.dataset.split import chosen_split
@@ -13,7 +14,7 @@ from cryoforum.runtime.distributed import is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.csv_tables import write_csv
 from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
-from cryoforum.training.lr_finder import FEWEST_RATES, learning_rate_range, suggested_rate
+from cryoforum.training.lr_finder import FEWEST_RATES, RangeTestOptions, learning_rate_range, suggested_rate
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class FindRateRequest:
     seed: int = 0
     out: Path | None = None
     overwrite: bool = False
+    device: str = "auto"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.steps < FEWEST_RATES:
@@ -54,15 +57,10 @@ def find_rate(request: FindRateRequest, reporter: Reporter = SILENT) -> float:
     split = chosen_split(particles, request.split, request.seed)
     if config.augmentation.simulated_share:
         reference, config = reference_and_config(particles, split, config, reporter)
-    found = learning_rate_range(
-        particles,
-        config,
-        split,
-        reference=reference,
-        steps=request.steps,
-        seed=request.seed,
-        on_step=reporter.progress("raising the rate", request.steps),
+    options = RangeTestOptions(
+        request.steps, seed=request.seed, device=request.device, precision=request.precision
     )
+    found = learning_rate_range(particles, config, split, options, reference=reference, reporter=reporter)
     if request.out is not None and is_first():
         write_csv(request.out, [{"learning_rate": rate, "loss": loss} for rate, loss in found])
     return suggested_rate(found)

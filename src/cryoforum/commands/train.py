@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from cryoforum.choices import Precision
 from cryoforum.config import Config
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
@@ -24,6 +25,7 @@ from cryoforum.reconstruction.reference_map import (
     reference_from_particles,
     save_reference,
 )
+from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import is_leftover
@@ -64,6 +66,8 @@ class TrainRequest:
         Go on after an interruption; replace what is there.
     scratch
         Fast disk that the stacks are copied to first.
+    device, precision
+        As in `runtime.devices.compute_for`.
     """
 
     particles: Sequence[Path]
@@ -77,6 +81,8 @@ class TrainRequest:
     resume: bool = False
     overwrite: bool = False
     scratch: Scratch = NO_SCRATCH
+    device: str = "auto"
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not self.max_minutes > 0:
@@ -88,6 +94,7 @@ def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedMo
 
     Of several processes, which all read the folder, the first one makes the reference and writes.
     """
+    logger.info(f"training on {compute_for(request.device, request.precision)}")
     particle_set = load_particle_set(request.particles, request.root)
     if request.half_set_models:
         return _train_half_set_models(particle_set, request, reporter)
@@ -141,18 +148,10 @@ def _train_into(
         on_scratch(particle_set.particles, used, request.scratch, reporter) as particles,
     ):
         reference, config = reference_and_config(particles, split, request.config, reporter)
-        model = loop.train(
-            particles,
-            config,
-            split,
-            reference=reference,
-            seed=request.seed,
-            max_minutes=request.max_minutes,
-            state_path=out / STATE,
-            resume=request.resume,
-            on_prepare=reporter.progress("reading particles", len(used)),
-            on_step=reporter.training,  # type: ignore[arg-type]
+        options = loop.TrainingOptions(
+            request.seed, request.max_minutes, out / STATE, request.resume, request.device, request.precision
         )
+        model = loop.train(particles, config, split, options, reference=reference, reporter=reporter)
         held_out = particles.select(split.validation[:CALIBRATED_BY])
         model = replace(model, sharpness=from_first(lambda: calibrated(model, held_out).sharpness))
     if is_first():

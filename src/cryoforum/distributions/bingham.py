@@ -1,4 +1,4 @@
-"""The one belief that every stage speaks: a Bingham distribution over rotations.
+"""The orientation posterior that every stage uses: a Bingham distribution over rotations.
 
 Its density on unit quaternions is ∝ exp(-qᵀ A q) with A symmetric, 4 × 4 (10 numbers). The mode is the
 eigenvector of the smallest eigenvalue (Cryo-forum, eq. 2-3); independent evidence adds.
@@ -21,7 +21,13 @@ LOWER_TRIANGLE = torch.tril_indices(4, 4)
 
 @dataclass(frozen=True)
 class OrientationPosterior:
-    """n Bingham distributions; ``concentration`` is A, (n, 4, 4), symmetric."""
+    """Bingham distributions of the orientations of n particles.
+
+    Attributes
+    ----------
+    concentration : Tensor
+        A, (n, 4, 4), symmetric: the density on unit quaternions is ∝ exp(-qᵀ A q).
+    """
 
     concentration: Tensor
 
@@ -32,7 +38,7 @@ class OrientationPosterior:
         return OrientationPosterior(self.concentration[rows])
 
     def __add__(self, other: "OrientationPosterior") -> "OrientationPosterior":
-        """The belief after independent evidence: densities multiply, so matrices add."""
+        """The posterior after independent evidence: densities multiply, so matrices add."""
         return OrientationPosterior(self.concentration + other.concentration)
 
     @property
@@ -121,8 +127,22 @@ def _nodes(count: int) -> tuple[Tensor, Tensor]:
 
 
 def log_normalising_constant(exponents: Tensor, node_count: int = 256) -> Tensor:
-    """log ∫_{S³} exp(Σ lᵢ qᵢ²) dq of ``exponents`` (n, 4) ascending; (n,), differentiable.
+    """log ∫_{S³} exp(Σ lᵢ qᵢ²) dq, differentiable.
 
+    Parameters
+    ----------
+    exponents : Tensor
+        l, (n, 4), ascending.
+    node_count : int
+        Of the quadrature.
+
+    Returns
+    -------
+    Tensor
+        (n,).
+
+    Notes
+    -----
     With q = (√s e^{iα}, √(1-s) e^{iβ}) both angles integrate to Bessel functions and one smooth
     integral over s is left; the scaled I₀ and log-sum-exp keep it stable.
     """
@@ -140,17 +160,41 @@ def _log_bessel(argument: Tensor) -> Tensor:
 
 
 def log_density(posterior: OrientationPosterior, quaternions: Tensor) -> Tensor:
-    """log density on S³ (n,) of ``belief`` at unit quaternions (n, 4); both ±q count."""
+    """Log density on the unit sphere of quaternions, of which q and -q are both points.
+
+    Parameters
+    ----------
+    posterior : OrientationPosterior
+        n distributions.
+    quaternions : Tensor
+        A unit quaternion for each, (n, 4).
+
+    Returns
+    -------
+    Tensor
+        (n,).
+    """
     energy = torch.einsum("ni,nij,nj->n", quaternions, posterior.concentration, quaternions)
     eigenvalues = torch.linalg.eigvalsh(posterior.concentration.double())
     return -energy - log_normalising_constant(-eigenvalues.flip(-1)).to(energy.dtype)
 
 
 def likeliest_sharpness(posterior: OrientationPosterior, quaternions: Tensor) -> float:
-    """The factor of all concentrations under which unit quaternions (n, 4), one of each, are likeliest.
+    """The common factor of all concentrations that maximises the likelihood of true orientations.
 
-    1 where the beliefs are as sure as they should be, less where they are too sure: what Guo et al. (2017,
-    arXiv:1706.04599) call temperature, inverted.
+    The inverse of what Guo et al. (2017, arXiv:1706.04599) call temperature.
+
+    Parameters
+    ----------
+    posterior : OrientationPosterior
+        n distributions.
+    quaternions : Tensor
+        The true orientation of each, (n, 4).
+
+    Returns
+    -------
+    float
+        1 where the posteriors are as narrow as they should be, less where they are too narrow.
     """
     concentration, q = posterior.concentration.double(), quaternions.double()
     energy = torch.einsum("ni,nij,nj->", q, concentration, q) / len(q)
@@ -171,10 +215,15 @@ def tangent_basis(quaternions: Tensor) -> Tensor:
 
 
 def posterior_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationPosterior:
-    """Laplace approximation: the Bingham with this ``mode`` (n, 4) and negative Hessian of the log density.
+    """Laplace approximation: the Bingham distribution with a given mode and curvature.
 
-    ``curvature`` (n, 3, 3) is taken in `tangent_basis(mode)`, per unit of quaternion length; directions
-    in which the density does not fall are given a floor, since they carry no information.
+    Parameters
+    ----------
+    mode : Tensor
+        Unit quaternions (n, 4).
+    curvature : Tensor
+        Negative Hessian (n, 3, 3) of the log density in `tangent_basis(mode)`, per unit of quaternion length.
+        Directions in which the density does not fall carry no information and are given a floor.
     """
     eigenvalues, directions = torch.linalg.eigh(curvature.double())
     bounded = directions * eigenvalues.clamp_min(1e-2)[:, None, :] @ directions.mT
@@ -183,8 +232,15 @@ def posterior_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationPost
 
 
 def posterior_from_moment(moment: Tensor) -> OrientationPosterior:
-    """The Bingham whose E q qᵀ is about ``moment`` (n, 4, 4), symmetric positive definite of trace 1.
+    """The Bingham distribution with about a given second moment.
 
+    Parameters
+    ----------
+    moment : Tensor
+        E q qᵀ, (n, 4, 4), symmetric positive definite of trace 1.
+
+    Notes
+    -----
     With eigenvalues m₀ ≥ mᵢ it takes λᵢ = (1/mᵢ - 1/m₀) / 2: exact where nothing is known (all equal)
     and to first order where the density is narrow, the same eigenvectors always.
     """

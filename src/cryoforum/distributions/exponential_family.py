@@ -28,7 +28,16 @@ PEAK_DISTANCE_RAD = math.radians(30)  # between grid rotations that may belong t
 class RotationPolynomials:
     """Orthonormal polynomials of degree 2L on unit quaternions, invariant under a point group.
 
-    exponents: (monomials, 4) int; mixing: (monomials, size), from monomials to the basis.
+    Attributes
+    ----------
+    degree : int
+        L.
+    exponents : Tensor
+        Powers of the coordinates in each monomial, (monomials, 4) int.
+    mixing : Tensor
+        From monomials to the basis, (monomials, size).
+    symmetry : str
+        The point group.
     """
 
     degree: int
@@ -76,8 +85,19 @@ class RotationPolynomials:
     def mode_posterior(
         self, coefficients: Tensor, grid: Tensor, grid_features: Tensor
     ) -> OrientationPosterior:
-        """Belief at the highest mode of each density (n, size): the best grid rotations, then ascent.
+        """The posterior at the highest mode of each density: the best grid rotations, then ascent.
 
+        Parameters
+        ----------
+        coefficients : Tensor
+            (n, size).
+        grid : Tensor
+            Rotations (g, 4) from which the ascent may start.
+        grid_features : Tensor
+            `features` of the grid, (g, size).
+
+        Notes
+        -----
         The concentration is the curvature of the log density at the mode (Laplace approximation). A sharp
         peak between grid rotations may look lower than it is, so two that are apart are climbed.
         """
@@ -198,9 +218,19 @@ def _turning_matrix(polynomials: RotationPolynomials, turn: tuple[float, ...]) -
 
 @lru_cache(maxsize=8)
 def rotation_polynomials(degree: int, symmetry: str = "C1") -> RotationPolynomials:
-    """The basis for band limit ``degree`` = L: orthonormal, each function in one Wigner band, L first.
+    """The basis for band limit L: orthonormal, each function in one Wigner band, band L first.
 
-    InputError where ``degree`` is below `least_degree` of the symmetry.
+    Parameters
+    ----------
+    degree : int
+        L.
+    symmetry : str
+        Point group of the molecule.
+
+    Raises
+    ------
+    InputError
+        Where ``degree`` is below `least_degree` of the symmetry.
     """
     least = least_degree(symmetry)
     if degree < least:

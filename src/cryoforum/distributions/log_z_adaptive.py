@@ -1,4 +1,4 @@
-"""How much there is of a density on all rotations: its normaliser, to any sharpness.
+"""The log normalising constant of a density on all rotations, however sharp it is.
 
 A fixed grid of rotations misses what happens between its points, and a sharp density can make itself look
 likelier than it is. Here the mode and its equivalents are integrated on a lattice as fine as the mode is
@@ -29,11 +29,28 @@ def log_z_adaptive(
     grid: Tensor,
     grid_features: Tensor,
 ) -> Tensor:
-    """log of the mean over all rotations of exp Σ c φ, (n,), of densities with modes and widths ``belief``.
+    """Log of the mean over all rotations of exp Σ c φ.
 
+    Parameters
+    ----------
+    polynomials : RotationPolynomials
+        The basis φ.
+    coefficients : Tensor
+        c of n densities, (n, size).
+    posterior : OrientationPosterior
+        Modes and widths of the n densities.
+    grid, grid_features : Tensor
+        Rotations (g, 4) all over, and their features (g, size).
+
+    Returns
+    -------
+    Tensor
+        (n,).
+
+    Notes
+    -----
     Around a mode q₀ the unit sphere of quaternions is a graph over its tangent space, q = √(1-|t|²) q₀ + t
-    with dq = dt / √(1-|t|²): there a lattice of t counts, elsewhere ``grid`` (g, 4) with its features
-    (g, size). coefficients: (n, size).
+    with dq = dt / √(1-|t|²): there a lattice of t counts, elsewhere the grid.
     """
     found = []
     chunks = (part.split(CHUNK) for part in (coefficients, posterior.mode, posterior.concentration))
@@ -49,8 +66,8 @@ def log_z_adaptive(
 def _near_axes(concentration: Tensor, mode: Tensor, symmetry: str) -> tuple[Tensor, Tensor]:
     """Precisions (n, 3) and, as columns (n, 3, 3), directions of the lattice in `tangent_basis(mode)`.
 
-    Those of the belief; at least so many that the lattice ends before `WIDEST_RAD` and those of equivalent
-    modes do not meet.
+    Those of the posterior, but at least so high that the lattice ends before `WIDEST_RAD` and those of
+    equivalent modes do not meet.
     """
     basis = tangent_basis(mode.double())
     matrix = concentration.double()

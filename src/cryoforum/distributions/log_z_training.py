@@ -1,4 +1,4 @@
-"""How much there is of a density on all rotations, while learning: fast, and hard to cheat.
+"""The log normalising constant of a density on all rotations, during training: fast, and hard to cheat.
 
 Training would sharpen a peak at the truth until it fits between the points of any grid, as what is not seen
 does not count. So a grid holds what is far from the truth, and random points hold what is near. A narrow peak
@@ -27,10 +27,19 @@ POINT_SETS = 64  # used in turn
 
 @dataclass(frozen=True, eq=False)
 class SampledLogZ:
-    """Grids of one asymmetric unit (g, 4), their features (g, size), and offsets (sets, k, 4) from the truth.
+    """Rotations at which densities are summed; made by `sampled_log_z`.
 
-    log_shares: (sets, k), how much of all rotations each offset and its equivalents stand for. reach_rad:
-    angle to which they go.
+    Attributes
+    ----------
+    polynomials : RotationPolynomials
+    grids, features : list of Tensor
+        Grids of one asymmetric unit, (g, 4) each, and their features, (g, size).
+    offsets : Tensor
+        Rotations (sets, k, 4) from the truth to points near it.
+    log_shares : Tensor
+        (sets, k): log of the share of all rotations that each offset and its equivalents stand for.
+    reach_rad : float
+        The largest angle of an offset.
     """
 
     polynomials: RotationPolynomials
@@ -41,9 +50,21 @@ class SampledLogZ:
     reach_rad: float
 
     def log_likelihood(self, coefficients: Tensor, truth: Tensor, step: int) -> Tensor:
-        """log p (n,) at ``truth`` (n, 4) of densities Σ c φ (n, size), relative to the uniform one.
+        """Log likelihood of the truth, relative to the uniform density.
 
-        Grids and offsets are taken in turn, ``step`` by step.
+        Parameters
+        ----------
+        coefficients : Tensor
+            c of n log densities Σ c φ, (n, size).
+        truth : Tensor
+            True orientations (n, 4).
+        step : int
+            Of the training: grids and offsets are taken in turn.
+
+        Returns
+        -------
+        Tensor
+            (n,).
         """
         at_truth = (coefficients * self.polynomials.features(truth)).sum(-1)
         grid, of_grid = (turned[step % len(self.grids)] for turned in (self.grids, self.features))
@@ -73,10 +94,26 @@ def sampled_log_z(
     device: torch.device,
     dtype: torch.dtype,
 ) -> SampledLogZ:
-    """That of ``count`` turned copies of the grid of ``nside``, whose features have ``dtype``.
+    """Grids and offsets for densities of a basis.
 
+    Parameters
+    ----------
+    polynomials : RotationPolynomials
+    nside, count : int
+        Fineness of the grid, and how many randomly turned copies of it.
+    generator : torch.Generator
+    device, dtype
+        Where the tables are kept, and the format of the features.
+
+    Raises
+    ------
+    InputError
+        Where the grid is too coarse for the symmetry.
+
+    Notes
+    -----
     Angles of offsets are evenly spread in their logarithm: peaks of any width between `NEAREST_RAD` and the
-    reach hold as many of them. InputError where a grid is too coarse for the symmetry.
+    reach hold as many of them.
     """
     group = symmetry_group(polynomials.symmetry)
     base = rotation_grid(nside)

@@ -1,4 +1,4 @@
-"""Changes of training images that teach the network what does not matter."""
+"""Random changes of training images."""
 
 import math
 from dataclasses import dataclass, fields
@@ -18,8 +18,16 @@ from cryoforum.imaging.fft import to_fourier, to_real
 class Changes:
     """How each of b network inputs is changed; None where nothing of that kind is.
 
-    defocus_angstrom: (b,). angles_rad, mirrored, shifts_pixel: (b,), (b,), (b, 2), as in `turn_and_shift`.
-    noise: (b, m, m) of deviation 1. factors: (b,) on the whole image.
+    Attributes
+    ----------
+    defocus_angstrom : Tensor, optional
+        Errors in defocus, (b,).
+    angles_rad, mirrored, shifts_pixel : Tensor, optional
+        (b,), (b,) and (b, 2), as in `turn_and_shift`.
+    noise : Tensor, optional
+        (b, m, m) of deviation 1.
+    factors : Tensor, optional
+        On the whole image, (b,).
     """
 
     defocus_angstrom: Tensor | None
@@ -42,10 +50,20 @@ def draw_changes(
     turned_alike: int = 1,
     has_ctf: bool = True,
 ) -> Changes:
-    """Changes of ``count`` inputs of width ``box``, at random.
+    """Changes of network inputs, at random.
 
-    ``turned_alike``: 2 where the batch holds the first images of pairs, then the second ones: both of a pair
-    turn alike, so that their distance stays. Without optics there is no error in defocus.
+    Parameters
+    ----------
+    count, box : int
+        How many inputs, and their width in pixels.
+    config : AugmentationConfig
+        How large changes are.
+    generator : torch.Generator
+    turned_alike : int
+        2 where the batch holds the first images of pairs, then the second ones: both of a pair turn alike, so
+        that their distance stays.
+    has_ctf : bool
+        Without a CTF there is no error in defocus.
     """
     defocus = angles = mirrored = shifts = noise = factors = None
     if config.defocus_angstrom and has_ctf:
@@ -71,7 +89,7 @@ def changed_images(
 ) -> Tensor:
     """Network inputs (b, m, m) after changes of `draw_changes`, on the device where they are.
 
-    ``optics`` and the pixel size of the inputs are needed for an error in defocus alone.
+    ``ctf`` and the pixel size of the inputs are needed for an error in defocus alone.
     """
     if len(images) == 0:  # all images of the batch are simulated
         return images

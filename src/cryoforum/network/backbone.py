@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from cryoforum.choices import ACTIVATIONS
 from cryoforum.config import NetworkConfig
 from cryoforum.network.normalisation import BatchNorm
 
@@ -32,12 +33,20 @@ class PerElementPReLU(nn.Module):
         return features.clamp_min(0) + self.slope * features.clamp_max(0)
 
 
-def activation_layer(name: str, channels: int, side: int) -> nn.Module:
-    """The activation called "prelu" or "relu" after feature maps (channels, side, side)."""
-    return PerElementPReLU(channels, side) if name == "prelu" else nn.ReLU(inplace=True)
+def relu(channels: int, side: int) -> nn.Module:
+    """max(x, 0), in place."""
+    return nn.ReLU(inplace=True)
 
 
-class VggBackbone(nn.Module):
+class Backbone(nn.Module):
+    """From images (b, c, m, m) to feature maps; a backbone of your own is made of (c, m, `NetworkConfig`)."""
+
+    def output_shape(self, box: int) -> tuple[int, int]:
+        """Channels and side of the feature maps of images of width ``box``."""
+        raise NotImplementedError
+
+
+class VggBackbone(Backbone):
     """Conv → BN → activation → (max-pool) → dropout, a block a width; (b, c, m, m) to (b, widths[-1], …).
 
     The paper has ten blocks (32, 64, 128, 128, 256, 256, 512, 512, 1024, 1024), its "expedited" network
@@ -47,13 +56,14 @@ class VggBackbone(nn.Module):
     def __init__(self, channels: int, box: int, config: NetworkConfig) -> None:
         super().__init__()
         self.widths = config.widths
+        activation = ACTIVATIONS.chosen(config.activation)
         layers: list[nn.Module] = []
         side = box
         for width, (kernel, pooled) in zip(config.widths, PAPER_BLOCKS, strict=False):
             convolution = nn.Conv2d(channels, width, kernel, padding="same", bias=False)
             nn.init.kaiming_normal_(convolution.weight)
             normalisation = BatchNorm(width, eps=1e-3, momentum=0.01)
-            layers += [convolution, normalisation, activation_layer(config.activation, width, side)]
+            layers += [convolution, normalisation, activation(width, side)]
             if pooled:
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
                 side = (side + 1) // 2
@@ -62,7 +72,6 @@ class VggBackbone(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def output_shape(self, box: int) -> tuple[int, int]:
-        """Channels and side of the output for images of width ``box``."""
         for _, pooled in PAPER_BLOCKS[: len(self.widths)]:
             box = (box + 1) // 2 if pooled else box
         return self.widths[-1], box
@@ -76,14 +85,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int, side: int, activation: str) -> None:
         super().__init__()
+        activated = ACTIVATIONS.chosen(activation)
         self.body = nn.Sequential(
             nn.Conv2d(channels, width, 3, stride, 1, bias=False),
             BatchNorm(width),
-            activation_layer(activation, width, side),
+            activated(width, side),
             nn.Conv2d(width, width, 3, 1, 1, bias=False),
             BatchNorm(width),
         )
-        self.activation = activation_layer(activation, width, side)
+        self.activation = activated(width, side)
         self.shortcut = (
             nn.Identity()
             if stride == 1 and channels == width
@@ -96,7 +106,7 @@ class ResidualBlock(nn.Module):
         return self.activation(self.body(features) + self.shortcut(features))
 
 
-class ResidualBackbone(nn.Module):
+class ResidualBackbone(Backbone):
     """A convolution with a stride, then ``depth`` residual blocks a width; each width halves the side."""
 
     def __init__(self, channels: int, box: int, config: NetworkConfig) -> None:
@@ -107,7 +117,7 @@ class ResidualBackbone(nn.Module):
         layers: list[nn.Module] = [
             nn.Conv2d(channels, previous, kernel, self.stride, self.stride, bias=False),
             BatchNorm(previous),
-            activation_layer(config.activation, previous, side),
+            ACTIVATIONS.chosen(config.activation)(previous, side),
         ]
         for stage, width in enumerate(config.widths):
             for block in range(config.depth):
@@ -120,7 +130,6 @@ class ResidualBackbone(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def output_shape(self, box: int) -> tuple[int, int]:
-        """Channels and side of the output for images of width ``box``."""
         return self.widths[-1], box // (self.stride * 2 ** (len(self.widths) - 1))
 
     def forward(self, images: Tensor) -> Tensor:

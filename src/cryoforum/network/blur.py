@@ -3,8 +3,6 @@
 Filters act on the fly, in Fourier space; the image itself is the last channel.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -59,10 +57,3 @@ def gaussian_transfer(box: int) -> Tensor:
 def no_transfer(box: int) -> Tensor:
     """No filter: the image alone, (0, m, m // 2 + 1)."""
     return torch.empty(0, box, box // 2 + 1)
-
-
-TRANSFERS: dict[str, Callable[[int], Tensor]] = {
-    "none": no_transfer,
-    "gaussian": gaussian_transfer,
-    "low_pass": low_pass_transfer,
-}

@@ -3,41 +3,44 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
+from cryoforum.choices import BACKBONES, BLURS, POOLINGS
 from cryoforum.config import Config, NetworkConfig
-from cryoforum.network.backbone import ResidualBackbone, VggBackbone
-from cryoforum.network.blur import TRANSFERS, Blur
+from cryoforum.network.backbone import Backbone
+from cryoforum.network.blur import Blur
 from cryoforum.network.heads import Head, head_of
-from cryoforum.network.pooling import POOLINGS
 from cryoforum.network.preprocessing import Intensity
-
-BACKBONES: dict[str, type[VggBackbone] | type[ResidualBackbone]] = {
-    "vgg": VggBackbone,
-    "residual": ResidualBackbone,
-}
-
-
-DENSITY_HEADS = ("exponential_family", "softmax_grid")
-
+from cryoforum.runtime.devices import Compute
 
 DENSITY_START = 0.3  # about the deviation of a new network's log density
 
 
 class OrientationNetwork(nn.Module):
-    """Images (b, m, m) to the numbers (b, k) that a head reads."""
+    """From images (b, m, m) to the numbers (b, k) that a head reads.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+    box : int
+        Width m of the images.
+    symmetry : str
+        Point group that the head knows of.
+    """
 
     def __init__(self, config: NetworkConfig, box: int, symmetry: str = "C1") -> None:
         super().__init__()
-        self.blur = Blur(TRANSFERS[config.blur](box))
-        self.backbone = BACKBONES[config.backbone](self.blur.channels, box, config)
+        head = head_of(config, symmetry)
+        self.blur = Blur(BLURS.chosen(config.blur)(box))
+        self.backbone: Backbone = BACKBONES.chosen(config.backbone)(self.blur.channels, box, config)
         channels, side = self.backbone.output_shape(box)
-        pooling_of, size_of = POOLINGS[config.pooling]
-        self.pooling: nn.Module = pooling_of(channels)
-        self.dense = nn.Linear(size_of(channels, side**2), head_of(config, symmetry).size)
+        self.pooling: nn.Module = POOLINGS.chosen(config.pooling)(channels)
+        pooled = self.pooling(torch.zeros(1, channels, side, side))
+        self.dense = nn.Linear(pooled.shape[1], head.size)
         nn.init.kaiming_normal_(self.dense.weight)
-        if config.head in DENSITY_HEADS:
-            # Near the uniform density: large coefficients would be confidently wrong, zeros have no mode.
+        if head.starts_small:
+            # Not at 0, where a density has no mode.
             self.dense.weight.data *= DENSITY_START / self.dense.out_features**0.5
         nn.init.zeros_(self.dense.bias)
 
@@ -49,10 +52,28 @@ class OrientationNetwork(nn.Module):
 class TrainedModel:
     """A network with all it needs to be used on other particles of the same molecule.
 
-    box and pixel_size_angstrom: of the particles it learned from. validation_median_rad: error of the
-    saved weights. log: one dictionary a line of `log.csv`. parts: image name → part of the split.
-    sources: the same by `Particles.sources`, for images read from disk. intensity: of the training set,
-    where it was standardised as a whole. sharpness: factor of all concentrations, that of `calibrated`.
+    Attributes
+    ----------
+    network : OrientationNetwork
+    config : Config
+    box : int
+        Of the training particles, in pixels.
+    pixel_size_angstrom : float
+        Of the training particles.
+    validation_median_rad : float
+        Median orientation error of the weights.
+    log : sequence of mapping
+        Lines of `log.csv`.
+    parts : mapping
+        From image name to part of the split.
+    intensity : Intensity, optional
+        Of the training set, where it was standardised as a whole.
+    sources : mapping
+        From `Particles.sources` to part of the split, for images read from disk.
+    sharpness : float
+        Factor of all concentrations; see `training.calibration.calibrated`.
+    compute : Compute
+        Device and precision of the training.
     """
 
     network: OrientationNetwork
@@ -65,6 +86,7 @@ class TrainedModel:
     intensity: Intensity | None = None
     sources: Mapping[int, str] = field(default_factory=dict)
     sharpness: float = 1.0
+    compute: Compute = Compute()
 
     @property
     def head(self) -> Head:

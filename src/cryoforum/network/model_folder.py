@@ -2,7 +2,7 @@
 
 weights.safetensors   the network's tensors
 model.json            configuration, image size, pixel size, validation error, versions
-log.csv               the course of training
+log.csv               learning rate, losses and validation errors of the training
 split.csv             which particle was used for what, by its name and by a number for its place on disk
 
 Models of two half sets are two such folders in one, half1 and half2.
@@ -22,6 +22,7 @@ from cryoforum.dataset.split import read_split, write_split
 from cryoforum.errors import InputError
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.preprocessing import Intensity
+from cryoforum.runtime.devices import FLOAT32, PRECISIONS, Compute
 from cryoforum.storage.csv_tables import read_csv, write_csv
 from cryoforum.storage.files import reason_of, replacing
 
@@ -31,7 +32,13 @@ WEIGHTS, DESCRIPTION, LOG, SPLIT = "weights.safetensors", "model.json", "log.csv
 
 
 def save_model(model: TrainedModel, folder: Path) -> None:
-    """Write the model folder; an existing file in it is replaced only by a complete new one."""
+    """Write the model folder; an existing file in it is replaced only by a complete new one.
+
+    Raises
+    ------
+    OSError
+        Where a file cannot be written, for example on a full disk.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as temporary:
@@ -49,6 +56,8 @@ def save_model(model: TrainedModel, folder: Path) -> None:
         "pixel_size_angstrom": model.pixel_size_angstrom,
         "validation_median_rad": model.validation_median_rad,
         "sharpness": model.sharpness,
+        "device": model.compute.device.type,
+        "precision": model.compute.precision,
         "intensity": None if model.intensity is None else asdict(model.intensity),
         "config": as_plain_dict(model.config),
     }
@@ -59,7 +68,13 @@ def save_model(model: TrainedModel, folder: Path) -> None:
 
 
 def load_model(folder: Path) -> TrainedModel:
-    """Read a model folder; InputError says what is missing or wrong in it."""
+    """Read a model folder.
+
+    Raises
+    ------
+    InputError
+        Says what is missing or wrong in it.
+    """
     folder = Path(folder)
     try:
         description = json.loads((folder / DESCRIPTION).read_text())
@@ -82,6 +97,7 @@ def load_model(folder: Path) -> TrainedModel:
             sources=sources,
             intensity=None if intensity is None else Intensity(**intensity),
             sharpness=float(description.get("sharpness", 1.0)),
+            compute=_compute(description),
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"
@@ -90,6 +106,14 @@ def load_model(folder: Path) -> TrainedModel:
     except (ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
     raise InputError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
+
+
+def _compute(description: dict[str, str]) -> Compute:
+    """Device and precision of the training; folders that say nothing are taken for float32 on a CPU."""
+    precision = description.get("precision", FLOAT32)
+    if precision not in PRECISIONS:
+        raise InputError(f"{DESCRIPTION}: expected precision {' or '.join(PRECISIONS)}, found '{precision}'")
+    return Compute(torch.device(description.get("device", "cpu")), precision)
 
 
 def model_folders(folder: Path) -> tuple[Path, ...]:
@@ -101,7 +125,13 @@ def model_folders(folder: Path) -> tuple[Path, ...]:
 
 
 def load_models(folder: Path) -> tuple[TrainedModel, ...]:
-    """The one model of a folder, or its two half models, which have no particle in common."""
+    """The one model of a folder, or its two half-set models, which have no particle in common.
+
+    Raises
+    ------
+    InputError
+        As `load_model`, and where the half-set models share a particle.
+    """
     models = tuple(load_model(each) for each in model_folders(folder))
     shared = set.intersection(*(set(model.parts) for model in models)) if len(models) == 2 else set()
     if shared:

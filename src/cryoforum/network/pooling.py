@@ -1,7 +1,5 @@
 """Pooling of feature maps (b, c, h, w) into numbers (Cryo-forum, 3.4 and Table 1)."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -28,23 +26,25 @@ class GeneralisedMeanPooling(nn.Module):
 
 
 class MaximumPooling(nn.Module):
-    """The largest feature of each channel, (b, c)."""
+    """The largest feature of each channel: (b, c, h, w) to (b, c)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
 
     def forward(self, features: Tensor) -> Tensor:
         return features.amax((2, 3))
 
 
 class MaximumAndMeanPooling(nn.Module):
-    """The largest feature of each channel, then the mean of each, (b, 2c)."""
+    """The largest feature of each channel, then the mean of each: (b, c, h, w) to (b, 2c)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.cat([features.amax((2, 3)), features.mean((2, 3))], dim=1)
 
 
-# What makes each layer for c channels of h × w, and how many numbers come out.
-POOLINGS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int, int], int]]] = {
-    "flatten": (lambda channels: nn.Flatten(), lambda channels, area: channels * area),
-    "max": (lambda channels: MaximumPooling(), lambda channels, area: channels),
-    "max_average": (lambda channels: MaximumAndMeanPooling(), lambda channels, area: 2 * channels),
-    "gem": (GeneralisedMeanPooling, lambda channels, area: channels),
-}
+def flatten(channels: int) -> nn.Module:
+    """Every feature by itself: (b, c, h, w) to (b, c h w)."""
+    return nn.Flatten()

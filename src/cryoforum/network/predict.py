@@ -1,7 +1,7 @@
-"""Orientation beliefs of new particles from a trained model, batch by batch."""
+"""Orientation posteriors of new particles from a trained model, batch by batch."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -18,7 +18,7 @@ from cryoforum.network.augmentation import turn_and_shift, turn_orientations
 from cryoforum.network.heads import mean_posterior
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.preprocessing import prepare
-from cryoforum.runtime.devices import best_device, mixed_precision
+from cryoforum.runtime.devices import Compute, compute_for
 
 BATCH_SIZE = 256
 TTA_COPIES = (1, 4, 8)
@@ -28,62 +28,81 @@ def predict(
     model: TrainedModel,
     particles: Particles,
     *,
-    views: int | None = None,
+    tta: int | None = None,
     batch_size: int = BATCH_SIZE,
+    compute: Compute | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Predictions:
     """Posteriors of all particles, in order; images are read batch by batch.
 
-    ``views``: how many turned and mirrored copies of each image the network reads, 1, 4 or 8; None:
-    `best_tta`. Eight cost as many times the work, and their mean errs by about a fifth less.
-    InputError where box or pixel size is not that of the particles the model learned from.
+    Parameters
+    ----------
+    model : TrainedModel
+    particles : Particles
+        Of the model's box and pixel size; see `matched_to_model`.
+    tta : int, optional
+        Test-time augmentation: how many turned and mirrored copies of each image the network reads, 1, 4
+        or 8; `best_tta` by default. Eight cost eight times the work; their mean errs by about a fifth less.
+    batch_size : int
+        How many particles at a time.
+    compute : Compute, optional
+        Device and precision; those of `compute_for` by default, whatever the model was trained on.
+    progress : callable
+        Called after each batch with its number of particles.
+
+    Returns
+    -------
+    Predictions
+        Posteriors and expected errors in radians.
+
+    Raises
+    ------
+    InputError
+        Where box or pixel size is not the model's, or for another ``tta``.
     """
+    check_compatible(model, particles)
+    compute = compute or compute_for()
     batches = []
-    for predictions in predict_in_batches(model, particles, batch_size, views):
-        batches.append(predictions)
-        progress(len(predictions))
+    for batch in loaded_batches(particles, batch_size):
+        batches.append(predict_batch(model, batch, tta, compute))
+        progress(len(batch))
     return joined_predictions(batches)
 
 
-def predict_in_batches(
-    model: TrainedModel, particles: Particles, batch_size: int, views: int | None = None
-) -> Iterator[Predictions]:
-    """Predictions of consecutive particles; only two batches of images are in memory."""
-    check_compatible(model, particles)
-    for batch in loaded_batches(particles, batch_size):
-        yield predict_batch(model, batch, views)
-
-
 def best_tta(config: Config) -> int:
-    """As many views as the network learned from: eight where images were turned and mirrored."""
+    """As many copies as the network learned from: eight where images were turned and mirrored."""
     learned = config.augmentation
     if learned.simulated_share == 1 or (learned.rotate and learned.mirror):
         return 8
     return 4 if learned.rotate else 1
 
 
-def predict_batch(model: TrainedModel, batch: Particles, views: int | None = None) -> Predictions:
-    """Predictions of a few particles at once; equal bit by bit only where the whole batch is equal."""
-    views = best_tta(model.config) if views is None else views
-    if views == 1:
-        posterior = model.head.posterior(network_numbers(model, batch))
+def predict_batch(
+    model: TrainedModel, batch: Particles, tta: int | None = None, compute: Compute | None = None
+) -> Predictions:
+    """Predictions of a few particles at once, as `predict`; equal bit by bit only for equal batches."""
+    tta = best_tta(model.config) if tta is None else tta
+    if tta == 1:
+        posterior = model.head.posterior(network_numbers(model, batch, compute))
     else:
-        posterior = _posterior_of_copies(model, _inputs(model, batch), views)
+        posterior = _posterior_of_copies(model, _inputs(model, batch), tta, compute)
     posterior = OrientationPosterior(model.sharpness * posterior.concentration)
     return Predictions(posterior, expected_error_rad=2 * torch.acos(posterior.mode_moment.sqrt()))
 
 
-def _posterior_of_copies(model: TrainedModel, images: Tensor, views: int) -> OrientationPosterior:
-    """What the network says on average of images turned by quarters, for eight views mirrored, too."""
-    if views not in TTA_COPIES:
-        raise InputError(f"expected {', '.join(map(str, TTA_COPIES))} views, found {views}")
+def _posterior_of_copies(
+    model: TrainedModel, images: Tensor, tta: int, compute: Compute | None
+) -> OrientationPosterior:
+    """What the network says on average of images turned by quarters, of eight copies half are mirrored."""
+    if tta not in TTA_COPIES:
+        raise InputError(f"expected {', '.join(map(str, TTA_COPIES))} copies of each image, found {tta}")
     count = len(images)
     identity, nowhere = torch.tensor([[0.0, 0.0, 0.0, 1.0]]), torch.zeros(count, 2)
     numbers, turns = [], []
-    for view in range(views):
-        angle, mirrored = torch.tensor([view % 4 * math.pi / 2]), torch.tensor([view >= 4])
+    for copy in range(tta):
+        angle, mirrored = torch.tensor([copy % 4 * math.pi / 2]), torch.tensor([copy >= 4])
         turned = turn_and_shift(images, angle.expand(count), mirrored.expand(count), nowhere)
-        numbers.append(_read(model, turned))
+        numbers.append(_read(model, turned, compute))
         turns.append(turn_orientations(identity, angle, mirrored)[0])
     if model.config.symmetry_handling == "domain":
         # Turned back, answers of one domain are in several: their densities cannot be averaged as they are.
@@ -92,9 +111,9 @@ def _posterior_of_copies(model: TrainedModel, images: Tensor, views: int) -> Ori
     return model.head.posterior_of_copies(numbers, torch.stack(turns))
 
 
-def network_numbers(model: TrainedModel, batch: Particles) -> Tensor:
-    """The numbers (b, k) that the network's head reads from each image."""
-    return _read(model, _inputs(model, batch))
+def network_numbers(model: TrainedModel, batch: Particles, compute: Compute | None = None) -> Tensor:
+    """The numbers (b, k) that the head reads of each of b images; ``compute`` as for `predict`."""
+    return _read(model, _inputs(model, batch), compute)
 
 
 def _inputs(model: TrainedModel, batch: Particles) -> Tensor:
@@ -103,22 +122,22 @@ def _inputs(model: TrainedModel, batch: Particles) -> Tensor:
     return prepare(raw, batch.ctf, pixel_size, settings, model.intensity)
 
 
-def _read(model: TrainedModel, images: Tensor) -> Tensor:
-    device = best_device()
-    network = model.network.to(device, memory_format=torch.channels_last)
-    with torch.no_grad(), mixed_precision(device):
-        return network(images.to(device)).float().cpu()
+def _read(model: TrainedModel, images: Tensor, compute: Compute | None) -> Tensor:
+    compute = compute or compute_for()
+    network = model.network.to(compute.device, memory_format=torch.channels_last)
+    with torch.no_grad(), compute.autocast():
+        return network(images.to(compute.device)).float().cpu()
 
 
 def grid_of(model: TrainedModel) -> ImageGrid:
-    """Box and pixel size of the particles the model learned from."""
+    """Box and pixel size of the particles that the model was trained on."""
     return ImageGrid(model.box, model.pixel_size_angstrom)
 
 
 def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
     """The particles at the model's box and pixel size, resampled as they are read; poses stay.
 
-    They stay as they are where boxes are equal and pixel sizes within 1 %.
+    Particles stay as they are where boxes are equal and pixel sizes within 1 %.
     """
     own, wanted = ImageGrid(particles.box, particles.pixel_size_angstrom), grid_of(model)
     if own.is_near(wanted):
@@ -128,7 +147,7 @@ def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
 
 
 def check_compatible(model: TrainedModel, particles: Particles) -> None:
-    """InputError where box or pixel size is not that of the particles the model learned from."""
+    """InputError where box or pixel size is not that of the particles that the model was trained on."""
     found = ImageGrid(particles.box, particles.pixel_size_angstrom)
     if not found.is_near(grid_of(model)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""From particle images to what the network sees, and the changes that teach it what does not matter."""
+"""From particle images to network inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,10 +32,31 @@ def prepare(
     config: PreprocessingConfig,
     intensity: Intensity | None = None,
 ) -> Tensor:
-    """Network inputs (b, m, m) of particle images (b, n, n): phase flip, resize, standardise, mask.
+    """Network inputs of particle images: phase flip, resize, standardise, mask.
 
-    Resizing cuts frequencies (the field of view stays). Images are standardised one by one, so contrast and
-    background of a micrograph cancel; or, with ``config.standardise`` "set", all by the same ``intensity``.
+    Parameters
+    ----------
+    images : Tensor
+        (b, n, n).
+    ctf : CtfParameters, optional
+        Of each image, for the phase flip.
+    pixel_size_angstrom : float
+        Of the images.
+    config : PreprocessingConfig
+        Resizing to ``config.box`` cuts frequencies; the field of view stays. Images are standardised one by
+        one, so that contrast and background of a micrograph cancel, or with ``standardise`` "set" all alike.
+    intensity : Intensity, optional
+        What a set is standardised by.
+
+    Returns
+    -------
+    Tensor
+        (b, m, m), m being ``config.box``.
+
+    Raises
+    ------
+    InputError
+        Where a set has no intensity.
     """
     resized = _flipped_and_resized(images, ctf, pixel_size_angstrom, config)
     return masked_and_standardised(resized, config, intensity)
@@ -95,7 +116,10 @@ def prepare_all(
     batch_size: int = 256,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Tensor:
-    """Network inputs of every particle, (n, m, m) float32; images are read batch by batch."""
+    """Network inputs of every particle, (n, m, m) float32; images are read batch by batch.
+
+    ``intensity`` as in `prepare`; ``progress`` is called with the number of images of each batch.
+    """
     result = torch.empty(len(particles), config.box, config.box)
     done = 0
     for batch in loaded_batches(particles, batch_size) if len(particles) else ():

@@ -1,69 +1,95 @@
-"""Devices, number formats and threads: the one place that knows what the machine can do."""
+"""Where numbers are computed and in which format: chosen by fixed rules, never by timing."""
 
-import time
 from contextlib import AbstractContextManager
-from functools import lru_cache
+from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import conv2d
 
-from cryoforum.runtime.distributed import from_first, process_rank_and_count, rank_on_machine
+from cryoforum.errors import InputError
+from cryoforum.runtime.distributed import process_rank_and_count, rank_on_machine
 
 CPU = torch.device("cpu")
-WORTHWHILE_SPEEDUP = 1.3  # below this bfloat16 on a CPU is emulated, or not worth its rounding
-_agreed: dict[torch.device, bool] = {}  # whether bfloat16 is faster, where several processes learn as one
+FLOAT32, BFLOAT16 = "float32", "bfloat16"
+PRECISIONS = (FLOAT32, BFLOAT16)
 
 
-def best_device() -> torch.device:
-    """The GPU where torch sees one, else the CPU; processes of one machine take its GPUs in turn."""
-    if not torch.cuda.is_available():
-        return CPU
-    return torch.device("cuda", rank_on_machine() % torch.cuda.device_count())
+@dataclass(frozen=True)
+class Compute:
+    """A device and the number format in which a network runs there; made by `compute_for`.
 
-
-def settle_on(device: torch.device) -> None:
-    """Make ``device`` this process's own; all processes take the number format that the first finds faster.
-
-    Each of them has to come here.
+    Attributes
+    ----------
+    device : torch.device
+    precision : str
+        "float32" or "bfloat16". With bfloat16 the network's products are mixed precision (autocast); its
+        parameters and all geometry stay float32.
     """
+
+    device: torch.device = CPU
+    precision: str = FLOAT32
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format as torch's type."""
+        return torch.bfloat16 if self.precision == BFLOAT16 else torch.float32
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which the network is called."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == BFLOAT16)
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.precision}"
+
+
+def compute_for(device: str = "auto", precision: str = "auto") -> Compute:
+    """The device and the number format that two words name.
+
+    Parameters
+    ----------
+    device : str
+        "cpu", "cuda", "cuda:1", "mps", or "auto": the CUDA GPU where torch sees one, else the CPU. Of several
+        processes on one machine each takes a GPU of its own, so that they may not name one by number.
+    precision : str
+        "float32", "bfloat16", or "auto": bfloat16 on a GPU that computes in it, else float32.
+
+    Raises
+    ------
+    InputError
+        For unknown words, and for what this machine does not have.
+    """
+    chosen = _device(device)
+    available = (FLOAT32,) if not _computes_in_bfloat16(chosen) else PRECISIONS
+    if precision == "auto":
+        return Compute(chosen, BFLOAT16 if chosen.type == "cuda" and BFLOAT16 in available else FLOAT32)
+    if precision not in PRECISIONS:
+        raise InputError(f"expected a precision out of auto, {', '.join(PRECISIONS)}, found '{precision}'")
+    if precision not in available:
+        raise InputError(f"expected precision {FLOAT32}, as device {chosen} has no {precision}")
+    return Compute(chosen, precision)
+
+
+def _device(word: str) -> torch.device:
+    known = _devices()
+    if word == "auto":
+        word = "cuda" if "cuda" in known else "cpu"
+    if word not in known:
+        raise InputError(f"expected a device out of auto, {', '.join(known)} on this machine, found '{word}'")
+    if word == "cuda":
+        return torch.device("cuda", rank_on_machine() % torch.cuda.device_count())
+    if word.startswith("cuda:") and process_rank_and_count()[1] > 1:
+        raise InputError(f"expected device cuda, as each of several processes has its own, found '{word}'")
+    return torch.device(word)
+
+
+def _devices() -> list[str]:
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    return found + (["mps"] if torch.backends.mps.is_available() else [])
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """On a CPU always, though where it is emulated it is slower than float32."""
     if device.type == "cuda":
-        torch.cuda.set_device(device)
-    faster = from_first(lambda: _is_bfloat16_faster(device))
-    if process_rank_and_count()[1] > 1:
-        _agreed[device] = faster
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where that is faster on ``device``, else float32."""
-    return torch.bfloat16 if _takes_bfloat16(device) else torch.float32
-
-
-def mixed_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 where that is faster on ``device``; parameters stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=_takes_bfloat16(device))
-
-
-def _takes_bfloat16(device: torch.device) -> bool:
-    return _agreed[device] if device in _agreed else _is_bfloat16_faster(device)
-
-
-@lru_cache(maxsize=4)
-def _is_bfloat16_faster(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    ratio = _convolution_seconds(torch.float32) / _convolution_seconds(torch.bfloat16)
-    return ratio > WORTHWHILE_SPEEDUP
-
-
-def _convolution_seconds(dtype: torch.dtype) -> float:
-    """Fastest of several small convolutions on the CPU: which format it is quick in shows at once."""
-    # Ones: a layer's random start would move the generator that a training is seeded with.
-    weights = torch.ones(64, 64, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
-    images = torch.ones(16, 64, 16, 16, dtype=dtype).to(memory_format=torch.channels_last)
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(24):
-            start = time.perf_counter()
-            conv2d(images, weights, padding=1)
-            seconds.append(time.perf_counter() - start)
-    return min(seconds)
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu"

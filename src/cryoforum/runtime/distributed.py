@@ -1,4 +1,4 @@
-"""Several processes that learn as one: who they are, how they meet, and what they tell each other.
+"""Several processes that train as one: who they are, how they meet, and what they send each other.
 
 torchrun, Slurm's srun or `start_processes` start them. Each holds a share of every batch, and one rule
 keeps the sum equal to a single process: a loss that every process takes of its own share, averaged over all
@@ -182,12 +182,17 @@ def _together() -> Iterator[None]:
 def _meet() -> None:
     """Tensors in main memory travel by gloo, those of GPUs by NCCL."""
     rank, count = process_rank_and_count()
+    place = None  # torchrun says it by environment variables
     if "WORLD_SIZE" not in os.environ:
-        os.environ.setdefault("MASTER_ADDR", first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")))
+        host = os.environ.get("MASTER_ADDR") or first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
         step = 7 * int(os.environ.get("SLURM_JOB_ID", 0)) + int(os.environ.get("SLURM_STEP_ID", 0))
-        os.environ.setdefault("MASTER_PORT", str(10_000 + step % 20_000))  # another one for every step
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, rank=rank, world_size=count, timeout=PATIENCE)
+        port = os.environ.get("MASTER_PORT", 10_000 + step % 20_000)  # another one for every step
+        place = f"tcp://{host}:{port}"
+    backend = "gloo"
+    if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(rank_on_machine() % torch.cuda.device_count())
+    distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count, timeout=PATIENCE)
     atexit.register(_part)
 
 

@@ -38,11 +38,11 @@ from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, r
 from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 from cryoforum.reconstruction.reference_map import reference_from_particles
-from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.runtime.reporter import SILENT, Reporter, TrainingProgress
 from cryoforum.storage.files import is_leftover, replacing
 from cryoforum.study.datasets import junk_rows, molecule, particles_of
 from cryoforum.study.variants import Run
-from cryoforum.training.loop import train
+from cryoforum.training.loop import TrainingOptions, train
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dic
     curves: dict[str, np.ndarray] = {}
     if run.study == "real":
         record["extent_angstrom"] = particles.box * particles.pixel_size_angstrom
-        validation = predict(model, particles.select(split.validation), views=run.views)
+        validation = predict(model, particles.select(split.validation), tta=run.views)
         threshold = quantile_threshold(validation.posterior.trace, KEPT_SHARE)
         resolutions, curves = _resolutions(run, posed, threshold)
         record |= resolutions
@@ -182,22 +182,27 @@ def _trained(run: Run, particles: Particles, split: Split, advance: Callable[[in
     reference = None
     if config.augmentation.simulated_share and training.poses is not None:
         reference = reference_from_particles(training, config.symmetry)
-    shown = 0
+    options = TrainingOptions(seed=run.seed)
+    return train(particles, config, split, options, reference=reference, reporter=_Thousandths(advance))
 
-    def on_step(progress: Any) -> None:
-        nonlocal shown
+
+class _Thousandths(Reporter):
+    """Tells a bar of 1000 how far a training is."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance, self.shown = advance, 0
+
+    def training(self, progress: TrainingProgress) -> None:
         now = int(1000 * progress.fraction)
-        advance(now - shown)
-        shown = now
-
-    return train(particles, config, split, reference=reference, seed=run.seed, on_step=on_step)
+        self.advance(now - self.shown)
+        self.shown = now
 
 
 def _posed(run: Run, model: TrainedModel, particles: Particles, split: Split) -> _Posed:
     test = particles.select(split.test)
     if test.poses is None:
         raise InputError("expected particles with poses to test on")
-    predictions = predict(model, test, views=run.views)
+    predictions = predict(model, test, tta=run.views)
     truth = test.poses.quaternions
     errors = orientation_errors(predictions.posterior.mode, truth, run.config.symmetry)
     is_junk = torch.zeros(len(particles), dtype=torch.bool)
@@ -209,7 +214,7 @@ def _single_view_median(run: Run, model: TrainedModel, posed: _Posed) -> float:
     """The median error where the network reads each image once."""
     if run.views == 1:
         return float(posed.errors[posed.genuine].quantile(0.5))
-    mode = predict(model, posed.test, views=1).posterior.mode
+    mode = predict(model, posed.test, tta=1).posterior.mode
     errors = orientation_errors(mode, posed.truth, run.config.symmetry)
     return float(errors[posed.genuine].quantile(0.5))
 

@@ -1,1 +1,1 @@
-"""How the network learns."""
+"""Training of the network."""

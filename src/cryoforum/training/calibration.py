@@ -1,4 +1,4 @@
-"""How sure predictions may be: calibration on particles that nobody learned from."""
+"""Calibration of expected errors on particles that were not used for training."""
 
 from dataclasses import replace
 
@@ -11,10 +11,22 @@ from cryoforum.network.predict import predict
 
 
 def calibrated(model: TrainedModel, particles: Particles) -> TrainedModel:
-    """The model with beliefs as sure as it may be about ``particles``, which it did not learn from.
+    """The model with posteriors as narrow as its errors on other particles allow.
 
-    Their orientations stay, their expected errors change by one factor, that of the largest likelihood of the
-    true orientations under `best_tta`. Bad orientations count: at best none is far off.
+    Orientations stay; all concentrations are multiplied by the one factor that maximises the likelihood of
+    the true orientations, with the copies of each image that `best_tta` says. Wrong poses of the particles
+    widen the posteriors.
+
+    Parameters
+    ----------
+    model : TrainedModel
+    particles : Particles
+        With poses; none of them used for training.
+
+    Raises
+    ------
+    InputError
+        For particles without poses.
     """
     if particles.poses is None:
         raise InputError("expected particles with poses to calibrate by, found none")

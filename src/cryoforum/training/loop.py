@@ -1,127 +1,175 @@
-"""Learn orientations from particles whose poses are known."""
+"""Train a network on particles whose poses are known."""
 
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from cryoforum.choices import SCHEDULES
 from cryoforum.config import Config, as_plain_dict
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, part_of_each
 from cryoforum.errors import InputError
 from cryoforum.network.model import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
-from cryoforum.runtime.distributed import from_first, process_rank_and_count, refuse_different
-from cryoforum.training.schedule import learning_rate_and_momentum
-from cryoforum.training.state import Course, Progress, load_state, restored_course, save_state
-from cryoforum.training.trainer import lesson_from
+from cryoforum.runtime.devices import Compute, compute_for
+from cryoforum.runtime.distributed import from_first, is_first, refuse_different
+from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.training.data import training_data
+from cryoforum.training.state import load_state, save_state
+from cryoforum.training.trainer import Trainer
 
 WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule
-VALIDATIONS = 20  # times in a training that the validation error is taken
 STATE_INTERVAL_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How one training is run, besides the configuration of what it makes.
+
+    Attributes
+    ----------
+    seed : int
+        Of first weights, dropout and batches.
+    max_minutes : float, optional
+        Length of the training; by default ``config.training.image_passes`` says it.
+    state_path : Path, optional
+        File that keeps the state of the training, so that it can be resumed after a kill.
+    resume : bool
+        Go on from ``state_path``.
+    device, precision : str
+        As in `runtime.devices.compute_for`.
+    """
+
+    seed: int = 0
+    max_minutes: float | None = None
+    state_path: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+    precision: str = "auto"
 
 
 def train(
     particles: Particles,
     config: Config,
     split: Split,
+    options: TrainingOptions = TrainingOptions(),
     *,
     reference: Reference | None = None,
-    seed: int = 0,
-    max_minutes: float | None = None,
-    state_path: Path | None = None,
-    resume: bool = False,
-    on_prepare: Callable[[int], None] = lambda count: None,
-    on_step: Callable[[Progress], None] = lambda progress: None,
+    reporter: Reporter = SILENT,
 ) -> TrainedModel:
-    """The model with the smallest validation error of one training.
+    """Train a network and keep the weights with the smallest median validation error.
 
-    The schedule spans ``config.training.image_passes``, or ``max_minutes`` where given. ``reference``, made
-    from the training particles, is what simulated images show. A state is kept at ``state_path`` so that
-    ``resume`` goes on after a kill. Several processes (see `processes`) train as one: all call this with the
-    same arguments, the first one's clock counts and it keeps the state, and all return the model.
-    InputError: particles without poses, or nothing to simulate from.
+    Several processes (see `runtime.distributed`) train as one: all call this with the same arguments, the
+    first one's clock counts and it keeps the state, and all return the model.
+
+    Parameters
+    ----------
+    particles : Particles
+        With poses.
+    config : Config
+    split : Split
+        Which of the particles to learn from and to validate on.
+    options : TrainingOptions
+    reference : Reference, optional
+        A map made from the training particles with their noise: what simulated images show.
+    reporter : Reporter
+        Shows how many images are prepared, and the training after each step.
+
+    Returns
+    -------
+    TrainedModel
+        On the CPU.
+
+    Raises
+    ------
+    InputError
+        For particles without poses, nothing to simulate from, a state of another training, or a training
+        that diverges.
     """
-    refuse_different((as_plain_dict(config), seed, max_minutes, len(particles), str(state_path)))
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    lesson = lesson_from(particles, config, split.train, split.validation, reference, generator, on_prepare)
-    network, settings = lesson.network, config.training
-    course = Course()
-    made_with = {
-        "config": as_plain_dict(config),
-        "seed": seed,
-        "max_minutes": max_minutes,
-        "particles": _fingerprint(particles, split),
-    }
-    if resume:
-        state = load_state(_needed(state_path))
-        if state.get("made_with") != made_with:
-            raise InputError(
-                "expected the settings, seed and particles of the training to be resumed, found others; "
-                "give the same STAR file, --preset, --config, --set, --split, --seed and --max-minutes"
-            )
-        course = restored_course(state, network, lesson.optimizer, generator)
-    rank, _ = process_rank_and_count()
-    if rank > 0:  # dropout of its own
-        torch.manual_seed(seed + 1_000_003 * rank + course.step)
-    start = time.monotonic() - course.seconds
+    compute, settings = compute_for(options.device, options.precision), config.training
+    made_with = _fingerprint(particles, config, split, options, compute)
+    refuse_different((made_with, str(options.state_path)))
+    data = training_data(particles, config, split, compute, reference=reference, reporter=reporter)
+    trainer = Trainer(config, data, compute, options.seed)
+    history = trainer.history
+    if options.resume:
+        trainer.load_state_dict(_resumable_state(options.state_path, made_with))
+        history = trainer.history
+    schedule = SCHEDULES.chosen(settings.schedule)
+    start = time.monotonic() - history.seconds
     saved = time.monotonic()
     while True:
-        course.seconds = from_first(lambda: time.monotonic() - start)
-        fraction = (
-            course.images / settings.image_passes
-            if max_minutes is None
-            else course.seconds / (60 * max_minutes)
-        )
-        done = fraction >= 1
-        if done or fraction >= course.validations / VALIDATIONS and course.step > 0:
-            course.validations = int(fraction * VALIDATIONS) + 1
-            course.validated(*lesson.validate(), network)
-            on_step(Progress(min(fraction, 1), course.images, course.mean_loss, course.best_median))
-        if done:
+        history.seconds = from_first(lambda: time.monotonic() - start)
+        progress = history.images / settings.image_passes
+        if options.max_minutes is not None:
+            progress = history.seconds / (60 * options.max_minutes)
+        if history.validation_is_due(progress):
+            trainer.validate(progress)
+            reporter.training(history.progress(progress))
+        if progress >= 1:
             break
-        rate, momentum = learning_rate_and_momentum(settings.schedule, fraction, settings.max_learning_rate)
-        if max_minutes is not None:  # on a busy machine time may pass the warm-up before the network can
-            rate = min(rate, settings.max_learning_rate * (course.step + 1) / WARM_UP_STEPS)
-        batch = lesson.source.next(course)
-        loss = lesson.learn(batch, rate, momentum, fraction, course.step)
-        course.stepped(loss, len(batch.orientations), rate, momentum)
-        on_step(Progress(fraction, course.images, course.mean_loss, course.best_median))
-        if rank == 0 and state_path is not None and time.monotonic() - saved > STATE_INTERVAL_SECONDS:
-            state = course.state(network, lesson.optimizer, generator)
-            save_state({**state, "made_with": made_with}, state_path)
+        rate, momentum = schedule(progress, settings.max_learning_rate)
+        if options.max_minutes is not None:  # on a busy machine time may pass the warm-up before the network
+            rate = min(rate, settings.max_learning_rate * (history.steps + 1) / WARM_UP_STEPS)
+        trainer.step(trainer.batches.next(), rate, momentum, progress)
+        reporter.training(history.progress(progress))
+        if options.state_path is not None and time.monotonic() - saved > STATE_INTERVAL_SECONDS:
+            if is_first():
+                save_state({**trainer.state_dict(), "made_with": made_with}, options.state_path)
             saved = time.monotonic()
+    return _best_model(trainer, particles, split)
 
-    if not course.best_weights:
+
+def _best_model(trainer: Trainer, particles: Particles, split: Split) -> TrainedModel:
+    history, network = trainer.history, trainer.network
+    if not history.best_weights:
         raise InputError("training found no finite validation error; lower the learning rate")
-    network.load_state_dict(course.best_weights)
+    network.load_state_dict(history.best_weights)
     return TrainedModel(
         network=network.cpu().eval(),
-        config=config,
+        config=trainer.config,
         box=particles.box,
         pixel_size_angstrom=particles.pixel_size_angstrom,
-        validation_median_rad=course.best_median or math.inf,
-        log=course.log,
+        validation_median_rad=history.best_median_rad or math.inf,
+        log=history.log,
         parts=part_of_each(particles.names, split),
         sources={} if particles.sources is None else part_of_each(particles.sources.tolist(), split),
-        intensity=lesson.intensity,
+        intensity=trainer.data.intensity,
+        compute=trainer.compute,
     )
 
 
-def _needed(state_path: Path | None) -> Path:
-    if state_path is None:
+def _resumable_state(path: Path | None, made_with: dict[str, Any]) -> dict[str, Any]:
+    if path is None:
         raise InputError("expected state_path, the file to resume from")
-    return state_path
+    state = load_state(path)
+    if state.get("made_with") != made_with:
+        raise InputError(
+            "expected the settings, seed, particles and device of the training to be resumed, found others; "
+            "give the same STAR file, --preset, --config, --set, --split, --seed, --max-minutes, --device "
+            "and --precision"
+        )
+    return state
 
 
-def _fingerprint(particles: Particles, split: Split) -> str:
-    """Tells one training set from another: names, orientations and what each particle is used for."""
+def _fingerprint(
+    particles: Particles, config: Config, split: Split, options: TrainingOptions, compute: Compute
+) -> dict[str, Any]:
+    """All that makes two trainings the same: settings, seed, device, names, orientations and the split."""
     digest = hashlib.sha256("\n".join(particles.names).encode())
     poses = particles.poses.quaternions if particles.poses is not None else torch.empty(0)
     for values in (poses, split.train, split.validation, split.test):
         digest.update(values.numpy().tobytes())
-    return digest.hexdigest()
+    return {
+        "config": as_plain_dict(config),
+        "seed": options.seed,
+        "max_minutes": options.max_minutes,
+        "device": compute.device.type,
+        "precision": compute.precision,
+        "particles": digest.hexdigest(),
+    }

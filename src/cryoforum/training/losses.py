@@ -1,13 +1,15 @@
-"""What training minimises, chosen by name: `loss_function`."""
+"""What training minimises; `choices.LOSSES` holds the names."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from cryoforum.choices import AUXILIARIES, LOSSES
 from cryoforum.config import Config
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.network.heads import head_of
+from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.distributed import gathered, own_share
 
 # Loss of (numbers (b, k), true orientations (b, 4), pairs (2, p) of them, progress in [0, 1], step).
@@ -16,49 +18,88 @@ from cryoforum.runtime.distributed import gathered, own_share
 Loss = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
 
 
-def loss_function(config: Config, generator: torch.Generator, device: torch.device) -> Loss:
+def loss_function(config: Config, generator: torch.Generator, compute: Compute) -> Loss:
     """The loss that ``config.training.loss`` names.
 
-    likelihood: that of the head's own density. regression: the orientation error of single images (one
-    branch). pairs: Cryo-forum, eq. 4, over pairs of images (two branches).
+    Parameters
+    ----------
+    config : Config
+    generator : torch.Generator
+        For what a loss draws once, such as turned grids.
+    compute : Compute
+        Where the numbers will be, and in which format large tables may be.
     """
-    settings = config.training
+    return LOSSES.chosen(config.training.loss)(config, generator, compute)
+
+
+def likelihood_loss(config: Config, generator: torch.Generator, compute: Compute) -> Loss:
+    """Minus the mean log likelihood of the head's own density, 0 for the uniform one."""
     head = head_of(config.network, config.learned_symmetry)
-    group = symmetry_group(config.learned_symmetry)
+    log_likelihood = head.likelihood(config.training, generator, compute)
 
-    if settings.loss == "likelihood":
-        log_likelihood = head.likelihood(settings.grid_nside, settings.grid_count, generator, device)
+    def likelihood(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
+        return -log_likelihood(numbers, truth[own_share()], step)
 
-        def likelihood(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
-            return -log_likelihood(numbers, truth[own_share()], step)
+    return likelihood
 
-        return likelihood
+
+def regression_loss(config: Config, generator: torch.Generator, compute: Compute) -> Loss:
+    """The mean orientation error of single images in radians (one branch)."""
+    head, group = head_of(config.network, config.learned_symmetry), symmetry_group(config.learned_symmetry)
 
     def regression(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
         return symmetric_distance(head.orientation(numbers), truth[own_share()], group).mean()
 
+    return regression
+
+
+def siamese_loss(config: Config, generator: torch.Generator, compute: Compute) -> Loss:
+    """Cryo-forum, eq. 4, over pairs of images (two branches): `pair_loss` with the weight of the progress."""
+    head, group = head_of(config.network, config.learned_symmetry), symmetry_group(config.learned_symmetry)
+    settings = config.training
+    weight_at = AUXILIARIES.chosen(settings.auxiliary)
+
     def siamese(numbers: Tensor, truth: Tensor, pairs: Tensor, progress: float, step: int) -> Tensor:
-        weight = single_weight(settings.auxiliary, settings.curriculum_exponent, progress)
+        weight = weight_at(progress, settings.curriculum_exponent)
         return pair_loss(gathered(head.orientation(numbers)), truth, pairs, weight, group)
 
-    return regression if settings.loss == "regression" else siamese
+    return siamese
 
 
-def single_weight(auxiliary: str, exponent: float, progress: float) -> float:
-    """Weight of the orientation error, 1 minus that of the pair distances' error.
+def curriculum(progress: float, exponent: float) -> float:
+    """Weight of the orientation error, from 0 to 1 as (i/l)^½ where the exponent is ½ (Cryo-forum, eq. 4)."""
+    return progress**exponent
 
-    The curriculum goes from 0 to 1 as (i/l)^½ does, i/l being the ``progress`` through training (Cryo-forum,
-    eq. 4); "constant" is ½, "none" is 1.
-    """
-    return {"curriculum": progress**exponent, "constant": 0.5, "none": 1.0}[auxiliary]
+
+def constant_weight(progress: float, exponent: float) -> float:
+    """½ throughout."""
+    return 0.5
+
+
+def no_pairs(progress: float, exponent: float) -> float:
+    """1 throughout: the distances of pairs do not count."""
+    return 1.0
 
 
 def pair_loss(predicted: Tensor, true: Tensor, pairs: Tensor, weight: float, group: Tensor) -> Tensor:
     """Cryo-forum, eq. 4: orientation error of both images of a pair, plus the error of their distance.
 
-    Unit quaternions (b, 4) each; ``pairs`` (2, p) are rows of them. The orientation error, averaged over both
-    images, has ``weight``, the absolute error of the distance between the two 1 - ``weight``. All distances
-    are those to the nearest equivalent of the point ``group``.
+    Parameters
+    ----------
+    predicted, true : Tensor
+        Unit quaternions (b, 4).
+    pairs : Tensor
+        Rows of them, (2, p).
+    weight : float
+        Of the orientation error, averaged over both images; 1 - ``weight`` is that of the absolute error of
+        the distance between the two.
+    group : Tensor
+        Elements (g, 4) of the point group: all distances are to the nearest equivalent.
+
+    Returns
+    -------
+    Tensor
+        Mean over the pairs, in radians.
     """
     first, second = pairs.to(true.device)
     error = symmetric_distance(predicted, true, group)

@@ -1,7 +1,7 @@
 """The largest learning rate of a schedule, by a range test (Smith 2017)."""
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -10,56 +10,102 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split
 from cryoforum.errors import InputError
 from cryoforum.reconstruction.reference_map import Reference
+from cryoforum.runtime.devices import compute_for
+from cryoforum.runtime.distributed import refuse_different
+from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.training.data import training_data
 from cryoforum.training.schedule import FIXED_MOMENTUM
-from cryoforum.training.state import Course
-from cryoforum.training.trainer import Diverged, lesson_from
+from cryoforum.training.trainer import Diverged, Trainer
 
 SMOOTHED_RATES = 9  # steps of a range test whose median loss counts
-
-
 FEWEST_RATES = 2 * SMOOTHED_RATES
+
+
+@dataclass(frozen=True)
+class RangeTestOptions:
+    """How a range test is run.
+
+    Attributes
+    ----------
+    steps : int
+        Training steps, 2 or more.
+    lowest, highest : float
+        Learning rates of the first and the last step.
+    seed : int
+        Of first weights, dropout and batches.
+    device, precision : str
+        As in `runtime.devices.compute_for`.
+    """
+
+    steps: int = 200
+    lowest: float = 1e-6
+    highest: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise InputError(f"expected 2 steps or more, found {self.steps}")
 
 
 def learning_rate_range(
     particles: Particles,
     config: Config,
     split: Split,
+    options: RangeTestOptions = RangeTestOptions(),
     *,
     reference: Reference | None = None,
-    steps: int = 200,
-    lowest: float = 1e-6,
-    highest: float = 1.0,
-    seed: int = 0,
-    on_step: Callable[[int], None] = lambda count: None,
+    reporter: Reporter = SILENT,
 ) -> list[tuple[float, float]]:
-    """Rates that grow from ``lowest`` to ``highest``, a step each, and the loss at them (Smith 2017).
+    """Losses while the learning rate grows geometrically, step by step (Smith 2017).
 
-    `suggested_rate` reads the largest rate of a schedule from it. It ends where the loss is not finite.
+    Parameters
+    ----------
+    particles, config, split, reference
+        As in `training.loop.train`.
+    options : RangeTestOptions
+    reporter : Reporter
+        Shows how many images are prepared, then how many steps are done.
+
+    Returns
+    -------
+    list of (float, float)
+        Learning rate and loss of each step, up to where the loss is no longer finite. `suggested_rate` reads
+        the largest rate of a schedule from it.
     """
-    if steps < 2:
-        raise InputError(f"expected 2 steps or more, found {steps}")
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    lesson = lesson_from(particles, config, split.train, split.validation, reference, generator)
-    course = Course()
+    compute = compute_for(options.device, options.precision)
+    refuse_different((options, compute.device.type, compute.precision, len(particles)))
+    data = training_data(particles, config, split, compute, reference=reference, reporter=reporter)
+    trainer = Trainer(config, data, compute, options.seed)
+    advance = reporter.progress("raising the rate", options.steps)
     found = []
-    for step in range(steps):
-        rate = lowest * (highest / lowest) ** (step / (steps - 1))
-        batch = lesson.source.next(course)
+    for step in range(options.steps):
+        rate = options.lowest * (options.highest / options.lowest) ** (step / (options.steps - 1))
         try:
-            loss = lesson.learn(batch, rate, FIXED_MOMENTUM, 0.5, step)
+            loss = trainer.step(trainer.batches.next(), rate, FIXED_MOMENTUM, progress=0.5)
         except Diverged:  # where such a test is meant to end
             break
         if not math.isfinite(loss):
             break
-        course.stepped(loss, len(batch.orientations), rate, FIXED_MOMENTUM)
         found.append((rate, loss))
-        on_step(1)
+        advance(1)
     return found
 
 
 def suggested_rate(found: list[tuple[float, float]]) -> float:
-    """A tenth of the rate at which the smoothed loss of `learning_rate_range` is smallest."""
+    """A tenth of the rate at which the smoothed loss is smallest.
+
+    Parameters
+    ----------
+    found : list of (float, float)
+        From `learning_rate_range`.
+
+    Raises
+    ------
+    InputError
+        Where it has fewer than `FEWEST_RATES` steps.
+    """
     if len(found) < FEWEST_RATES:
         raise InputError(
             f"expected {FEWEST_RATES} steps or more to choose a rate from, found {len(found)} before "

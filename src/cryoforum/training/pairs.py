@@ -1,6 +1,7 @@
 """Which pairs of images the Siamese network compares (Cryo-forum, 3.5 and Supplementary Figure 1).
 
-Pairs are drawn when they are needed, so no list of all N² of them is ever in memory.
+Pairs are drawn when they are needed, so no list of all N² of them is ever in memory. `choices.PAIRINGS` holds
+the names.
 """
 
 import torch
@@ -25,13 +26,33 @@ def random_pairs(particle_count: int, count: int, generator: torch.Generator) ->
     return torch.stack([first, (first + step) % particle_count])
 
 
+def uniform_pairs(quaternions: Tensor, group: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """`random_pairs` of particles, whatever their orientations (n, 4)."""
+    return random_pairs(len(quaternions), count, generator)
+
+
 def stratified_pairs(
     quaternions: Tensor, group: Tensor, count: int, generator: torch.Generator, bins: int = DISTANCE_BINS
 ) -> Tensor:
-    """``count`` pairs (2, count) of particles with as many in each of ``bins`` equal ranges of distance.
+    """Pairs of particles with as many in each of several equal ranges of distance.
 
-    Distances, those to the nearest equivalent of ``group``, are between orientations (n, 4) and range from
-    0 to the largest among some thousand pairs. Where a range is empty, pairs at random take its place.
+    Parameters
+    ----------
+    quaternions : Tensor
+        Orientations (n, 4).
+    group : Tensor
+        Elements (g, 4) of the point group: distances are to the nearest equivalent.
+    count : int
+        How many pairs.
+    generator : torch.Generator
+    bins : int
+        Ranges of distance, from 0 to the largest among some thousand pairs. Where one is empty, pairs at
+        random take its place.
+
+    Returns
+    -------
+    Tensor
+        Rows (2, count).
     """
     kept: list[Tensor] = []
     missing = torch.full((bins,), count // bins)

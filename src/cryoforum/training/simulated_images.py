@@ -1,7 +1,7 @@
 """Endless simulated particles that look like those of a training set.
 
 Projections of the map made of the training particles, in random directions, with the defocus, the origins and
-the noise spectrum of the particles themselves. A network that learns from them never sees an image twice.
+the noise spectrum of the particles themselves, so that no image is seen twice.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,21 @@ EVERY = slice(None)
 class ImageSimulator:
     """What simulated network inputs are drawn from; made by `image_simulator`.
 
-    transform: `projection.cropped_transform` of the map, where images are to be made. points: where it is
-    read, in the plane of an image. particles: whose optics and origins are drawn. noise_deviation:
-    (rows, m, m // 2 + 1) and signal_scale: (rows, points) of each row of the noise model; noise_rows: (n,)
-    the row of each particle.
+    Attributes
+    ----------
+    transform : Tensor
+        `projection.cropped_transform` of the map, on the device where images are made.
+    points : FrequencyPoints
+        Where it is read, in the plane of an image.
+    particles : Particles
+        Whose CTF parameters and origins are drawn.
+    noise_deviation, signal_scale : Tensor
+        (rows, m, m // 2 + 1) and (rows, points), of each row of the noise model.
+    noise_rows : Tensor
+        The row of each particle, (n,).
+    config : PreprocessingConfig
+    intensity : Intensity, optional
+        As in `preprocessing.prepare`.
     """
 
     transform: Tensor
@@ -45,9 +56,22 @@ class ImageSimulator:
     def draw(
         self, count: int, generator: torch.Generator, chosen: slice | Tensor = EVERY
     ) -> tuple[Tensor, Tensor]:
-        """Network inputs (c, m, m) and orientations (count, 4), uniform, of ``count`` simulated particles.
+        """Simulated particles in uniformly random orientations.
 
-        All are drawn, but images are made of the ``chosen`` alone.
+        Parameters
+        ----------
+        count : int
+            How many are drawn.
+        generator : torch.Generator
+        chosen : slice or Tensor
+            Rows of those of which images are made; by default all.
+
+        Returns
+        -------
+        images : Tensor
+            Network inputs (c, m, m).
+        quaternions : Tensor
+            Orientations (count, 4) of all.
         """
         rows, other_rows = torch.randint(len(self.particles), (2, count), generator=generator)
         quaternions = random_unitquat(count, generator=generator)
@@ -57,7 +81,7 @@ class ImageSimulator:
         return images, quaternions
 
     def _images(self, rows: Tensor, other_rows: Tensor, quaternions: Tensor, noise: Tensor) -> Tensor:
-        """Inputs (c, m, m) with the optics of ``rows``, the origins of ``other_rows`` and white ``noise``."""
+        """Inputs (c, m, m) with the CTF of ``rows``, the origins of ``other_rows`` and white ``noise``."""
         device, box = self.transform.device, self.config.box
         if len(rows) == 0:
             return torch.empty(0, box, box, device=device)
@@ -91,9 +115,24 @@ def image_simulator(
     intensity: Intensity | None = None,
     device: torch.device = CPU,
 ) -> ImageSimulator:
-    """Imitations of ``particles``, whose map and noise ``reference`` holds; InputError where it has no noise.
+    """A simulator of images that look like those of ``particles``.
 
-    ``intensity`` as in `preprocessing.prepare`. Images are made on ``device``, from numbers drawn on the CPU.
+    Parameters
+    ----------
+    particles : Particles
+    reference : Reference
+        Their map and noise.
+    config : PreprocessingConfig
+        Of the network inputs.
+    intensity : Intensity, optional
+        As in `preprocessing.prepare`.
+    device : torch.device
+        Where images are made, from numbers drawn on the CPU.
+
+    Raises
+    ------
+    InputError
+        Where the reference has no noise.
     """
     if reference.noise is None:
         raise InputError("expected a reference made from particles, found a map without their noise")

@@ -1,72 +1,105 @@
-"""One step of training, and one validation: all they need, made once from particles and a configuration."""
+"""One step of training, and one validation."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cryoforum.config import Config
-from cryoforum.dataset.particles import Particles
 from cryoforum.errors import InputError
-from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
+from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.network.heads import head_of
 from cryoforum.network.model import OrientationNetwork
-from cryoforum.network.preprocessing import Intensity, prepare_all, set_intensity
-from cryoforum.reconstruction.reference_map import Reference
-from cryoforum.runtime.devices import best_device, mixed_precision, settle_on
+from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.distributed import (
     average_gradients,
     averaged,
-    from_first,
     joined_shares,
     own_share,
     process_rank_and_count,
-    refuse_unequal_shares,
 )
-from cryoforum.training.batches import Batch, BatchSource, image_count, simulated_count
-from cryoforum.training.losses import Loss, l2_penalty, loss_function
-from cryoforum.training.simulated_images import image_simulator
+from cryoforum.runtime.random_streams import RandomStream
+from cryoforum.training.batches import Batch, BatchSource
+from cryoforum.training.data import TrainingData
+from cryoforum.training.history import TrainingHistory
+from cryoforum.training.losses import l2_penalty, loss_function
 
-VALIDATION_LIMIT = 2000  # particles it is taken on: enough for a median, and no cost on large sets
 GRADIENT_NORM_LIMIT = 5.0
+VALIDATION_BATCH_SIZE = 256
 
 
 class Diverged(InputError):
     """The network's numbers are no longer finite."""
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """A network and what it learns from; network and optimizer change with every `learn`.
+class Trainer:
+    """A new network and all that changes while it is trained.
 
-    validation_images: network inputs (v, m, m), of several processes each its share, and validation_truth:
-    (v, 4) the orientations of all. intensity: where the set is standardised as a whole.
+    Processes that share batches (see `runtime.distributed`) all take the same steps, those of whole batches.
+
+    Parameters
+    ----------
+    config : Config
+    data : TrainingData
+    compute : Compute
+        Where the network is trained and in which format.
+    seed : int
+        Of its first weights, dropout, and all that is random about batches. The caller's random numbers are
+        neither used nor changed.
+
+    Attributes
+    ----------
+    network : OrientationNetwork
+    batches : BatchSource
+        Training images, batch by batch.
+    history : TrainingHistory
+        What was done so far, and the best weights.
     """
 
-    config: Config
-    network: OrientationNetwork
-    optimizer: torch.optim.Optimizer
-    loss: Loss
-    source: BatchSource
-    validation_images: Tensor
-    validation_truth: Tensor
-    intensity: Intensity | None
-    device: torch.device
+    def __init__(self, config: Config, data: TrainingData, compute: Compute, seed: int) -> None:
+        self.config, self.compute, self.data, self.seed = config, compute, data, seed
+        generator = torch.Generator().manual_seed(seed)
+        self.loss = loss_function(config, generator, compute)
+        self.batches = BatchSource(data.particles, config, data.simulator, generator, compute.device)
+        self.random_stream = RandomStream(seed, compute.device)
+        with self.random_stream.drawn_from():
+            network = OrientationNetwork(config.network, config.preprocessing.box, config.learned_symmetry)
+        self.network = network.to(compute.device, memory_format=torch.channels_last)
+        self.optimizer = _optimizer(self.network, config)
+        self.history = TrainingHistory()
+        self._give_each_process_its_own_dropout()
 
-    def learn(self, batch: Batch, rate: float, momentum: float, progress: float, step: int) -> float:
-        """One step of the optimizer; the loss before it. `Diverged` where numbers are no longer finite.
+    def step(self, batch: Batch, rate: float, momentum: float, progress: float) -> float:
+        """Take one step of the optimizer.
 
-        Processes that share the batch (see `processes`) all take the same step, that of the whole batch.
+        Parameters
+        ----------
+        batch : Batch
+            Of `batches`.
+        rate, momentum : float
+            Learning rate, and the first β of AdamW.
+        progress : float
+            Through the training, 0 to 1, for losses that have a curriculum.
+
+        Returns
+        -------
+        float
+            The loss before the step.
+
+        Raises
+        ------
+        Diverged
+            Where the network's numbers are no longer finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
-        with mixed_precision(self.device):
-            numbers = self.network(batch.images.to(self.device)).float()
+        device, steps = self.compute.device, self.history.steps
+        with self.random_stream.drawn_from(), self.compute.autocast():
+            numbers = self.network(batch.images.to(device)).float()
         if averaged(float(torch.isfinite(numbers).all())) < 1:
-            raise Diverged(f"training diverged in step {step}; lower max_learning_rate")
-        loss = self.loss(numbers, batch.orientations.to(self.device), batch.pairs, progress, step)
+            raise Diverged(f"training diverged in step {steps}; lower max_learning_rate")
+        loss = self.loss(numbers, batch.orientations.to(device), batch.pairs, progress, steps)
         if self.config.training.l2:
             kernels = self.optimizer.param_groups[0]["params"]
             loss = loss + self.config.training.l2 * l2_penalty(kernels)
@@ -75,102 +108,65 @@ class Lesson:
         average_gradients(self.network.parameters())
         nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
         self.optimizer.step()
-        return averaged(loss.item())
+        found = averaged(loss.item())
+        self.history.add_step(found, len(batch.orientations), rate, momentum)
+        return found
 
-    def validate(self) -> tuple[float, float]:
-        """Median and mean orientation error in radians, to the nearest equivalent; not finite if diverged."""
+    def validate(self, progress: float) -> Tensor:
+        """Take the validation errors at ``progress`` through the training; `history` keeps the best weights.
+
+        Returns
+        -------
+        Tensor
+            Orientation errors (v,) in radians, to the nearest equivalent; NaN where the network's numbers are
+            not finite.
+        """
         self.network.eval()
-        errors = self._validation_errors()
+        errors = joined_shares(self._own_validation_errors(), len(self.data.validation_truth))
         self.network.train()
-        errors = joined_shares(errors, len(self.validation_truth))
-        return errors.median().item(), errors.mean().item()
+        self.history.add_validation(progress, errors, self.network)
+        return errors
 
-    def _validation_errors(self) -> Tensor:
-        """Of this process's share of the images; NaN where the network's numbers are not finite."""
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values that `load_state_dict` needs to go on."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batches": self.batches.state_dict(),
+            "random_stream": self.random_stream.state_dict(),
+            "history": dict(vars(self.history)),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another trainer of the same configuration and particles was."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.load_state_dict(state["batches"])
+        self.random_stream.load_state_dict(state["random_stream"])
+        self.history = TrainingHistory(**state["history"])
+        self._give_each_process_its_own_dropout()
+
+    def _give_each_process_its_own_dropout(self) -> None:
+        """As its images are others; the state is that of the first process."""
+        rank, _ = process_rank_and_count()
+        if rank > 0:
+            self.random_stream.reseed(self.seed + 1_000_003 * rank + self.history.steps)
+
+    def _own_validation_errors(self) -> Tensor:
+        """Of this process's share of the images."""
         head = head_of(self.config.network, self.config.learned_symmetry)
         group = symmetry_group(self.config.symmetry)
-        truths = self.validation_truth[own_share()]
+        all_images, all_truths = self.data.validation_images, self.data.validation_truth[own_share()]
         errors = [torch.empty(0)]
-        for images, truth in zip(self.validation_images.split(256), truths.split(256), strict=True):
-            if not len(images):  # more processes than images
-                continue
-            with torch.no_grad(), mixed_precision(self.device):
-                numbers = self.network(images.to(self.device)).float().cpu()
+        for first in range(0, len(all_images), VALIDATION_BATCH_SIZE):
+            rows = slice(first, first + VALIDATION_BATCH_SIZE)
+            with torch.no_grad(), self.compute.autocast():
+                numbers = self.network(all_images[rows].to(self.compute.device)).float().cpu()
             if torch.isfinite(numbers).all():
-                errors.append(symmetric_distance(head.posterior(numbers).mode, truth, group))
+                errors.append(symmetric_distance(head.posterior(numbers).mode, all_truths[rows], group))
             else:
                 errors.append(torch.full((len(numbers),), math.nan))
         return torch.cat(errors)
-
-
-def lesson_from(
-    particles: Particles,
-    config: Config,
-    training_rows: Tensor,
-    validation_rows: Tensor,
-    reference: Reference | None,
-    generator: torch.Generator,
-    progress: Callable[[int], None] = lambda count: None,
-) -> Lesson:
-    """A new network, and the images of the given rows in memory.
-
-    Of several processes each prepares its share of the images and gets those to learn from from the others.
-    ``reference`` is what simulated images show. InputError: particles without poses, or no such reference.
-    """
-    if particles.poses is None:
-        raise InputError("expected particles with rlnAngleRot, rlnAngleTilt and rlnAnglePsi to learn from")
-    is_simulated = simulated_count(config) > 0
-    if is_simulated and reference is None:
-        raise InputError("expected a reference, as simulated_share is above 0, found none to simulate from")
-    refuse_unequal_shares(image_count(config, len(training_rows)))
-    device = best_device()
-    settle_on(device)
-    settings = config.preprocessing
-    training = particles.select(training_rows)
-    validation_rows = validation_rows[:VALIDATION_LIMIT]
-    intensity = None
-    if settings.standardise == "set":
-        intensity = from_first(lambda: set_intensity(training, settings))
-    _, process_count = process_rank_and_count()
-
-    def prepared_share(rows: Tensor) -> Tensor:
-        return prepare_all(
-            particles.select(rows[own_share()]),
-            settings,
-            intensity=intensity,
-            progress=lambda count: progress(count * process_count),
-        )
-
-    orientations = particles.poses.quaternions[training_rows]
-    if config.symmetry_handling == "domain":
-        orientations = in_fundamental_domain(orientations, symmetry_group(config.symmetry))
-    simulator = None
-    if is_simulated and reference is not None:
-        simulator = image_simulator(training, reference, settings, intensity, device)
-    source = BatchSource(
-        images=joined_shares(prepared_share(training_rows), len(training_rows)),
-        orientations=orientations,
-        ctf=training.ctf,
-        pixel_size_angstrom=particles.box * particles.pixel_size_angstrom / settings.box,
-        config=config,
-        simulator=simulator,
-        generator=generator,
-        device=device,
-    )
-    loss = loss_function(config, generator, device)
-    network = OrientationNetwork(config.network, settings.box, config.learned_symmetry).to(device)
-    network = network.to(memory_format=torch.channels_last)
-    return Lesson(
-        config=config,
-        network=network,
-        optimizer=_optimizer(network, config),
-        loss=loss,
-        source=source,
-        validation_images=prepared_share(validation_rows),
-        validation_truth=particles.poses.quaternions[validation_rows],
-        intensity=intensity,
-        device=device,
-    )
 
 
 def _optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
