@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported: threads that wait by spinning starve each other beside another program.
@@ -9,6 +10,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 import torch
+from helpers.number_format import use_float32
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -18,6 +20,14 @@ torch.set_num_threads(2)
 # The first call into torch is slow, so a deadline an example would fail at random.
 settings.register_profile("cryoforum", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("cryoforum")
+
+
+@pytest.fixture(scope="module")
+def in_float32() -> Iterator[None]:
+    """All tests of a module compute in float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_float32(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

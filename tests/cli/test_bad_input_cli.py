@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
-from cryoforum.commands import workflow
+from cryoforum.commands import filter as filtering
 from cryoforum.dataset.particle_table import select_rows
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network import model_folder as checkpoint
@@ -389,7 +389,7 @@ def test_a_limit_of_the_system_on_writing_is_told_in_one_line(folder: Path, comm
     arguments = [command, *(str(option).format(folder) for option in options[command])]
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
-        "from cryoforum.cli import app; app()"
+        "from cryoforum.cli import main; main()"
     )
     before = files_of(folder)
     done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)
@@ -403,7 +403,7 @@ def test_our_own_mistakes_keep_their_traceback(folder: Path, monkeypatch: pytest
     def broken(*arguments: object) -> None:
         raise AttributeError("a mistake")
 
-    monkeypatch.setattr(workflow, "select", broken)
+    monkeypatch.setattr(filtering, "select", broken)
     result = invoke("filter", folder / "predictions.star", "--out", folder / "kept.star")
     assert isinstance(result.exception, AttributeError)
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.number_format import IN_FLOAT32
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
 from cryoforum.commands.relion_job import ExternalJob, write_output_nodes
 from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.io.relion.star_text import read_tables
@@ -67,7 +69,7 @@ def test_labels_are_spelled_as_our_options_and_values_stay() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, in_float32: None) -> Path:
     """A project with particles in Extract/job001 and a training in External/job002; not to be changed."""
     project = tmp_path_factory.mktemp("project")
     shape = (
@@ -97,7 +99,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = folder_of_relion(project, "External/job002/")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        patch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
         run(job, "--in_parts", "Extract/job001/particles.star", "--action", "train", *TINY)
     return project
 
@@ -107,7 +108,6 @@ def project(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A copy of it, as the current folder."""
     shutil.copytree(trained, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
-    monkeypatch.setattr(devices, "_is_bfloat16_faster", lambda device: False)
     return tmp_path / "project"
 
 
@@ -209,7 +209,7 @@ def test_labels_are_those_of_the_relion_that_made_the_folder(
 
 def test_a_model_may_be_named_by_its_own_folder_and_labels_may_have_underscores(project: Path) -> None:
     parts = ("--in_parts", "Extract/job001/particles.star", "--model", "External/job002/model")
-    run("External/job003/", *parts, "--no-refine", "--batch_size", "16", "--views", "1")
+    run("External/job003/", *parts, "--no-refine", "--batch_size", "16", "--tta", "1")
     assert len(read_star(project / "External" / "job003" / "particles.star")) == COUNT
 
 
@@ -236,7 +236,7 @@ def test_the_reference_of_the_form_is_used_and_its_mask_multiplies_it(project: P
     )
     all_of_it = torch.ones(BOX // 2, BOX // 2, BOX // 2)
     write_volume(Volume(all_of_it, 2 * PIXEL_SIZE), project / "coarse.mrc")
-    told = predict("External/job020/", "--in_mask", "coarse.mrc", "--no-halves", *SEARCH).stderr
+    told = predict("External/job020/", "--in_mask", "coarse.mrc", "--half-maps", "all", *SEARCH).stderr
     assert "coarse.mrc: resampled" in told
 
 
@@ -305,14 +305,12 @@ def test_threads_are_those_that_relion_gives(project: Path) -> None:
 
 SLOW = """
 import os, sys, time
-from cryoforum.commands import aligners as predictors, predict as predicting
-from cryoforum.runtime import devices
-devices._is_bfloat16_faster = lambda device: False
-once = predictors.predict_batch
+from cryoforum.alignment import aligner
+once = aligner.predict_batch
 def slow(*arguments):
     time.sleep(0.5)
     return once(*arguments)
-predictors.predict_batch = slow
+aligner.predict_batch = slow
 from cryoforum.cli import app
 app(sys.argv[1:])
 """
@@ -324,7 +322,7 @@ def started(project: Path, job: str) -> subprocess.Popen[str]:
     arguments = ("relion-job", "--o", job, "--in_parts", "Extract/job001/particles.star", "--model")
     arguments += ("External/job002", "--batch-size", "4", "--j", "1")
     running = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *arguments],
+        [sys.executable, "-c", IN_FLOAT32 + SLOW, *arguments],
         env=os.environ | {"PYTHONPATH": str(Path(devices.__file__).parents[1])},
         stderr=subprocess.PIPE,
         text=True,
@@ -374,11 +372,11 @@ def test_a_training_is_repeated_or_resumed_in_its_folder(
     job, parts = "External/job002/", ("--in_parts", "Extract/job001/particles.star", "--action", "train")
     seen = []
     monkeypatch.setattr(
-        "cryoforum.commands.train.train", lambda *a, resume, **b: seen.append(resume) or stop()
+        "cryoforum.commands.train.train", lambda request, reporter: seen.append(request.resume) or stop()
     )
 
     def stop() -> None:
-        raise ValueError("enough")
+        raise InputError("enough")
 
     assert "enough" in refused_after_bars(job, *parts, *TINY)
     (project / job / "model" / "state.pt").touch()
@@ -395,7 +393,7 @@ def refused_after_bars(job: str, *arguments: object) -> str:
 
 def test_half_sets_train_two_models_and_both_maps_are_shown(project: Path) -> None:
     parts = ("--in_parts", "Extract/job001/particles.star", "--action", "train")
-    run("External/job009/", *parts, "--halves", *TINY, "--set", "augmentation.simulated_share=0")
+    run("External/job009/", *parts, "--half-set-models", *TINY, "--set", "augmentation.simulated_share=0")
     folder = project / "External" / "job009" / "model"
     shown = [f"External/job009/model/half{half}/reference.mrc" for half in (1, 2)]
     assert nodes("External/job009/") == {name: MAP for name in shown if (project / name).exists()}
@@ -404,7 +402,7 @@ def test_half_sets_train_two_models_and_both_maps_are_shown(project: Path) -> No
 
 def test_relion_reads_the_particles(project: Path, relion: Path) -> None:
     job = folder_of_relion(project, "External/job003/")
-    predict(job, "--no-refine", "--views", "1")
+    predict(job, "--no-refine", "--tta", "1")
     handler = [relion.with_name("relion_star_handler"), "--select", "rlnAngleTilt"]
     subprocess.run([*handler, "--i", f"{job}particles.star", "--o", "handled.star"], check=True)
     ours, theirs = read_star(project / job / "particles.star"), read_star(project / "handled.star")
@@ -418,7 +416,7 @@ def test_relions_pipeline_runs_the_job_and_takes_its_results(project: Path, reli
     source = Path(devices.__file__).parents[1]
     script.write_text(
         f"#!/bin/sh\nPYTHONPATH={source} exec {sys.executable} -c "
-        "'from cryoforum.cli import app; app()' \"$@\"\n"
+        "'from cryoforum.cli import main; main()' \"$@\"\n"
     )
     script.chmod(0o755)
     (project / "default_pipeline.star").write_text(
