@@ -469,8 +469,6 @@ def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--candidates", "guesses"), "expected --candidates network, search, both, found 'guesses'"),
-        (("--candidates", ""), "found ''"),
         (("--reference", MAP, "--resolution", 0), "expected a resolution above 0 and at most 179 Å"),
         (("--reference", MAP, "--resolution", -4), "found -4"),
         (("--reference", MAP, "--resolution", 1000), "found 1000"),
