@@ -130,7 +130,7 @@ def without_ctf(table: ParticleTable) -> ParticleTable:
 
 
 def with_pixel_size(table: ParticleTable, size: float) -> ParticleTable:
-    return replace(table, ctf=table.optics.assign(rlnImagePixelSize=f"{size:.6f}"))
+    return replace(table, optics=table.optics.assign(rlnImagePixelSize=f"{size:.6f}"))
 
 
 def edited(table: ParticleTable, edit: Callable[[ParticleTable], ParticleTable]) -> Path:
@@ -170,7 +170,7 @@ def simulated_particles(volume: Volume, folder: Path, count: int, snr: float) ->
 
 def report(name: str, table: Path, symmetry: str, more: list[str]) -> None:
     """One row: what the command said, and what it cost."""
-    code = "from cryoforum.cli import app; app()"
+    code = "from cryoforum.cli import main; main()"
     command = [sys.executable, "-c", code, "check", str(table), "--symmetry", symmetry, *more]
     start, before = time.perf_counter(), os.times()
     done = subprocess.run(
@@ -178,7 +178,8 @@ def report(name: str, table: Path, symmetry: str, more: list[str]) -> None:
     )
     seconds, after = time.perf_counter() - start, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    said = [line.removeprefix("wrong: ") for line in done.stdout.splitlines() if line.startswith("wrong: ")]
+    problem = "problem: "
+    said = [line.removeprefix(problem) for line in done.stdout.splitlines() if line.startswith(problem)]
     undecided = [line for line in done.stdout.splitlines() if line.startswith("cannot tell")]
     deviations = [abs(int(number)) for number in re.findall(r"│ +([+-]\d+) │", done.stdout)]
     last = done.stdout.splitlines()[-1] if done.stdout else done.stderr

@@ -1,4 +1,4 @@
-"""Half sets posed by their own half's map or by the other's: does the FSC of the new halves tell the truth?
+"""Half sets aligned by their own half's map or by the other's: does the FSC of the new halves tell the truth?
 
 Two maps a and b of a truth t whose errors are independent have FSC(a, b) = FSC(a, t) · FSC(b, t). What the
 half maps agree beyond that is shared noise. Printed: that excess, mean over shells 2 to 11, of each run.
@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cryoforum.alignment.aligner import AlignmentConfig
-from cryoforum.alignment.fitting import align
+from cryoforum.alignment.aligner import align
+from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
@@ -39,13 +39,13 @@ def shell_correlation(first: Tensor, second: Tensor) -> Tensor:
 
 
 def excess(particles: Particles, truth: Volume, crossed: bool) -> float:
-    """Pose each half set by the map of its own half, or of the other, and compare the new half maps."""
+    """Align each half set by the map of its own half, or of the other, and compare the new half maps."""
     maps = reconstruct(particles)  # at the true poses, with all of their noise
     reference = Reference(maps.full, (maps.half1, maps.half2), highest_frequency=BOX // 2 - 1)
     own = torch.arange(COUNT) % 2 + 1
-    posed = replace(particles, half_sets=3 - own if crossed else own, poses=None)
+    unposed = replace(particles, half_sets=3 - own if crossed else own, poses=None)
     config = AlignmentConfig("search", max_shift_pixel=1.5)
-    found = align(reference, posed, config=config, halves=True, tell=lambda line: None)
+    found = align(reference, unposed, config=config, own_half_maps=True)
     new = reconstruct(particles.with_poses(found.poses))
     first, second, true = new.half1.voxels, new.half2.voxels, truth.voxels
     allowed = shell_correlation(first, true) * shell_correlation(second, true)

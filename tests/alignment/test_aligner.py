@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from cryoforum.alignment import aligner as posing
-from cryoforum.alignment import fitting as finding
+from cryoforum.alignment import map_aligner
+from cryoforum.alignment.config import AlignmentConfig
+from cryoforum.alignment.fitting import fitted_aligner
 from cryoforum.alignment.global_search import Candidates, Templates
 from cryoforum.cli import app
-from cryoforum.commands.compare import matched_errors
+from cryoforum.commands.compare import pose_errors
 from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import orientation_errors
@@ -117,7 +118,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
 @pytest.fixture(autouse=True)
 def model_that_knows(lab: Lab) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(posing, "network_numbers", lab.oracle)
+        patch.setattr(map_aligner, "network_numbers", lab.oracle)
         patch.setattr(inference, "network_numbers", lab.oracle)
         yield
 
@@ -126,7 +127,7 @@ def model_that_knows(lab: Lab) -> Iterator[None]:
 def predicted(lab: Lab) -> Path:
     """predicted.star, by the model's own reference, each half set by its own half's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(posing, "network_numbers", lab.oracle)
+        patch.setattr(map_aligner, "network_numbers", lab.oracle)
         result = run(
             "predict", lab / "model", lab / "particles.star", "--out", lab / "predicted.star", *NETWORK
         )
@@ -134,8 +135,12 @@ def predicted(lab: Lab) -> Path:
     return lab / "predicted.star"
 
 
+def orientation_errors_of(found: Path, truth: Path, symmetry: str = "C1") -> Tensor:
+    return pose_errors(read_star(found), read_star(truth), symmetry).orientations_rad
+
+
 def median_error_deg(found: Path, truth: Path, symmetry: str = "C1") -> float:
-    return float(torch.rad2deg(matched_errors(read_star(found), read_star(truth), symmetry).median()))
+    return float(torch.rad2deg(orientation_errors_of(found, truth, symmetry).median()))
 
 
 def shift_errors_pixel(found: Path, truth: Path) -> Tensor:
@@ -168,9 +173,9 @@ def without_poses(source: Path, out: Path) -> Path:
     return out
 
 
-def test_match_finds_orientations_and_shifts_without_a_model(lab: Lab, tmp_path: Path) -> None:
-    blind, out = without_poses(lab / "few.star", tmp_path / "blind.star"), tmp_path / "matched.star"
-    result = run("match", lab / "map.mrc", blind, "--out", out, "--max-shift", 2.5, "--root", lab.folder)
+def test_align_finds_orientations_and_shifts_without_a_model(lab: Lab, tmp_path: Path) -> None:
+    blind, out = without_poses(lab / "few.star", tmp_path / "blind.star"), tmp_path / "aligned.star"
+    result = run("align", lab / "map.mrc", blind, "--out", out, "--max-shift", 2.5, "--root", lab.folder)
     assert "80 poses in" in result.output and "explains only" not in result.stderr
     assert median_error_deg(out, lab / "few.star") < 3
     shifts = shift_errors_pixel(out, lab / "few.star")
@@ -185,21 +190,21 @@ def test_match_finds_orientations_and_shifts_without_a_model(lab: Lab, tmp_path:
     assert np.median(column(out, "rlnMaxValueProbDistribution")) > 0.95
 
 
-def test_a_symmetric_molecule_is_matched_up_to_its_symmetry(tmp_path: Path) -> None:
-    simulated, out = tmp_path / "particles.star", tmp_path / "matched.star"
+def test_a_symmetric_molecule_is_aligned_up_to_its_symmetry(tmp_path: Path) -> None:
+    simulated, out = tmp_path / "particles.star", tmp_path / "aligned.star"
     shape = ("--box", 24, "--pixel-size", 8, "--snr", 5, "--max-shift", 1)
     run("simulate", "--structure", "6z6u", "--out", tmp_path, "--n", 60, *shape)
-    result = run("match", "6z6u", simulated, "--out", out, "--symmetry", "O", "--max-shift", 1)
+    result = run("align", "6z6u", simulated, "--out", out, "--symmetry", "O", "--max-shift", 1)
     assert "explains only" not in result.stderr
     assert median_error_deg(out, simulated, "O") < 8
     assert median_error_deg(out, simulated, "C1") > 30
     assert float(shift_errors_pixel(out, simulated).median()) < 0.3
 
 
-def test_few_particles_are_posed_without_measuring_their_noise(lab: Lab, tmp_path: Path) -> None:
+def test_few_particles_are_aligned_without_measuring_their_noise(lab: Lab, tmp_path: Path) -> None:
     table = lab.folder / "ten.star"
     write_star(select_rows(read_star(lab / "particles.star"), range(10)), table)
-    for arguments in (("match", lab / "map.mrc"), ("predict", lab / "model")):
+    for arguments in (("align", lab / "map.mrc"), ("predict", lab / "model")):
         out = tmp_path / f"{arguments[0]}.star"
         run(*arguments, table, "--out", out, "--root", lab.folder, "--max-shift", 2.2)
         assert median_error_deg(out, table) < 4
@@ -239,13 +244,13 @@ def test_candidates_are_chosen_by_the_calibrated_density(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[torch.Tensor] = []
-    candidates = posing.candidates
+    candidates = map_aligner.candidates
 
     def seeing(templates: Templates, images: WhitenedImages, density: torch.Tensor) -> Candidates:
         seen.append(density)
         return candidates(templates, images, density)
 
-    monkeypatch.setattr(posing, "candidates", seeing)
+    monkeypatch.setattr(map_aligner, "candidates", seeing)
     description = json.loads((lab / "model" / "model.json").read_text())
     densities = []
     for sharpness in (1.0, 0.25):
@@ -294,7 +299,7 @@ def test_half_sets_stay_apart(lab: Lab, predicted: Path, tmp_path: Path) -> None
     )
     assert independent(predicted, tmp_path / "apart")
     together = lab / "together.star"
-    run("predict", lab / "model", lab / "particles.star", "--out", together, "--no-halves", *NETWORK)
+    run("predict", lab / "model", lab / "particles.star", "--out", together, "--half-maps", "all", *NETWORK)
     assert not column(together, "cryoforumReferenceHalf").any()
     assert not independent(together, tmp_path / "together")
 
@@ -309,7 +314,9 @@ def test_half_sets_are_drawn_where_they_are_wanted_and_not_there(lab: Lab, tmp_p
     run("predict", lab / "model", bare, "--out", out, *NETWORK)
     assert "rlnRandomSubset" not in read_star(out).particles
     assert not independent(out, tmp_path / "one")
-    told = run("predict", lab / "model", bare, "--out", out, "--halves", "--overwrite", *NETWORK).stderr
+    told = run(
+        "predict", lab / "model", bare, "--out", out, "--half-maps", "own", "--overwrite", *NETWORK
+    ).stderr
     assert "half sets are drawn and written" in told
     half_sets = column(out, "rlnRandomSubset")
     assert sorted(np.unique(half_sets)) == [1, 2] and abs(half_sets.mean() - 1.5) < 0.01
@@ -317,11 +324,13 @@ def test_half_sets_are_drawn_where_they_are_wanted_and_not_there(lab: Lab, tmp_p
     assert independent(out, tmp_path / "two")
     # Those of the training are in one half's map already, and nobody knows in which.
     write_star(whole, bare)
-    words = refused("predict", lab / "model", bare, "--out", out, "--halves", "--overwrite", *NETWORK)
-    assert "expected rlnRandomSubset for --halves" in words
+    words = refused(
+        "predict", lab / "model", bare, "--out", out, "--half-maps", "own", "--overwrite", *NETWORK
+    )
+    assert "expected rlnRandomSubset for --half-maps own" in words
 
 
-def test_a_half_set_is_posed_by_the_map_of_its_half(lab: Lab, predicted: Path, tmp_path: Path) -> None:
+def test_a_half_set_is_aligned_by_the_map_of_its_half(lab: Lab, predicted: Path, tmp_path: Path) -> None:
     """Where the second half's map is spoiled, the first half set's poses stay what they were."""
     model, out = tmp_path / "model", lab / "spoiled.star"
     shutil.copytree(lab / "model", model)
@@ -330,7 +339,7 @@ def test_a_half_set_is_posed_by_the_map_of_its_half(lab: Lab, predicted: Path, t
     scale = float(half.voxels.std())
     write_volume(Volume(scale * spoiled, half.pixel_size_angstrom), model / "reference_half2.mrc")
     run("predict", model, lab / "particles.star", "--out", out, *NETWORK)
-    errors = torch.rad2deg(matched_errors(read_star(out), read_star(lab / "particles.star")))
+    errors = torch.rad2deg(orientation_errors_of(out, lab / "particles.star"))
     half_sets = torch.from_numpy(column(out, "rlnRandomSubset"))
     assert float(errors[half_sets == 1].median()) < 3 < 6 < float(errors[half_sets == 2].median())
 
@@ -350,7 +359,7 @@ def test_without_local_refinement_orientations_are_the_networks_and_shifts_are_f
 ) -> None:
     out = tmp_path / "out.star"
     blind = without_poses(lab / "few.star", lab / "blind.star")
-    run("predict", lab / "model", blind, "--out", out, "--no-refine", "--views", "1", *NETWORK)
+    run("predict", lab / "model", blind, "--out", out, "--no-refine", "--tta", "1", *NETWORK)
     assert median_error_deg(out, lab / "few.star") < 0.5  # the model that knows
     shifts = shift_errors_pixel(out, lab / "few.star")
     assert float(shifts.median()) < 0.5 < float(shift_errors_pixel(blind, lab / "few.star").median())
@@ -362,7 +371,14 @@ def test_without_a_reference_poses_are_the_networks_and_shifts_stay(lab: Lab, tm
     shutil.copytree(lab / "model", model)
     (model / "reference.json").unlink()
     common = ("predict", model, lab / "few.star", "--out", out, "--root", lab.folder)
-    for options in (("--refine",), ("--halves",), ("--candidates", "search")):
+    for options in (
+        ("--refine",),
+        (
+            "--half-maps",
+            "own",
+        ),
+        ("--candidates", "search"),
+    ):
         assert "has no reference" in refused(*common, *options)
         assert not out.exists()
     run(*common)
@@ -413,7 +429,7 @@ def test_another_molecule_is_told(lab: Lab, tmp_path: Path) -> None:
     out = tmp_path / "out.star"
     common = ("--out", out, "--root", lab.folder, "--max-shift", 1, "--overwrite")
     for command, words in (
-        (("match", "6z6u", lab / "few.star"), "it may be another molecule"),
+        (("align", "6z6u", lab / "few.star"), "it may be another molecule"),
         (
             ("predict", lab / "model", lab / "few.star", "--reference", "6z6u"),
             "it may be turned or another molecule",
@@ -453,13 +469,11 @@ def test_a_turned_reference_is_told_and_found_by_a_search(lab: Lab, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--candidates", "guesses"), "expected --candidates network, search, both, found 'guesses'"),
-        (("--candidates", ""), "found ''"),
         (("--reference", MAP, "--resolution", 0), "expected a resolution above 0 and at most 179 Å"),
         (("--reference", MAP, "--resolution", -4), "found -4"),
         (("--reference", MAP, "--resolution", 1000), "found 1000"),
         (("--reference", MAP, "--resolution", "nan"), "found nan"),
-        (("--reference", MAP, "--halves"), "a reference with half maps for --halves"),
+        (("--reference", MAP, "--half-maps", "own"), "a reference with half maps for --half-maps own"),
         (("--reference", "none.mrc"), "none.mrc"),
         (("--reference", "1abc"), "expected a shipped molecule"),
         (("--max-shift", -1), "largest shift of 0 or more pixels, found -1"),
@@ -483,12 +497,12 @@ def test_bad_options_of_predict(lab: Lab, tmp_path: Path, options: tuple[object,
         ("none.mrc", (), "none.mrc"),
     ],
 )
-def test_bad_options_of_match(
+def test_bad_options_of_align(
     lab: Lab, tmp_path: Path, reference: str, options: tuple[object, ...], words: str
 ) -> None:
     common = ("--out", tmp_path / "out.star", "--root", lab.folder)
     named = lab / "map.mrc" if reference == MAP else reference
-    assert words in refused("match", named, lab / "few.star", *common, *options)
+    assert words in refused("align", named, lab / "few.star", *common, *options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -513,7 +527,7 @@ def test_a_low_resolution_limits_what_is_compared(lab: Lab, tmp_path: Path) -> N
 
 def test_expected_errors_hold(lab: Lab, predicted: Path) -> None:
     """Root mean squares over all particles: the bound, what is expected, and what it is."""
-    errors = torch.rad2deg(matched_errors(read_star(predicted), read_star(lab / "particles.star"))).numpy()
+    errors = torch.rad2deg(orientation_errors_of(predicted, lab / "particles.star")).numpy()
     bound, expected = (column(predicted, f"cryoforum{name}Deg") for name in ("Bound", "ExpectedError"))
     typical = errors < 3 * np.median(errors)  # without the few that went to another mode
     assert typical.mean() > 0.9
@@ -528,12 +542,12 @@ def test_particles_of_two_halves_come_back_in_their_order(lab: Lab) -> None:
     particles = particles_from_table(table)
     reference = load_reference(lab / "model")
     assert reference is not None
-    config = posing.AlignmentConfig(source="network")
-    aligner = finding.make_aligner(load_model(lab / "model"), reference, particles, config, halves=True)
+    config = AlignmentConfig(source="network")
+    aligner = fitted_aligner(reference, particles, load_model(lab / "model"), config, own_half_maps=True)
     rows = torch.tensor([3, 0, 8, 5, 2, 11])
-    together = posing.align_batch(aligner, particles.select(rows))
+    together = aligner.align_batch(particles.select(rows))
     for at, row in enumerate(rows):
-        alone = posing.align_batch(aligner, particles.select(row[None]))
+        alone = aligner.align_batch(particles.select(row[None]))
         apart = geodesic_distance(alone.posterior.mode[0], together.posterior.mode[at])
         assert float(apart) < 1e-3
         assert together.evidence is not None and alone.evidence is not None

@@ -89,14 +89,14 @@ def test_predictions_with_a_refined_defocus_write_it_and_others_leave_it(tmp_pat
     write_star(with_columns(table, columns), tmp_path / "particles.star")
     found = []
     for name, options in (("plain", ()), ("refined", ("--refine-defocus",))):
-        match = (
-            "match",
+        align = (
+            "align",
             tmp_path / "map.mrc",
             tmp_path / "particles.star",
             "--out",
             tmp_path / f"{name}.star",
         )
-        run(*match, "--symmetry", "O", *options)
+        run(*align, "--symmetry", "O", *options)
         found.append(read_star(tmp_path / f"{name}.star"))
     plain, refined = found
     assert "cryoforumDefocusChange" not in plain.particles.columns
@@ -127,7 +127,7 @@ def test_particles_without_ctf_have_no_defocus_to_refine(tmp_path: Path) -> None
     table = read_star(tmp_path / "particles.star")
     frame = table.particles.drop(columns=[c for c in table.particles if c.startswith("rlnDefocus")])
     write_star(type(table)(table.path, table.optics, frame), tmp_path / "bare.star")
-    arguments = ("match", tmp_path / "map.mrc", tmp_path / "bare.star", "--out", tmp_path / "out.star")
+    arguments = ("align", tmp_path / "map.mrc", tmp_path / "bare.star", "--out", tmp_path / "out.star")
     result = CliRunner().invoke(app, [str(word) for word in (*arguments, "--refine-defocus")])
     assert result.exit_code == 1 and "CTF parameters to refine their defocus" in result.stderr
     assert not (tmp_path / "out.star").exists()

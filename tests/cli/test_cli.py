@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
 from cryoforum.commands import demo as demonstration
-from cryoforum.commands.compare import matched_errors, matched_shift_errors_angstrom
-from cryoforum.commands.train import train_to_folder
+from cryoforum.commands.compare import pose_errors
+from cryoforum.commands.train import TrainRequest, train
 from cryoforum.config import Config, with_settings
 from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
 from cryoforum.dataset.poses import Poses
@@ -27,6 +27,7 @@ from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table, with_poses
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model
+from cryoforum.runtime.reporter import Reporter, TrainingProgress
 
 COMMANDS = (
     "simulate",
@@ -113,7 +114,7 @@ def test_the_command_line_starts_without_torch() -> None:
 
 
 def test_the_installed_command_runs_and_fails_clearly(tmp_path: Path) -> None:
-    start = [sys.executable, "-c", "from cryoforum.cli import app; app()"]
+    start = [sys.executable, "-c", "from cryoforum.cli import main; main()"]
     helped = subprocess.run([*start, "--help"], capture_output=True, text=True)
     assert helped.returncode == 0 and "simulate" in helped.stdout
     failed = subprocess.run(
@@ -234,7 +235,7 @@ def test_the_truth_makes_a_map_of_the_molecule_and_no_error(done: Run, tmp_path:
 
 def test_one_reference_for_both_halves_is_said_to_be_optimistic(done: Run, tmp_path: Path) -> None:
     together = tmp_path / "together.star"
-    run("predict", done / "model", done / "particles.star", "--no-halves", "--out", together)
+    run("predict", done / "model", done / "particles.star", "--half-maps", "all", "--out", together)
     output = run("reconstruct", together, "--out", tmp_path / "map", "--root", done.folder).output
     assert "optimistic" in output
     assert "optimistic" not in run("reconstruct", done / "kept.star", "--out", tmp_path / "apart").output
@@ -244,10 +245,8 @@ def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
     numbers = json.loads((done / "errors.json").read_text())
     assert numbers["count"] == 60 and 0 < numbers["median_rad"] <= np.pi
     said = run("compare", done / "predictions.star", done / "particles.star").output
-    errors = matched_shift_errors_angstrom(
-        read_star(done / "predictions.star"), read_star(done / "particles.star")
-    )
-    assert f"median shift error: {float(errors.quantile(0.5)):.2f} Å" in said
+    errors = pose_errors(read_star(done / "predictions.star"), read_star(done / "particles.star"))
+    assert f"median shift error: {float(errors.shifts_angstrom.quantile(0.5)):.2f} Å" in said
 
 
 def test_predict_of_one_part_of_the_split(done: Run, tmp_path: Path) -> None:
@@ -324,24 +323,20 @@ def test_bars_of_a_training_end_where_they_say(done: Run, tmp_path: Path) -> Non
     announced: dict[str, int] = {}
     reached: Counter[str] = Counter()
 
-    def bar(description: str, total: int) -> Callable[[int], None]:
-        announced[description] = total
-        return lambda count: reached.update({description: count})
+    fractions: list[float] = []
 
-    train_to_folder(
-        [done / "particles.star"],
-        None,
-        tmp_path / "model",
-        load_model(done / "model").config,
-        split_choice=None,
-        seed=0,
-        max_minutes=None,
-        resume=False,
-        overwrite=False,
-        bar=bar,
-        on_step=lambda progress: None,
-    )
+    class Counting(Reporter):
+        def progress(self, description: str, total: int) -> Callable[[int], None]:
+            announced[description] = total
+            return lambda count: reached.update({description: count})
+
+        def training(self, progress: TrainingProgress) -> None:
+            fractions.append(progress.fraction)
+
+    config = load_model(done / "model").config
+    train(TrainRequest([done / "particles.star"], tmp_path / "model", config), Counting())
     assert announced and reached == announced
+    assert fractions == sorted(fractions) and fractions[-1] == 1
 
 
 def test_a_learning_rate_is_suggested_and_its_curve_written(done: Run, tmp_path: Path) -> None:
@@ -430,9 +425,10 @@ def test_the_demonstration_shows_poses_before_and_after_local_refinement(
     tables = {name: read_star(out / f"{name}.star") for name in ("network", "predictions", "kept")}
     assert [len(table) for table in (truth, *tables.values())] == [66, 66, 66, 50]
     for group, table in zip(("network", "all", "kept"), tables.values(), strict=True):
-        errors = matched_errors(table, truth)
-        assert summary["errors"][group]["median_rad"] == pytest.approx(float(errors.quantile(0.5)), rel=1e-5)
-        pixels = matched_shift_errors_angstrom(table, truth).quantile(0.5) / 11.2
+        errors = pose_errors(table, truth)
+        median = float(errors.orientations_rad.quantile(0.5))
+        assert summary["errors"][group]["median_rad"] == pytest.approx(median, rel=1e-5)
+        pixels = errors.shifts_angstrom.quantile(0.5) / 11.2
         assert summary["shift_errors"][group]["median_pixel"] == pytest.approx(float(pixels), rel=1e-5)
     bound = number_column(tables["predictions"], "cryoforumBoundDeg")
     assert bound is not None and summary["bound"]["median_deg"] == pytest.approx(np.median(bound), rel=1e-4)
@@ -456,7 +452,7 @@ def test_shift_errors_are_matched_by_name(done: Run) -> None:
     moved = torch.stack([0.6 * length, -0.8 * length], dim=-1)
     table = with_poses(truth, Poses(poses.quaternions, poses.shifts_angstrom + moved))
     order = torch.arange(60).flip(0)
-    found = matched_shift_errors_angstrom(select_rows(table, order), truth)
+    found = pose_errors(select_rows(table, order), truth).shifts_angstrom
     torch.testing.assert_close(found, length[order], atol=1e-3, rtol=1e-4)
 
 

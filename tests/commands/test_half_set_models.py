@@ -1,4 +1,4 @@
-"""Two models of half sets: neither knows the other's particles, and each poses its own."""
+"""Two models of half sets: neither knows the other's particles, and each aligns its own."""
 
 import json
 import shutil
@@ -10,9 +10,10 @@ import torch
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
-from cryoforum.commands import half_set_models as halves
-from cryoforum.commands.half_set_models import is_unfinished
+from cryoforum.commands import train as training
+from cryoforum.commands.train import is_unfinished
 from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
@@ -24,8 +25,8 @@ COUNT, FEW, BOX, PIXEL_SIZE = 120, 40, 28, 12.8
 TINY = ("--preset", "tiny", "--split", "60,20,20")
 TINY += ("--set", "training.image_passes=96", "--set", "training.batch_size=16")
 TINY += ("--set", "training.grid_nside=2", "--set", "training.grid_count=1")
-SEARCH = ("--candidates", "search", "--max-shift", "1.5")
 TINY += ("--set", "network.widths=[4, 8]", "--set", "network.degree=2")
+SEARCH = ("--candidates", "search", "--max-shift", "1.5")
 
 
 def invoke(*arguments: object) -> Result:
@@ -54,7 +55,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = with_columns(table, {"rlnRandomSubset": torch.arange(COUNT) % 2 + 1})
     write_star(table, folder / "particles.star")
     write_star(select_rows(table, range(FEW)), folder / "few.star")
-    run("train", folder / "particles.star", "--halves", "--out", folder / "model", *TINY)
+    run("train", folder / "particles.star", "--half-set-models", "--out", folder / "model", *TINY)
     return folder
 
 
@@ -103,7 +104,7 @@ def test_nothing_of_the_first_half_depends_on_images_of_the_second(lab: Path, tm
     spoiled = torch.where((half_sets == 2)[:, None, None], noise, images)
     write_stack(tmp_path / "particles.mrcs", [spoiled], COUNT, BOX, PIXEL_SIZE)
     shutil.copy(lab / "particles.star", tmp_path)
-    run("train", tmp_path / "particles.star", "--halves", "--out", tmp_path / "model", *TINY)
+    run("train", tmp_path / "particles.star", "--half-set-models", "--out", tmp_path / "model", *TINY)
     for half, same in (("half1", True), ("half2", False)):
         for name in ("weights.safetensors", "reference.json"):
             ours, theirs = (folder / "model" / half / name for folder in (lab, tmp_path))
@@ -122,7 +123,7 @@ def test_nothing_of_the_first_half_depends_on_images_of_the_second(lab: Path, tm
 
 
 @pytest.mark.parametrize("options", [(), ("--no-refine",)])
-def test_each_half_set_is_posed_by_its_own_model_and_its_maps_are_independent(
+def test_each_half_set_is_aligned_by_its_own_model_and_its_maps_are_independent(
     lab: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     out = predict(lab, lab / "particles.star", tmp_path / "out.star", *options)
@@ -133,7 +134,7 @@ def test_each_half_set_is_posed_by_its_own_model_and_its_maps_are_independent(
         own = tmp_path / f"own{half}.star"
         write_star(select_rows(read_star(lab / "particles.star"), np.flatnonzero(half_sets == half)), own)
         alone = tmp_path / f"alone{half}.star"
-        predict(lab, own, alone, "--no-halves", *options, model=f"model/half{half}")
+        predict(lab, own, alone, "--half-maps", "all", *options, model=f"model/half{half}")
         for name in ("cryoforumExpectedErrorDeg", "rlnAngleTilt", "rlnOriginXAngst"):
             np.testing.assert_allclose(column(alone, name), column(out, name)[half_sets == half], atol=0.05)
 
@@ -148,7 +149,7 @@ def test_cross_fitting_takes_the_model_that_never_saw_the_particle(lab: Path, tm
 def test_the_networks_word_on_its_own_particles_is_said_to_be_too_sure(lab: Path, tmp_path: Path) -> None:
     arguments = ("predict", lab / "model", lab / "few.star", "--root", lab, "--no-refine")
     told = run(*arguments, "--out", tmp_path / "own.star").stderr
-    assert f"{FEW} particles are posed by the network that learned from them" in told
+    assert f"{FEW} particles are aligned by the network that learned from them" in told
     told = run(*arguments, "--out", tmp_path / "crossed.star", "--cross-fit").stderr
     assert "learned from them" not in told
 
@@ -202,19 +203,23 @@ def test_one_half_set_of_particles_needs_one_model(lab: Path, tmp_path: Path) ->
 
 def test_options_that_do_not_fit_the_models_are_refused(lab: Path, tmp_path: Path) -> None:
     common = (lab / "particles.star", "--out", tmp_path / "out.star", "--root", lab)
-    assert "found --no-halves" in refused("predict", lab / "model", *common, "--no-halves")
+    assert "found --half-maps all" in refused("predict", lab / "model", *common, "--half-maps", "all")
     words = refused("predict", lab / "model" / "half1", *common, "--cross-fit")
-    assert "expected two half models for --cross-fit" in words
-    words = refused("train", lab / "particles.star", "--halves", "--out", lab / "model", *TINY)
+    assert "expected two half-set models for --cross-fit" in words
+    words = refused("train", lab / "particles.star", "--half-set-models", "--out", lab / "model", *TINY)
     assert "exists and is not empty" in words
-    words = refused("train", lab / "particles.star", "--halves", "--out", lab / "model" / "half1", *TINY)
+    words = refused(
+        "train", lab / "particles.star", "--half-set-models", "--out", lab / "model" / "half1", *TINY
+    )
     assert "holds a model of all particles" in words
-    words = refused("train", lab / "particles.star", "--halves", "--out", lab / "model", "--resume", *TINY)
+    words = refused(
+        "train", lab / "particles.star", "--half-set-models", "--out", lab / "model", "--resume", *TINY
+    )
     assert "found none" in words
     table, own = read_star(lab / "particles.star"), tmp_path / "own.star"
     write_star(select_rows(table, range(1, COUNT, 2)), own)
-    words = refused("train", own, "--root", lab, "--halves", "--out", tmp_path / "model", *TINY)
-    assert "rlnRandomSubset 1 for --halves" in words and not (tmp_path / "model").exists()
+    words = refused("train", own, "--root", lab, "--half-set-models", "--out", tmp_path / "model", *TINY)
+    assert "rlnRandomSubset 1 for --half-set-models" in words and not (tmp_path / "model").exists()
 
 
 def test_damaged_pairs_of_models_are_refused(lab: Path, tmp_path: Path) -> None:
@@ -234,8 +239,8 @@ def test_an_interrupted_training_goes_on_with_the_half_that_is_left(lab: Path, t
     shutil.rmtree(work / "half2")
     assert is_unfinished(work)
     before = (work / "half1" / "weights.safetensors").stat().st_mtime_ns
-    told = run("train", lab / "particles.star", "--halves", "--out", work, "--resume", *TINY).stderr
-    assert "half 2 of 2" in told and "half 1 of 2" not in told
+    told = run("train", lab / "particles.star", "--half-set-models", "--out", work, "--resume", *TINY).stderr
+    assert "half set 2 of 2" in told and "half set 1 of 2" not in told
     assert (work / "half1" / "weights.safetensors").stat().st_mtime_ns == before
     ours, theirs = (folder / "half2" / "weights.safetensors" for folder in (work, lab / "model"))
     assert ours.read_bytes() == theirs.read_bytes()
@@ -248,10 +253,10 @@ def test_replacing_a_pair_leaves_no_old_mate(
     shutil.copytree(lab / "model", work)
 
     def stopped(*arguments: object, **options: object) -> None:
-        raise ValueError("stopped")
+        raise InputError("stopped")
 
-    monkeypatch.setattr(halves, "train_to_folder", stopped)
-    arguments = ("train", lab / "particles.star", "--halves", "--out", work, "--overwrite", *TINY)
+    monkeypatch.setattr(training, "_train_into", stopped)
+    arguments = ("train", lab / "particles.star", "--half-set-models", "--out", work, "--overwrite", *TINY)
     assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 1
     with pytest.raises(ValueError, match="expected a model folder"):
         load_models(work)
@@ -259,7 +264,17 @@ def test_replacing_a_pair_leaves_no_old_mate(
 
 def test_half_sets_are_drawn_for_a_training_without_them(lab: Path, tmp_path: Path) -> None:
     bare = without(lab / "particles.star", "rlnRandomSubset", tmp_path / "bare.star")
-    arguments = (bare, "--root", lab, "--halves", "--out", tmp_path / "model", "--max-minutes", 0.01, *TINY)
+    arguments = (
+        bare,
+        "--root",
+        lab,
+        "--half-set-models",
+        "--out",
+        tmp_path / "model",
+        "--max-minutes",
+        0.01,
+        *TINY,
+    )
     assert "half sets are drawn" in run("train", *arguments).stderr
     first, second = (set(model.parts) for model in load_models(tmp_path / "model"))
     assert first | second == set(names_of(bare)) and not first & second

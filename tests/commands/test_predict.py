@@ -16,10 +16,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from cryoforum.alignment import aligner
 from cryoforum.cli import app
-from cryoforum.commands import aligners as predictors
-from cryoforum.commands import predict as predicting
-from cryoforum.commands.predict import shares_of_batches
+from cryoforum.commands import pose_files
+from cryoforum.commands.pose_files import shares_of_batches
 from cryoforum.config import Config, preset
 from cryoforum.dataset.particle_table import number_column, with_columns
 from cryoforum.dataset.particles import Particles, loaded_batches
@@ -32,10 +32,10 @@ from cryoforum.runtime import devices
 from cryoforum.storage.files import is_leftover
 
 COUNT, BOX, PIXEL_SIZE, BATCH = 90, 32, 4.0, 8
-# What a child runs: the command line,
+# What a child runs: the command line.
 CHILD = """
 import os, signal, sys, time
-from cryoforum.commands import aligners as predictors, predict as predicting
+from cryoforum.alignment import aligner
 from cryoforum.storage import batch_log as batchlog
 {changes}
 from cryoforum.cli import app
@@ -70,13 +70,13 @@ def _model(config: Config, parts: dict[str, str]) -> TrainedModel:
 def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that are computed from now on."""
     sizes: list[int] = []
-    compute_batch = predictors.predict_batch
+    compute_batch = aligner.predict_batch
 
-    def counted(model: TrainedModel, batch: Particles, views: int | None) -> object:
+    def counted(model: TrainedModel, batch: Particles, tta: int | None) -> object:
         sizes.append(len(batch))
-        return compute_batch(model, batch, views)
+        return compute_batch(model, batch, tta)
 
-    monkeypatch.setattr(predictors, "predict_batch", counted)
+    monkeypatch.setattr(aligner, "predict_batch", counted)
     return sizes
 
 
@@ -109,7 +109,7 @@ def test_a_kill_at_any_moment_loses_no_finished_batch(
     folder: Path, tmp_path: Path, batch_sizes: list[int]
 ) -> None:
     """One run after the other is killed from outside until one is through; together they do every row once."""
-    slow = "batch = predictors.predict_batch\npredictors.predict_batch = lambda *a: time.sleep(0.03) or batch(*a)"
+    slow = "batch = aligner.predict_batch\naligner.predict_batch = lambda *a: time.sleep(0.03) or batch(*a)"
     script, out = child(tmp_path, slow), tmp_path / "out.star"
     log = tmp_path / ".out.star.progress-1-of-1"
     running = subprocess.Popen(
@@ -158,7 +158,7 @@ def test_a_kill_inside_a_write_and_one_before_the_last_moment(
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, batch_count: int) -> None:
     """Ctrl-C when so many batches were logged."""
     logged = []
-    columns = predicting.batch_columns
+    columns = pose_files.prediction_columns
 
     def stopping(predictions: object) -> object:
         if len(logged) == batch_count:
@@ -166,7 +166,7 @@ def interrupt_after(monkeypatch: pytest.MonkeyPatch, batch_count: int) -> None:
         logged.append(1)
         return columns(predictions)
 
-    monkeypatch.setattr(predicting, "batch_columns", stopping)
+    monkeypatch.setattr(pose_files, "prediction_columns", stopping)
 
 
 @pytest.fixture
@@ -231,11 +231,11 @@ def test_a_shard_of_changed_images_starts_anew(
 def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Path, tmp_path: Path) -> None:
     """First started without a launcher, that would end the one that waits: the lost connection tells it."""
     failing = (
-        "batch = predictors.predict_batch\n"
-        "def failing(model, particles, views):\n"
+        "batch = aligner.predict_batch\n"
+        "def failing(model, particles, tta):\n"
         "    if particles.names[0].startswith('000073'): os._exit(3)\n"
-        "    return batch(model, particles, views)\n"
-        "predictors.predict_batch = failing"
+        "    return batch(model, particles, tta)\n"
+        "aligner.predict_batch = failing"
     )
     out, logs = tmp_path / "out.star", [tmp_path / f".out.star.progress-{rank}-of-2" for rank in (1, 2)]
     arguments = [sys.executable, str(child(tmp_path, failing)), *command(folder, out)]
@@ -317,7 +317,7 @@ def test_a_full_disk_keeps_the_finished_batches(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(predicting, "write_particle_file", full)
+        patch.setattr(pose_files, "write_particle_file", full)
         lines = predict(folder, out, code=1).stderr.strip().splitlines()
     assert lines[-1] == "Error: No space left on device" and not out.exists()
     batch_sizes.clear()
@@ -381,6 +381,6 @@ def test_a_log_file_gets_lines_of_progress_with_the_time_left(
 ) -> None:
     monkeypatch.setattr("cryoforum.cli.terminal.LOG_SECONDS", 0.0)
     lines = predict(folder, tmp_path / "out.star").stderr.splitlines()
-    progress = [line for line in lines if "predicting" in line and "images/s" in line]
+    progress = [line for line in lines if "aligning" in line and "images/s" in line]
     assert len(progress) >= COUNT // BATCH
     assert all(re.search(r"\d:\d\d:\d\d|-:--:--", line) for line in progress)

@@ -18,6 +18,7 @@ from cryoforum.cli import app
 from cryoforum.commands.relion_job import ExternalJob, write_output_nodes
 from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
 from cryoforum.dataset.volumes import Volume
+from cryoforum.errors import InputError
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.io.relion.star_text import read_tables
@@ -207,7 +208,7 @@ def test_labels_are_those_of_the_relion_that_made_the_folder(
 
 def test_a_model_may_be_named_by_its_own_folder_and_labels_may_have_underscores(project: Path) -> None:
     parts = ("--in_parts", "Extract/job001/particles.star", "--model", "External/job002/model")
-    run("External/job003/", *parts, "--no-refine", "--batch_size", "16", "--views", "1")
+    run("External/job003/", *parts, "--no-refine", "--batch_size", "16", "--tta", "1")
     assert len(read_star(project / "External" / "job003" / "particles.star")) == COUNT
 
 
@@ -234,7 +235,7 @@ def test_the_reference_of_the_form_is_used_and_its_mask_multiplies_it(project: P
     )
     all_of_it = torch.ones(BOX // 2, BOX // 2, BOX // 2)
     write_volume(Volume(all_of_it, 2 * PIXEL_SIZE), project / "coarse.mrc")
-    told = predict("External/job020/", "--in_mask", "coarse.mrc", "--no-halves", *SEARCH).stderr
+    told = predict("External/job020/", "--in_mask", "coarse.mrc", "--half-maps", "all", *SEARCH).stderr
     assert "coarse.mrc: resampled" in told
 
 
@@ -290,7 +291,7 @@ def test_what_is_no_mask_is_refused(project: Path, shape: tuple[int, ...], value
 def test_threads_are_those_that_relion_gives(project: Path) -> None:
     write = "import torch, sys; from cryoforum.cli import app\n"
     write += "app(sys.argv[1:], standalone_mode=False)\n"
-    write += "from cryoforum.imaging import kernels; print(torch.get_num_threads(), kernels.thread_count())"
+    write += "from cryoforum.imaging import kernels; import numba; print(torch.get_num_threads(), numba.get_num_threads())"
     environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")}
     shown = subprocess.run(
         [sys.executable, "-c", write, "relion-job", "--o", "External/job006", "--j", "1"],
@@ -303,12 +304,12 @@ def test_threads_are_those_that_relion_gives(project: Path) -> None:
 
 SLOW = """
 import os, sys, time
-from cryoforum.commands import aligners as predictors, predict as predicting
-once = predictors.predict_batch
+from cryoforum.alignment import aligner
+once = aligner.predict_batch
 def slow(*arguments):
     time.sleep(0.5)
     return once(*arguments)
-predictors.predict_batch = slow
+aligner.predict_batch = slow
 from cryoforum.cli import app
 app(sys.argv[1:])
 """
@@ -370,11 +371,11 @@ def test_a_training_is_repeated_or_resumed_in_its_folder(
     job, parts = "External/job002/", ("--in_parts", "Extract/job001/particles.star", "--action", "train")
     seen = []
     monkeypatch.setattr(
-        "cryoforum.commands.train.train", lambda *a, resume, **b: seen.append(resume) or stop()
+        "cryoforum.commands.train.train", lambda request, reporter: seen.append(request.resume) or stop()
     )
 
     def stop() -> None:
-        raise ValueError("enough")
+        raise InputError("enough")
 
     assert "enough" in refused_after_bars(job, *parts, *TINY)
     (project / job / "model" / "state.pt").touch()
@@ -391,7 +392,7 @@ def refused_after_bars(job: str, *arguments: object) -> str:
 
 def test_half_sets_train_two_models_and_both_maps_are_shown(project: Path) -> None:
     parts = ("--in_parts", "Extract/job001/particles.star", "--action", "train")
-    run("External/job009/", *parts, "--halves", *TINY, "--set", "augmentation.simulated_share=0")
+    run("External/job009/", *parts, "--half-set-models", *TINY, "--set", "augmentation.simulated_share=0")
     folder = project / "External" / "job009" / "model"
     shown = [f"External/job009/model/half{half}/reference.mrc" for half in (1, 2)]
     assert nodes("External/job009/") == {name: MAP for name in shown if (project / name).exists()}
@@ -400,7 +401,7 @@ def test_half_sets_train_two_models_and_both_maps_are_shown(project: Path) -> No
 
 def test_relion_reads_the_particles(project: Path, relion: Path) -> None:
     job = folder_of_relion(project, "External/job003/")
-    predict(job, "--no-refine", "--views", "1")
+    predict(job, "--no-refine", "--tta", "1")
     handler = [relion.with_name("relion_star_handler"), "--select", "rlnAngleTilt"]
     subprocess.run([*handler, "--i", f"{job}particles.star", "--o", "handled.star"], check=True)
     ours, theirs = read_star(project / job / "particles.star"), read_star(project / "handled.star")
@@ -414,7 +415,7 @@ def test_relions_pipeline_runs_the_job_and_takes_its_results(project: Path, reli
     source = Path(devices.__file__).parents[2]
     script.write_text(
         f"#!/bin/sh\nPYTHONPATH={source} exec {sys.executable} -c "
-        "'from cryoforum.cli import app; app()' \"$@\"\n"
+        "'from cryoforum.cli import main; main()' \"$@\"\n"
     )
     script.chmod(0o755)
     (project / "default_pipeline.star").write_text(

@@ -16,14 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.messages import messages
 from typer.testing import CliRunner
 
+from cryoforum.alignment import aligner
 from cryoforum.cli import app
-from cryoforum.commands import aligners as predictors
-from cryoforum.commands.aligners import PredictionOptions
-from cryoforum.commands.predict import Output, predict_to_file
+from cryoforum.commands.pose_files import PoseOutput
+from cryoforum.commands.predict import predict
+from cryoforum.commands.predict_request import PredictRequest
 from cryoforum.commands.watch import portions, results
-from cryoforum.commands.watch.job import WatchOptions
+from cryoforum.commands.watch.job import WatchRequest
 from cryoforum.commands.watch.sums import load_sums
 from cryoforum.commands.watch.watch import watch
 from cryoforum.config import preset
@@ -46,10 +48,10 @@ from cryoforum.storage.locks import only_one
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """
 import signal, sys, time
-from cryoforum.commands import aligners as predictors
+from cryoforum.alignment import aligner
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background would ignore it
-batch = predictors.predict_batch
-predictors.predict_batch = lambda *a: time.sleep(0.05) or batch(*a)
+batch = aligner.predict_batch
+aligner.predict_batch = lambda *a: time.sleep(0.05) or batch(*a)
 from cryoforum.cli import app
 app(sys.argv[1:])
 """
@@ -86,13 +88,13 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def posed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many particles are predicted from now on, batch by batch."""
     sizes: list[int] = []
-    compute_batch = predictors.predict_batch
+    compute_batch = aligner.predict_batch
 
-    def counted(model: TrainedModel, batch: Particles, views: int | None) -> object:
+    def counted(model: TrainedModel, batch: Particles, tta: int | None) -> object:
         sizes.append(len(batch))
-        return compute_batch(model, batch, views)
+        return compute_batch(model, batch, tta)
 
-    monkeypatch.setattr(predictors, "predict_batch", counted)
+    monkeypatch.setattr(aligner, "predict_batch", counted)
     return sizes
 
 
@@ -116,15 +118,13 @@ def deliver(folder: Path, start: int, stop: int) -> Path:
     return folder / "p.star"
 
 
-def silent_bar(description: str, total: int) -> Callable[[int], None]:
-    return lambda count: None
-
-
-def look(live: Path, model: Path, out: Path, **options: object) -> list[str]:
-    """Process what is there (or as options say); what was told, which goes into ``told`` where that is given."""
-    told: list[str] = options.pop("told", [])  # type: ignore[assignment]
+def look(
+    live: Path, model: Path, out: Path, heard: Callable[[str], object] = str, **options: object
+) -> list[str]:
+    """Process what is there (or as options say); what was told, each line to ``heard`` at once."""
     choice: dict[str, object] = {"every_seconds": EVERY, "once": "until_idle_seconds" not in options}
-    watch(WatchOptions(live, model, out, **{**choice, **options}), silent_bar, told.append)  # type: ignore[arg-type]
+    with messages(heard) as told:
+        watch(WatchRequest(live, model, out, **{**choice, **options}))  # type: ignore[arg-type]
     return told
 
 
@@ -138,8 +138,7 @@ def at_once(tables: Sequence[Path], model: Path, folder: Path) -> ParticleTable:
     rows = [row for each in frames for row in each.particles.to_dict("records")]
     whole = replace(frames[0], particles=frames[0].particles.iloc[:0].from_records(rows).astype(str))
     write_star(whole, folder / "whole.star")
-    output = Output(folder / "predicted.star", silent_bar)
-    predict_to_file(model, [folder / "whole.star"], None, PredictionOptions(), output)
+    predict(PredictRequest(model, [folder / "whole.star"], PoseOutput(folder / "predicted.star")))
     return read_star(folder / "predicted.star")
 
 
@@ -235,19 +234,17 @@ def test_a_file_that_was_mended_is_taken_though_its_images_are_the_same(
 ) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
     path, halves = deliver(live, 0, 10), tmp_path / "halves"
-    right, told = read_star(path), []
+    right = read_star(path)
     names = right.particles["rlnImageName"].tolist()
     for half, known in enumerate((names[:5], names[5:]), 1):
         save_model(replace(load_model(model), parts=dict.fromkeys(known, "train")), halves / f"half{half}")
     write_star(with_columns(right, {"rlnRandomSubset": np.array(5 * [2] + 5 * [1])}), path)
 
     def mend(line: str) -> None:
-        told.append(line)
         if "left out until it changes" in line:
             write_star(right, path)
 
-    options = WatchOptions(live, halves, out, every_seconds=EVERY, until_idle_seconds=1.0)
-    watch(options, silent_bar, mend)
+    told = look(live, halves, out, heard=mend, until_idle_seconds=1.0)
     assert any("left out until it changes" in line for line in told)
     assert sum(posed) == 10
 
@@ -405,7 +402,7 @@ def test_half_written_stacks_are_waited_for(tmp_path: Path, model: Path, missing
 
     writer = threading.Thread(target=complete)
     writer.start()
-    look(live, model, out, until_idle_seconds=1.0, told=told)
+    look(live, model, out, heard=told.append, until_idle_seconds=1.0)
     writer.join()
     assert len([line for line in told if reason in line]) == 1
     assert_is_that_of_all_at_once(out, [path], model, tmp_path / "at_once")

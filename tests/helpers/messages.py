@@ -2,23 +2,25 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class _Recorder(logging.Handler):
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[str], object]) -> None:
         super().__init__(logging.INFO)
         self.messages: list[str] = []
+        self._heard = heard
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
+        self._heard(record.getMessage())
 
 
 @contextmanager
-def messages() -> Iterator[list[str]]:
-    """Every line that the block logs."""
-    logger, recorder = logging.getLogger("cryoforum"), _Recorder()
+def messages(heard: Callable[[str], object] = str) -> Iterator[list[str]]:
+    """Every line that the block logs, each of which goes to ``heard`` at once."""
+    logger, recorder = logging.getLogger("cryoforum"), _Recorder(heard)
     level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(recorder)

@@ -421,7 +421,7 @@ def test_another_passthrough_file_starts_a_prediction_anew(
     for defocus, words in ((0, "merged with"), (0, "continuing"), (100, "starting anew")):
         write(beside, only(refined(ctf__df1_A=fields["ctf/df1_A"] + defocus), "blob", "ctf"))
         with monkeypatch.context() as patch:
-            patch.setattr("cryoforum.commands.predict.write_particle_file", interrupted)
+            patch.setattr("cryoforum.commands.pose_files.write_particle_file", interrupted)
             assert words in run(*command, code=130)
     assert "6 poses" in run(*command)
 

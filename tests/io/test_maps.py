@@ -184,16 +184,16 @@ def test_a_map_without_pixel_size_is_matched_once_it_is_given(tmp_path: Path) ->
     particles = tmp_path / "particles.star"
     write_map(tmp_path / "map.mrc", load_structure("4v5d", 32, 11.2).voxels.numpy(), 0.0)
     write_volume(load_structure("4v5d", 32, 11.2), tmp_path / "sized.mrc")
-    refused = invoke("match", tmp_path / "map.mrc", particles, "--out", tmp_path / "no.star")
+    refused = invoke("align", tmp_path / "map.mrc", particles, "--out", tmp_path / "no.star")
     assert refused.exit_code == 1 and "--map-pixel-size" in refused.stderr
     for name, more in (("map", ("--map-pixel-size", 11.2)), ("sized", ())):
-        done = invoke("match", tmp_path / f"{name}.mrc", particles, "--out", tmp_path / f"{name}.star", *more)
+        done = invoke("align", tmp_path / f"{name}.mrc", particles, "--out", tmp_path / f"{name}.star", *more)
         assert done.exit_code == 0, done.output
     found, expected = (poses_from_table(read_star(tmp_path / f"{name}.star")) for name in ("map", "sized"))
     assert found is not None and expected is not None
     torch.testing.assert_close(found.shifts_angstrom, expected.shifts_angstrom, atol=0.05, rtol=0)
     assert float(geodesic_distance(found.quaternions, expected.quaternions).max()) < 0.002
-    wrong = invoke("match", "4v5d", particles, "--out", tmp_path / "no.star", "--map-pixel-size", 2)
+    wrong = invoke("align", "4v5d", particles, "--out", tmp_path / "no.star", "--map-pixel-size", 2)
     assert wrong.exit_code == 1 and "expected a map with --map-pixel-size" in wrong.stderr
     odd = write_map(tmp_path / "odd.mrc", blob((15, 16, 14), (7, 8, 7)), 11.2)
     told = invoke("simulate", "--structure", odd, *small[:-1], tmp_path / "again")

@@ -59,7 +59,7 @@ def test_matching_a_mixture_finds_the_poses_of_both(
 ) -> None:
     """Also where images are brought to smaller pixels than they had: what they do not hold is not looked for."""
     paths = files(folder, mixture)
-    result = run("match", folder / "map.mrc", *paths, "--out", tmp_path / "found.star")
+    result = run("align", folder / "map.mrc", *paths, "--out", tmp_path / "found.star")
     assert result.exit_code == 0, result.output + str(result.exception)
     assert f"{FEW} of {FEW + MANY} particles are resampled from {told[0]} to {told[1]}" in result.stderr
     assert "explains only" not in result.stderr
@@ -109,7 +109,7 @@ def test_images_near_the_wanted_pixel_size_are_taken_as_they_are(folder: Path) -
     groups = np.repeat([1, 2, 3], [20, 40, 30])
     mixed = replace(with_columns(table, {"rlnOpticsGroup": groups}), optics=optics)
     with messages() as told:
-        found = particles_from_table(mixed, sampling=COARSE)
+        found = particles_from_table(mixed, grid=COARSE)
     assert [one.split(" of ")[0] for one in told] == ["30"]
     plain, rows = particles_from_table(table), torch.arange(60)
     assert torch.equal(found.images[rows], plain.images[rows])

@@ -10,13 +10,13 @@ from helpers.clean_images import seeded
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
-from cryoforum.commands.predict import with_predictions
 from cryoforum.config import preset, with_symmetry
 from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.predictions import with_predictions
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
@@ -43,7 +43,7 @@ def matched(folder: Path, out: Path, images: torch.Tensor) -> tuple[torch.Tensor
     table = read_star(folder / "particles.star")
     write_stack(out / "particles.mrcs", [images], COUNT, BOX, PIXEL_SIZE)
     write_star(table, out / "particles.star")
-    result = invoke("match", folder / "map.mrc", out / "particles.star", "--out", out / "found.star")
+    result = invoke("align", folder / "map.mrc", out / "particles.star", "--out", out / "found.star")
     assert result.exit_code == 0, result.output + str(result.exception)
     found, true = poses_from_table(read_star(out / "found.star")), poses_from_table(table)
     assert found is not None and true is not None
@@ -99,7 +99,7 @@ def test_known_noise_is_taken_over_in_the_units_of_other_images() -> None:
 def test_constant_images_are_refused(folder: Path, tmp_path: Path) -> None:
     write_stack(tmp_path / "particles.mrcs", [torch.zeros(COUNT, BOX, BOX)], COUNT, BOX, PIXEL_SIZE)
     write_star(read_star(folder / "particles.star"), tmp_path / "particles.star")
-    result = invoke("match", folder / "map.mrc", tmp_path / "particles.star", "--out", tmp_path / "o.star")
+    result = invoke("align", folder / "map.mrc", tmp_path / "particles.star", "--out", tmp_path / "o.star")
     assert result.exit_code == 1 and "constant images" in result.stderr
     assert not (tmp_path / "o.star").exists()
 
@@ -150,7 +150,7 @@ def test_particles_of_other_strengths_are_refined_at_their_own(
     plain, _ = matched(folder, tmp_path, strength * images + noise)
     (tmp_path / "found.star").unlink()
     options = ("--out", tmp_path / "found.star", "--refine-scale")
-    assert invoke("match", folder / "map.mrc", tmp_path / "particles.star", *options).exit_code == 0
+    assert invoke("align", folder / "map.mrc", tmp_path / "particles.star", *options).exit_code == 0
     found = read_star(tmp_path / "found.star")
     poses, true = poses_from_table(found), poses_from_table(read_star(folder / "particles.star"))
     assert poses is not None and true is not None

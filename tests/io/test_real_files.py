@@ -8,7 +8,6 @@ import mrcfile
 import numpy as np
 import pytest
 import torch
-from cryoforum.commands.workflow import checked_particles
 from helpers.messages import logged
 
 from cryoforum.geometry.rotations import geodesic_distance
@@ -16,6 +15,7 @@ from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import LazyImages
+from cryoforum.io.particle_files import particle_set_of
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 
@@ -138,7 +138,7 @@ def test_real_ctf_that_lacks_something_is_refused(formats: Path) -> None:
         ("cryodrgn_FinalRefinement-OriginalParticles-PfCRT", "rlnAmplitudeContrast"),
     ):
         with pytest.raises(ValueError, match=f"{name}.star: expected {lacking} for the CTF, found none"):
-            checked_particles(read_star(formats / f"{name}.star"), None)
+            particle_set_of(read_star(formats / f"{name}.star"))
 
 
 def test_real_loop_of_one_row(formats: Path) -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from cryoforum.io import scratch as module
 from cryoforum.io.mrc.stacks import LazyImages, write_stack
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.io.scratch import Scratch, on_scratch
+from cryoforum.runtime.reporter import Reporter
 
 TOML = "[training]\nimage_passes = 64\nbatch_size = 16\ngrid_nside = 2\ngrid_count = 2\n[network]\nwidths = [4, 8]\ndegree = 1\n"
 # Holds the folder of copies until it is told to leave.
@@ -36,10 +38,6 @@ with _in_use(Path(sys.argv[1]), keep=False):
 
 def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def silent(description: str, total: int):
-    return lambda count: None
 
 
 @pytest.fixture
@@ -62,7 +60,7 @@ def copies_in(folder: Path) -> list[Path]:
 def test_images_come_from_copies_that_are_gone_afterwards(particles: Particles, tmp_path: Path) -> None:
     everything = torch.arange(6)
     expected = particles.images[everything]
-    with on_scratch(particles, everything, Scratch(tmp_path / "fast"), silent) as near:
+    with on_scratch(particles, everything, Scratch(tmp_path / "fast")) as near:
         assert len(copies_in(tmp_path / "fast")) == 3
         assert near.images.identity == particles.images.identity  # an unfinished prediction goes on
         for path in tmp_path.glob("*.mrcs"):
@@ -72,7 +70,7 @@ def test_images_come_from_copies_that_are_gone_afterwards(particles: Particles, 
 
 
 def test_only_the_stacks_of_the_rows_are_copied(particles: Particles, tmp_path: Path) -> None:
-    with on_scratch(particles, torch.tensor([3, 2]), Scratch(tmp_path / "fast"), silent) as near:
+    with on_scratch(particles, torch.tensor([3, 2]), Scratch(tmp_path / "fast")) as near:
         assert len(copies_in(tmp_path / "fast")) == 1
         assert torch.equal(near.images[torch.arange(6)], particles.images[torch.arange(6)])
 
@@ -82,7 +80,7 @@ def test_links_to_one_stack_are_copied_once(tmp_path: Path) -> None:
     write_stack(tmp_path / "one.mrcs", [torch.randn(2, 8, 8)], 2, 8, 1.5)
     (tmp_path / "link.mrcs").symlink_to(tmp_path / "one.mrcs")
     images = LazyImages([tmp_path / "one.mrcs", tmp_path / "link.mrcs"], [0, 1])
-    with on_scratch(Particles(images, 1.5, ("a", "b")), torch.arange(2), Scratch(tmp_path / "fast"), silent):
+    with on_scratch(Particles(images, 1.5, ("a", "b")), torch.arange(2), Scratch(tmp_path / "fast")):
         assert len(copies_in(tmp_path / "fast")) == 1
 
 
@@ -91,13 +89,14 @@ def test_kept_copies_are_used_again_unless_the_stack_has_changed(
 ) -> None:
     everything, copied = torch.arange(6), []
 
-    def bar(description: str, total: int):
-        copied.append(total)
-        return lambda count: None
+    class Counting(Reporter):
+        def progress(self, description: str, total: int) -> Callable[[int], None]:
+            copied.append(total)
+            return super().progress(description, total)
 
     kept = Scratch(tmp_path / "fast", keep=True)
     for _ in range(2):
-        with on_scratch(particles, everything, kept, bar):
+        with on_scratch(particles, everything, kept, Counting()):
             pass
     assert copied == [6]
     torn = copies_in(tmp_path / "fast")[0].with_name(".copy.01234567.partial.mrcs")
@@ -107,7 +106,7 @@ def test_kept_copies_are_used_again_unless_the_stack_has_changed(
     with logged("compressed"):
         images = LazyImages([path for path in paths for _ in range(2)], [0, 1] * 3)
     with on_scratch(
-        Particles(images, 1.5, tuple("abcdef")), everything, Scratch(tmp_path / "fast"), bar
+        Particles(images, 1.5, tuple("abcdef")), everything, Scratch(tmp_path / "fast"), Counting()
     ) as near:
         assert near.images[torch.tensor([0])].unique().tolist() == [1.0] and not torn.exists()
     assert copied == [6, 2] and not list((tmp_path / "fast").iterdir())
@@ -115,7 +114,7 @@ def test_kept_copies_are_used_again_unless_the_stack_has_changed(
 
 def test_who_leaves_last_removes_the_copies(particles: Particles, tmp_path: Path) -> None:
     everything = torch.arange(6)
-    with on_scratch(particles, everything, Scratch(tmp_path / "fast"), silent):
+    with on_scratch(particles, everything, Scratch(tmp_path / "fast")):
         place = copies_in(tmp_path / "fast")[0].parent
         command = [sys.executable, "-c", USER, str(place)]
         other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -133,12 +132,12 @@ def test_too_little_room_no_folder_and_failures_leave_nothing(
         Scratch(None, keep=True)
     with (
         pytest.raises(ValueError, match=r"gone, found none; create it first"),
-        on_scratch(particles, everything, Scratch(tmp_path / "gone"), silent),
+        on_scratch(particles, everything, Scratch(tmp_path / "gone")),
     ):
         pass
     with (
         pytest.raises(KeyboardInterrupt),
-        on_scratch(particles, everything, Scratch(tmp_path / "fast"), silent),
+        on_scratch(particles, everything, Scratch(tmp_path / "fast")),
     ):
         raise KeyboardInterrupt
     assert not list((tmp_path / "fast").iterdir())
@@ -146,7 +145,7 @@ def test_too_little_room_no_folder_and_failures_leave_nothing(
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage(0, 0, 3 * (1024 + 512) - 1))
     with (
         pytest.raises(ValueError, match="free disk for copies of 3 stacks"),
-        on_scratch(particles, everything, Scratch(tmp_path / "fast"), silent),
+        on_scratch(particles, everything, Scratch(tmp_path / "fast")),
     ):
         pass
     assert not list((tmp_path / "fast").iterdir())
@@ -174,13 +173,13 @@ def test_commands_give_the_same_with_and_without(tmp_path: Path, monkeypatch: py
                 "--shard",
                 "1/1",
             ),
-            ("match", "4v5d", "particles.star", "--out", f"{name}_matched.star"),
+            ("align", "4v5d", "particles.star", "--out", f"{name}_aligned.star"),
             ("reconstruct", "particles.star", "--out", f"{name}_map"),
         ):
             done = invoke(*command, *more)
             assert done.exit_code == 0, done.output
             assert not list((tmp_path / "fast").iterdir())
-    for plain in ("plain.star", "plain_matched.star", "plain_map/fsc.csv", "plain_model/reference.json"):
+    for plain in ("plain.star", "plain_aligned.star", "plain_map/fsc.csv", "plain_model/reference.json"):
         assert Path(plain).read_text() == Path(plain.replace("plain", "copied")).read_text()
 
 
@@ -216,7 +215,7 @@ def test_mixed_boxes_are_read_from_scratch_too(tmp_path: Path) -> None:
     everything = torch.arange(10)
     expected = joined[everything]
     (tmp_path / "fast").mkdir()
-    with on_scratch(particles, everything, Scratch(tmp_path / "fast"), lambda *_: lambda count: None) as near:
+    with on_scratch(particles, everything, Scratch(tmp_path / "fast")) as near:
         for number in (0, 1):
             (tmp_path / f"{number}.mrcs").unlink()
         assert torch.equal(near.images[everything], expected)

@@ -177,7 +177,7 @@ def test_groups_of_their_own_pixel_size_box_voltage_and_aberration(folder: Path)
     )
     wanted = ImageGrid(16, 1.2)
     with logged("from 8 px and 1.5 Å/px to 16 px and 1.2 Å/px"):
-        assert particles_from_table(table, sampling=wanted).images.shape == (3, 16, 16)
+        assert particles_from_table(table, grid=wanted).images.shape == (3, 16, 16)
 
 
 def test_origins_in_pixels_are_pixels_of_each_row(folder: Path) -> None:

@@ -9,10 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cryoforum.commands.predict import with_predictions
 from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import random_unitquat
+from cryoforum.io.predictions import with_predictions
 from cryoforum.io.relion.particles import with_poses
 from cryoforum.io.relion.star_files import read_star, write_star
 

@@ -2,17 +2,21 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
 from cryoforum.choices import RelionAction
 from cryoforum.cli.app import app
-from cryoforum.cli.terminal import running
+from cryoforum.cli.terminal import running, shows_tracebacks
 from cryoforum.errors import InputError
 
 # Its base in whatever click typer uses: its own, or the package of that name, by version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+# Text to typer, which would refuse another word before the job could leave the marker that RELION waits for.
+Action = Annotated[
+    str, typer.Option(metavar="|".join(get_args(RelionAction)), help="Which command does the job.")
+]
 
 
 @app.command(
@@ -31,7 +35,7 @@ def relion_job(
     in_mask: Annotated[
         str | None, typer.Option("--in_mask", help="predict: multiply the map by this mask.")
     ] = None,
-    action: Annotated[RelionAction, typer.Option(help="Which command does the job.")] = "predict",
+    action: Action = "predict",
     model: Annotated[
         Path | None, typer.Option(help="predict: a model folder, or the job folder of a training.")
     ] = None,
@@ -49,13 +53,13 @@ def relion_job(
         with marked(o):
             if j is not None:
                 use_threads(j)
-            words = job.words
+            words = ["--debug", *job.words] if shows_tracebacks() else job.words
             given, sys.argv[1:] = sys.argv[1:], words  # what --devices starts does the command, not the job
             try:
                 code = app(words, standalone_mode=False)
             except UsageError as error:
                 said = getattr(error, "format_message", error.__str__)()
-                raise InputError(f"cryoforum {words[0]}: {said}") from None
+                raise InputError(f"cryoforum {job.words[0]}: {said}") from None
             finally:
                 sys.argv[1:] = given
             if code:

@@ -47,6 +47,11 @@ def show_tracebacks(wanted: bool) -> None:
     _tracebacks = wanted
 
 
+def shows_tracebacks() -> bool:
+    """What was last wanted."""
+    return _tracebacks
+
+
 @contextmanager
 def running(each_message_once: bool = False) -> Iterator[Reporter]:
     """Around every command: a reporter of progress, messages shown, and errors in one line.

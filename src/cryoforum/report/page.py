@@ -79,7 +79,7 @@ def render(
     facts: (number, what it is, what it means) of each. tables: those that stand before all sections.
     """
     environment = Environment(
-        loader=PackageLoader("cryoforum.reporting", "."),
+        loader=PackageLoader("cryoforum.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
