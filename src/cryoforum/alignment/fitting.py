@@ -17,6 +17,7 @@ from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.alignment.map_aligner import MapAligner, SearchedMap
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
+from cryoforum.dataset.sampling import has_usual_contrast, spread_rows
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.imaging.fft import frequency_points
@@ -42,7 +43,6 @@ COARSE_SEARCH, COARSE_REFINEMENT = SearchConfig(), LocalRefinementConfig()
 FAINT_GAIN = 120.0
 FINE_SEARCH = SearchConfig(nside=5, highest_frequency=14, candidates=32, separation_deg=14.0)
 FINE_REFINEMENT = LocalRefinementConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
-OUTLIER_VARIANCE = 10.0  # of an image over the median: ice or metal, which would pass for everyone's noise
 LEAST_EXPLAINED = 0.5  # share of the signal in the images that a map of the same molecule explains
 LEAST_SHIFT_PIXEL = 3.0  # that is searched, where nothing is known of the shifts or they are small
 
@@ -223,14 +223,10 @@ def _other_maps(voxels: Tensor) -> Iterator[tuple[Tensor, str]]:
 
 def _sample(particles: Particles) -> Tensor:
     """Rows spread evenly over the particles, without images that are far stronger than the others."""
-    count = len(particles)
-    size = min(max(count // 8, SMALLEST_SAMPLE), LARGEST_SAMPLE, count)
-    rows = torch.linspace(0, count - 1, size, dtype=torch.float64).round().long()
+    size = min(max(len(particles) // 8, SMALLEST_SAMPLE), LARGEST_SAMPLE)
+    rows = spread_rows(len(particles), size)
     variance = torch.cat([particles.images[part].var(dim=(1, 2)) for part in rows.split(BATCH_SIZE)])
-    usual = variance.median()
-    if not usual > 0:
-        raise InputError("expected particles with contrast, found constant images for at least half of them")
-    return rows[variance < OUTLIER_VARIANCE * usual]
+    return rows[has_usual_contrast(variance)]
 
 
 def _are_faint(found: Predictions) -> bool:

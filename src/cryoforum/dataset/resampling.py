@@ -62,11 +62,9 @@ def resampling_matrix(old: ImageGrid, new: ImageGrid) -> Tensor:
     ratio = new.pixel_size_angstrom / old.pixel_size_angstrom
     width = max(old.box, 2 * math.ceil(ratio * new.box / 2))  # in old pixels, even
     highest = math.ceil(width / 2 * min(1.0, 1 / ratio) - 1e-6) - 1
-    place = (torch.arange(new.box, dtype=torch.float64) - new.box // 2) * ratio
-    pixels = torch.arange(width) - width // 2
-    angle = 2 * math.pi / width * (place[:, None] - pixels)
+    angle = 2 * math.pi / width * _distances(width, new.box, ratio)
     kernel = _sum_of_cosines(angle, highest) / width
-    mirrored = _mirrored(pixels + old.box // 2, old.box)
+    mirrored = _mirrored(torch.arange(width) - width // 2 + old.box // 2, old.box)
     return torch.zeros(new.box, old.box, dtype=torch.float64).index_add_(1, mirrored, kernel)
 
 
@@ -100,8 +98,17 @@ def resample_volume(volume: Volume, box: int, pixel_size_angstrom: float) -> Vol
 
 
 def _sinc_kernel(box: int, new_box: int, ratio: float) -> Tensor:
-    """Weights (new_box, box) by which samples at new, ``ratio`` times as wide pixels follow from old ones."""
+    """Weights (new_box, box) by which samples at new, ``ratio`` times as wide pixels follow from old ones.
+
+    The band is that of `resampling_matrix`, but the signal is 0 outside the box, not periodic: the sum of
+    cosines becomes an integral. A particle's noise goes on beyond its box, a map does not.
+    """
+    band = min(1.0, 1 / ratio)
+    return band * torch.sinc(band * _distances(box, new_box, ratio))
+
+
+def _distances(box: int, new_box: int, ratio: float) -> Tensor:
+    """How far new pixels, ``ratio`` times as wide, are from old ones, in old pixels, (new_box, box)."""
     old = torch.arange(box, dtype=torch.float64) - box // 2
     new = (torch.arange(new_box, dtype=torch.float64) - new_box // 2) * ratio
-    band = min(1.0, 1 / ratio)
-    return band * torch.sinc(band * (new[:, None] - old[None, :]))
+    return new[:, None] - old

@@ -8,17 +8,15 @@ from scipy import ndimage
 from torch import Tensor
 
 from cryoforum.dataset.volumes import Volume
-from cryoforum.imaging.shells import shell_radius
+from cryoforum.imaging.shells import radius_on_grid, shell_radius
 
-# Rosenthal & Henderson (2003): half-map FSC where the full map correlates 0.5 with a perfect one.
 SMALLEST_REGION = 0.1  # of a molecule in a map, as a share of the largest
 
 
 def soft_spherical_mask(box: int, radius_pixel: float, edge_pixel: float = 5.0) -> Tensor:
     """Ball around voxel box // 2, (box, box, box): 1 within the radius, then a cosine edge down to 0."""
     axis = (torch.arange(box) - box // 2).float()
-    radius = (axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis**2).sqrt()
-    return _cosine_edge(radius - radius_pixel, edge_pixel)
+    return _cosine_edge(radius_on_grid(axis, axis, axis) - radius_pixel, edge_pixel)
 
 
 def soft_mask(
@@ -60,5 +58,4 @@ def _cosine_edge(distance_pixel: Tensor, edge_pixel: float) -> Tensor:
 def circular_mask(box: int, inner: float, outer: float) -> Tensor:
     """(box, box): 1 within ``inner`` half boxes of the centre, falling linearly to 0 at ``outer``."""
     axis = (torch.arange(box) - box // 2) / (box / 2)
-    radius = torch.hypot(axis[:, None], axis[None, :])
-    return ((outer - radius) / (outer - inner)).clamp(0, 1)
+    return ((outer - radius_on_grid(axis, axis)) / (outer - inner)).clamp(0, 1)

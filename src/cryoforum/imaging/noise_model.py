@@ -14,6 +14,7 @@ from cryoforum.imaging.fft import FrequencyPoints, frequency_points, to_fourier
 from cryoforum.imaging.likelihood import WhitenedImages, whiten
 from cryoforum.imaging.masks import circular_mask
 from cryoforum.imaging.projection import slices_at
+from cryoforum.imaging.shells import mean_by_shell, sum_by_shell
 
 FEWEST_OF_A_GROUP = 50  # particles from which a group's own spectrum is better than that of all
 SCALE_WINDOW = 2  # shells; wider ones do not bring faint particles nearer to their bound
@@ -88,8 +89,8 @@ def background_noise(
     around = 1 - circular_mask(box, BACKGROUND_INNER, BACKGROUND_OUTER)
     images = particles.images[rows]
     level = (images * around).sum((1, 2), keepdim=True) / around.sum()
-    power = _shell_means(_values(images, points), points)
-    background = _shell_means(_values((images - level) * around, points), points) / around.square().mean()
+    power = _powers(images, points)
+    background = _powers((images - level) * around, points) / around.square().mean()
     background = background.maximum(LEAST_BACKGROUND * power)
     low = points.within(highest_frequency)
     random = random_unitquat(len(rows), generator=torch.Generator().manual_seed(0))
@@ -146,7 +147,7 @@ def measured_noise(
         model = bare.transfer * model * points.phases(origins)
         products = ((bare.values * model.conj()).real, model.abs().square(), bare.values.abs().square())
         for total, product in zip(sums, products, strict=True):
-            total[batch] = torch.zeros(len(batch), shells).index_add_(1, shell, product).double()
+            total[batch] = sum_by_shell(product, shell, shells).double()
     counts = torch.bincount(shell, minlength=shells)
     found, members = labels.unique(return_counts=True)
     groups = [int(g) for g, n in zip(found, members, strict=True) if n >= FEWEST_OF_A_GROUP]
@@ -193,15 +194,11 @@ def _windowed(values: Tensor) -> Tensor:
     return width * avg_pool1d(values[None], width, stride=1, padding=SCALE_WINDOW)[0]
 
 
-def _values(images: Tensor, points: FrequencyPoints) -> Tensor:
-    return to_fourier(images)[:, points.ky.long() % points.box, points.kx.long()]
+def _powers(images: Tensor, points: FrequencyPoints) -> Tensor:
+    """Mean |transform|² of images in each shell, (box // 2 + 1,), of `frequency_points` as far as they go.
 
-
-def _shell_means(values: Tensor, points: FrequencyPoints) -> Tensor:
-    """Mean |value|² of each shell, (box // 2 + 1,), over images (n, p); of the nearest where it has none."""
-    shells = points.box // 2 + 1
-    total = torch.zeros(shells).index_add_(0, points.shell, values.abs().square().mean(0))
-    count = torch.bincount(points.shell, minlength=shells)
-    means = total / count.clamp_min(1)
-    means[0] = means[1]
-    return torch.where(count > 0, means, means[count > 0][-1])
+    Zero frequency and the last shell, which hold no points, take the power of their neighbours.
+    """
+    power = points.values_of(to_fourier(images)).abs().square().mean(0)
+    means = mean_by_shell(power, points.shell)
+    return torch.cat([means[1:2], means[1:], means[-1:]])

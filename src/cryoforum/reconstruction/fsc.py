@@ -1,4 +1,4 @@
-"""How good are the poses and the maps: orientation errors, Fourier shell correlation, resolution."""
+"""How good maps are: Fourier shell correlation and resolution."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,9 @@ from torch import Tensor
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError
 from cryoforum.imaging.masks import soft_mask
-from cryoforum.imaging.shells import shell_index
+from cryoforum.imaging.shells import shell_index, sum_by_shell
 
+# Rosenthal & Henderson (2003): half-map FSC where the full map correlates 0.5 with a perfect one.
 FSC_THRESHOLD = 0.143
 
 
@@ -55,7 +56,8 @@ def fsc_curve(half_maps: HalfMaps, mask: Tensor | None = None) -> FscCurve:
     """FSC of two half maps, as they are and multiplied by ``mask`` (n, n, n), by default `soft_mask`.
 
     The mask is soft and loose, but what it shares between the halves still lifts the masked curve a
-    little. Where ``half_maps.independent`` is false both curves are optimistic.
+    little. Where ``half_maps.independent`` is false both curves are optimistic. InputError where the boxes of
+    the maps differ.
     """
     first, second = half_maps.half1, half_maps.half2
     if mask is None:
@@ -70,7 +72,10 @@ def fsc_curve(half_maps: HalfMaps, mask: Tensor | None = None) -> FscCurve:
 
 
 def fourier_shell_correlation(first: Volume, second: Volume) -> Tensor:
-    """Correlation of two maps per integer shell 0 … n // 2, (n // 2 + 1,) float64; 0 where one is empty."""
+    """Correlation of two maps per integer shell 0 … n // 2, (n // 2 + 1,) float64; 0 where one is empty.
+
+    InputError where their boxes differ.
+    """
     if first.voxels.shape != second.voxels.shape:
         raise InputError(
             f"expected two maps of one box, found {tuple(first.voxels.shape)} and "
@@ -82,9 +87,8 @@ def fourier_shell_correlation(first: Volume, second: Volume) -> Tensor:
     column = torch.arange(box // 2 + 1)
     mates = torch.where((column == 0) | (2 * column == box), 1.0, 2.0)
     shell = shell_index(box)
-    kept = shell <= box // 2
     cross, power_a, power_b = (
-        torch.bincount(shell[kept], (product * mates)[kept].double(), minlength=box // 2 + 1)
+        sum_by_shell((product * mates).double(), shell, box // 2 + 1)
         for product in ((a * b.conj()).real, a.abs().square(), b.abs().square())
     )
     norm = (power_a * power_b).sqrt()

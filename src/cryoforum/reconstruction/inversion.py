@@ -20,6 +20,7 @@ from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, phase_shift, to_fourier
 from cryoforum.imaging.insertion import empty_grids, hermitian_sum, insert_slices, symmetrised
 from cryoforum.imaging.projection import PADDING, gridding_correction
+from cryoforum.imaging.shells import mean_by_shell, radius_on_grid
 from cryoforum.reconstruction.half_sets import checked_half_sets
 
 
@@ -162,14 +163,9 @@ def _padded(grid: Tensor, box: int) -> Tensor:
 def _weight_floor(weight: Tensor, share: float) -> Tensor:
     """``share`` of the mean of ``weight`` (m, m, n + 1) over its shell; never 0."""
     size, _, width = weight.shape
-    centred = torch.arange(size, dtype=torch.float32) - size // 2
-    column = torch.arange(width, dtype=torch.float32)
-    radius = (centred[:, None, None] ** 2 + centred[None, :, None] ** 2 + column**2).sqrt()
-    shell = radius.round_().to(torch.int32).view(-1)
-    count = torch.bincount(shell)
-    total = torch.bincount(shell, weight.reshape(-1), minlength=len(count))
-    floor = (share * total / count.clamp_min(1)).clamp_min(torch.finfo(torch.float32).tiny)
-    return floor.to(weight.dtype)[shell].view(weight.shape)
+    centred, column = torch.arange(size).float() - size // 2, torch.arange(width).float()
+    shell = radius_on_grid(centred, centred, column).round_().to(torch.int32)
+    return (share * mean_by_shell(weight, shell)).clamp_min(torch.finfo(weight.dtype).tiny)[shell]
 
 
 def _checked_poses(particles: Particles) -> Poses:

@@ -7,7 +7,6 @@ the images speaks for it, and two readings differ by one number a particle, whos
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.sampling import has_usual_contrast, spread_rows
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, inverse
@@ -23,6 +23,7 @@ from cryoforum.imaging.fft import FrequencyPoints, crop_or_pad, frequency_points
 from cryoforum.imaging.insertion import empty_grids, insert_slices
 from cryoforum.imaging.masks import soft_spherical_mask
 from cryoforum.imaging.projection import cropped_transform, slices_at
+from cryoforum.imaging.shells import mean_by_shell, sum_by_shell
 from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.reconstruction.inversion import inverted
 
@@ -30,7 +31,6 @@ LARGEST_BOX = 64  # pixels that images are cut to in Fourier space; the field of
 MOST_COPIES = 4  # of a particle, turned by symmetry, that a map is made from: more cost more than they tell
 WEIGHT_FLOOR = 0.3  # as of `ReconstructionConfig`
 MASK_RADIUS, MASK_EDGE = 0.40, 0.08  # of the box: what lies outside is solvent
-OUTLIER_VARIANCE = 10.0  # of an image over the median: ice or metal
 
 
 class Transfer(StrEnum):
@@ -71,7 +71,7 @@ class Sample:
 
     values: (n, p) complex64, transforms of the images at ``points``, over the deviation (p,) of their shell.
     extent_angstrom: width of the images. halves: (n,) 0 or 1. rows: of the particles in the file.
-    judged: (p,) bool, the points by which readings are judged.
+    used: (p,) bool, the points by which readings are judged.
     """
 
     points: FrequencyPoints
@@ -87,11 +87,6 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.values)
-
-    @cached_property
-    def shells(self) -> Tensor:
-        """(p, shells) 1 where a judged point lies in a shell: sums over shells are products with it."""
-        return torch.nn.functional.one_hot(self.points.shell).float() * self.used[:, None]
 
 
 @dataclass(frozen=True)
@@ -127,26 +122,21 @@ def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: in
     """At most ``count`` particles with poses, spread evenly over the file, without far stronger images."""
     if particles.poses is None:
         raise InputError("expected particles with poses, found none")
-    total = len(particles)
-    rows = torch.linspace(0, total - 1, min(count, total), dtype=torch.float64).round().long()
+    rows = spread_rows(len(particles), count)
     box = min(LARGEST_BOX, particles.box)
     points = frequency_points(box, box // 2 - 2)
-    parts, strengths = [], []
+    parts, variances = [], []
     for batch in all_rows(len(rows), batch_size):
         images = particles.images[rows[batch]]
         transforms = to_fourier(images)
         if box < particles.box:
             transforms = crop_or_pad(transforms, particles.box, box)
-        parts.append(transforms[:, points.ky.long() % box, points.kx.long()])
-        strengths.append(images.var(dim=(1, 2)))
-    values, strength = torch.cat(parts), torch.cat(strengths)
-    usual = strength.median()
-    if not usual > 0:
-        raise InputError("expected particles with contrast, found constant images for at least half of them")
-    usable = (strength > 0) & (strength < OUTLIER_VARIANCE * usual)
-    values, rows = values[usable] / strength[usable, None].sqrt(), rows[usable]
-    shells = torch.nn.functional.one_hot(points.shell).float()
-    power = (values.abs().square().mean(0) @ shells) / shells.sum(0).clamp_min(1)
+        parts.append(points.values_of(transforms))
+        variances.append(images.var(dim=(1, 2)))
+    values, variance = torch.cat(parts), torch.cat(variances)
+    usable = has_usual_contrast(variance)
+    values, rows = values[usable] / variance[usable, None].sqrt(), rows[usable]
+    power = mean_by_shell(values.abs().square().mean(0), points.shell)
     deviation = power[points.shell].clamp_min(1e-12 * power.max()).sqrt()
     return Sample(
         points,
@@ -187,8 +177,10 @@ def support_by_maps_of(other: Support, sample: Sample, interpretation: Interpret
 
 def shell_sums(sample: Sample, centred: Tensor, model: Tensor) -> tuple[Tensor, Tensor]:
     """Re⟨image, model⟩ and ⟨model, model⟩ of each particle by shell, (n, shells), over the judged points."""
-    cross = (centred.real * model.real + centred.imag * model.imag) @ sample.shells
-    return cross, (model.real.square() + model.imag.square()) @ sample.shells
+    cross = centred.real * model.real + centred.imag * model.imag
+    power = model.real.square() + model.imag.square()
+    shell = sample.points.shell
+    return sum_by_shell(sample.used * cross, shell), sum_by_shell(sample.used * power, shell)
 
 
 def _gains(sample: Sample, centred: Tensor, model: Tensor) -> Tensor:

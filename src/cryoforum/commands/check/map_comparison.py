@@ -11,6 +11,7 @@ from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.fft import FrequencyPoints, frequency_points
 from cryoforum.imaging.projection import cropped_transform, slices_at
+from cryoforum.imaging.shells import mean_by_shell
 
 SLICES = 24  # central slices that two maps are compared by
 GRID_NSIDE, COARSE_SHELL, FINE_SHELL = 4, 8, 16
@@ -125,7 +126,6 @@ def _flat_slices(transform: Tensor, quaternions: Tensor, points: FrequencyPoints
     """Slices (m, p) in which every shell is as strong, each of length 1."""
     scaled = FrequencyPoints(points.box, points.kx * size, points.ky * size)
     slices = slices_at(transform, quaternions, scaled)
-    shells = torch.nn.functional.one_hot(points.shell).float()
-    power = (slices.abs().square().mean(0) @ shells) / shells.sum(0).clamp_min(1)
+    power = mean_by_shell(slices.abs().square().mean(0), points.shell)
     flat = slices / power[points.shell].clamp_min(1e-30).sqrt()
     return flat / flat.abs().square().sum(1, keepdim=True).sqrt().clamp_min(1e-30)

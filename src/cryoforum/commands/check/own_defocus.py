@@ -41,7 +41,7 @@ def own_defocus(sample: Sample, plain: Support) -> OwnDefocus:
     """``plain``: the reading without a CTF, under which orientations and origins are right."""
     choosing_points = torch.arange(len(sample.points.kx)) % 2 == 0
     choosing, judging_sample = replace(sample, used=choosing_points), replace(sample, used=~choosing_points)
-    shells = sample.shells.shape[1]
+    shells = int(sample.points.shell.max()) + 1
     radius = torch.arange(shells) / sample.extent_angstrom
     curves = ctf_at(_optics(DEFOCUS_ANGSTROM), radius, torch.zeros(shells))
     # The map without a CTF is the molecule times the mean CTF.
