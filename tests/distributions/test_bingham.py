@@ -280,9 +280,9 @@ def test_rows_are_chosen_and_counted() -> None:
 def test_the_likeliest_sharpness_undoes_too_much_certainty() -> None:
     """Of orientations drawn from posteriors that are then said to be k times as sure, 1/k is the likeliest."""
     generator = torch.Generator().manual_seed(4)
-    mode = random_unitquat(4000, generator=generator)
-    deviation = 0.01 + 0.05 * torch.rand(4000, 1, generator=generator)
-    steps = deviation * torch.randn(4000, 3, generator=generator)
+    mode = random_unitquat(1500, generator=generator)
+    deviation = 0.01 + 0.05 * torch.rand(1500, 1, generator=generator)
+    steps = deviation * torch.randn(1500, 3, generator=generator)
     drawn = normalize(mode + torch.einsum("nij,nj->ni", tangent_basis(mode), steps), dim=1)
     right = posterior_from_curvature(mode, torch.eye(3) / deviation[..., None].square())
     for wrong in (0.5, 1.0, 4.0):

@@ -36,9 +36,9 @@ def test_agrees_with_a_fine_grid_where_that_is_enough(symmetry: str) -> None:
     head = ExponentialFamilyHead(7 if symmetry == "C7" else 4, symmetry)
     generator = torch.Generator().manual_seed(1)
     numbers = 3 * torch.randn(4, head.size, generator=generator) / math.sqrt(head.size)
-    fine = rotation_grid(14)
+    fine = rotation_grid(11)
     expected = head.log_density(numbers, head.features(fine)).logsumexp(-1) - math.log(len(fine))
-    coarse = rotation_grid(10)
+    coarse = rotation_grid(8)
     found = log_z_adaptive(head.polynomials, numbers, head.posterior(numbers), coarse, head.features(coarse))
     torch.testing.assert_close(found, expected, atol=4e-3, rtol=0)
 

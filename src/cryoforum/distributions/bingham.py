@@ -167,16 +167,17 @@ def log_density(posterior: OrientationPosterior, quaternions: Tensor) -> Tensor:
     posterior : OrientationPosterior
         n distributions.
     quaternions : Tensor
-        A unit quaternion for each, (n, 4).
+        A unit quaternion for each, (n, 4), or several, (n, e, 4).
 
     Returns
     -------
     Tensor
-        (n,).
+        (n,) or (n, e).
     """
-    energy = torch.einsum("ni,nij,nj->n", quaternions, posterior.concentration, quaternions)
+    energy = torch.einsum("n...i,nij,n...j->n...", quaternions, posterior.concentration, quaternions)
     eigenvalues = torch.linalg.eigvalsh(posterior.concentration.double())
-    return -energy - log_normalising_constant(-eigenvalues.flip(-1)).to(energy.dtype)
+    log_z = log_normalising_constant(-eigenvalues.flip(-1)).to(energy.dtype)
+    return -energy - log_z.view(-1, *[1] * (energy.ndim - 1))
 
 
 def likeliest_sharpness(posterior: OrientationPosterior, quaternions: Tensor) -> float:

@@ -114,7 +114,7 @@ class GridHead:
 
     def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
         """As a density it is constant around each rotation of the grid."""
-        nearest = torch.stack([self.features(one) for one in rotations.unbind(1)], dim=1)
+        nearest = self.features(rotations.flatten(0, 1)).view(rotations.shape[:2])
         return numbers.log_softmax(-1).gather(1, nearest) + math.log(self.size)
 
     def likelihood(

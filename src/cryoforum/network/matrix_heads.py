@@ -56,8 +56,7 @@ class MatrixHead:
 
     def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
         """That of the one Bingham distribution, which knows of no equivalents."""
-        posterior = self.posterior(numbers)
-        return torch.stack([log_density(posterior, one) for one in rotations.unbind(1)], dim=1) + LOG_AREA
+        return log_density(self.posterior(numbers), rotations) + LOG_AREA
 
     def likelihood(
         self, settings: TrainingConfig, generator: torch.Generator, compute: Compute
