@@ -142,8 +142,8 @@ def test_what_was_done_to_the_images_is_caught(kind: Transfer, power: float) -> 
     particles = replace(particles, images=particles.images[torch.arange(COUNT)])
     if kind is Transfer.OVERFOCUS:
         assert particles.ctf is not None
-        optics = particles.ctf
-        changed = optics.defocused_by(-(optics.defocus_u_angstrom + optics.defocus_v_angstrom))
+        ctf = particles.ctf
+        changed = ctf.defocused_by(-(ctf.defocus_u_angstrom + ctf.defocus_v_angstrom))
         particles = replace(particles, ctf=changed)
     else:
         values = transfer(particles)
@@ -167,11 +167,11 @@ def test_a_wrong_pixel_size_is_caught_by_the_ctf(factor: float, origins: str) ->
 
 
 def test_a_ctf_that_the_file_does_not_describe_is_caught() -> None:
-    findings = find_interpretation(replace(right_set(), optics=None))
-    optics = right_set().optics
-    assert optics is not None and findings.unsaid_defocus_angstrom is not None
+    findings = find_interpretation(replace(right_set(), ctf=None))
+    ctf = right_set().ctf
+    assert ctf is not None and findings.unsaid_defocus_angstrom is not None
     assert findings.unsaid_defocus_angstrom == pytest.approx(
-        float(optics.defocus_u_angstrom.median()), rel=0.15
+        float(ctf.defocus_u_angstrom.median()), rel=0.15
     )
 
 
@@ -179,7 +179,7 @@ def test_images_without_a_ctf_need_none() -> None:
     particles = right_set()
     values = transfer(particles)
     corrected = with_images_multiplied(particles, values / (values.square() + 0.1))
-    findings = find_interpretation(replace(corrected, optics=None))
+    findings = find_interpretation(replace(corrected, ctf=None))
     assert findings.unsaid_defocus_angstrom is None
     assert faults(findings) == ""
 

@@ -139,8 +139,8 @@ def test_headline_and_tables_say_the_numbers(run: Path, page_path: Path) -> None
     assert headline in text
     for group, name in (
         ("network", "Network alone"),
-        ("all", "RefinedPoses"),
-        ("kept", "RefinedPoses, kept"),
+        ("all", "Refined"),
+        ("kept", "Refined, kept"),
     ):
         assert f"{name} {summary['errors'][group]['count']} {medians[group]}" in text
         assert f"{summary['shift_errors'][group]['median_angstrom']:.3g} Å" in text
@@ -158,7 +158,7 @@ def test_a_run_without_reference_is_not_called_refined(unrefined: Path, tmp_path
     errors = json.loads((unrefined / "summary.json").read_text())["errors"]
     whole, kept = (in_degrees(errors[group]["median_rad"]) for group in ("all", "kept"))
     assert f"Median error {whole} on 30 test particles; dropping the 27 % least certain: {kept}" in text
-    assert "olished" not in text and "Network alone" not in text and "Shift" not in text
+    assert "efined" not in text and "Network alone" not in text and "Shift" not in text
 
 
 def test_the_limit_needs_no_truth(part: Path) -> None:
@@ -200,7 +200,7 @@ def test_errors_of_a_perfect_estimator_follow_the_dashed_curves() -> None:
 
 def test_halves_that_are_not_independent_are_named(part: Path) -> None:
     text = words_of_section(part, "reconstructions")
-    named = "not independent in “Network alone”, “Predicted and refined” and “RefinedPoses, filtered”"
+    named = "not independent in “Network alone”, “Predicted and refined” and “Refined, filtered”"
     assert named in text and "optimistic" in text
     assert "The halves are independent in “True poses”" in text
     for kind in ("network", "predicted", "filtered"):

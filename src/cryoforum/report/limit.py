@@ -53,7 +53,7 @@ def _limit_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibi
     caption = (
         "Every particle beside the bound of its own image. Dashed: where error and bound are equal, and the "
         "distributions of a perfect estimator, Maxwell's for error ÷ bound; shifts have two components and "
-        "bounds of their own. RefinedPoses errors right of the dashed curve mean that the reference is not yet "
+        "bounds of their own. Errors of refined poses right of the dashed curve mean that the reference is not yet "
         "the molecule, or that CTF, pixel size or noise are not those of the images; errors left of it, that "
         "the noise was taken for too strong; a second hump far to the right, particles that were refined "
         "from a wrong start."

@@ -23,7 +23,7 @@ RECONSTRUCTIONS = {
 }
 REFINED_RECONSTRUCTIONS = RECONSTRUCTIONS | {
     "predicted": "Predicted and refined",
-    "filtered": "RefinedPoses, filtered",
+    "filtered": "Refined, filtered",
 }
 
 

@@ -23,7 +23,7 @@ from cryoforum.report.wording import degrees, percent, quantity, radians, thousa
 from cryoforum.storage.files import replacing
 
 _GROUPS = {"network": "Network alone", "all": "All", "kept": "Kept"}
-_POLISHED_GROUPS = {"network": "Network alone", "all": "RefinedPoses", "kept": "RefinedPoses, kept"}
+_REFINED_GROUPS = {"network": "Network alone", "all": "Refined", "kept": "Refined, kept"}
 
 
 def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
@@ -79,7 +79,7 @@ def render(
     facts: (number, what it is, what it means) of each. tables: those that stand before all sections.
     """
     environment = Environment(
-        loader=PackageLoader("cryoforum.reporting", "."),
+        loader=PackageLoader("cryoforum.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -160,7 +160,7 @@ def error_table(numbers: dict[str, Any]) -> Table | None:
     errors, shifts = numbers["errors"], numbers["shift_errors"]
     if not errors:
         return None
-    names = _POLISHED_GROUPS if numbers["bound"] else _GROUPS
+    names = _REFINED_GROUPS if numbers["bound"] else _GROUPS
     header = ["Particles", "Number", "Median", "Mean", "Middle half", "Above 0.3 rad"]
     if shifts:
         header.append("Shift, median")

@@ -99,7 +99,7 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
         return None
     exhibits = []
     if len(predictions.poses) > 1:
-        named = {"Network alone": predictions.network_poses, "RefinedPoses": predictions.poses}
+        named = {"Network alone": predictions.network_poses, "Refined": predictions.poses}
         if predictions.bound_rad is None:
             named = {"Distances between pairs": predictions.poses}
         true = _pair_distances(predictions.true_poses.quaternions, predictions.symmetry)
