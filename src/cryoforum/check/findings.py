@@ -53,8 +53,8 @@ class Outcome(StrEnum):
 ALTERNATIVES_HEADER = (
     "Other interpretation",
     "Outcome",
-    "Difference of log-likelihoods (standard errors)",
-    "Share of what is explained",
+    "Difference of log-likelihoods in standard errors",
+    "Difference as share of the gain",
 )
 
 

@@ -139,8 +139,9 @@ def _exhibit(rows: list[tuple[str, Tensor]], caption: str) -> Exhibit:
 
 def _problem_section(check: Check) -> Section:
     rows = tuple((problem.fault, problem.fix) for problem in check.problems)
-    text = "" if check.correction is None else f"This command corrects the columns: {check.correction}"
-    return Section("problems", "Problems", text, (), (Table("", ("Problem", "Fix"), rows, prose=True),))
+    table = Table("Problems and fixes", ("Problem", "Fix"), rows, prose=True)
+    text = "" if check.correction is None else "This command corrects the columns:"
+    return Section("problems", "Problems", text, (), (table,), check.correction or "")
 
 
 def _alternative_section(check: Check, findings: Findings) -> Section:

@@ -187,7 +187,8 @@ def _about_origins(factor: float, pixel_size: float, in_pixels: bool) -> Problem
 
 def _about_undescribed_ctf(defocus_angstrom: float) -> Problem:
     return Problem(
-        f"the images carry a CTF (defocus about {defocus_angstrom / 1e4:.1f} µm) that the file does not describe",
+        f"the images carry a CTF (defocus about {defocus_angstrom / 1e4:.1f} µm) that the file does not "
+        "describe",
         "add rlnDefocusU, rlnDefocusV, rlnDefocusAngle, rlnVoltage, rlnSphericalAberration and "
         "rlnAmplitudeContrast; or extract the images again, corrected for it",
     )

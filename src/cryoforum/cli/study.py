@@ -33,7 +33,8 @@ def study(
     processes or machines may each do a --shard of them in one folder.
     """
     with failing_clearly():
-        from cryoforum.commands.workflow import parsed_shard
+        from cryoforum.commands.workflow import notices_to, parsed_shard
+        from cryoforum.runtime.reporter import Reporter
         from cryoforum.study.pages import write_pages
         from cryoforum.study.runs import run_all
         from cryoforum.study.variants import planned_runs, runs_on
@@ -49,8 +50,10 @@ def study(
             if particles is None
             else runs_on(particles, symmetry, scale, seeds)
         )
-        with progress_bars() as bar:
-            run_all(runs, out, (1, 1) if shard is None else parsed_shard(shard), bar, tell)
+        reporter = Reporter()
+        with progress_bars() as bar, notices_to(tell):
+            reporter.progress = bar  # type: ignore[method-assign, assignment]
+            run_all(runs, out, (1, 1) if shard is None else parsed_shard(shard), reporter)
         write_pages(out)
         typer.echo(f"tables and figures: {out / 'study.html'}")
 

@@ -264,7 +264,9 @@ def _show_alternatives(alternatives: "Sequence[Alternative]") -> None:
     """The alternatives that are not excluded, the best first, and the nearest one of those that are."""
     from cryoforum.check.findings import ALTERNATIVES_HEADER, Outcome
 
-    table = Table(*ALTERNATIVES_HEADER)
+    table = Table(*ALTERNATIVES_HEADER[:2])
+    for quantity in ALTERNATIVES_HEADER[2:]:
+        table.add_column(quantity, justify="right", max_width=24)
     ordered = sorted(alternatives, key=lambda alternative: -alternative.share)
     excluded = [alternative for alternative in ordered if alternative.outcome is Outcome.WORSE]
     for alternative in [one for one in ordered if one not in excluded] + excluded[:1]:

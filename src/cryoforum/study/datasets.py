@@ -1,4 +1,4 @@
-"""The particles that studies learn from, made once in a folder."""
+"""The particles that studies learn from: simulated, or those of a file."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -30,7 +30,7 @@ _JUNK = "6z6u"
 
 
 def molecule(dataset: Dataset) -> Volume:
-    """The map that a data set shows."""
+    """The map of the molecule of a simulated data set."""
     if dataset.molecule == "d2":
         return atoms_to_volume(d2_complex(), dataset.box, dataset.pixel_size_angstrom)
     return load_structure(dataset.molecule, dataset.box, dataset.pixel_size_angstrom)
@@ -53,8 +53,8 @@ def d2_complex() -> Atoms:
 @lru_cache(maxsize=1)
 def particles_of(dataset: Dataset) -> Particles:
     """The particles of a data set; simulated ones in memory, and always the same."""
-    if dataset.table:
-        table = read_particle_file(Path(dataset.table))
+    if dataset.particle_file:
+        table = read_particle_file(Path(dataset.particle_file))
         particles = checked_particles(table, None)
         checked_poses(table, particles, "to learn from")
         return particles
@@ -73,7 +73,7 @@ def junk_rows(dataset: Dataset) -> Tensor:
 
 
 def _with_junk(particles: Particles, dataset: Dataset, config: SimulationConfig) -> Particles:
-    """Some images show another molecule, as strong and noisy, under orientations that mean nothing."""
+    """Some images show another molecule, as strong and noisy, under meaningless orientations."""
     rows = junk_rows(dataset)
     other = simulate(load_structure(_JUNK, dataset.box, dataset.pixel_size_angstrom), replace(config, seed=1))
     images: Images = particles.images
