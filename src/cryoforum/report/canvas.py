@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -80,6 +81,12 @@ def svg(figure: Figure, alt: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
 
 
+def grey_levels(image: np.ndarray) -> dict[str, Any]:
+    """Style of a grey picture whose levels are stretched from the 1st to the 99th percentile of ``image``."""
+    low, high = np.percentile(image, (1, 99))
+    return {"vmin": low, "vmax": max(high, low + 1e-12), "cmap": "gray"}
+
+
 def picture(images: Tensor, alt: str) -> str:
     """Grey images (k, n, n) side by side, each stretched from its 1st to its 99th percentile, as HTML."""
     box = images.shape[-1]
@@ -87,9 +94,8 @@ def picture(images: Tensor, alt: str) -> str:
         images = to_real(crop_or_pad(to_fourier(images), box, _MAX_TILE_PIXEL), _MAX_TILE_PIXEL)
     tiles = []
     for image in images.numpy():
-        low, high = np.percentile(image, (1, 99))
         buffer = io.BytesIO()
-        imsave(buffer, image, vmin=low, vmax=max(high, low + 1e-12), cmap="gray", format="png")
+        imsave(buffer, image, **grey_levels(image), format="png")
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
         tiles.append(f'<img alt="" src="data:image/png;base64,{data}">')
     return f'<div class="tiles" role="img" aria-label="{html.escape(alt)}">{"".join(tiles)}</div>'
