@@ -215,13 +215,13 @@ def test_noise_decides_nothing() -> None:
 
 
 def test_the_hand_of_a_turned_map_is_found() -> None:
-    volume = load_structure("4v5d", 40, 9.0)
+    volume = load_structure("4v5d", 52, 7.0)
     turned = volume.voxels.permute(1, 2, 0).contiguous()  # a turn by 120° about the diagonal
     same, other = compare_maps(volume.voxels, turned), compare_maps(mirrored(volume.voxels), turned)
     assert same.other_hand is False and other.other_hand is True
     assert same.correlation == pytest.approx(other.mirrored_correlation, abs=0.05)
     assert same.size == pytest.approx(1, abs=0.02)
-    larger = load_structure("4v5d", 40, 9.0 / 1.06)
+    larger = load_structure("4v5d", 52, 7.0 / 1.06)
     assert compare_maps(larger.voxels, volume.voxels).size == pytest.approx(1 / 1.06, abs=0.02)
 
 
