@@ -117,7 +117,7 @@ def _map_section(folder: Path, independent: bool) -> Section | None:
         Panel("Half maps", figures.fsc_curves(curves, _FSC_NAMES, "Masked and unmasked")),
     )
     text = (
-        "The model and map of its own half alone posed each half set: the half maps are independent."
+        "Each half set was aligned by the model and map of its own half: the half maps are independent."
         if independent
         else "One model posed both half sets: the half maps share its mistakes; the resolution is optimistic."
     )
