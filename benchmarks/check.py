@@ -75,7 +75,7 @@ def main() -> None:
         name: lambda change=change: restacked(table, particles, change) for name, change in CHANGES.items()
     }
     title = f"fault in {arguments.count} particles, SNR {arguments.snr}"
-    print(f"| {title} | verdict | σ of the nearest | wall s | CPU s |")
+    print(f"| {title} | outcome | standard errors to the nearest interpretation | wall s | CPU s |")
     print("|---|---|---|---|---|")
     for name, path in cases.items():
         if arguments.only in name:
@@ -178,19 +178,19 @@ def report(name: str, table: Path, symmetry: str, more: list[str]) -> None:
     )
     seconds, after = time.perf_counter() - start, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    problem = "problem: "
-    said = [line.removeprefix(problem) for line in done.stdout.splitlines() if line.startswith(problem)]
-    undecided = [line for line in done.stdout.splitlines() if line.startswith("cannot tell")]
-    deviations = [abs(int(number)) for number in re.findall(r"│ +([+-]\d+) │", done.stdout)]
-    last = done.stdout.splitlines()[-1] if done.stdout else done.stderr
-    alternative = ("; ".join(said) or last).replace(f"{table.parent}/", "")
+    lines = done.stdout.splitlines()
+    found = [line.removeprefix("Problem: ") for line in lines if line.startswith("Problem: ")]
+    undecided = [line for line in lines if line.startswith("cannot tell")]
+    deviations = [abs(int(number)) for number in re.findall(r"│ +([+-]\d+) +│", done.stdout)]
+    last = lines[-1] if lines else done.stderr
+    outcome = ("; ".join(found) or last).replace(f"{table.parent}/", "")
     note = (
         " (" + undecided[0].replace(", hand (needs --reference)", "") + ")"
         if undecided and "hand (" not in undecided[0][:20]
         else ""
     )
     nearest = min(deviations, default=0)
-    print(f"| {name} | {alternative}{note} | {nearest} | {seconds:.0f} | {cpu:.0f} |", flush=True)
+    print(f"| {name} | {outcome}{note} | {nearest} | {seconds:.0f} | {cpu:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a particle file says, and whether its images bear it out."""
+"""Whether the images of a particle file agree with its columns."""
 
 import re
 import shlex
@@ -50,6 +50,13 @@ def right_set() -> Particles:
     return replace(particles, images=particles.images[torch.arange(COUNT)])
 
 
+@cache
+def fine_set() -> Particles:
+    """Particles with finer pixels, which show the first zeros of the CTF; octahedral."""
+    particles = simulate(load_structure("6z6u", 52, 3.0), SimulationConfig(count=200, snr=0.5, seed=6))
+    return replace(particles, images=particles.images[torch.arange(200)])
+
+
 def with_shifts(particles: Particles, factor: float) -> Particles:
     assert particles.poses is not None
     return particles.with_poses(Poses(particles.poses.quaternions, factor * particles.poses.shifts_angstrom))
@@ -69,10 +76,9 @@ def faults(findings: Findings) -> str:
     return " / ".join(problem.fault for problem in problems(findings, PIXEL_SIZE, in_pixels=False))
 
 
-def test_what_is_right_passes_and_most_wrong_readings_are_excluded() -> None:
+def test_a_right_file_passes_and_wrong_interpretations_are_excluded() -> None:
     findings = find_interpretation(right_set())
-    assert findings.interpretation == Interpretation()
-    assert findings.oriented
+    assert findings.interpretation == Interpretation() and findings.oriented
     assert faults(findings) == ""
     excluded = {
         alternative.name for alternative in findings.alternatives if alternative.outcome is Outcome.WORSE
@@ -133,14 +139,12 @@ def test_several_faults_are_caught_at_once() -> None:
 @pytest.mark.parametrize(
     ("kind", "power"), [(Transfer.FLIPPED, 0.0), (Transfer.MULTIPLIED, 1.0), (Transfer.OVERFOCUS, 0.0)]
 )
-def test_what_was_done_to_the_images_is_caught(kind: Transfer, power: float) -> None:
-    volume = load_structure("6z6u", 52, 3.0)  # finer pixels: the first zeros of the CTF are within reach
-    particles = simulate(volume, SimulationConfig(count=COUNT, snr=0.5, seed=6))
-    particles = replace(particles, images=particles.images[torch.arange(COUNT)])
+def test_a_correction_of_the_images_is_caught(kind: Transfer, power: float) -> None:
+    particles = fine_set()
     if kind is Transfer.OVERFOCUS:
         assert particles.ctf is not None
-        optics = particles.ctf
-        changed = optics.defocused_by(-(optics.defocus_u_angstrom + optics.defocus_v_angstrom))
+        ctf = particles.ctf
+        changed = ctf.defocused_by(-(ctf.defocus_u_angstrom + ctf.defocus_v_angstrom))
         particles = replace(particles, ctf=changed)
     else:
         values = transfer(particles)
@@ -164,11 +168,11 @@ def test_a_wrong_pixel_size_is_caught_by_the_ctf(factor: float, origins: str) ->
 
 
 def test_a_ctf_that_the_file_does_not_describe_is_caught() -> None:
-    findings = find_interpretation(replace(right_set(), optics=None))
-    optics = right_set().optics
-    assert optics is not None and findings.unsaid_defocus_angstrom is not None
-    assert findings.unsaid_defocus_angstrom == pytest.approx(
-        float(optics.defocus_u_angstrom.median()), rel=0.15
+    findings = find_interpretation(replace(right_set(), ctf=None))
+    ctf = right_set().ctf
+    assert ctf is not None and findings.undescribed_defocus_angstrom is not None
+    assert findings.undescribed_defocus_angstrom == pytest.approx(
+        float(ctf.defocus_u_angstrom.median()), rel=0.15
     )
 
 
@@ -176,8 +180,8 @@ def test_images_without_a_ctf_need_none() -> None:
     particles = right_set()
     values = transfer(particles)
     corrected = with_images_multiplied(particles, values / (values.square() + 0.1))
-    findings = find_interpretation(replace(corrected, optics=None))
-    assert findings.unsaid_defocus_angstrom is None
+    findings = find_interpretation(replace(corrected, ctf=None))
+    assert findings.undescribed_defocus_angstrom is None
     assert faults(findings) == ""
 
 
@@ -199,7 +203,7 @@ def test_a_certain_but_tiny_difference_excludes_nothing() -> None:
     assert outcomes == [Outcome.CLOSE, Outcome.CLOSE, Outcome.WORSE, Outcome.BETTER, Outcome.UNDECIDED]
 
 
-def test_noise_says_nothing() -> None:
+def test_noise_decides_nothing() -> None:
     noise = torch.randn(COUNT, BOX, BOX, generator=torch.Generator().manual_seed(3))
     findings = find_interpretation(replace(right_set(), images=noise))
     assert findings.oriented is None
@@ -207,10 +211,8 @@ def test_noise_says_nothing() -> None:
     assert faults(findings) == ""
 
 
-def test_the_mirror_image_of_a_turned_map_is_told() -> None:
+def test_the_hand_of_a_turned_map_is_found() -> None:
     volume = load_structure("4v5d", 52, 7.0)
-    particles = simulate(volume, SimulationConfig(count=1, snr=1))
-    assert particles.poses is not None
     turned = volume.voxels.permute(1, 2, 0).contiguous()  # a turn by 120° about the diagonal
     same, other = compare_maps(volume.voxels, turned), compare_maps(mirrored(volume.voxels), turned)
     assert same.other_hand is False and other.other_hand is True
@@ -251,7 +253,7 @@ def test_the_command_says_ready_and_draws(folder: Path, tmp_path: Path) -> None:
     assert "already exists" in check(folder / "particles.star", "--out", page, code=1)
 
 
-def test_the_command_names_the_fault_and_what_mends_it(folder: Path, tmp_path: Path) -> None:
+def test_the_command_names_the_problem_and_its_fix(folder: Path, tmp_path: Path) -> None:
     table = read_star(folder / "particles.star")
     flipped = {
         f"rlnOrigin{axis}Angst": -table.particles[f"rlnOrigin{axis}Angst"].astype(float) for axis in "XY"
@@ -266,24 +268,22 @@ def test_the_command_names_the_fault_and_what_mends_it(folder: Path, tmp_path: P
         folder / "flipped.star", "--reference", tmp_path / "mirrored.mrc", "--out", picture, code=1
     )
     assert "multiply rlnOriginXAngst and rlnOriginYAngst by -1" in output
-    assert "the hand is not that of" in output
+    assert "has the other hand than" in output
     assert output.splitlines()[-1] == "not ready"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def mended(said: str) -> Path:
+def fixed(said: str) -> Path:
     """Run the command that a check names; the file that it writes."""
-    (command,) = (line for line in said.splitlines() if line.startswith("this does it: cryoforum "))
-    arguments = shlex.split(command.removeprefix("this does it: cryoforum "))
+    (command,) = (line for line in said.splitlines() if line.startswith("corrected by: cryoforum "))
+    arguments = shlex.split(command.removeprefix("corrected by: cryoforum "))
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return Path(arguments[-1])
 
 
 FAULTS = {
-    "sign": Corrections(-1.0),
     "unit": Corrections(1 / PIXEL_SIZE),
-    "inverse": Corrections(inverse_rotations=True),
     "sign and inverse": Corrections(-1.0, inverse_rotations=True),
     "pixel size": Corrections(pixel_size_factor=0.5),
     "pixel size, origins with it": Corrections(0.5, pixel_size_factor=0.5),
@@ -294,13 +294,13 @@ FAULTS = {
     ("fault", "dialect"),
     [*((fault, "3.1") for fault in FAULTS), *((fault, "3.0") for fault in FAULTS if "pixel" in fault)],
 )
-def test_the_command_it_names_mends_the_file(folder: Path, fault: str, dialect: str) -> None:
+def test_the_command_it_names_corrects_the_file(folder: Path, fault: str, dialect: str) -> None:
     """Poses, origins in Å and pixel size become what they were, in both dialects and from any folder."""
     faulty, true = folder / f"{fault} {dialect}.star", read_star(folder / "particles.star")
     write_star(corrected(true if dialect == "3.1" else relion30(true), FAULTS[fault]), faulty)
-    written = mended(check(faulty, code=1))
+    written = fixed(check(faulty, code=1))
     found = read_star(written)
-    written.rename(folder / f"mended {faulty.name}")
+    written.rename(folder / f"fixed {faulty.name}")
     assert written.parent == folder and (found.optics is None) == (dialect == "3.0")
     assert pixel_size_from_table(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
     assert float(matched_errors(found, true).max()) < 1e-5
@@ -322,7 +322,7 @@ def test_the_command_it_names_knows_companions_root_and_taken_names(
     write_records(records[["uid", *others]], tmp_path / "others.cs")
     (tmp_path / "job" / "corrected.cs").touch()
     monkeypatch.chdir(tmp_path)
-    written = mended(check("job/poses.cs", "others.cs", "--root", folder, code=1))
+    written = fixed(check("job/poses.cs", "others.cs", "--root", folder, code=1))
     assert written == Path("job/corrected_2.cs")
     found, true = read_particle_file(written), read_star(true)
     assert pixel_size_from_table(found) == pytest.approx(PIXEL_SIZE, rel=0.01)
@@ -331,7 +331,7 @@ def test_the_command_it_names_knows_companions_root_and_taken_names(
     torch.testing.assert_close(shifts, expected, rtol=0.015, atol=0.01)
 
 
-def test_origins_that_are_too_small_are_said_to_be(folder: Path) -> None:
+def test_origins_that_are_too_small_are_caught(folder: Path) -> None:
     table = read_star(folder / "particles.star")
     assert not origins_in_pixels(table) and origins_in_pixels(relion30(table))
     both = with_columns(table, {f"rlnOrigin{axis}": np.zeros(COUNT) for axis in "XY"})
@@ -344,27 +344,27 @@ def test_the_inventory_of_many_groups_is_short_and_complete() -> None:
     draw = np.random.default_rng(4)
     groups = draw.integers(1, 30, COUNT)
     voltage = np.where(groups == groups[0], 300 - np.arange(COUNT) % 2, 200)
-    particles = with_distinct_views(right_set(), 7)
+    particles = with_distinct_orientations(right_set(), 7)
     table = with_columns(
         table_from_particles(particles, particles.names), {"rlnOpticsGroup": groups, "rlnVoltage": voltage}
     )
     rows = dict(inventory(replace(table, optics=None), particles))
-    shown = [what for what in rows if what.startswith("optics group ")]
+    shown = [name for name in rows if name.startswith("optics group ")]
     assert shown == [f"optics group {group}" for group in list(dict.fromkeys(groups.tolist()))[:8]]
     first, count = rows[shown[0]], int((groups == groups[0]).sum())
     assert first.startswith(f"{count} particles, 299 kV to 300")
-    counts = [int(rows[what].split()[0]) for what in rows if "group" in what]
+    counts = [int(rows[name].split()[0]) for name in rows if "group" in name]
     assert sum(counts) == COUNT and f"{len(set(groups.tolist())) - 8} more groups" in rows
     assert rows["orientations"].startswith("7 distinct")
 
 
-def with_distinct_views(particles: Particles, count: int) -> Particles:
-    """With that many orientations, each in either sign of its quaternion."""
-    views = random_unitquat(count, generator=torch.Generator().manual_seed(1))[torch.arange(COUNT) % count]
-    return particles.with_orientations(views * (torch.arange(COUNT) // count % 2 * 2 - 1)[:, None])
+def with_distinct_orientations(particles: Particles, count: int) -> Particles:
+    """The particles with ``count`` distinct orientations, each with both signs of its quaternion."""
+    distinct = random_unitquat(count, generator=torch.Generator().manual_seed(1))[torch.arange(COUNT) % count]
+    return particles.with_orientations(distinct * (torch.arange(COUNT) // count % 2 * 2 - 1)[:, None])
 
 
-def test_files_that_cannot_be_judged_are_told_what_for(folder: Path) -> None:
+def test_files_that_cannot_be_judged_give_the_reason(folder: Path) -> None:
     table = read_star(folder / "particles.star")
     unposed = replace(
         table, particles=table.particles.drop(columns=["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"])
@@ -375,7 +375,7 @@ def test_files_that_cannot_be_judged_are_told_what_for(folder: Path) -> None:
     assert "cannot tell: 5 particles" in check(folder / "few.star", code=0)
 
 
-def test_too_few_usable_or_too_small_images_are_told_after_the_inventory(tmp_path: Path) -> None:
+def test_too_few_or_too_small_images_are_reported_after_the_inventory(tmp_path: Path) -> None:
     particles = right_set().select(torch.arange(22))
     images = particles.images[torch.arange(22)]
     images[:3] = 0
@@ -390,7 +390,7 @@ def test_too_few_usable_or_too_small_images_are_told_after_the_inventory(tmp_pat
         assert "22 distinct" in said and said.splitlines()[-1].startswith(f"cannot tell: {reason}")
 
 
-def test_what_is_asked_before_the_images_are_read(folder: Path, tmp_path: Path) -> None:
+def test_bad_options_are_refused_before_the_images_are_read(folder: Path, tmp_path: Path) -> None:
     table = folder / "particles.star"
     for arguments, words in (
         (("--out", tmp_path / "no" / "page.html"), "create it first"),
@@ -403,7 +403,7 @@ def test_what_is_asked_before_the_images_are_read(folder: Path, tmp_path: Path) 
         assert words in " ".join(said.split()) and "distinct" not in said
 
 
-def test_a_map_without_a_pixel_size_may_be_given_one_and_unused_maps_are_told(
+def test_a_map_without_a_pixel_size_may_be_given_one_and_unused_maps_are_reported(
     folder: Path, tmp_path: Path
 ) -> None:
     with mrcfile.new(tmp_path / "bare.mrc") as file:

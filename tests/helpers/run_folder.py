@@ -47,7 +47,7 @@ def write_particles(
 ) -> dict[str, dict[str, object]]:
     """particles.star with its stack, truth.star, and predictions.star and kept.star of the second half.
 
-    RefinedPoses, network.star is there, too, and predictions have the columns of a comparison with a reference.
+    Where poses are refined, network.star is there, too, and predictions have the columns of a comparison with a reference.
     Returns what summary.json says of the poses.
     """
     true = random_unitquat(count, generator=generator)

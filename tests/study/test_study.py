@@ -58,7 +58,7 @@ def test_all_studies_have_valid_configurations(scale: str) -> None:
 
 def test_the_paper_scale_is_the_papers_preset() -> None:
     base = next(run for run in planned_runs("table1", "paper", 1) if run.label == BASE)
-    assert (base.config.training.image_passes, base.config.preprocessing.box, base.views) == (
+    assert (base.config.training.image_passes, base.config.preprocessing.box, base.tta_copies) == (
         6_300_000,
         128,
         1,
@@ -82,20 +82,20 @@ def test_what_cannot_be_planned_is_refused(
 
 
 def test_runs_that_are_done_are_not_done_again_and_shards_share_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runs = [quick_run(label) for label in ("one", "two", "three")]
-    run_all(runs, tmp_path, (2, 2), silent, lambda line: None)
+    run_all(runs, tmp_path, (2, 2))
     assert list(read_records(tmp_path)["variant"]) == ["two"]
-    told: list[str] = []
+    caplog.set_level("INFO", "cryoforum")
     done: list[str] = []
     original = study_runs._done
     monkeypatch.setattr(
         study_runs, "_done", lambda run, advance: done.append(run.label) or original(run, advance)
     )
-    run_all(runs, tmp_path, (1, 1), silent, told.append)
+    run_all(runs, tmp_path)
     assert done == ["one", "three"]
-    assert told == ["1 of 3 runs are done already"]
+    assert "1 of 3 runs are done already" in caplog.messages
     records = read_records(tmp_path)
     assert sorted(records["variant"]) == ["one", "three", "two"]
     # the same training under three names
@@ -103,13 +103,13 @@ def test_runs_that_are_done_are_not_done_again_and_shards_share_them(
 
 
 def test_results_of_other_settings_are_not_taken_for_those_of_a_run(tmp_path: Path) -> None:
-    run_all([quick_run()], tmp_path, (1, 1), silent, lambda line: None)
-    with pytest.raises(ValueError, match="found others; move them away"):
-        run_all([quick_run("one", "snr", 0, "training.l2=0.1")], tmp_path, (1, 1), silent, lambda line: None)
+    run_all([quick_run()], tmp_path)
+    with pytest.raises(ValueError, match="found others; move the file away"):
+        run_all([quick_run("one", "snr", 0, "training.l2=0.1")], tmp_path)
 
 
 def test_the_row_of_a_run_says_what_was_done(tmp_path: Path) -> None:
-    run_all([quick_run("real", "real", 1)], tmp_path, (1, 1), silent, lambda line: None)
+    run_all([quick_run("real", "real", 1)], tmp_path)
     (row,) = read_records(tmp_path).to_dict("records")
     assert (row["study"], row["variant"], row["seed"], row["count"]) == ("real", "real", 1, 30)
     assert row["image_passes"] == 64 and row["training_images"] == 44
@@ -150,11 +150,11 @@ def test_a_refinement_of_ones_own_is_a_study_too(tmp_path: Path) -> None:
     (planned,) = runs_on(table, "C1", "cpu", 1)
     run = replace(planned, preset="tiny", settings=QUICK)
     assert (run.study, run.label, run.dataset.name) == ("real", "particles", "particles")
-    run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)
+    run_all([run], tmp_path / "out")
     write_pages(tmp_path / "out")
     assert "| particles | 1 | 0.0" in (tmp_path / "out" / "real.md").read_text()
     assert runs_on(table, "D2", "paper", 2)[1].config.symmetry == "D2"
-    run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)  # done already
+    run_all([run], tmp_path / "out")  # done already
     table.write_text(table.read_text() + "\n")
     with pytest.raises(ValueError, match="expected results of"):
-        run_all([run], tmp_path / "out", (1, 1), silent, lambda line: None)
+        run_all([run], tmp_path / "out")

@@ -1,4 +1,4 @@
-"""The pages of the studies: the numbers of the runs, what was not run left out, one page that needs no other."""
+"""The pages of the studies: the numbers of the runs, nothing of studies that were not run, one page for all."""
 
 import json
 import math
@@ -12,13 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.drawing import leave_undrawn
 
 from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.report.layout import Section, Table, markdown
 from cryoforum.storage.files import replacing
 from cryoforum.study import published
-from cryoforum.study.figures import distance_histogram, kept_and_dropped
+from cryoforum.study.exhibits import kept_and_dropped
+from cryoforum.study.figures import distance_histogram
 from cryoforum.study.pages import write_pages
 from cryoforum.study.runs import KEPT_SHARE
 from cryoforum.study.variants import BASE, STUDIES, TABLE_1, Dataset, Run, planned_runs
@@ -46,7 +48,12 @@ def write_result(
             "scale": run.scale,
             "seed": run.seed,
         },
-        **{"dataset": run.dataset.name, "training_images": 2512, "image_passes": 60032, "views": run.views},
+        **{
+            "dataset": run.dataset.name,
+            "training_images": 2512,
+            "image_passes": 60032,
+            "views": run.tta_copies,
+        },
         **{"training_seconds": 90.0, **asdict(summarise_errors(errors[genuine])), "log_likelihood": share[0]},
         **{"rms_error_rad": share[10], "rms_expected_error_rad": share[11]},
         **{"single_view_median_rad": share[1], "processor": "x86_64", "threads": 2},
@@ -111,6 +118,13 @@ def tables_of(path: Path) -> dict[str, dict[str, dict[str, str]]]:
 
 def spread(values: list[float], digits: int = 4) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn in the page of every study only: drawing takes seconds a page."""
+    if "whole" not in request.fixturenames:
+        leave_undrawn(monkeypatch, "report.figures", "study.figures")
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +316,8 @@ def test_the_surest_are_kept() -> None:
     assert len(kept) == 30 and kept.max() < dropped.min()
 
 
-def test_histogram_does_not_depend_on_how_many_pairs_there_are() -> None:
+def test_histogram_does_not_depend_on_how_many_pairs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     distances = {name: np.linspace(0, 3, 50) for name in ("random pairs", "stratified pairs")}
     doubled = {name: np.repeat(values, 2) for name, values in distances.items()}
     assert distance_histogram(distances, 8) == distance_histogram(doubled, 8)

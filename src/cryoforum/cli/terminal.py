@@ -277,7 +277,7 @@ def show_demo(result: "DemoResult") -> None:
 
 
 def show_check(check: "Check") -> None:
-    """What was understood of a file, what its images say of other readings, and what to do."""
+    """The contents of a file, other interpretations of its columns, and its problems with their fixes."""
     table = Table(show_header=False)
     for what, understood in check.inventory:
         table.add_row(Text(what), Text(understood))
@@ -291,22 +291,23 @@ def show_check(check: "Check") -> None:
     if check.undecided:
         typer.echo(f"cannot tell: {', '.join(check.undecided)}")
     for problem in check.problems:
-        typer.echo(f"problem: {problem.fault}\n  fix: {problem.fix}")
+        typer.echo(f"Problem: {problem.fault}\n  Fix: {problem.fix}")
     if check.correction is not None:
-        typer.echo(f"this does it: {check.correction}")
+        typer.echo(f"corrected by: {check.correction}")
     typer.echo(check.conclusion)
 
 
 def _show_alternatives(alternatives: "Sequence[Alternative]") -> None:
-    """The other readings that are not excluded, the best first, and the nearest one of those that are."""
-    from cryoforum.commands.check.findings import Outcome
+    """The alternatives that are not excluded, the best first, and the nearest one of those that are."""
+    from cryoforum.commands.check.findings import ALTERNATIVES_HEADER, Outcome
 
-    table = Table("other reading", "images say", "σ", "log-likelihood")
+    table = Table(*ALTERNATIVES_HEADER[:2])
+    for quantity in ALTERNATIVES_HEADER[2:]:
+        table.add_column(quantity, justify="right", max_width=24)
     ordered = sorted(alternatives, key=lambda alternative: -alternative.share)
     excluded = [alternative for alternative in ordered if alternative.outcome is Outcome.WORSE]
-    for alternative in [v for v in ordered if v not in excluded] + excluded[:1]:
-        numbers = f"{alternative.deviations:+.0f}", f"{100 * alternative.share:+.1f} %"
-        table.add_row(Text(alternative.name), alternative.outcome, *numbers)
+    for alternative in [one for one in ordered if one not in excluded] + excluded[:1]:
+        table.add_row(*map(Text, alternative.cells))
     if len(excluded) > 1:
         best = f"{100 * excluded[1].share:+.1f} % or less"
         table.add_row(f"{len(excluded) - 1} more", Outcome.WORSE, "", best)

@@ -10,13 +10,12 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from torch import Tensor
 
 from cryoforum.imaging.fft import crop_or_pad, to_fourier, to_real
@@ -53,19 +52,19 @@ _STYLE = {
     "lines.linewidth": 1.5,
     "savefig.dpi": 200,
 }
-_PANEL_INCHES = (3.6, 2.7)
+PANEL_INCHES = (3.6, 2.7)
 _MAX_TILE_PIXEL = 192  # a larger picture is sharper than the screen and slow to load
 
 
 @contextmanager
-def panel(size_inches: tuple[float, float] = _PANEL_INCHES) -> Iterator[Figure]:
+def panel(size_inches: tuple[float, float] = PANEL_INCHES) -> Iterator[Figure]:
     """An empty figure in the style of the page; turn it into text with `svg` inside the block."""
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=size_inches, layout="constrained")
 
 
 def svg(figure: Figure, alt: str) -> str:
-    """The figure as inline SVG that a screen reader reads as ``alt``."""
+    """The figure as inline SVG in the page's colours; ``alt`` is read aloud by screen readers."""
     buffer = io.StringIO()
     # A salt of its own keeps the ids of one figure from meeting those of another on the page.
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -82,37 +81,21 @@ def svg(figure: Figure, alt: str) -> str:
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
 
 
+def grey_levels(image: np.ndarray) -> dict[str, Any]:
+    """Style of a grey picture whose levels are stretched from the 1st to the 99th percentile of ``image``."""
+    low, high = np.percentile(image, (1, 99))
+    return {"vmin": low, "vmax": max(high, low + 1e-12), "cmap": "gray"}
+
+
 def picture(images: Tensor, alt: str) -> str:
-    """Grey images (k, n, n) side by side, each stretched from its 1st to its 99th percentile."""
+    """Grey images (k, n, n) side by side, each stretched from its 1st to its 99th percentile, as HTML."""
     box = images.shape[-1]
     if box > _MAX_TILE_PIXEL:
         images = to_real(crop_or_pad(to_fourier(images), box, _MAX_TILE_PIXEL), _MAX_TILE_PIXEL)
     tiles = []
     for image in images.numpy():
-        low, high = np.percentile(image, (1, 99))
         buffer = io.BytesIO()
-        imsave(buffer, image, vmin=low, vmax=max(high, low + 1e-12), cmap="gray", format="png")
+        imsave(buffer, image, **grey_levels(image), format="png")
         data = base64.b64encode(buffer.getvalue()).decode("ascii")
         tiles.append(f'<img alt="" src="data:image/png;base64,{data}">')
     return f'<div class="tiles" role="img" aria-label="{html.escape(alt)}">{"".join(tiles)}</div>'
-
-
-def label_logarithmic(axes: Axes, *, x: bool = False, y: bool = False) -> None:
-    """Logarithmic axes with plain numbers, few enough for the span of what was drawn."""
-    for wanted, axis, scale in ((x, axes.xaxis, axes.set_xscale), (y, axes.yaxis, axes.set_yscale)):
-        if wanted:
-            scale("log")
-            low, high = axis.get_view_interval()
-            if high / low < 4:
-                axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-            else:
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,), numticks=12))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-            axis.set_minor_formatter(NullFormatter())
-
-
-def plain(value: float) -> str:
-    """Three digits that matter, without an exponent; thin spaces between groups of three."""
-    rounded = float(f"{value:.3g}")
-    text = f"{rounded:,.0f}".replace(",", "\u2009") if abs(rounded) >= 1000 else f"{rounded:g}"
-    return text.replace("-", "−")

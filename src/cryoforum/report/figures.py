@@ -1,19 +1,29 @@
-"""What the report draws; every function takes arrays and returns SVG text. Angles come in radians."""
+"""The figures of the report. Every function takes arrays and returns SVG text; angles come in radians."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD
-from cryoforum.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, label_logarithmic, panel, plain, svg
+from cryoforum.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, panel, svg
+from cryoforum.report.plotting import (
+    DASHED,
+    draw_histogram,
+    draw_points,
+    drawn_rows,
+    error_degrees,
+    finish,
+    label_logarithmic,
+    legend_above,
+    mark_threshold,
+    plain,
+    plot,
+)
 from cryoforum.report.wording import degrees
 
-_MAX_POINTS = 4000  # more in a scatter plot only cover each other
-_MIN_ERROR_DEG = 0.01
 _MAX_DENSITY_BINS = 90
 _MAX_SKY_ROWS = 18
 _TICK_RESOLUTIONS_ANGSTROM = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.5, 2.2, 2, 1.8, 1.5)
@@ -28,8 +38,7 @@ _CURVE_STYLES: dict[str, dict[str, Any]] = {
 
 def training_loss(steps: np.ndarray, losses: np.ndarray) -> str:
     """Training loss, each logged value and a running mean."""
-    with panel() as figure:
-        axes = figure.add_subplot()
+    with plot() as axes:
         window = len(losses) // 25
         if window < 2:
             axes.plot(steps, losses, color=BLUE, marker="o", markersize=3)
@@ -39,25 +48,24 @@ def training_loss(steps: np.ndarray, losses: np.ndarray) -> str:
             axes.plot(steps[window - 1 :], mean, color=BLUE, label=f"mean of {window} values")
             axes.legend()
         finish(axes, "step", "training loss")
-        return svg(figure, f"Training loss from {losses[0]:.3g} to {losses[-1]:.3g}")
+        return svg(axes.figure, f"Training loss from {losses[0]:.3g} to {losses[-1]:.3g}")
 
 
 def validation_error(steps: np.ndarray, median_rad: np.ndarray, mean_rad: np.ndarray) -> str:
     """Median and mean validation error where they were logged, NaN elsewhere."""
-    with panel() as figure:
-        axes = figure.add_subplot()
-        for values, name, colour, marker in (
-            (median_rad, "median", BLUE, "o"),
-            (mean_rad, "mean", ORANGE, "s"),
-        ):
+    with plot() as axes:
+        drawn = ((median_rad, "median", BLUE, "o"), (mean_rad, "mean", ORANGE, "s"))
+        for values, name, colour, marker in drawn:
             known = np.isfinite(values)
-            degrees = np.rad2deg(values[known])
-            axes.plot(steps[known], degrees, color=colour, marker=marker, markersize=3.5, label=name)
+            style = {"color": colour, "marker": marker, "markersize": 3.5, "label": name}
+            axes.plot(steps[known], np.rad2deg(values[known]), **style)
         label_logarithmic(axes, y=True)
         axes.legend()
         finish(axes, "step", "validation error (°)")
         last = np.rad2deg(median_rad[np.isfinite(median_rad)][-1])
-        return svg(figure, f"Validation error against training step; the last median is {last:.1f} degrees")
+        return svg(
+            axes.figure, f"Validation error against training step; the last median is {last:.1f} degrees"
+        )
 
 
 def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray | None) -> str:
@@ -77,8 +85,7 @@ def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray 
 
 def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
     """2-D histogram of distances between pairs of particles: true against predicted (paper, Fig. 3)."""
-    with panel((4.3, 3.5)) as figure:  # leaves the axes nearly square
-        axes = figure.add_subplot()
+    with plot((4.3, 3.5)) as axes:  # leaves the axes nearly square
         bins = int(np.clip(np.sqrt(len(true_rad) / 10), 10, _MAX_DENSITY_BINS))
         counts, edges, _ = np.histogram2d(
             np.rad2deg(true_rad), np.rad2deg(predicted_rad), bins=bins, range=[(0.0, 180.0)] * 2
@@ -91,141 +98,130 @@ def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
             cmap="viridis",
             rasterized=True,
         )
-        axes.plot([0, 180], [0, 180], color=ORANGE, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.plot([0, 180], [0, 180], color=ORANGE, linewidth=0.9, linestyle=DASHED)
         axes.set(xticks=range(0, 181, 45), yticks=range(0, 181, 45))
-        bar = figure.colorbar(mesh, ax=axes, shrink=0.8, format=FuncFormatter(lambda value, _: f"{value:g}"))
+        bar = axes.figure.colorbar(
+            mesh, ax=axes, shrink=0.8, format=FuncFormatter(lambda value, _: f"{value:g}")
+        )
         bar.set_label("pairs")
         bar.outline.set_visible(False)
         finish(axes, "true distance (°)", "predicted distance (°)", grid=False)
         correlation = np.corrcoef(true_rad, predicted_rad)[0, 1]
         alt = f"Density of true against predicted pairwise distances; correlation {correlation:.3f}"
-        return svg(figure, alt)
+        return svg(axes.figure, alt)
 
 
 def certainty_scatter(statistic: np.ndarray, errors_rad: np.ndarray, name: str, kept_share: float) -> str:
     """Error against -Λmax or -tr Λ (``statistic`` ≤ 0), with the quantile of ``kept_share`` (Fig. 4a-b)."""
     certainty = np.maximum(-statistic, 1e-3)
     threshold = float(np.quantile(certainty, 1 - kept_share))
-    errors = np.maximum(np.rad2deg(errors_rad), _MIN_ERROR_DEG)
-    some = np.random.default_rng(0).permutation(len(errors))[:_MAX_POINTS]
-    with panel() as figure:
-        axes = figure.add_subplot()
+    errors, rows = error_degrees(errors_rad), drawn_rows(len(errors_rad))
+    with plot() as axes:
         for wanted, colour in ((certainty >= threshold, BLUE), (certainty < threshold, ORANGE)):
-            rows = some[wanted[some]]
-            style = {"s": _point_area(len(errors)), "alpha": 0.45, "linewidths": 0, "rasterized": True}
-            axes.scatter(certainty[rows], errors[rows], color=colour, **style)
+            own = rows[wanted[rows]]
+            draw_points(axes, certainty[own], errors[own], colour, count=len(errors))
         label_logarithmic(axes, x=True, y=True)
-        axes.axvline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         note = f"{1 - kept_share:.0%} quantile: {plain(threshold)}".replace("%", " %")
-        axes.text(threshold, 1.02, note, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
+        mark_threshold(axes, threshold, note)
         finish(axes, f"−{name} (more certain →)", "error (°)")
-        alt = f"Orientation error against minus {name}; the {note} is marked"
-        return svg(figure, alt)
+        return svg(axes.figure, f"Orientation error against minus {name}; the {note} is marked")
 
 
 def error_histogram(kept_rad: np.ndarray, dropped_rad: np.ndarray) -> str:
     """Errors of kept and dropped particles, each normalised to its own number (Fig. 4c)."""
-    groups = [np.maximum(np.rad2deg(group), _MIN_ERROR_DEG) for group in (kept_rad, dropped_rad)]
-    both = np.concatenate(groups)
+    groups = {"kept": error_degrees(kept_rad), "dropped": error_degrees(dropped_rad)}
+    both = np.concatenate(list(groups.values()))
     bins = np.geomspace(max(both.min(), np.quantile(both, 0.002)) * 0.9, both.max() * 1.05, 40)
-    with panel() as figure:
-        axes = figure.add_subplot()
-        told = []
-        for values, name, colour in zip(groups, ("kept", "dropped"), (BLUE, ORANGE), strict=True):
-            if len(values):
-                weights = np.full(len(values), 100 / len(values))
-                style = {"weights": weights, "color": colour}
-                axes.hist(values, bins, alpha=0.3, **style)
-                label = f"{name}: median {degrees(np.deg2rad(np.median(values)))}"
-                axes.hist(values, bins, histtype="step", linewidth=1.4, label=label, **style)
-                told.append(label)
+    labels = {
+        name: f"{name}: median {degrees(np.deg2rad(np.median(values)))}"
+        for name, values in groups.items()
+        if len(values)
+    }
+    with plot() as axes:
+        for (name, label), colour in zip(labels.items(), (BLUE, ORANGE), strict=False):
+            draw_histogram(axes, groups[name], bins, colour, label)
         label_logarithmic(axes, x=True)
-        axes.margins(y=0.22)
-        axes.legend(loc="upper left")
+        legend_above(axes)
         finish(axes, "error (°)", "share of the group (%)")
-        return svg(figure, f"Histograms of orientation errors; {', '.join(told)}")
+        return svg(axes.figure, f"Histograms of orientation errors; {', '.join(labels.values())}")
 
 
 def error_against_bound(
     bound_rad: np.ndarray, errors_rad: np.ndarray, network_errors_rad: np.ndarray | None
 ) -> str:
-    """Error of each particle against its own Cramér-Rao bound, with the line where they are equal."""
-    bound = np.maximum(np.rad2deg(bound_rad), _MIN_ERROR_DEG)
+    """Error of each particle against its own Cramér-Rao lower bound, with the line where they are equal."""
+    bound, rows = error_degrees(bound_rad), drawn_rows(len(bound_rad))
     groups = [("network alone", network_errors_rad, ORANGE), ("refined", errors_rad, BLUE)]
-    some = np.random.default_rng(0).permutation(len(bound))[:_MAX_POINTS]
-    with panel() as figure:
-        axes = figure.add_subplot()
+    with plot() as axes:
         for name, values, colour in groups:
             if values is not None:
-                errors = np.maximum(np.rad2deg(values[some]), _MIN_ERROR_DEG)
-                style = {"s": _point_area(len(bound)), "alpha": 0.45, "linewidths": 0, "rasterized": True}
-                axes.scatter(bound[some], errors, color=colour, label=name, **style)
+                draw_points(axes, bound[rows], error_degrees(values[rows]), colour, name, count=len(bound))
         ends = np.array([bound.min(), bound.max()])
-        axes.plot(ends, ends, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label="error = bound")
+        axes.plot(ends, ends, color=INK, linewidth=1.1, linestyle=DASHED, label="error = lower bound")
         label_logarithmic(axes, x=True, y=True)
         legend_above(axes)
-        finish(axes, "Cramér-Rao bound (°)", "error (°)")
+        finish(axes, "Cramér-Rao lower bound (°)", "error (°)")
         above = np.mean(errors_rad > bound_rad)
-        return svg(figure, f"Error against Cramér-Rao bound; {above:.0%} of the refined lie above it")
+        alt = f"Error against Cramér-Rao lower bound; {above:.0%} of the refined poses lie above it"
+        return svg(axes.figure, alt)
 
 
-def against_the_best(
+def histograms(
     groups: dict[str, np.ndarray | None],
-    best: Callable[[np.ndarray], np.ndarray] | None,
     quantity: str,
     unit: str = "",
+    ideal: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> str:
-    """Histograms of positive values on a logarithmic axis, in per cent of each named group (n,).
+    """Histograms of positive values on a logarithmic axis.
 
-    best: cumulative distribution that a perfect estimator would have, drawn beside them; None without one.
+    Parameters
+    ----------
+    groups
+        (n,) values by name, each drawn in per cent of its number; None: not known, not drawn.
+    quantity, unit
+        For the label of the axis.
+    ideal
+        Cumulative distribution of a perfect estimator, drawn beside them.
     """
     shown = {name: np.maximum(values, 1e-6) for name, values in groups.items() if values is not None}
     both = np.concatenate(list(shown.values()))
     bins = np.geomspace(np.quantile(both, 0.001) * 0.9, both.max() * 1.05, 50)
     medians = {name: plain(float(f"{np.median(values):.2g}")) + unit for name, values in shown.items()}
-    with panel() as figure:
-        axes = figure.add_subplot()
+    with plot() as axes:
         colours = (BLUE,) if len(shown) == 1 else (ORANGE, BLUE)
         for (name, values), colour in zip(shown.items(), colours, strict=True):
-            style = {"weights": np.full(len(values), 100 / len(values)), "color": colour}
-            axes.hist(values, bins, histtype="stepfilled", alpha=0.3, linewidth=0, **style)
-            label = f"{name}: median {medians[name]}"
-            axes.hist(values, bins, histtype="step", linewidth=1.4, label=label, **style)
-        if best is not None:
+            draw_histogram(axes, values, bins, colour, f"{name}: median {medians[name]}")
+        if ideal is not None:
             middle = np.sqrt(bins[1:] * bins[:-1])
-            line = {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 3))}
-            axes.plot(middle, 100 * np.diff(best(bins)), label="perfect estimator", **line)
+            line = {"color": INK, "linewidth": 1.2, "linestyle": DASHED}
+            axes.plot(middle, 100 * np.diff(ideal(bins)), label="perfect estimator", **line)
         label_logarithmic(axes, x=True)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         legend_above(axes)
         finish(axes, f"{quantity} ({unit.strip()})" if unit else quantity, "share of the particles (%)")
-        told = ", ".join(f"{name} {median}" for name, median in medians.items())
-        return svg(figure, f"Histograms of {quantity}; medians: {told}")
+        listed = ", ".join(f"{name} {median}" for name, median in medians.items())
+        return svg(axes.figure, f"Histograms of {quantity}; medians: {listed}")
 
 
 def signal_against_gain(signal_scale: np.ndarray, log_likelihood_gain: np.ndarray) -> str:
-    """How strong each particle is in its image against how much better than noise it fits."""
-    some = np.random.default_rng(0).permutation(len(signal_scale))[:_MAX_POINTS]
-    with panel() as figure:
-        axes = figure.add_subplot()
-        style = {"s": _point_area(len(signal_scale)), "alpha": 0.45, "linewidths": 0, "rasterized": True}
-        axes.scatter(signal_scale[some], log_likelihood_gain[some], color=BLUE, **style)
-        axes.axvline(1, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+    """Signal strength of each particle (n,) against its gain in log-likelihood over noise alone."""
+    rows = drawn_rows(len(signal_scale))
+    with plot() as axes:
+        draw_points(axes, signal_scale[rows], log_likelihood_gain[rows], BLUE, count=len(signal_scale))
+        mark_threshold(axes, 1)
         axes.set_xlim(left=min(0.0, 1.1 * float(signal_scale.min())))
         axes.set_ylim(bottom=min(0.0, 1.1 * float(log_likelihood_gain.min())))
-        finish(axes, "signal scale", "gain in log-likelihood")
+        finish(axes, "signal scale (1 = as in the reference)", "gain in log-likelihood")
         median = np.median(signal_scale)
-        return svg(figure, f"Signal scale against log-likelihood gain; the median scale is {median:.2f}")
-
-
-def _point_area(count: int) -> int:
-    return 5 if count > 1000 else 14
+        return svg(axes.figure, f"Signal scale against log-likelihood gain; the median scale is {median:.2f}")
 
 
 def sky_density(directions: np.ndarray, rows: int) -> np.ndarray:
-    """Density (rows, 2 rows) of unit vectors (n, 3) in cells of equal area, 1 = uniform.
+    """Density of unit vectors (n, 3) in cells of equal area, 1 = uniform.
 
-    Rows are equal steps of the sine of latitude, columns of longitude.
+    Returns
+    -------
+    (rows, 2 rows): rows are equal steps of the sine of latitude, columns of longitude.
     """
     longitude = np.arctan2(directions[:, 1], directions[:, 0])
     latitude_sine = np.clip(directions[:, 2], -1, 1)
@@ -261,27 +257,32 @@ def _sky_map(density: np.ndarray, highest: float, name: str) -> str:
 
 
 def fsc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], names: dict[str, str], masking: str) -> str:
-    """Fourier shell correlations, as (frequency in 1/Å, FSC), with the 0.143 line (Fig. 4d-f).
+    """Fourier shell correlations with the 0.143 line (Fig. 4d-f).
 
-    Their keys are those of ``names``, which the page shows; ``masking`` is for those who cannot see it.
+    Parameters
+    ----------
+    curves
+        (frequency in 1/Å, FSC), each (shells,), by a key of ``names``.
+    names
+        Labels of the legend by key; keys are those of `_CURVE_STYLES`.
+    masking
+        For screen readers.
     """
     highest = max(float(frequency.max()) for frequency, _ in curves.values())
     lowest = min(float(fsc.min()) for _, fsc in curves.values())
-    with panel() as figure:
-        axes = figure.add_subplot()
+    with plot() as axes:
         for kind, (frequency, fsc) in curves.items():
             axes.plot(frequency, fsc, label=names[kind], **_CURVE_STYLES[kind])
         axes.axhline(FSC_THRESHOLD, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
-        end, aside = (highest, FSC_THRESHOLD), (-2, 3)
-        style = {"textcoords": "offset points", "fontsize": 8, "ha": "right"}
-        axes.annotate(f"{FSC_THRESHOLD}", end, aside, **style)
+        style = {"textcoords": "offset points", "fontsize": 8, "ha": "left"}
+        axes.annotate(f"FSC = {FSC_THRESHOLD}", (0, FSC_THRESHOLD), (3, 3), **style)
         ticks = _resolution_ticks(highest)
         axes.set_xticks([1 / tick for tick in ticks], [f"{tick:g}" for tick in ticks])
         axes.set(ylim=(min(-0.05, lowest), 1.03), xlim=(0, highest))
         legend_above(axes, columns=2)
         finish(axes, "resolution (Å)", "FSC")
         listed = ", ".join(names[kind][:1].lower() + names[kind][1:] for kind in curves)
-        return svg(figure, f"{masking} Fourier shell correlation of half maps: {listed}")
+        return svg(axes.figure, f"{masking} Fourier shell correlation of half maps: {listed}")
 
 
 def _resolution_ticks(max_frequency: float) -> list[float]:
@@ -292,16 +293,3 @@ def _resolution_ticks(max_frequency: float) -> list[float]:
         if previous + 0.13 * max_frequency <= 1 / resolution <= max_frequency:
             ticks.append(resolution)
     return ticks
-
-
-def legend_above(axes: Axes, columns: int = 1, marker_scale: float = 2) -> None:
-    """A legend over the axes, where it hides nothing."""
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    axes.legend(ncols=columns, markerscale=marker_scale, **place)
-
-
-def finish(axes: Axes, x_label: str, y_label: str, *, grid: bool = True) -> None:
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.set_axisbelow(True)
-    if grid:
-        axes.grid(True)

@@ -1,4 +1,4 @@
-"""What lies in the folder of a run: read once, checked, and None where a file is missing."""
+"""The files in the folder of a run, read once and checked; None stands for a missing file."""
 
 import json
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import poses_from_table
 
 DEFAULT_KEPT_SHARE = 0.75
-BOUND, ORIGIN_BOUND = "cryoforumBoundDeg", "cryoforumOriginErrorAngst"
+CRAMER_RAO_BOUND, ORIGIN_ERROR = "cryoforumBoundDeg", "cryoforumOriginErrorAngst"
 STATISTICS = (
-    *("cryoforumLambdaMax", "cryoforumTrace", BOUND, "cryoforumExpectedErrorDeg"),
-    *(ORIGIN_BOUND, "cryoforumSignalScale", "cryoforumLogLikelihoodGain"),
+    *("cryoforumLambdaMax", "cryoforumTrace", CRAMER_RAO_BOUND, "cryoforumExpectedErrorDeg"),
+    *(ORIGIN_ERROR, "cryoforumSignalScale", "cryoforumLogLikelihoodGain"),
 )
 
 
@@ -29,9 +29,15 @@ STATISTICS = (
 class PredictedPoses:
     """predictions.star beside truth.star and network.star: n particles in the order of the predictions.
 
-    true_poses, network_poses: None without their file; the latter are the poses before local refinement.
-    columns: (n,) numbers by the name of their column, those of `STATISTICS` that the file has. kept: (n,)
-    bool, those of kept.star or, without that file, the share of the summary with the most negative tr Λ.
+    Attributes
+    ----------
+    true_poses, network_poses
+        None where their file is missing; the latter are the poses before local refinement.
+    columns
+        (n,) numbers by the name of their column: those of `STATISTICS` that the file has.
+    kept
+        (n,) bool: the particles of kept.star or, without that file, the share of the summary with the most
+        negative tr Λ.
     """
 
     poses: Poses
@@ -44,44 +50,26 @@ class PredictedPoses:
 
     @property
     def bound_rad(self) -> np.ndarray | None:
-        """(n,) Cramér-Rao bound, root mean square; None where no image was compared with a reference."""
-        bound_deg = self.columns.get(BOUND)
+        """(n,) Cramér-Rao lower bound of the root mean square error; None where no pose was refined."""
+        bound_deg = self.columns.get(CRAMER_RAO_BOUND)
         return None if bound_deg is None else np.deg2rad(bound_deg)
 
-    @property
-    def errors_rad(self) -> np.ndarray | None:
-        """(n,) geodesic distance to the truth, or to the nearest equivalent of it."""
-        return self._errors_rad(self.poses)
-
-    @property
-    def network_errors_rad(self) -> np.ndarray | None:
-        """The same of the poses before local refinement."""
-        return self._errors_rad(self.network_poses)
-
-    @property
-    def shift_errors_angstrom(self) -> np.ndarray | None:
-        """(n,) distance of the origins from the true ones; None where no origins were looked for."""
-        return self._shift_errors_angstrom(self.poses)
-
-    @property
-    def network_shift_errors_angstrom(self) -> np.ndarray | None:
-        """The same before local refinement."""
-        return self._shift_errors_angstrom(self.network_poses)
-
-    def _errors_rad(self, poses: Poses | None) -> np.ndarray | None:
+    def errors_rad(self, poses: Poses | None) -> np.ndarray | None:
+        """(n,) geodesic distances of ``poses`` to the nearest equivalent of the true ones."""
         if poses is None or self.true_poses is None:
             return None
         true = self.true_poses.quaternions
         return orientation_errors(poses.quaternions, true, self.symmetry).numpy()
 
-    def _shift_errors_angstrom(self, poses: Poses | None) -> np.ndarray | None:
+    def shift_errors_angstrom(self, poses: Poses | None) -> np.ndarray | None:
+        """(n,) distances of the origins to the true ones; None where the origins were not refined."""
         if poses is None or self.true_poses is None or self.bound_rad is None:
             return None
         return np.linalg.norm(poses.shifts_angstrom - self.true_poses.shifts_angstrom, axis=1)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file."""
+    """The object in a JSON file, empty where there is no file; InputError where it holds no object."""
     if not path.is_file():
         return {}
     try:
@@ -94,7 +82,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
-    """A table that has at least these columns and a row; None where there is no file or no row."""
+    """A table with at least these columns; None where there is no file or no row.
+
+    Raises
+    ------
+    InputError
+        Where the file is no CSV table, or a column is missing.
+    """
     if not path.is_file():
         return None
     try:
@@ -108,14 +102,28 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
 
 
 def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any]) -> PredictedPoses | None:
-    """The predicted poses of a run; None where there are none. ``model`` is its model.json."""
+    """The predicted poses of a run.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    summary, model
+        The contents of its summary.json and model.json.
+
+    Returns
+    -------
+    None where there is no predictions.star.
+
+    Raises
+    ------
+    InputError
+        Where a file lacks poses, or holds other particles than predictions.star.
+    """
     path = folder / "predictions.star"
     if not path.is_file():
         return None
-    table = read_particle_file(path)
-    poses = poses_from_table(table)
-    if poses is None:
-        raise InputError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
+    table, poses = _table_with_poses(path)
     found = {name: number_column(table, name) for name in STATISTICS}
     columns = {name: values for name, values in found.items() if values is not None}
     kept = _kept(folder / "kept.star", table, columns.get("cryoforumTrace"), summary)
@@ -131,25 +139,31 @@ def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any
 
 
 def accuracy_numbers(summary: dict[str, Any], predictions: PredictedPoses | None) -> dict[str, Any]:
-    """Errors, shift errors and bound as the summary gives them, or else as the poses beside the truth do."""
+    """Errors, shift errors and Cramér-Rao lower bound, from the summary or else measured against the truth.
+
+    Returns
+    -------
+    A dictionary with the keys errors, shift_errors and bound, each a dictionary as in summary.json; empty
+    ones where nothing is known.
+    """
     if "errors" in summary:
         return {name: summary.get(name) or {} for name in ("errors", "shift_errors", "bound")}
     result: dict[str, Any] = {"errors": {}, "shift_errors": {}, "bound": {}}
-    if predictions is None or predictions.errors_rad is None:
+    if predictions is None or predictions.true_poses is None:
         return result
-    errors, shifts = predictions.errors_rad, predictions.shift_errors_angstrom
     groups = {
-        "network": (predictions.network_errors_rad, predictions.network_shift_errors_angstrom),
-        "all": (errors, shifts),
+        name: (predictions.errors_rad(poses), predictions.shift_errors_angstrom(poses))
+        for name, poses in (("network", predictions.network_poses), ("all", predictions.poses))
     }
-    if predictions.kept is not None:
+    errors, shifts = groups["all"]
+    if predictions.kept is not None and errors is not None:
         groups["kept"] = (errors[predictions.kept], None if shifts is None else shifts[predictions.kept])
     for group, (errors_rad, errors_angstrom) in groups.items():
         if errors_rad is not None:
             result["errors"][group] = summarise_errors(torch.from_numpy(errors_rad)).to_dict()
         if errors_angstrom is not None:
             result["shift_errors"][group] = {"median_angstrom": float(np.median(errors_angstrom))}
-    if predictions.bound_rad is not None:
+    if predictions.bound_rad is not None and errors is not None:
         result["bound"] = {
             "median_deg": float(np.rad2deg(np.median(predictions.bound_rad))),
             "median_error_over_bound": float(np.median(errors / predictions.bound_rad)),
@@ -157,14 +171,19 @@ def accuracy_numbers(summary: dict[str, Any], predictions: PredictedPoses | None
     return result
 
 
-def _poses_of(path: Path, predictions: ParticleTable) -> Poses | None:
-    """Poses of a file in the order of the predictions, matched by image name; None without the file."""
-    if not path.is_file():
-        return None
+def _table_with_poses(path: Path) -> tuple[ParticleTable, Poses]:
     table = read_particle_file(path)
     poses = poses_from_table(table)
     if poses is None:
         raise InputError(f"{path}: expected columns rlnAngleRot, rlnAngleTilt and rlnAnglePsi")
+    return table, poses
+
+
+def _poses_of(path: Path, predictions: ParticleTable) -> Poses | None:
+    """Poses of a file in the order of the predictions, joined by image name; None without the file."""
+    if not path.is_file():
+        return None
+    table, poses = _table_with_poses(path)
     names = pd.Index(table.particles["rlnImageName"])
     if not names.is_unique:
         raise InputError(f"{path}: an rlnImageName occurs twice; remove the duplicates")
@@ -182,7 +201,7 @@ def _poses_of(path: Path, predictions: ParticleTable) -> Poses | None:
 def _kept(
     path: Path, predictions: ParticleTable, trace: np.ndarray | None, summary: dict[str, Any]
 ) -> np.ndarray | None:
-    """(n,) bool: which predictions were kept; None where nothing says so."""
+    """(n,) bool: the predictions that were kept; None where neither kept.star nor tr Λ is there."""
     if path.is_file():
         names = read_particle_file(path).particles["rlnImageName"]
         kept = predictions.particles["rlnImageName"].isin(names).to_numpy()

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of text, exhibits (figures with one caption) and tables."""
+"""The parts of a page: sections of text, exhibits (figures with one caption) and tables."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,12 @@ class Exhibit:
 class Table:
     """Rows of text; the first cell of each row is its heading.
 
-    ``folded``: closed until opened. ``prose``: cells are sentences, which stand on the left and may wrap.
+    Attributes
+    ----------
+    folded
+        Closed until a reader opens it.
+    prose
+        Cells are sentences, aligned on the left, which may wrap.
     """
 
     caption: str
@@ -37,13 +42,22 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what stands below it; ``anchor`` is its address in the page."""
+    """A heading with text, exhibits and tables.
+
+    Attributes
+    ----------
+    anchor
+        Its address in the page.
+    command
+        A line for the terminal, shown below the text as it is.
+    """
 
     anchor: str
     title: str
     text: str
     exhibits: tuple[Exhibit, ...] = ()
     tables: tuple[Table, ...] = ()
+    command: str = ""
 
 
 def markdown(section: Section) -> str:

@@ -1,4 +1,4 @@
-"""Poses beside the limit that the noise of their images sets."""
+"""Pose errors compared with the Cramér-Rao lower bound, which the noise of the images sets."""
 
 from functools import partial
 
@@ -7,92 +7,100 @@ from scipy.special import gammainc
 
 from cryoforum.errors import InputError
 from cryoforum.report import figures
-from cryoforum.report.inputs import ORIGIN_BOUND, PredictedPoses
+from cryoforum.report.inputs import ORIGIN_ERROR, PredictedPoses
 from cryoforum.report.layout import Exhibit, Panel, Section
 from cryoforum.report.wording import degrees
 
-MEDIAN_OF_THE_BEST = 0.89  # of Maxwell's distribution with rms 1
+MEDIAN_OF_PERFECT_ESTIMATOR = 0.89  # median of Maxwell's distribution with rms 1
 
 
 def limit_section(predictions: PredictedPoses | None) -> Section | None:
-    """Errors beside the Cramér-Rao bound of each image, and what the images say without a truth."""
+    """Errors beside the Cramér-Rao lower bound of each image, and quantities that need no true poses.
+
+    None where no pose was refined.
+    """
     if predictions is None or predictions.bound_rad is None:
         return None
     exhibits = [_limit_exhibit(predictions, predictions.bound_rad)] if predictions.true_poses else []
-    exhibits.append(_evidence_exhibit(predictions, predictions.bound_rad))
+    exhibits.append(_exhibit_without_truth(predictions, predictions.bound_rad))
+    median = degrees(float(np.median(predictions.bound_rad)))
     text = (
-        "The Cramér-Rao bound is the root mean square error of the best unbiased estimate that an image "
-        "allows: how much its signal would change if the particle turned, measured by its noise, where the "
-        "origin is unknown, too. It follows from reference map, CTF and noise alone, without the truth. Its "
-        f"median is {degrees(float(np.median(predictions.bound_rad)))} here. As it is a root mean square, "
-        f"half the errors of a perfect estimator are below {MEDIAN_OF_THE_BEST} of it: their three "
-        "components are normally distributed, and the length of such a vector follows Maxwell's "
-        "distribution where all rotations are known equally well."
+        "The Cramér-Rao lower bound is the root mean square error of the best unbiased estimate that an "
+        "image allows: how much its signal would change if the particle turned, measured by its noise, with "
+        "the origin unknown, too. It follows from reference map, CTF and noise alone, without the true "
+        f"poses. Its median is {median} here. As it is a root mean square, half the errors of a perfect "
+        f"estimator are below {MEDIAN_OF_PERFECT_ESTIMATOR} of it: their three components are normally "
+        "distributed, and the length of such a vector follows Maxwell's distribution where all rotations "
+        "are known equally well."
     )
     return Section("limit", "Poses at the limit of the noise", text, tuple(exhibits))
 
 
 def _limit_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibit:
     """With a truth: error against bound, their ratio, and shifts, each beside a perfect estimator."""
-    errors, network = predictions.errors_rad, predictions.network_errors_rad
-    shifts, network_shifts = predictions.shift_errors_angstrom, predictions.network_shift_errors_angstrom
-    if errors is None or shifts is None:
-        raise InputError("expected poses beside the truth, found none")
-    ratios = {
-        "network alone": None if network is None else network / bound_rad,
-        "refined": errors / bound_rad,
-    }
-    shift_errors = {"network alone": network_shifts, "refined": shifts}
-    origin_bound = predictions.columns.get(ORIGIN_BOUND)
-    best_shift = None if origin_bound is None else partial(shift_distribution, rms_angstrom=origin_bound)
+    named = {"network alone": predictions.network_poses, "refined": predictions.poses}
+    errors = {name: predictions.errors_rad(poses) for name, poses in named.items()}
+    shifts = {name: predictions.shift_errors_angstrom(poses) for name, poses in named.items()}
+    if errors["refined"] is None:
+        raise InputError("expected true poses, found none")
+    ratios = {name: None if values is None else values / bound_rad for name, values in errors.items()}
+    origin_bound = predictions.columns.get(ORIGIN_ERROR)
+    ideal = None if origin_bound is None else partial(shift_distribution, rms_angstrom=origin_bound)
+    against_bound = figures.error_against_bound(bound_rad, errors["refined"], errors["network alone"])
     panels = (
-        Panel("Error against bound", figures.error_against_bound(bound_rad, errors, network)),
-        Panel("Error ÷ bound", figures.against_the_best(ratios, ratio_distribution, "error ÷ bound")),
-        Panel("Shift errors", figures.against_the_best(shift_errors, best_shift, "shift error", " Å")),
+        Panel("Error against lower bound", against_bound),
+        Panel(
+            "Error ÷ lower bound",
+            figures.histograms(ratios, "error ÷ lower bound", ideal=ratio_distribution),
+        ),
+        Panel("Shift errors", figures.histograms(shifts, "shift error", " Å", ideal)),
     )
     caption = (
-        "Every particle beside the bound of its own image. Dashed: where error and bound are equal, and the "
-        "distributions of a perfect estimator, Maxwell's for error ÷ bound; shifts have two components and "
-        "bounds of their own. RefinedPoses errors right of the dashed curve mean that the reference is not yet "
-        "the molecule, or that CTF, pixel size or noise are not those of the images; errors left of it, that "
-        "the noise was taken for too strong; a second hump far to the right, particles that were refined "
-        "from a wrong start."
+        "Every particle beside the Cramér-Rao lower bound of its own image. Dashed: the line where error and "
+        "bound are equal, and the distributions of a perfect estimator, Maxwell's for error ÷ lower bound; "
+        "shifts have two components and lower bounds of their own. Errors of refined poses right of the "
+        "dashed curve mean that the reference is not yet the molecule, or that CTF, pixel size or noise do "
+        "not fit the images; errors left of it, that the noise was estimated too high; a second hump far to "
+        "the right, particles that were refined from a wrong start."
     )
     return Exhibit(panels, caption, columns=3)
 
 
 def ratio_distribution(ratio: np.ndarray) -> np.ndarray:
-    """Cumulative distribution (k,) of a perfect estimator's error / bound: Maxwell's, of rms 1."""
+    """Cumulative distribution (k,) of error ÷ lower bound of a perfect estimator: Maxwell's, of rms 1."""
     return gammainc(1.5, 1.5 * np.square(ratio))
 
 
 def shift_distribution(error_angstrom: np.ndarray, rms_angstrom: np.ndarray) -> np.ndarray:
-    """Cumulative distribution (k,) of shift errors, each normal along x and y; of rms (n,), mixed."""
+    """Cumulative distribution (k,) of a perfect estimator's shift errors.
+
+    Errors of each particle are normal along x and y; ``rms_angstrom`` (n,) is the lower bound of each.
+    """
     return np.array([1 - np.exp(-np.square(error / rms_angstrom)).mean() for error in error_angstrom])
 
 
-def _evidence_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibit:
-    """What is known of the particles where no truth is."""
+def _exhibit_without_truth(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibit:
+    """Expected errors, lower bounds and signal scales, which need no true poses."""
     columns = predictions.columns
     expected_deg = columns.get("cryoforumExpectedErrorDeg")
-    widths = {"expected error": expected_deg, "bound": np.rad2deg(bound_rad)}
-    panels = [Panel("Bound and expected error", figures.against_the_best(widths, None, "angle", "°"))]
+    widths = {"expected error": expected_deg, "lower bound": np.rad2deg(bound_rad)}
+    panels = [Panel("Lower bound and expected error", figures.histograms(widths, "angle", "°"))]
     caption = (
-        "What can be seen without a truth. The bound takes every particle for as strong as the reference; "
-        "the expected error counts how strong it is in its image, and the chance that another orientation "
-        "is the true one. Where it reaches far beyond the bounds, poses are ambiguous."
+        "Quantities that need no true poses. The lower bound assumes that every particle is as strong as the "
+        "reference; the expected error accounts for its strength in the image, and for the probability that "
+        "another orientation is the true one. Where it is far above the lower bound, poses are ambiguous."
     )
-    origin_bound = columns.get(ORIGIN_BOUND)
+    origin_bound = columns.get(ORIGIN_ERROR)
     if origin_bound is not None:
-        drawn = figures.against_the_best({"bound": origin_bound}, None, "bound of the shift error", " Å")
-        panels.append(Panel("Bound of the shift error", drawn))
+        drawn = figures.histograms({"lower bound": origin_bound}, "lower bound of the shift error", " Å")
+        panels.append(Panel("Lower bound of the shift error", drawn))
     scale, gain = columns.get("cryoforumSignalScale"), columns.get("cryoforumLogLikelihoodGain")
     if scale is not None and gain is not None:
         panels.append(Panel("Signal scale", figures.signal_against_gain(scale, gain)))
         caption += (
-            " Signal scale is that strength: 1 (dashed) where an image holds the reference as strongly as "
-            "expected. Near 0 an image holds nothing of the molecule and its pose means nothing: ice, "
-            "contamination, another particle. All in one cloud about 1 is as it should be; a whole cloud "
-            "elsewhere is a reference on another scale, a second cloud nearer to 0 is junk."
+            " The signal scale is the strength of a particle: 1 (dashed) where an image holds the reference "
+            "as strongly as expected. Near 0 an image holds nothing of the molecule and its pose means "
+            "nothing: ice, contamination, another particle. One cloud about 1 is as it should be; a whole "
+            "cloud elsewhere is a reference on another scale, a second cloud nearer to 0 is junk."
         )
     return Exhibit(tuple(panels), caption, columns=len(panels))

@@ -1,4 +1,4 @@
-"""Maps of the run: central sections, Fourier shell correlation, and whose halves can be trusted."""
+"""Maps of the run: central sections, Fourier shell correlation, and which half maps are independent."""
 
 import math
 from pathlib import Path
@@ -23,12 +23,31 @@ RECONSTRUCTIONS = {
 }
 REFINED_RECONSTRUCTIONS = RECONSTRUCTIONS | {
     "predicted": "Predicted and refined",
-    "filtered": "RefinedPoses, filtered",
+    "filtered": "Refined, filtered",
 }
+_SECTIONS_CAPTION = (
+    "Central sections of the maps, normal to z, y and x; density is bright. Where the FSC is known, a map is "
+    "low-pass filtered to its unmasked resolution, so that noise beyond does not hide it. Blurred rims with "
+    "a sharp middle show wrong orientations; a map that is blurred everywhere alike, wrong origins."
+)
+_FSC_CAPTION = (
+    "Fourier shell correlation of two half maps, inside a soft mask around the molecule and in the whole "
+    "box. The resolution is where a curve falls below 0.143 (dotted line). Poses are as good as these images "
+    "need where their curve lies on the curve of the true poses; a curve that lies above it shows that the "
+    "half maps share more than the molecule."
+)
 
 
 def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | None:
-    """Central sections and FSC curves of the maps (Fig. 4d-f); ``names`` as `RECONSTRUCTIONS`."""
+    """Central sections and FSC curves of the maps (Fig. 4d-f); None where there is no map.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    names
+        Reconstructions to show, by the name of their folder: `RECONSTRUCTIONS` or `REFINED_RECONSTRUCTIONS`.
+    """
     sections = []
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {"masked": {}, "unmasked": {}}
     halves: dict[str, bool | None] = {}
@@ -44,28 +63,13 @@ def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | Non
                     columns = ("frequency_per_angstrom", f"fsc_{masking}")
                     frequency, fsc = (table[column].to_numpy() for column in columns)
                     found[kind] = frequency, fsc
-    exhibits = []
-    if sections:
-        caption = (
-            "Central sections of the maps, normal to z, y and x; density is bright. Where the FSC is known, "
-            "a map is low-pass filtered to its unmasked resolution, so that noise beyond does not hide it. "
-            "Blurred rims with a sharp middle mean orientations that are off; a map that is blurred "
-            "everywhere alike, origins that are off."
-        )
-        exhibits.append(Exhibit(tuple(sections), caption))
+    exhibits = [Exhibit(tuple(sections), _SECTIONS_CAPTION)] if sections else []
     panels = tuple(
         Panel(f"{masking.capitalize()} half maps", figures.fsc_curves(found, names, masking.capitalize()))
         for masking, found in curves.items()
         if found
     )
-    if panels:
-        caption = (
-            "Fourier shell correlation of two half maps, inside a soft mask around the molecule and in the "
-            "whole box. The resolution is where a curve falls below 0.143 (dotted line). Poses are as good "
-            "as these images need where their curve lies on that of the true poses; one that lies above it "
-            "shows what the halves share besides the molecule."
-        )
-        exhibits.append(Exhibit(panels, caption))
+    exhibits += [Exhibit(panels, _FSC_CAPTION)] if panels else []
     if not exhibits:
         return None
     text = (
@@ -76,27 +80,37 @@ def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | Non
 
 
 def _about_halves(halves: dict[str, bool | None], names: dict[str, str]) -> str:
-    """Whose half maps can be trusted to know nothing of each other."""
+    """A sentence on which half maps are independent."""
     shared = [f"“{names[kind]}”" for kind, independent in halves.items() if independent is False]
     apart = [f"“{names[kind]}”" for kind, independent in halves.items() if independent]
     text = ""
     if shared:
         text += (
-            f"The halves are not independent in {listed(shared)}: one model or one reference posed both, "
-            "they share its mistakes, and the resolution is optimistic. "
+            f"The half maps are not independent in {listed(shared)}: one model or one reference posed both "
+            "half sets, the maps share its mistakes, and the resolution is optimistic. "
         )
     if apart:
-        text += f"The halves are independent in {listed(apart)}."
+        text += f"The half maps are independent in {listed(apart)}."
     if not shared and not apart:
         text = (
-            "Read the FSC of predicted poses with care: where one model posed both halves, the halves share "
-            "its mistakes, and the resolution is optimistic."
+            "Read the FSC of predicted poses with care: where one model posed both half sets, the half maps "
+            "share its mistakes, and the resolution is optimistic."
         )
     return text
 
 
 def central_sections(path: Path, name: str, fsc: pd.DataFrame | None) -> str:
-    """Picture of the middle of a map, low-pass filtered to the unmasked resolution where it is known."""
+    """Central sections of a map as HTML, low-pass filtered to the unmasked resolution where it is known.
+
+    Parameters
+    ----------
+    path
+        Of the map.
+    name
+        For screen readers.
+    fsc
+        Table with frequency_per_angstrom and fsc_unmasked; None to show the map unfiltered.
+    """
     volume = read_volume(path)
     voxels = volume.voxels
     if fsc is not None:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cryoforum.errors import InputError
 from cryoforum.report.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
 from cryoforum.report.layout import Section, Table
-from cryoforum.report.limit import MEDIAN_OF_THE_BEST, limit_section
+from cryoforum.report.limit import MEDIAN_OF_PERFECT_ESTIMATOR, limit_section
 from cryoforum.report.maps import RECONSTRUCTIONS, REFINED_RECONSTRUCTIONS, reconstruction_section
 from cryoforum.report.sections import (
     accuracy_section,
@@ -23,16 +23,27 @@ from cryoforum.report.wording import degrees, percent, quantity, radians, thousa
 from cryoforum.storage.files import replacing
 
 _GROUPS = {"network": "Network alone", "all": "All", "kept": "Kept"}
-_POLISHED_GROUPS = {"network": "Network alone", "all": "RefinedPoses", "kept": "RefinedPoses, kept"}
+_REFINED_GROUPS = {"network": "Network alone", "all": "Refined", "kept": "Refined, kept"}
 
 
 def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
-    """Write one self-contained page about the run in ``folder`` to ``output``, atomically.
+    """Write one self-contained page about the run in ``folder``.
 
-    Files looked for: summary.json, particles.star, model/log.csv, model/model.json, predictions.star,
-    network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
-    reconstruction/{true,network,predicted,filtered}. What is missing is left out. ``root``: folder that image
-    names are relative to. InputError where ``folder`` holds none of them.
+    Parameters
+    ----------
+    folder
+        Of the run. Files looked for: summary.json, particles.star, model/log.csv, model/model.json,
+        predictions.star, network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
+        reconstruction/{true,network,predicted,filtered}. Missing ones are left out.
+    output
+        HTML file, written under a temporary name and then renamed.
+    root
+        Folder that image names are relative to.
+
+    Raises
+    ------
+    InputError
+        Where ``folder`` holds none of these files, or one of them is broken.
     """
     folder = Path(folder)
     summary, model = read_json(folder / "summary.json"), read_json(folder / "model" / "model.json")
@@ -74,9 +85,22 @@ def render(
     sections: Sequence[Section],
     tables: Sequence[Table] = (),
 ) -> None:
-    """Write a self-contained page to ``output``, atomically.
+    """Write a self-contained page.
 
-    facts: (number, what it is, what it means) of each. tables: those that stand before all sections.
+    Parameters
+    ----------
+    output
+        HTML file, written under a temporary name and then renamed.
+    name
+        Of the run or file, above the headline.
+    headline
+        The result in one line.
+    facts
+        (number, quantity, note) of each.
+    sections
+        In their order.
+    tables
+        Shown before all sections.
     """
     environment = Environment(
         loader=PackageLoader("cryoforum.report", "."),
@@ -104,7 +128,7 @@ def headline(numbers: dict[str, Any], predictions: PredictedPoses | None) -> str
             text += f"; dropping the {dropped} least certain: {degrees(kept['median_rad'])}"
         return text
     if predictions is None:
-        return "What this run gave"
+        return "Results of this run"
     count = thousands(len(predictions.poses))
     expected_deg = predictions.columns.get("cryoforumExpectedErrorDeg")
     if predictions.bound_rad is None or expected_deg is None:
@@ -114,17 +138,13 @@ def headline(numbers: dict[str, Any], predictions: PredictedPoses | None) -> str
 
 
 def error_facts(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(number, what it is, what it means) of the most important errors."""
+    """(number, quantity, note) of the most important errors."""
     errors, bound = numbers["errors"], numbers["bound"]
     names = {"all": "all particles", "kept": "kept particles"}
     if bound:
         names = {"all": "refined", "network": "network alone"}
     result = [
-        (
-            degrees(errors[group]["median_rad"]),
-            f"median error, {name}",
-            radians(errors[group]["median_rad"]),
-        )
+        (degrees(median := errors[group]["median_rad"]), f"median error, {name}", radians(median))
         for group, name in names.items()
         if group in errors
     ]
@@ -132,18 +152,20 @@ def error_facts(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
         result.append(
             (
                 f"{bound['median_error_over_bound']:.2f}",
-                "median of error ÷ bound, refined",
-                f"bound: Cramér-Rao, rms; a perfect estimator has {MEDIAN_OF_THE_BEST}",
+                "median of error ÷ lower bound, refined",
+                f"Cramér-Rao lower bound (rms); a perfect estimator has {MEDIAN_OF_PERFECT_ESTIMATOR}",
             )
         )
     if "all" in errors:
         share = f"{100 * errors['all']['share_above_0_3_rad']:.1f}\u202f%"
-        result.append((share, "of all particles above 17.2°", "0.3 rad: too far off to be refined locally"))
+        result.append(
+            (share, "of all errors above 17.2°", "0.3 rad: too far for local refinement to correct")
+        )
     return result
 
 
 def resolution_facts(resolutions: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str, str]]:
-    """(number, what it is, what it means) of the map from predicted poses; ``names`` as `RECONSTRUCTIONS`."""
+    """(number, quantity, note) of the map from predicted poses; ``names`` as `RECONSTRUCTIONS`."""
     for kind in ("predicted", "filtered"):
         values = resolutions.get(kind, {})
         if values.get("masked"):
@@ -160,7 +182,7 @@ def error_table(numbers: dict[str, Any]) -> Table | None:
     errors, shifts = numbers["errors"], numbers["shift_errors"]
     if not errors:
         return None
-    names = _POLISHED_GROUPS if numbers["bound"] else _GROUPS
+    names = _REFINED_GROUPS if numbers["bound"] else _GROUPS
     header = ["Particles", "Number", "Median", "Mean", "Middle half", "Above 0.3 rad"]
     if shifts:
         header.append("Shift, median")
@@ -183,13 +205,13 @@ def resolution_table(resolutions: dict[str, Any], names: dict[str, str]) -> Tabl
     """Resolution of each reconstruction, and whether its halves are independent."""
     if not resolutions:
         return None
-    said = {True: "independent", False: "not independent", None: "–"}
+    words = {True: "independent", False: "not independent", None: "–"}
     rows = tuple(
         (
             names.get(kind, kind),
             *(f"{values[key]:.1f} Å" if values.get(key) else "–" for key in ("unmasked", "masked")),
-            said[values.get("independent")],
+            words[values.get("independent")],
         )
         for kind, values in resolutions.items()
     )
-    return Table("Resolution (FSC = 0.143)", ("Reconstruction", "Unmasked", "Masked", "Halves"), rows)
+    return Table("Resolution (FSC = 0.143)", ("Reconstruction", "Unmasked", "Masked", "Half maps"), rows)

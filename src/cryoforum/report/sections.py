@@ -31,11 +31,11 @@ def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> 
         return None
     particles = particles_from_table(read_particle_file(path), root)
     rows = torch.linspace(0, len(particles) - 1, min(_SHOWN_PARTICLES, len(particles))).long()
-    optics = None if particles.ctf is None else particles.ctf[rows]
-    # One by one: a picture has no use for the intensity of the whole set.
+    ctf = None if particles.ctf is None else particles.ctf[rows]
+    # Image by image: the intensity of the whole set is not needed for a picture.
     config = replace(_preprocessing_config(model), standardise="image")
     recorded = particles.images[rows]
-    prepared = prepare(recorded, optics, particles.pixel_size_angstrom, config)
+    prepared = prepare(recorded, ctf, particles.pixel_size_angstrom, config)
     cutoffs = low_pass_cutoffs(config.box)
     blurred = Blur(low_pass_transfer(config.box))(prepared[:, None])
     width_angstrom = particles.box * particles.pixel_size_angstrom
@@ -47,11 +47,11 @@ def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> 
     panels = tuple(
         Panel(label, picture(images, f"{label}: {len(rows)} particles")) for label, images in stages
     )
-    flip = "multiplied by the sign of their CTF (phase flipping), " if config.phase_flip and optics else ""
+    flip = "multiplied by the sign of their CTF (phase flipping), " if config.phase_flip and ctf else ""
     caption = (
         f"The same {len(rows)} particles in every panel. Prepared images were {flip}cut to the frequencies "
-        "the network sees, standardised and masked. The filtered ones show what a blurring layer adds as "
-        "further channels: low resolution, where the signal is strongest. Grey levels are stretched image "
+        "the network sees, standardised and masked. The filtered ones are the further channels that a "
+        "blurring layer adds: low resolution, where the signal is strongest. Grey levels are stretched image "
         "by image."
     )
     text = f"{thousands(len(particles))} particle images, {width_angstrom:.0f} Å wide."
@@ -60,8 +60,7 @@ def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> 
 
 def training_section(folder: Path) -> Section | None:
     """Learning curves and the learning-rate schedule."""
-    path = folder / "model" / "log.csv"
-    log = read_csv(path, ("step", "images", "seconds"))
+    log = read_csv(folder / "model" / "log.csv", ("step", "images", "seconds"))
     if log is None:
         return None
     # a row of validation alone has no loss, and of a very short training there are no others
@@ -86,48 +85,49 @@ def training_section(folder: Path) -> Section | None:
     )
     caption = (
         "Validation particles take no part in training: where their error rises while the loss still falls, "
-        "the network learns its particles by heart. A mean far above the median means that some particles "
-        "are still turned the wrong way altogether."
+        "the network memorises its particles. A mean far above the median means that some orientations are "
+        "still wrong altogether."
     )
     return Section("training", "Training", text, (Exhibit(tuple(panels), caption, columns=3),))
 
 
 def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
     """True against predicted distances, certainty against error, kept against dropped (Fig. 3, 4a-c)."""
-    errors = None if predictions is None else predictions.errors_rad
-    if predictions is None or predictions.true_poses is None or errors is None:
+    if predictions is None or predictions.true_poses is None:
         return None
     exhibits = []
     if len(predictions.poses) > 1:
-        named = {"Network alone": predictions.network_poses, "RefinedPoses": predictions.poses}
+        named = {"Network alone": predictions.network_poses, "Refined": predictions.poses}
         if predictions.bound_rad is None:
             named = {"Distances between pairs": predictions.poses}
-        true = _pair_distances(predictions.true_poses.quaternions, predictions.symmetry)
-        panels = tuple(
-            Panel(
-                name, figures.pairwise_density(true, _pair_distances(poses.quaternions, predictions.symmetry))
-            )
-            for name, poses in named.items()
+        distances = {
+            name: _pair_distances(poses.quaternions, predictions.symmetry)
+            for name, poses in (named | {"true": predictions.true_poses}).items()
             if poses is not None
+        }
+        true = distances.pop("true")
+        panels = tuple(
+            Panel(name, figures.pairwise_density(true, found)) for name, found in distances.items()
         )
         caption = (
-            "Random pairs of particles: by how much their orientations differ in truth, and by how "
-            "much according to the prediction. Perfect orientations lie on the dashed line, whatever the "
+            "Random pairs of particles: the angle between their true orientations, and the angle between "
+            "the predicted ones. Perfect orientations lie on the dashed line, whatever the "
             "overall rotation of the map."
         )
         exhibits.append(Exhibit(panels, caption, columns=len(panels)))
-    exhibits += _certainty_exhibits(predictions, errors)
+    errors = predictions.errors_rad(predictions.poses)
+    exhibits += [] if errors is None else _certainty_exhibits(predictions, errors)
     text = (
-        "Errors are geodesic angles between predicted and true orientation: the one rotation that would "
-        "turn one into the other."
+        "Errors are geodesic angles between predicted and true orientation: the angle of the rotation that "
+        "turns one into the other."
     )
     if predictions.bound_rad is not None:
-        text += " Predicted orientations are the refined ones, and so are the beliefs about them."
-    return Section("accuracy", "Orientations against the truth", text, tuple(exhibits))
+        text += " Predicted orientations and their uncertainties are those after local refinement."
+    return Section("accuracy", "Orientation errors", text, tuple(exhibits))
 
 
 def directions_section(predictions: PredictedPoses | None) -> Section | None:
-    """From where the particles are seen, as predicted and in truth."""
+    """View directions of the particles, predicted and true."""
     if predictions is None:
         return None
     named = [("predicted", predictions.poses), ("true", predictions.true_poses)]
@@ -136,8 +136,8 @@ def directions_section(predictions: PredictedPoses | None) -> Section | None:
     panels = tuple(Panel(name.capitalize(), markup) for name, markup in maps.items())
     caption = (
         "View directions (rot runs around the equator, tilt 0° is at the north pole) in cells of equal "
-        "area. Empty regions are directions that no particle shows; the map is blurred along them. Clusters "
-        "in the prediction alone are places where the network puts particles it cannot tell apart."
+        "area. In empty regions no particle was seen; the map is blurred along them. Clusters in the "
+        "prediction alone are directions that the network gives to particles it cannot tell apart."
     )
     return Section("directions", "View directions", "", (Exhibit(panels, caption),))
 
@@ -188,18 +188,16 @@ def _certainty_exhibits(predictions: PredictedPoses, errors: np.ndarray) -> list
         histogram = figures.error_histogram(errors[predictions.kept], errors[~predictions.kept])
         panels.append(Panel("Kept and dropped", histogram))
     caption = (
-        "Λmax and tr Λ measure the width of the predicted belief: the further from zero, the more certain. "
-        f"The dashed line is the {percent(1 - share)} quantile; less certain particles are left of it "
-        f"(orange). Last panel: errors of the {percent(share)} that were kept and of the rest. "
-        "A belief is useful where the orange particles are the wrong ones."
+        "Λmax and tr Λ measure the width of the predicted posterior: the further from zero, the more "
+        f"certain. The dashed line is the {percent(1 - share)} quantile; less certain particles are left of "
+        f"it (orange). Last panel: errors of the {percent(share)} that were kept and of the rest. "
+        "An uncertainty is useful where the orange particles are the wrong ones."
     )
     if predictions.bound_rad is not None:
-        caption += (
-            " Where no particle is wrong, there is little to tell apart, and dropping some costs signal."
-        )
+        caption += " Where no particle is wrong, dropping the least certain ones only costs signal."
     return [Exhibit(tuple(panels), caption, columns=len(panels))] if panels else []
 
 
 def _view_directions(quaternions: torch.Tensor) -> np.ndarray:
-    """Where the viewer is, (n, 3): R z."""
+    """View directions (n, 3): R z."""
     return unitquat_to_rotmat(quaternions)[:, :, 2].numpy()

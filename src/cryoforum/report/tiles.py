@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
-from cryoforum.report.canvas import panel
+from cryoforum.report.canvas import grey_levels, panel
 from cryoforum.storage.files import replacing
 
 _TILE_INCHES = 0.72
@@ -14,7 +13,17 @@ _LABEL_INCHES = 0.3
 
 
 def write_tiles(rows: Sequence[tuple[str, Tensor]], title: str, output: Path) -> None:
-    """Write labelled rows of images (k, n, n), each stretched from its 1st to its 99th percentile."""
+    """Write labelled rows of images as one PNG.
+
+    Parameters
+    ----------
+    rows
+        (label, images (k, n, n)); each image is stretched from its 1st to its 99th percentile.
+    title
+        Above all rows.
+    output
+        Written under a temporary name and then renamed.
+    """
     widest = max(len(images) for _, images in rows)
     width = max(widest * _TILE_INCHES, 5.0)
     with panel((width, len(rows) * (_TILE_INCHES + _LABEL_INCHES) + _LABEL_INCHES)) as figure:
@@ -26,7 +35,6 @@ def write_tiles(rows: Sequence[tuple[str, Tensor]], title: str, output: Path) ->
             for axes in places:
                 axes.set_axis_off()
             for axes, image in zip(places, images.numpy(), strict=False):
-                low, high = np.percentile(image, (1, 99))
-                axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-12), interpolation="none")
+                axes.imshow(image, interpolation="none", **grey_levels(image))
         with replacing(output) as temporary:
             figure.savefig(temporary, facecolor="white", metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Numbers as the page writes them."""
+"""Numbers and lists in words."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The particles that studies learn from, made once in a folder."""
+"""The particles that studies learn from: simulated, or those of a file."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -29,7 +29,7 @@ _JUNK = "6z6u"
 
 
 def molecule(dataset: Dataset) -> Volume:
-    """The map that a data set shows."""
+    """The map of the molecule of a simulated data set."""
     if dataset.molecule == "d2":
         return atoms_to_volume(d2_complex(), dataset.box, dataset.pixel_size_angstrom)
     return load_structure(dataset.molecule, dataset.box, dataset.pixel_size_angstrom)
@@ -52,8 +52,8 @@ def d2_complex() -> Atoms:
 @lru_cache(maxsize=1)
 def particles_of(dataset: Dataset) -> Particles:
     """The particles of a data set; simulated ones in memory, and always the same."""
-    if dataset.table:
-        particle_set = load_particle_set([Path(dataset.table)])
+    if dataset.particle_file:
+        particle_set = load_particle_set([Path(dataset.particle_file)])
         checked_poses(particle_set, "to learn from")
         return particle_set.particles
     config = SimulationConfig(count=dataset.count, snr=dataset.snr)
@@ -71,7 +71,7 @@ def junk_rows(dataset: Dataset) -> Tensor:
 
 
 def _with_junk(particles: Particles, dataset: Dataset, config: SimulationConfig) -> Particles:
-    """Some images show another molecule, as strong and noisy, under orientations that mean nothing."""
+    """Some images show another molecule, as strong and noisy, under meaningless orientations."""
     rows = junk_rows(dataset)
     other = simulate(load_structure(_JUNK, dataset.box, dataset.pixel_size_angstrom), replace(config, seed=1))
     images: Images = particles.images

@@ -1,4 +1,4 @@
-"""What the studies run: every variant as a few settings on top of a base, at the scale of a GPU or a CPU."""
+"""The runs of the studies: every variant is a few settings on top of a base, at one of two scales."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,17 @@ SNRS = {"clean": 10_000.0, "1.0": 1.0, "0.7": 0.7, "0.4": 0.4, "0.2": 0.2, "0.1"
 
 @dataclass(frozen=True)
 class Dataset:
-    """Particles to simulate: a molecule ("4v5d", "6z6u", or "d2": a subunit of the latter under D2)
+    """Particles to learn from: simulated ones, or those of a file.
 
-    junk: share of the test part that shows another molecule under poses that mean nothing; what is learned
-    from has none, as after a refinement. star: a STAR file of one to take instead; the rest is then of no
-    matter.
+    Attributes
+    ----------
+    molecule
+        "4v5d", "6z6u", or "d2": a subunit of the latter under D2.
+    junk
+        Share of the test part that shows another molecule under meaningless poses. The training part has
+        none, as after a refinement.
+    particle_file
+        Particles of a refinement to use instead; all other attributes are then ignored.
     """
 
     molecule: str = "4v5d"
@@ -26,20 +32,28 @@ class Dataset:
     box: int = 128
     pixel_size_angstrom: float = 2.8
     junk: float = 0.0
-    table: str = ""
+    particle_file: str = ""
 
     @property
     def name(self) -> str:
         """Folder name."""
-        if self.table:
-            return Path(self.table).stem
+        if self.particle_file:
+            return Path(self.particle_file).stem
         junk = f"-junk{self.junk:g}" if self.junk else ""
         return f"{self.molecule}-{self.box}px-snr{self.snr:g}-n{self.count}{junk}"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training; ``block`` and ``label`` are what tables call it."""
+    """One training and its evaluation.
+
+    Attributes
+    ----------
+    block, label
+        Its names in tables: the part of the method that varies, and the variant.
+    tta_copies
+        Turned and mirrored copies of each test image that the network reads; 1: no test-time augmentation.
+    """
 
     study: str
     block: str
@@ -49,7 +63,7 @@ class Run:
     settings: tuple[str, ...]
     seed: int
     scale: str
-    views: int = 1  # of each test image
+    tta_copies: int = 1
 
     @property
     def config(self) -> Config:
@@ -126,18 +140,18 @@ TABLE_1_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 # Studies that compare data sets and not parts: the paper's network on a GPU, the package's own on a CPU.
 OWN_PRESET = {"paper": "paper", "cpu": "small"}
-# Those of a run tell whether one that is found is the same: what a preset may change stands there, too.
+# Settings identify the results of a run, so those that a preset may change are written out.
 OWN_SETTINGS: dict[str, tuple[str, ...]] = {
     "paper": (),
     "cpu": ("training.image_passes=160000", "training.max_learning_rate=0.0005"),
 }
-OWN_VIEWS = {"paper": 1, "cpu": 8}
+OWN_TTA_COPIES = {"paper": 1, "cpu": 8}
 
 
-def runs_on(table: Path, symmetry: str, scale: str, seeds: int) -> list[Run]:
+def runs_on(particle_file: Path, symmetry: str, scale: str, seeds: int) -> list[Run]:
     """Study "real" on the particles of a refinement of the user's own (Cryo-forum, 4.4)."""
     _check(scale, seeds)
-    dataset = Dataset(table=str(table))
+    dataset = Dataset(particle_file=str(particle_file))
     settings = _stratified(scale) if symmetry == "C1" else (*_stratified(scale), f"symmetry={symmetry}")
     return [
         _own_run("real", "resolution", dataset.name, dataset, scale, seed, *settings) for seed in range(seeds)
@@ -145,9 +159,23 @@ def runs_on(table: Path, symmetry: str, scale: str, seeds: int) -> list[Run]:
 
 
 def planned_runs(study: str, scale: str, seeds: int, only: str | None = None) -> list[Run]:
-    """All runs of one of `STUDIES`, or of "all", seed by seed, so that an early end leaves whole tables.
+    """All runs of a study, seed by seed, so that an early end leaves whole tables.
 
-    ``only``: of those, the ones whose block or label contains this text.
+    Parameters
+    ----------
+    study
+        One of `STUDIES`, or "all".
+    scale
+        One of `SCALES`.
+    seeds
+        Trainings of each variant.
+    only
+        Choose the runs whose block or label contains this text.
+
+    Raises
+    ------
+    InputError
+        Where there is no such study or scale, or no run remains.
     """
     _check(scale, seeds)
     known = {"table1": _table1, "snr": _snr, "symmetry": _symmetry, "real": _real}
@@ -182,7 +210,7 @@ def _own_run(
     study: str, block: str, label: str, dataset: Dataset, scale: str, seed: int, *settings: str
 ) -> Run:
     every = (*OWN_SETTINGS[scale], *settings)
-    return Run(study, block, label, dataset, OWN_PRESET[scale], every, seed, scale, OWN_VIEWS[scale])
+    return Run(study, block, label, dataset, OWN_PRESET[scale], every, seed, scale, OWN_TTA_COPIES[scale])
 
 
 def _snr(scale: str, seed: int) -> list[Run]:
@@ -196,19 +224,14 @@ def _symmetry(scale: str, seed: int) -> list[Run]:
         "D2": Dataset("d2", box=96, pixel_size_angstrom=1.6),
         "O": Dataset("6z6u", box=96, pixel_size_angstrom=1.9),
     }
-    return [
-        _own_run(
-            "symmetry",
-            group,
-            handling,
-            dataset,
-            scale,
-            seed,
-            f"symmetry={group}",
-            f"symmetry_handling={handling}",
-        )
-        for group, dataset in sets.items()
+    settings = {
+        (group, handling): (f"symmetry={group}", f"symmetry_handling={handling}")
+        for group in sets
         for handling in ("domain", "group")
+    }
+    return [
+        _own_run("symmetry", group, handling, sets[group], scale, seed, *own)
+        for (group, handling), own in settings.items()
     ]
 
 

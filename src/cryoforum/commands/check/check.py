@@ -1,4 +1,4 @@
-"""Checking a particle file: what it says, whether its images bear it out, and what to do."""
+"""Checking a particle file: its columns, whether its images agree with them, its problems and their fixes."""
 
 import logging
 import shlex
@@ -29,7 +29,15 @@ SHOWN = 12  # particles in pictures
 
 @dataclass(frozen=True)
 class Reference:
-    """A map of the molecule that the user gave; pixel_size_angstrom: whatever its header says."""
+    """A map of the molecule that the user gave.
+
+    Attributes
+    ----------
+    spec
+        A file, or the name of a structure of this package.
+    pixel_size_angstrom
+        Replaces that of the map's header; None to read the header.
+    """
 
     spec: str
     pixel_size_angstrom: float | None = None
@@ -37,11 +45,26 @@ class Reference:
 
 @dataclass(frozen=True)
 class Check:
-    """All that is known of a file.
+    """The result for one file.
 
-    inventory: (what, what was understood). conclusion: one line. judgement: None where there were no poses,
-    or too little to judge by. untold: what the images could not tell. correction: the command that mends all
-    that changing the table can; None where it cannot.
+    Attributes
+    ----------
+    inventory
+        (property, value) of the file as it was read.
+    conclusion
+        One line: ready, not ready, or cannot tell and why.
+    findings
+        None where there were no poses, or too few particles to judge by.
+    problems
+        Each with its fix.
+    undecided
+        Properties that the images could not decide.
+    correction
+        The command that corrects the columns; None where no column can be corrected.
+    reference
+        The user's map, at the box and pixel size of the particles' own.
+    comparison
+        The particles' own map compared with the reference.
     """
 
     path: Path
@@ -57,7 +80,7 @@ class Check:
 
     @property
     def shown(self) -> Tensor:
-        """Rows of the particles to show, spread over the file."""
+        """(k,) rows of the particles to show, spread over the file."""
         return torch.linspace(0, len(self.particles) - 1, min(SHOWN, len(self.particles))).long()
 
 
@@ -67,7 +90,26 @@ def check_files(
     symmetry: str = "C1",
     reference: Reference | None = None,
 ) -> Check:
-    """Read one or several files as one and ask their images; InputError where they cannot be read at all."""
+    """Read one or several particle files as one, and compare them with their images.
+
+    Parameters
+    ----------
+    paths
+        .star or .cs files.
+    root
+        Folder that image names are relative to.
+    symmetry
+        Point group of the molecule.
+    reference
+        Decides the hand, and the pixel size of files without CTF parameters.
+    tell
+        Called with messages to the user.
+
+    Raises
+    ------
+    InputError
+        Where the files or their images cannot be read.
+    """
     symmetry_group(symmetry)
     if reference is not None:
         check_structure(reference.spec, reference.pixel_size_angstrom)
@@ -75,7 +117,7 @@ def check_files(
     try:
         particles = particle_set_of(table, root).particles
     except InputError:
-        logger.info(f"the table by itself says: {table_alone(table)}")
+        logger.info(f"{table.path} has {table_alone(table)}")
         raise
     conclusion, undecided = _why_not_checked(particles), () if reference is None else ("hand",)
     unchecked = Check(
@@ -87,25 +129,25 @@ def check_files(
         findings = find_interpretation(particles, symmetry)
     except TooFewParticles as error:
         return replace(unchecked, conclusion=f"cannot tell: {error}")
-    return _with_findings(unchecked, findings, table, root, reference)
+    return _judged(unchecked, findings, table, root, reference)
 
 
-def _with_findings(
+def _judged(
     unchecked: Check,
     findings: Findings,
     table: ParticleTable,
     root: Path | None,
     reference: Reference | None,
 ) -> Check:
-    """The check with what its images say, beside a reference, too."""
+    """The check with its findings and problems, and a comparison with the reference."""
     size, in_pixels = unchecked.particles.pixel_size_angstrom, origins_in_pixels(table)
     found = problems(findings, size, in_pixels)
-    undecided = [v.name for v in findings.alternatives if v.outcome is Outcome.UNDECIDED]
+    undecided = [one.name for one in findings.alternatives if one.outcome is Outcome.UNDECIDED]
     if findings.oriented and abs(findings.skewness) < LEAST_SKEWNESS:
         undecided.append("contrast")
     volume, comparison = None, None
     if reference is not None and findings.oriented:
-        volume = _loaded(reference, findings.volume)
+        volume = _load_like(reference, findings.volume)
         comparison = compare_maps(findings.volume.voxels, volume.voxels)
         found += problems_beside(reference.spec, comparison, findings.interpretation.pixel_factor * size)
     if comparison is None or comparison.other_hand is None:
@@ -125,7 +167,7 @@ def _with_findings(
 
 def _command(table: ParticleTable, root: Path | None, flags: Sequence[str]) -> str | None:
     """The command that writes a corrected file beside the checked one, under a name that is free."""
-    if not flags or not table.path.is_file():  # several files have one path, which is none
+    if not flags or not table.path.is_file():  # the path of several joined files is no file
         return None
     out, number = table.path.with_name(f"corrected{table.path.suffix}"), 2
     while out.exists():
@@ -136,7 +178,7 @@ def _command(table: ParticleTable, root: Path | None, flags: Sequence[str]) -> s
 
 
 def _why_not_checked(particles: Particles) -> str | None:
-    """The conclusion on a file whose images cannot be asked; None where they can."""
+    """The conclusion on a file without poses to judge; None where there are some."""
     predictable = "ready to predict, not to train"
     if particles.poses is None:
         return f"{predictable}: there are no poses"
@@ -146,8 +188,8 @@ def _why_not_checked(particles: Particles) -> str | None:
     return None
 
 
-def _loaded(reference: Reference, own: Volume) -> Volume:
-    """A map at the box and pixel size of the particles' own."""
+def _load_like(reference: Reference, own: Volume) -> Volume:
+    """The reference at the box and pixel size of the particles' own map."""
     box, size = len(own.voxels), own.pixel_size_angstrom
     return load_structure(reference.spec, box, size, reference.pixel_size_angstrom)
 

@@ -1,4 +1,4 @@
-"""What was understood of a particle file, in rows of a table."""
+"""The contents of a particle file as rows of a table."""
 
 from collections import Counter
 
@@ -23,7 +23,7 @@ SAME_ORIENTATION = 1e-4  # of quaternion components: hundredths of a degree
 
 
 def inventory(table: ParticleTable, particles: Particles) -> list[tuple[str, str]]:
-    """(what, what was understood) of a file, the missing things last."""
+    """(property, value) of a file, missing columns last."""
     size = particles.pixel_size_angstrom
     rows = [
         ("particles", f"{len(particles)}"),
@@ -41,14 +41,14 @@ def inventory(table: ParticleTable, particles: Particles) -> list[tuple[str, str
 
 
 def table_alone(table: ParticleTable) -> str:
-    """What a file says whose images cannot be read, in a line."""
+    """The contents of a file whose images cannot be read, in one line."""
     parts = {"CTF": CTF_COLUMNS, "poses": ANGLE_COLUMNS, "half sets": ("rlnRandomSubset",)}
-    words = [f"no {name}" if missing_columns(table, columns) else name for name, columns in parts.items()]
-    return ", ".join([f"{len(table)} particles", *words])
+    found = [f"no {name}" if missing_columns(table, columns) else name for name, columns in parts.items()]
+    return ", ".join([f"{len(table)} particles", *found])
 
 
 def missing(table: ParticleTable, particles: Particles) -> list[str]:
-    """What the file lacks, and what that means."""
+    """Each group of columns that the file lacks, and the consequence."""
     absent = []
     if particles.poses is None:
         absent.append("poses (rlnAngleRot, Tilt, Psi): to predict, not to train")
@@ -62,7 +62,7 @@ def missing(table: ParticleTable, particles: Particles) -> list[str]:
 
 
 def origins_in_pixels(table: ParticleTable) -> bool:
-    """Whether the origins that count are in pixels, as RELION 3.0's."""
+    """Whether the origins that are read are in pixels, as in RELION 3.0, not in Å."""
     if missing_columns(table, ("rlnOriginX",)):
         return False
     return table.optics is None or bool(missing_columns(table, ("rlnOriginXAngst",)))
@@ -123,7 +123,7 @@ def _poses(table: ParticleTable, particles: Particles) -> list[tuple[str, str]]:
 
 
 def _distinct(quaternions: Tensor) -> int:
-    """How many of unit quaternions (n, 4) differ, in one number each: rows are slow to compare."""
+    """Number of distinct unit quaternions (n, 4); one integer for each, as rows are slow to compare."""
     steps = (quaternions.double() / SAME_ORIENTATION).round().long()
     base = round(2 / SAME_ORIENTATION) + 1
     weights = base ** torch.arange(4)
@@ -134,8 +134,7 @@ def _stacks(particles: Particles) -> list[tuple[str, str]]:
     names = Counter(split_image_name(name)[1] for name in particles.names)
     kinds = {_kind(layout) for layout in layouts_of(particles.images, torch.arange(len(particles)))}
     text = f"{len(names)} found, {' and '.join(sorted(kinds))}"
-    some = list(names.items())[:STACKS_SHOWN]
-    listed = ", ".join(f"{name} ({count})" for name, count in some)
+    listed = ", ".join(f"{name} ({count})" for name, count in list(names.items())[:STACKS_SHOWN])
     return [("stacks", f"{text}: {listed}{', …' if len(names) > STACKS_SHOWN else ''}")]
 
 

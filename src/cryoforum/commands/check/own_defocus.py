@@ -1,7 +1,7 @@
-"""Do images carry a CTF that their file does not describe?
+"""Whether images carry a CTF that their file does not describe.
 
-Every particle is given the defocus that fits one half of its Fourier points best, and the other half of its
-points is asked whether that explains more than no CTF at all. Images without one cannot gain by it.
+Each particle gets the defocus that fits one half of its Fourier points best. The log-likelihood of the other
+half then shows whether this CTF explains more than none; images without a CTF cannot gain by it.
 """
 
 from dataclasses import dataclass, replace
@@ -21,16 +21,24 @@ from cryoforum.commands.check.interpretations import (
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.imaging.ctf import ctf_at
 
-# Nothing is known of the microscope: another voltage or Cs only looks like another defocus here.
+# The microscope is unknown; a wrong voltage or Cs acts as another defocus here.
 VOLTAGE_KV, SPHERICAL_MM, AMPLITUDE_CONTRAST = 300.0, 2.7, 0.1
 DEFOCUS_ANGSTROM = torch.logspace(3.5, 4.7, 60)  # 0.3 to 5 µm
 ROUNDS, INNER_ROUNDS = 2, 5
-LEAST_MEAN_CTF = 0.1  # below, the map without a CTF says nothing of a shell
+LEAST_MEAN_CTF = 0.1  # of a shell, below which the map made without a CTF holds no signal
 
 
 @dataclass(frozen=True)
 class OwnDefocus:
-    """gains_without, gains_with: (n,) log-likelihoods of the points that chose no defocus, both ways."""
+    """The defocus that the images themselves imply.
+
+    Attributes
+    ----------
+    gains_without, gains_with
+        (n,) log-likelihoods without and with a CTF, of the points that chose no defocus.
+    median_angstrom
+        Median defocus of the particles.
+    """
 
     gains_without: Tensor
     gains_with: Tensor
@@ -38,16 +46,24 @@ class OwnDefocus:
 
 
 def own_defocus(sample: Sample, plain: Support) -> OwnDefocus:
-    """``plain``: the reading without a CTF, under which orientations and origins are right."""
-    choosing_points = torch.arange(len(sample.points.kx)) % 2 == 0
-    choosing, judging_sample = replace(sample, used=choosing_points), replace(sample, used=~choosing_points)
+    """Give each particle a defocus, and compare with no CTF.
+
+    Parameters
+    ----------
+    sample
+        Particles without CTF parameters.
+    plain
+        The interpretation without a CTF whose orientations and origins fit.
+    """
+    is_choosing = torch.arange(len(sample.points.kx)) % 2 == 0
+    choosing, judging = replace(sample, used=is_choosing), replace(sample, used=~is_choosing)
     shells = int(sample.points.shell.max()) + 1
     radius = torch.arange(shells) / sample.extent_angstrom
-    curves = ctf_at(_optics(DEFOCUS_ANGSTROM), radius, torch.zeros(shells))
+    curves = ctf_at(_ctf_parameters(DEFOCUS_ANGSTROM), radius, torch.zeros(shells))
     # The map without a CTF is the molecule times the mean CTF.
     mean = curves.mean(0)
     scale = torch.where(mean.abs() > LEAST_MEAN_CTF, mean / mean.square(), 0.0)
-    found, without = plain, support_by_maps_of(plain, judging_sample, plain.interpretation)
+    found, without = plain, support_by_maps_of(plain, judging, plain.interpretation)
     defocus = torch.empty(0)
     for _ in range(ROUNDS):
         _, centred, transfer = interpreted(replace(choosing, ctf=None), plain.interpretation)
@@ -60,12 +76,12 @@ def own_defocus(sample: Sample, plain: Support) -> OwnDefocus:
         interpretation = Interpretation(
             plain.interpretation.inverse_rotation, origin_factor=plain.interpretation.origin_factor
         )
-        found = support(replace(judging_sample, ctf=_optics(defocus)), interpretation)
+        found = support(replace(judging, ctf=_ctf_parameters(defocus)), interpretation)
         scale = torch.ones(shells)
     return OwnDefocus(without, found.gains, float(defocus.median()))
 
 
-def _optics(defocus_angstrom: Tensor) -> CtfParameters:
+def _ctf_parameters(defocus_angstrom: Tensor) -> CtfParameters:
     def constant(value: float) -> Tensor:
         return torch.full_like(defocus_angstrom, value)
 

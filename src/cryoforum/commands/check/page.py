@@ -1,4 +1,4 @@
-"""The picture page of a checked particle file."""
+"""The page of a checked particle file: pictures and tables."""
 
 import math
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.commands.check.check import Check
+from cryoforum.commands.check.findings import ALTERNATIVES_HEADER, Findings
 from cryoforum.commands.check.interpretations import LARGEST_BOX, as_interpreted
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
@@ -25,7 +26,15 @@ VIEWS_DEG = ((0.0, 0.0, 0.0), (0.0, 90.0, 0.0), (90.0, 90.0, 0.0))  # rot, tilt,
 
 
 def write_check(check: Check, output: Path) -> None:
-    """Write the pictures of a check to a .png, or with its tables to a self-contained .html, atomically."""
+    """Write the pictures of a check to a .png, or with its tables to a self-contained .html.
+
+    Parameters
+    ----------
+    check
+        The result for one file.
+    output
+        Written under a temporary name and then renamed.
+    """
     if output.suffix == ".png":
         rows = particle_rows(check) + map_rows(check)
         write_tiles(rows, f"{check.path.name}: {check.conclusion}", output)
@@ -34,7 +43,7 @@ def write_check(check: Check, output: Path) -> None:
 
 
 def particle_rows(check: Check) -> list[tuple[str, Tensor]]:
-    """Labelled images: some particles as recorded, low-passed, and what the map predicts of them."""
+    """Rows of (k, n, n) images: some particles as recorded, low-passed, and as projections of the map."""
     particles = _small(check)
     images = particles.images[torch.arange(len(particles))]
     resolution = particles.box * particles.pixel_size_angstrom / LOW_PASS_SHARE
@@ -45,21 +54,21 @@ def particle_rows(check: Check) -> list[tuple[str, Tensor]]:
     if check.findings is not None:
         interpreted = as_interpreted(particles, check.findings.interpretation)
         expected = _low_passed(_projections(check.findings.volume, interpreted))
-        rows.append(("the map of all particles, projected as their poses say, with their CTF", expected))
+        rows.append(("projections of the map of all particles along their poses, with their CTF", expected))
     return rows
 
 
 def map_rows(check: Check) -> list[tuple[str, Tensor]]:
-    """Labelled central sections and projections of the particles' own map, and of the reference."""
+    """Rows of (6, n, n) central sections and projections of the particles' own map, and of the reference."""
     maps: list[tuple[str, Volume]] = []
     if check.findings is not None:
         maps.append((f"map of {check.findings.count} particles", check.findings.volume))
     if check.reference is not None:
         maps.append(("reference", check.reference))
-    return [(f"{name}: sections and projections along z, x, y", _looks(volume)) for name, volume in maps]
+    return [(f"{name}: sections and projections along z, x, y", _pictures(volume)) for name, volume in maps]
 
 
-def _looks(volume: Volume) -> Tensor:
+def _pictures(volume: Volume) -> Tensor:
     """Three central sections and three projections, (6, n, n)."""
     voxels, middle = volume.voxels, len(volume.voxels) // 2
     sections = [voxels[middle], voxels[:, :, middle], voxels[:, middle]]
@@ -98,49 +107,51 @@ def _low_passed(images: Tensor) -> Tensor:
 def _facts(check: Check) -> list[tuple[str, str, str]]:
     facts = [(f"{len(check.particles)}", "particles", f"{check.particles.box} px")]
     if check.findings is not None:
-        found = "fault found" if len(check.problems) == 1 else "faults found"
-        facts.append((f"{len(check.problems)}", found, f"by {check.findings.count} images"))
-        facts.append((f"{len(check.findings.alternatives)}", "other readings tried", ""))
+        noun = "problem" if len(check.problems) == 1 else "problems"
+        facts.append((f"{len(check.problems)}", noun, f"found with {check.findings.count} images"))
+        facts.append((f"{len(check.findings.alternatives)}", "other interpretations compared", ""))
     return facts
 
 
 def _sections(check: Check) -> list[Section]:
-    particles = Exhibit(
-        tuple(Panel(label, picture(images, label)) for label, images in particle_rows(check)),
+    sections = [_problem_section(check)] if check.problems else []
+    caption = (
         "The same particles in every row, spread over the file; grey levels are stretched image by image. "
         "Where file and images agree, a low-passed particle and the projection below it show the same "
-        "shape at the same place, both bright.",
-        columns=1,
+        "shape at the same place, both bright."
     )
-    sections = [Section("particles", "Particles", "", (particles,))]
+    sections.append(Section("particles", "Particles", "", (_exhibit(particle_rows(check), caption),)))
     maps = map_rows(check)
     if maps:
-        panels = tuple(Panel(label, picture(images, label)) for label, images in maps)
-        caption = "Made from the images that were looked at, under the reading that they bear out best."
-        sections.append(Section("map", "Map", "", (Exhibit(panels, caption, columns=1),)))
-    if check.problems:
-        rows = tuple((problem.fault, problem.fix) for problem in check.problems)
-        table = Table("What is wrong", ("Fault", "How it is mended"), rows, prose=True)
-        text = "" if check.correction is None else f"This mends it: {check.correction}"
-        sections.insert(0, Section("faults", "Faults", text, (), (table,)))
-    told = Table("What the file says", ("", "Understood"), check.inventory, prose=True)
-    sections.append(Section("file", "File", "", (), (told,)))
+        caption = "Made from the sampled images, under the interpretation that fits them best."
+        sections.append(Section("map", "Map", "", (_exhibit(maps, caption),)))
+    inventory = Table("The file as it was read", ("Property", "Value"), check.inventory, prose=True)
+    sections.append(Section("file", "File", "", (), (inventory,)))
     if check.findings is not None:
-        sections.append(_alternatives(check))
+        sections.append(_alternative_section(check, check.findings))
     return sections
 
 
-def _alternatives(check: Check) -> Section:
-    alternatives = check.findings.alternatives if check.findings is not None else ()
-    rows = tuple(
-        (one.name, one.outcome.value, f"{one.deviations:+.0f}", f"{100 * one.share:+.1f} %")
-        for one in sorted(alternatives, key=lambda one: -one.share)
-    )
+def _exhibit(rows: list[tuple[str, Tensor]], caption: str) -> Exhibit:
+    panels = tuple(Panel(label, picture(images, label)) for label, images in rows)
+    return Exhibit(panels, caption, columns=1)
+
+
+def _problem_section(check: Check) -> Section:
+    rows = tuple((problem.fault, problem.fix) for problem in check.problems)
+    table = Table("Problems and fixes", ("Problem", "Fix"), rows, prose=True)
+    text = "" if check.correction is None else "This command corrects the columns:"
+    return Section("problems", "Problems", text, (), (table,), check.correction or "")
+
+
+def _alternative_section(check: Check, findings: Findings) -> Section:
+    rows = tuple(one.cells for one in sorted(findings.alternatives, key=lambda one: -one.share))
     text = (
-        "How much better or worse the images are explained under another reading of the file: difference of "
-        "the log-likelihoods in standard errors, and as a share of what is explained. "
+        "Each row compares the images under another interpretation of the columns with the best one. The "
+        "difference of the log-likelihoods is given in its standard errors, and as a share of the gain in "
+        "log-likelihood of the better one of the two; negative: the other interpretation is worse. "
     )
     if check.undecided:
-        text += f"What could not be told: {', '.join(check.undecided)}."
-    table = Table("Other readings", ("Reading", "Images say", "σ", "Log-likelihood"), rows)
-    return Section("readings", "Other readings", text, (), (table,))
+        text += f"The images could not decide: {', '.join(check.undecided)}."
+    table = Table("Compared with the best interpretation", ALTERNATIVES_HEADER, rows)
+    return Section("alternatives", "Other interpretations", text, (), (table,))

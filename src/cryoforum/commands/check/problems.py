@@ -1,4 +1,4 @@
-"""What is wrong with a particle file, in words, and how it is mended."""
+"""The problems of a particle file in words, each with its fix."""
 
 import math
 from dataclasses import dataclass
@@ -14,87 +14,109 @@ LEAST_SIZE_CHANGE = 0.025  # of a map beside another
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and how it is mended."""
+    """A fault of a file, and how to fix it; both begin in lower case and end without a full stop."""
 
     fault: str
     fix: str
 
 
+INVERSE_ROTATIONS = Problem(
+    "the angles describe the inverse rotations",
+    "write -rlnAnglePsi, -rlnAngleTilt, -rlnAngleRot as rlnAngleRot, rlnAngleTilt, rlnAnglePsi",
+)
+OTHER_ORIENTATIONS = Problem(
+    "the orientations explain no more of the images than the orientations of other images do",
+    "use the file of a refinement of these very images; check that stacks were not reordered",
+)
+INVERTED_CONTRAST = Problem(
+    "the contrast is inverted: the molecule is darker than its surroundings",
+    "multiply the images by -1: relion_image_handler --i IN.mrcs --o OUT.mrcs --multiply_constant -1",
+)
+_RECORDED_AGAIN = "extract them again as they were recorded, without CTF correction"
+_OF_TRANSFER = {
+    Transfer.OVERFOCUS: Problem(
+        "the defocus has the opposite sign", "multiply rlnDefocusU and V by -1: underfocus is positive"
+    ),
+    Transfer.CORRECTED: Problem(
+        "the images are corrected for their CTF already",
+        "remove the CTF columns (rlnDefocusU, …), or extract the images again without correction",
+    ),
+    Transfer.FLIPPED: Problem(f"the images are {Transfer.FLIPPED} already", _RECORDED_AGAIN),
+    Transfer.MULTIPLIED: Problem(f"the images are {Transfer.MULTIPLIED} already", _RECORDED_AGAIN),
+}
+
+
 def problems(findings: Findings, pixel_size: float, in_pixels: bool) -> list[Problem]:
-    """What is wrong with a file whose origins are ``in_pixels`` (RELION 3.0) or in Å."""
+    """List the problems that the images show.
+
+    Parameters
+    ----------
+    findings
+        The interpretation that fits the images best.
+    pixel_size
+        In Å, as the file gives it.
+    in_pixels
+        Whether origins are in pixels (RELION 3.0) or in Å.
+    """
     interpretation, found = findings.interpretation, []
     if interpretation.inverse_rotation:
-        found.append(
-            Problem(
-                "the angles are those of the inverse rotations",
-                "write -rlnAnglePsi, -rlnAngleTilt, -rlnAngleRot as rlnAngleRot, rlnAngleTilt, rlnAnglePsi",
-            )
-        )
+        found.append(INVERSE_ROTATIONS)
     factor = _origin_factor(interpretation, in_pixels)
     if abs(factor - 1) > LEAST_PIXEL_CHANGE:
         found.append(_about_origins(factor, pixel_size, in_pixels))
-    if interpretation.transfer is not Transfer.AS_RECORDED:
-        found.append(_about_transfer(interpretation.transfer))
-    if findings.unsaid_defocus_angstrom is not None:
-        defocus = findings.unsaid_defocus_angstrom / 1e4
-        found.append(
-            Problem(
-                f"the images carry a CTF (about {defocus:.1f} µm) that the file does not describe",
-                "add rlnDefocusU, rlnDefocusV, rlnDefocusAngle, rlnVoltage, rlnSphericalAberration and "
-                "rlnAmplitudeContrast; or extract the images again, corrected for it",
-            )
-        )
+    if interpretation.transfer in _OF_TRANSFER:
+        found.append(_OF_TRANSFER[interpretation.transfer])
+    if findings.undescribed_defocus_angstrom is not None:
+        found.append(_about_undescribed_ctf(findings.undescribed_defocus_angstrom))
     if _size_factor(interpretation) != 1:
         size = pixel_size * interpretation.pixel_factor
         found.append(
             Problem(
-                f"the pixel size is {pixel_size:.4g} Å, but the CTF in the images is that of {size:.3g} Å",
+                f"the pixel size is {pixel_size:.4g} Å, but the CTF in the images fits {size:.3g} Å",
                 "correct rlnImagePixelSize; or the defocus, which was estimated at another pixel size",
             )
         )
     if findings.oriented is False:
-        found.append(
-            Problem(
-                "the orientations explain no more of the images than those of other images would",
-                "use the file of a refinement of these very images; check that stacks were not reordered",
-            )
-        )
+        found.append(OTHER_ORIENTATIONS)
     elif findings.oriented and findings.skewness < -LEAST_SKEWNESS:
-        found.append(
-            Problem(
-                "the contrast is inverted: the molecule is darker than its surroundings",
-                "multiply the images by -1: "
-                "relion_image_handler --i IN.mrcs --o OUT.mrcs --multiply_constant -1",
-            )
-        )
+        found.append(INVERTED_CONTRAST)
     return found
 
 
 def problems_beside(reference: str, comparison: Comparison, pixel_size: float) -> list[Problem]:
-    """What is wrong with the file by a map from elsewhere."""
+    """List the problems that a reference map shows.
+
+    Parameters
+    ----------
+    reference
+        Name of the reference map.
+    comparison
+        The particles' map compared with it.
+    pixel_size
+        Of the particles' map, in Å.
+    """
     found = []
     if comparison.other_hand:
         found.append(
             Problem(
-                f"the hand is not that of {reference}: the mirror image of the particles' map fits better",
+                f"the particles' map has the other hand than {reference}: its mirror image fits better",
                 "find the poses again from a start of the other hand: refine with this map, or "
-                f"cryoforum match {reference} PARTICLES.star --out matched.star",
+                f"cryoforum align {reference} PARTICLES.star --out aligned.star",
             )
         )
     if math.isnan(comparison.size):
+        best = max(comparison.correlation, comparison.mirrored_correlation)
         found.append(
             Problem(
-                f"{reference} does not look like the particles' own map "
-                f"(correlation {max(comparison.correlation, comparison.mirrored_correlation):.2f})",
+                f"{reference} does not look like the particles' own map (correlation {best:.2f})",
                 "give a map of this molecule, centred in its box",
             )
         )
     elif _size_beside(comparison) != 1:
-        size = pixel_size * comparison.size
         found.append(
             Problem(
-                f"beside {reference} the particles' map has the wrong size: its pixels are "
-                f"{size:.3g} Å, not {pixel_size:.4g} Å",
+                f"the particles' map has another size than {reference}: the pixel size would have to be "
+                f"{pixel_size * comparison.size:.3g} Å, not {pixel_size:.4g} Å",
                 "correct rlnImagePixelSize, and origins in Å by the same factor; or the pixel size in the "
                 "map's header",
             )
@@ -105,9 +127,23 @@ def problems_beside(reference: str, comparison: Comparison, pixel_size: float) -
 def fixing_flags(
     interpretation: Interpretation, in_pixels: bool, comparison: Comparison | None = None
 ) -> tuple[str, ...]:
-    """Options of `cryoforum convert` that make a table say what its images bear out; none where none can."""
+    """Options of `cryoforum convert` that correct the columns of a file.
+
+    Parameters
+    ----------
+    interpretation
+        The one that fits the images best.
+    in_pixels
+        Whether origins are in pixels (RELION 3.0) or in Å.
+    comparison
+        With a reference map, which may correct the pixel size further.
+
+    Returns
+    -------
+    The options; empty where no column needs a correction that `convert` can make.
+    """
     beside = 1.0 if comparison is None else _size_beside(comparison)
-    # The images bear out origins in pixels, so origins in Å grow with what a map adds to the pixel size.
+    # Origins in pixels fit the images, so origins in Å grow with the pixel size that a map corrects.
     origins = _origin_factor(interpretation, in_pixels) * (1.0 if in_pixels else beside)
     size = _size_factor(interpretation) * beside
     return (
@@ -118,17 +154,17 @@ def fixing_flags(
 
 
 def _size_factor(interpretation: Interpretation) -> float:
-    """By which the pixel size is to be multiplied; 1 where it is a matter of calibration."""
+    """Factor that corrects the pixel size; 1 where the difference may be calibration."""
     return interpretation.pixel_factor if abs(interpretation.pixel_factor - 1) > LEAST_PIXEL_CHANGE else 1.0
 
 
 def _size_beside(comparison: Comparison) -> float:
-    """By which it is to be multiplied on top, by a map from elsewhere."""
+    """Further factor on the pixel size, by a reference map."""
     return comparison.size if abs(comparison.size - 1) > LEAST_SIZE_CHANGE else 1.0
 
 
 def _origin_factor(interpretation: Interpretation, in_pixels: bool) -> float:
-    """By which origins are to be multiplied in the unit that they are given in, beside `_size_factor`."""
+    """Factor that corrects the origins in the unit they are given in, after `_size_factor`."""
     size = _size_factor(interpretation)
     if interpretation.origins_with_pixels:
         return interpretation.origin_factor * (1.0 if in_pixels else size)
@@ -138,29 +174,21 @@ def _origin_factor(interpretation: Interpretation, in_pixels: bool) -> float:
 def _about_origins(factor: float, pixel_size: float, in_pixels: bool) -> Problem:
     columns = "rlnOriginX and rlnOriginY" if in_pixels else "rlnOriginXAngst and rlnOriginYAngst"
     if factor == 0:
-        fault, fix = "the images are centred already: their origins were applied", f"set {columns} to 0"
-    elif factor == -1:
-        fault, fix = "the origins have the opposite sign", f"multiply {columns} by -1"
-    elif factor == pixel_size and not in_pixels:
-        fault, fix = f"{columns} hold pixels, not Å", f"multiply them by {pixel_size:g}"
-    elif factor == 1 / pixel_size and in_pixels:
-        fault, fix = f"{columns} hold Å, not pixels", f"divide them by {pixel_size:g}"
-    else:
-        times, size = max(abs(factor), 1 / abs(factor)), "large" if abs(factor) < 1 else "small"
-        fault = f"the origins are {times:.3g} times too {size}"
-        fix = f"multiply {columns} by {factor:.4g}"
-    return Problem(fault, fix)
+        return Problem("the images are centred already: their origins were applied", f"set {columns} to 0")
+    if factor == -1:
+        return Problem("the origins have the opposite sign", f"multiply {columns} by -1")
+    if factor == pixel_size and not in_pixels:
+        return Problem(f"{columns} hold pixels, not Å", f"multiply them by {pixel_size:g}")
+    if factor == 1 / pixel_size and in_pixels:
+        return Problem(f"{columns} hold Å, not pixels", f"divide them by {pixel_size:g}")
+    times, size = max(abs(factor), 1 / abs(factor)), "large" if abs(factor) < 1 else "small"
+    return Problem(f"the origins are {times:.3g} times too {size}", f"multiply {columns} by {factor:.4g}")
 
 
-def _about_transfer(transfer: Transfer) -> Problem:
-    if transfer is Transfer.OVERFOCUS:
-        return Problem(
-            "the defocus has the opposite sign", "multiply rlnDefocusU and V by -1: underfocus is positive"
-        )
-    if transfer is Transfer.CORRECTED:
-        fix = "remove the CTF columns (rlnDefocusU, …), or extract the images again without correction"
-        return Problem("the images are corrected for their CTF already", fix)
+def _about_undescribed_ctf(defocus_angstrom: float) -> Problem:
     return Problem(
-        f"the images are {transfer} already",
-        "extract them again as they were recorded, without CTF correction",
+        f"the images carry a CTF (defocus about {defocus_angstrom / 1e4:.1f} µm) that the file does not "
+        "describe",
+        "add rlnDefocusU, rlnDefocusV, rlnDefocusAngle, rlnVoltage, rlnSphericalAberration and "
+        "rlnAmplitudeContrast; or extract the images again, corrected for it",
     )
