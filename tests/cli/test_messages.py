@@ -69,7 +69,8 @@ def started(*arguments: str, before: str = "") -> tuple[int, str]:
 def test_bad_input_is_one_line_and_a_traceback_where_that_is_wanted(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.star")
     line = f"STAR file {missing} not found\n"
-    assert started("compare", missing, missing) == (1, f"Error: {line}")
+    result = CliRunner().invoke(app, ["compare", missing, missing])
+    assert (result.exit_code, result.stderr) == (1, f"Error: {line}")
     code, said = started("--debug", "compare", missing, missing)
     assert code == 1 and said.startswith("Traceback (most recent call last):")
     assert said.endswith(f"cryoforum.errors.InputError: {line}") and "Error: STAR" not in said.splitlines()

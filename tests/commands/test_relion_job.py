@@ -38,7 +38,7 @@ TINY += (
     "training.grid_count=1",
 )
 TINY += ("--set", "network.widths=[4, 8]", "--set", "network.degree=2")
-SEARCH = ("--candidates", "search", "--max-shift", "1.5")
+SEARCH = ("--candidates", "search", "--max-shift", "1")
 MARKERS = {
     "RELION_JOB_EXIT_SUCCESS",
     "RELION_JOB_EXIT_FAILURE",
