@@ -10,7 +10,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import pytest
 import torch
-from helpers.number_format import use_float32
+from helpers.children import use_float32
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]

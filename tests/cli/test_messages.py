@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.children import environment
 from helpers.cryosparc_records import refined, write
 from helpers.messages import messages
 from typer.testing import CliRunner
@@ -62,7 +63,8 @@ def test_a_message_may_be_shown_once_however_often_it_is_said(capsys: pytest.Cap
 
 def started(*arguments: str, before: str = "") -> tuple[int, str]:
     """Exit code and standard error of the installed command, after ``before``."""
-    done = subprocess.run([sys.executable, "-c", before + MAIN, *arguments], capture_output=True, text=True)
+    command = [sys.executable, "-c", before + MAIN, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
     return done.returncode, done.stderr
 
 

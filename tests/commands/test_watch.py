@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.children import IN_FLOAT32, environment
 from helpers.messages import messages
-from helpers.number_format import IN_FLOAT32
 from typer.testing import CliRunner
 
 from cryoforum.alignment import aligner
@@ -42,7 +42,6 @@ from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.reconstruction.inversion import HalfSums, reconstruct
 from cryoforum.report.watch import write_watch_report
-from cryoforum.runtime import devices
 from cryoforum.storage.files import is_leftover
 from cryoforum.storage.locks import only_one
 
@@ -549,10 +548,8 @@ def command(live: Path, model: Path, out: Path, *options: object) -> list[str]:
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     script = tmp_path / "child.py"
     script.write_text(IN_FLOAT32 + CHILD)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(devices.__file__).parents[1])}
-    return subprocess.Popen(
-        [sys.executable, str(script), *arguments], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.Popen(command, env=environment(threads=1), stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
