@@ -23,7 +23,8 @@ from cryoforum.runtime.reporter import Reporter
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 130
 FINER = "faint: searching orientations on a finer grid"
-OWN_SEARCH = SearchConfig(nside=2, highest_frequency=8, max_shift_pixel=1.5)
+CENTRED = AlignmentConfig(max_shift_pixel=0.0)  # what need not be searched
+OWN_SEARCH = SearchConfig(nside=2, highest_frequency=8, max_shift_pixel=0.5)
 OWN_REFINEMENT = LocalRefinementConfig(stage_shells=(9,), stage_survivors=(3,))
 
 
@@ -38,7 +39,7 @@ def reference(volume: Volume) -> Reference:
 
 
 def particles_of(volume: Volume, snr: float) -> Particles:
-    found = simulate(volume, SimulationConfig(count=COUNT, snr=snr, max_shift_pixel=1))
+    found = simulate(volume, SimulationConfig(count=COUNT, snr=snr, max_shift_pixel=0))
     return replace(found, images=found.images[torch.arange(COUNT)])
 
 
@@ -60,15 +61,16 @@ def test_faint_particles_get_a_finer_search_where_the_choice_is_left(
     reference: Reference, faint: Particles
 ) -> None:
     with logged(FINER):
-        aligner = fitted_aligner(reference, faint)
-    assert search_of(aligner) == replace(FINE_SEARCH, max_shift_pixel=3.0)
+        aligner = fitted_aligner(reference, faint, config=CENTRED)
+    assert search_of(aligner) == replace(FINE_SEARCH, max_shift_pixel=0.0)
     assert aligner.local_refinement == FINE_REFINEMENT
 
 
 def test_strong_particles_get_the_coarse_one(reference: Reference, strong: Particles) -> None:
     with silence():
-        aligner = fitted_aligner(reference, strong)
-    assert search_of(aligner) == SearchConfig() and aligner.local_refinement == COARSE_REFINEMENT
+        aligner = fitted_aligner(reference, strong, config=CENTRED)
+    assert search_of(aligner) == replace(SearchConfig(), max_shift_pixel=0.0)
+    assert aligner.local_refinement == COARSE_REFINEMENT
 
 
 def test_explicit_settings_are_obeyed_whatever_the_particles_are(
@@ -78,14 +80,14 @@ def test_explicit_settings_are_obeyed_whatever_the_particles_are(
         aligner = fitted_aligner(reference, faint, config=AlignmentConfig(search=OWN_SEARCH))
     assert search_of(aligner) == OWN_SEARCH
     with logged(FINER):
-        aligner = fitted_aligner(reference, faint, config=AlignmentConfig(local_refinement=OWN_REFINEMENT))
+        aligner = fitted_aligner(reference, faint, config=replace(CENTRED, local_refinement=OWN_REFINEMENT))
     assert aligner.local_refinement == OWN_REFINEMENT and search_of(aligner).nside == FINE_SEARCH.nside
 
 
 def test_nobody_goes_beyond_the_frequencies_of_the_reference(volume: Volume, strong: Particles) -> None:
     coarse = reference_from_map(volume, resolution_angstrom=BOX * PIXEL_SIZE / 6)
-    for search in ("auto", OWN_SEARCH):
-        aligner = fitted_aligner(coarse, strong, config=AlignmentConfig(search=search))  # type: ignore[arg-type]
+    for config in (CENTRED, AlignmentConfig(search=OWN_SEARCH)):
+        aligner = fitted_aligner(coarse, strong, config=config)
         assert search_of(aligner).highest_frequency == 6
 
 
@@ -97,7 +99,7 @@ def test_the_largest_shift_is_the_one_asked_for_or_that_of_the_reference(
     for used, config, expected in (
         (reference, AlignmentConfig(), 3.0),
         (far, AlignmentConfig(), 4.5),
-        (far, AlignmentConfig(search=OWN_SEARCH), 1.5),
+        (far, AlignmentConfig(search=OWN_SEARCH), 0.5),
         (far, AlignmentConfig(search=OWN_SEARCH, max_shift_pixel=2.0), 2.0),
         (far, AlignmentConfig(max_shift_pixel=0.0), 0.0),
     ):
@@ -114,5 +116,5 @@ def test_who_wants_to_know_is_told_of_every_image(reference: Reference, strong: 
             return lambda count: told.append(("done", count))
 
     few = strong.select(torch.arange(8))
-    found = align(reference, few, config=AlignmentConfig("search"), reporter=Counting())
+    found = align(reference, few, config=CENTRED, reporter=Counting())
     assert len(found) == 8 and told == [("aligning", 8), ("done", 8)]

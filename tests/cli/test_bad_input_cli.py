@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -372,7 +370,7 @@ def test_writing_is_all_or_nothing(
 @pytest.mark.parametrize("command", ["simulate", "train", "predict", "reconstruct"])
 def test_a_limit_of_the_system_on_writing_is_told_in_one_line(folder: Path, command: str) -> None:
     """A limit on the size of files stands in for a full disk: real writes fail half-way."""
-    pytest.importorskip("resource")
+    resource = pytest.importorskip("resource")
     options: dict[str, tuple[object, ...]] = {
         "simulate": ("--n", 4, *SMALL, "--out", folder / "out"),
         "train": (*WRITERS["train"][:-1], folder / "out"),
@@ -380,15 +378,16 @@ def test_a_limit_of_the_system_on_writing_is_told_in_one_line(folder: Path, comm
         "reconstruct": (folder / "particles.star", "--out", folder / "out"),
     }
     arguments = [command, *(str(option).format(folder) for option in options[command])]
-    limited = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
-        "from cryoforum.cli import main; main()"
-    )
     before = files_of(folder)
-    done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        done = invoke(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit), done.output
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert lines[-1].startswith("Error: ") and "Traceback" not in done.stderr
+    assert lines[-1].startswith("Error: ") and "Traceback" not in done.output
     assert files_of(folder) == before
 
 

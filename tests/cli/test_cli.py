@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.children import environment
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
@@ -109,17 +110,17 @@ def test_examples_name_only_options_that_exist() -> None:
 
 def test_the_command_line_starts_without_torch() -> None:
     check = "import sys, cryoforum.cli, cryoforum; print([m for m in ('torch', 'scipy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", check]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
     assert done.stdout.strip() == "[]"
 
 
 def test_the_installed_command_runs_and_fails_clearly(tmp_path: Path) -> None:
     start = [sys.executable, "-c", "from cryoforum.cli import main; main()"]
-    helped = subprocess.run([*start, "--help"], capture_output=True, text=True)
+    helped = subprocess.run([*start, "--help"], capture_output=True, text=True, env=environment())
     assert helped.returncode == 0 and "simulate" in helped.stdout
-    failed = subprocess.run(
-        [*start, "compare", "none.star", "none.star"], capture_output=True, text=True, cwd=tmp_path
-    )
+    command = [*start, "compare", "none.star", "none.star"]
+    failed = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment())
     assert failed.returncode == 1
     assert failed.stderr == "Error: STAR file none.star not found\n" and failed.stdout == ""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.children import environment
 from helpers.cryosparc_records import refined, write
 from helpers.messages import messages
 from typer.testing import CliRunner
@@ -62,14 +63,16 @@ def test_a_message_may_be_shown_once_however_often_it_is_said(capsys: pytest.Cap
 
 def started(*arguments: str, before: str = "") -> tuple[int, str]:
     """Exit code and standard error of the installed command, after ``before``."""
-    done = subprocess.run([sys.executable, "-c", before + MAIN, *arguments], capture_output=True, text=True)
+    command = [sys.executable, "-c", before + MAIN, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
     return done.returncode, done.stderr
 
 
 def test_bad_input_is_one_line_and_a_traceback_where_that_is_wanted(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.star")
     line = f"STAR file {missing} not found\n"
-    assert started("compare", missing, missing) == (1, f"Error: {line}")
+    result = CliRunner().invoke(app, ["compare", missing, missing])
+    assert (result.exit_code, result.stderr) == (1, f"Error: {line}")
     code, said = started("--debug", "compare", missing, missing)
     assert code == 1 and said.startswith("Traceback (most recent call last):")
     assert said.endswith(f"cryoforum.errors.InputError: {line}") and "Error: STAR" not in said.splitlines()

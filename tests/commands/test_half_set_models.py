@@ -26,7 +26,7 @@ TINY = ("--preset", "tiny", "--split", "60,20,20")
 TINY += ("--set", "training.image_passes=96", "--set", "training.batch_size=16")
 TINY += ("--set", "training.grid_nside=2", "--set", "training.grid_count=1")
 TINY += ("--set", "network.widths=[4, 8]", "--set", "network.degree=2")
-SEARCH = ("--candidates", "search", "--max-shift", "1.5")
+SEARCH = ("--candidates", "search", "--max-shift", "1")
 
 
 def invoke(*arguments: object) -> Result:

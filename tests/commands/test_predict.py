@@ -1,6 +1,5 @@
 """Predicting on files: killed, shared, or cut into shards, it writes what one undisturbed run writes."""
 
-import os
 import random
 import re
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.children import environment
 from typer.testing import CliRunner, Result
 
 from cryoforum.alignment import aligner
@@ -28,8 +28,8 @@ from cryoforum.io.relion.particles import table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
-from cryoforum.runtime import devices
 from cryoforum.storage.files import is_leftover
+
 
 COUNT, BOX, PIXEL_SIZE, BATCH = 90, 32, 4.0, 8
 # What a child runs: the command line.
@@ -97,10 +97,6 @@ def child(tmp_path: Path, changes: str = "") -> Path:
     return path
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(devices.__file__).parents[2])}
-
-
 def leftovers(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_leftover(path))
 
@@ -113,7 +109,7 @@ def test_a_kill_at_any_moment_loses_no_finished_batch(
     script, out = child(tmp_path, slow), tmp_path / "out.star"
     log = tmp_path / ".out.star.progress-1-of-1"
     running = subprocess.Popen(
-        [sys.executable, script, *command(folder, out)], env=environment(), stderr=subprocess.DEVNULL
+        [sys.executable, script, *command(folder, out)], env=environment(threads=2), stderr=subprocess.DEVNULL
     )
     while not (log.exists() and log.stat().st_size) and running.poll() is None:
         time.sleep(0.005)
@@ -145,7 +141,7 @@ def test_a_kill_inside_a_write_and_one_before_the_last_moment(
     out = tmp_path / "out.star"
     for changes in (torn, unnamed):
         arguments = [sys.executable, child(tmp_path, changes), *command(folder, out)]
-        killed = subprocess.run(arguments, env=environment(), capture_output=True, text=True)
+        killed = subprocess.run(arguments, env=environment(threads=2), capture_output=True, text=True)
         assert killed.returncode == -9 and not out.exists()
     assert f"continuing: {3 * BATCH} of {COUNT}" in killed.stderr
     assert len(leftovers(tmp_path)) == 2
@@ -214,17 +210,22 @@ def test_changed_inputs_start_anew(
     assert (out.read_bytes() == (folder / "whole.star").read_bytes()) == (changed == "nothing")
 
 
-def test_a_shard_of_changed_images_starts_anew(
-    folder: Path, tmp_path: Path, batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("some", [("--shard", "1/2"), ("--part", "test")])
+def test_some_rows_of_changed_images_start_anew(
+    folder: Path,
+    tmp_path: Path,
+    batch_sizes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    some: tuple[str, str],
 ) -> None:
     work, out = tmp_path / "work", tmp_path / "out.star"
     subprocess.run(["cp", "-rp", folder, work], check=True)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
-        predict(work, out, "--shard", "1/2", code=130)
+        predict(work, out, *some, code=130)
     write_stack(work / "particles.mrcs", [torch.randn(COUNT, BOX, BOX)], COUNT, BOX, PIXEL_SIZE)
     batch_sizes.clear()
-    assert "continuing" not in predict(work, out, "--shard", "1/2").stderr
+    assert "starting anew: 16 particles" in predict(work, out, *some).stderr
     assert sum(batch_sizes) == len(read_star(out))
 
 
@@ -239,7 +240,11 @@ def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Pat
     )
     out, logs = tmp_path / "out.star", [tmp_path / f".out.star.progress-{rank}-of-2" for rank in (1, 2)]
     arguments = [sys.executable, str(child(tmp_path, failing)), *command(folder, out)]
-    group = environment() | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    group = environment(threads=2) | {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
     running = [
         subprocess.Popen(arguments, env=group | {"RANK": rank}, stderr=subprocess.PIPE, text=True)
         for rank in "01"
@@ -251,7 +256,7 @@ def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Pat
 
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [*launch, str(child(tmp_path)), *command(folder, out)]
-    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(arguments, env=environment(threads=2), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("continuing: 48 of 48 particles were done") == 1
     assert done.stdout.count(f"{COUNT} poses in {out}") == 1

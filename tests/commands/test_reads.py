@@ -1,6 +1,7 @@
-"""Every command reads each particle file, and the header of each stack, exactly once."""
+"""Every command reads each particle file once, and opens each stack once."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from helpers.models import untrained_model
 from typer.testing import CliRunner
 
 from cryoforum.cli import app
+from cryoforum.commands.check import check as checking
+from cryoforum.commands.check.findings import TooFewParticles
 from cryoforum.dataset.particle_table import select_rows, with_columns
-from cryoforum.io.mrc import header
+from cryoforum.io.mrc import stacks
 from cryoforum.io.mrc.stacks import write_stack
+from cryoforum.io.relion import particles as relion_particles
 from cryoforum.io.relion import star_files
 from cryoforum.io.relion.particles import particles_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
@@ -19,7 +23,6 @@ from cryoforum.network.model_folder import load_model, save_model
 
 COUNT, BOX, PIXEL_SIZE = 60, 32, 11.2
 BOTH = ("one.star", "other.star")
-FILES = [*BOTH, "one.mrcs", "other.mrcs"]
 TINY = ("--preset", "tiny", "--split", "60,20,20", "--max-minutes", "0.01")
 TINY += ("--set", "network.widths=[4, 8]", "--set", "network.degree=1")
 TINY += ("--set", "training.batch_size=8", "--set", "training.grid_nside=2", "--set", "training.grid_count=1")
@@ -45,24 +48,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@dataclass
+class Reads:
+    """Names of what is read from now on: particle files, stacks that are opened, stacks asked for a group's box."""
+
+    tables: list[str] = field(default_factory=list)
+    stacks: list[str] = field(default_factory=list)
+    boxes: list[str] = field(default_factory=list)
+
+
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the particle files and stacks that are read from now on, in alphabetical order per kind."""
-    names: list[str] = []
-    read_tables, read_record = star_files.read_tables, header._record
+def read(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    reads = Reads()
+    for module, name, names in (
+        (star_files, "read_tables", reads.tables),
+        (stacks, "read_header", reads.stacks),
+        (relion_particles, "read_header", reads.boxes),
+    ):
+        original = getattr(module, name)
 
-    def counted_tables(path: Path) -> object:
-        names.append(Path(path).name)
-        return read_tables(path)
-
-    def counted_record(path: Path, *start: object) -> object:
-        if Path(path).suffix == ".mrcs":
+        def counted(
+            path: Path, original: Callable[[Path], object] = original, names: list[str] = names
+        ) -> object:
             names.append(Path(path).name)
-        return read_record(path, *start)  # type: ignore[arg-type]
+            return original(path)
 
-    monkeypatch.setattr(star_files, "read_tables", counted_tables)
-    monkeypatch.setattr(header, "_record", counted_record)
-    return names
+        monkeypatch.setattr(module, name, counted)
+    return reads
 
 
 def run(*arguments: object) -> None:
@@ -76,8 +88,8 @@ def run(*arguments: object) -> None:
         ("predict", "model", *BOTH, "--out", "{}/out.star"),
         ("predict", "halves", *BOTH, "--out", "{}/out.star"),
         ("predict", "halves", *BOTH, "--cross-fit", "--out", "{}/out.cs"),
-        ("predict", "model", *BOTH, "--reference", "4v5d", "--out", "{}/out.star"),
-        ("align", "4v5d", *BOTH, "--max-shift", 1, "--out", "{}/out.star"),
+        ("predict", "model", *BOTH, "--reference", "4v5d", "--max-shift", 0, "--out", "{}/out.star"),
+        ("align", "4v5d", *BOTH, "--max-shift", 0, "--out", "{}/out.star"),
         ("train", *BOTH, *TINY, "--out", "{}/model"),
         ("train", *BOTH, *TINY, "--half-set-models", "--out", "{}/models"),
         ("find-rate", *BOTH, *TINY[:4], *TINY[6:], "--steps", 18),
@@ -90,20 +102,26 @@ def test_every_file_is_read_once(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    read: list[str],
+    read: Reads,
     command: tuple[object, ...],
 ) -> None:
+    def no_time(*arguments: object) -> None:
+        raise TooFewParticles("the images of a check are not read here")
+
+    monkeypatch.setattr(checking, "find_interpretation", no_time)
     monkeypatch.chdir(folder)
     run(*(str(word).format(tmp_path) for word in command))
-    assert sorted(read) == sorted(FILES)
+    assert sorted(read.tables) == ["one.star", "other.star"]
+    assert sorted(read.stacks) == ["one.mrcs", "other.mrcs"]
+    assert read.boxes == ["one.mrcs"]  # of the only optics group
 
 
-def test_a_file_that_is_filtered_or_converted_is_read_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+def test_a_file_that_is_converted_or_compared_is_read_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Reads
 ) -> None:
     monkeypatch.chdir(folder)
     run("convert", "one.star", "--out", tmp_path / "one.cs")
-    assert read == ["one.star"]
-    read.clear()
-    run("compare", *BOTH[:1], "one.star")
-    assert read == ["one.star"] * 2  # as it was given twice
+    assert read == Reads(["one.star"])
+    read.tables.clear()
+    run("compare", "one.star", "one.star")
+    assert read == Reads(["one.star"] * 2)  # as it was given twice

@@ -1,6 +1,5 @@
 """RELION's External job: its arguments, its markers, its table of results; RELION itself as the judge."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.children import environment
 from typer.testing import CliRunner, Result
 
 from cryoforum.cli import app
@@ -24,7 +24,6 @@ from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.io.relion.star_text import read_tables
 from cryoforum.network.model_folder import load_model
 from cryoforum.reconstruction.reference_map import REFERENCE
-from cryoforum.runtime import devices
 
 COUNT, BOX, PIXEL_SIZE = 80, 28, 12.8
 TINY = ("--preset", "tiny", "--split", "60,20,20", "--set", "training.image_passes=64")
@@ -37,7 +36,7 @@ TINY += (
     "training.grid_count=1",
 )
 TINY += ("--set", "network.widths=[4, 8]", "--set", "network.degree=2")
-SEARCH = ("--candidates", "search", "--max-shift", "1.5")
+SEARCH = ("--candidates", "search", "--max-shift", "1")
 MARKERS = {
     "RELION_JOB_EXIT_SUCCESS",
     "RELION_JOB_EXIT_FAILURE",
@@ -292,10 +291,10 @@ def test_threads_are_those_that_relion_gives(project: Path) -> None:
     write = "import torch, sys; from cryoforum.cli import app\n"
     write += "app(sys.argv[1:], standalone_mode=False)\n"
     write += "from cryoforum.imaging import kernels; import numba; print(torch.get_num_threads(), numba.get_num_threads())"
-    environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")}
+    free = {k: v for k, v in environment().items() if k not in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")}
     shown = subprocess.run(
         [sys.executable, "-c", write, "relion-job", "--o", "External/job006", "--j", "1"],
-        env=environment | {"PYTHONPATH": str(Path(devices.__file__).parents[2])},
+        env=free,
         capture_output=True,
         text=True,
     )
@@ -322,7 +321,7 @@ def started(project: Path, job: str) -> subprocess.Popen[str]:
     arguments += ("External/job002", "--batch-size", "4", "--j", "1")
     running = subprocess.Popen(
         [sys.executable, "-c", SLOW, *arguments],
-        env=os.environ | {"PYTHONPATH": str(Path(devices.__file__).parents[2])},
+        env=environment(),
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as in the background of a shell
@@ -412,7 +411,7 @@ def test_relions_pipeline_runs_the_job_and_takes_its_results(project: Path, reli
     """The real thing: RELION makes the folder, calls the program, and reads marker and table."""
     pipeliner = relion.with_name("relion_pipeliner")
     script = project / "cryoforum"
-    source = Path(devices.__file__).parents[2]
+    source = environment()["PYTHONPATH"]
     script.write_text(
         f"#!/bin/sh\nPYTHONPATH={source} exec {sys.executable} -c "
         "'from cryoforum.cli import main; main()' \"$@\"\n"

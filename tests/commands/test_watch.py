@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.children import environment
 from helpers.messages import messages
 from typer.testing import CliRunner
 
@@ -41,9 +42,9 @@ from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.reconstruction.inversion import HalfSums, reconstruct
 from cryoforum.report.watch import write_watch_report
-from cryoforum.runtime import devices
 from cryoforum.storage.files import is_leftover
 from cryoforum.storage.locks import only_one
+
 
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """
@@ -546,10 +547,8 @@ def command(live: Path, model: Path, out: Path, *options: object) -> list[str]:
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     script = tmp_path / "child.py"
     script.write_text(CHILD)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(devices.__file__).parents[2])}
-    return subprocess.Popen(
-        [sys.executable, str(script), *arguments], env=environment, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, str(script), *arguments]
+    return subprocess.Popen(command, env=environment(threads=1), stderr=subprocess.PIPE, text=True)
 
 
 @pytest.fixture

@@ -40,6 +40,11 @@ class SelectedImages:
     def shape(self) -> tuple[int, ...]:
         return (len(self.rows), *self.source.shape[1:])
 
+    @property
+    def identity(self) -> str:
+        """Text that changes when one of the stacks is replaced or changed, selected or not."""
+        return str(getattr(self.source, "identity", ""))
+
 
 @dataclass(frozen=True)
 class JoinedImages:
