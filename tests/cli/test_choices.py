@@ -21,6 +21,9 @@ CHOICES: list[tuple[str, str, Any, tuple[str, ...]]] = [
     ("predict", "--half-maps", choices.HalfMapsChoice, ("model", "a.star", *OUT)),
     ("predict", "--part", choices.SplitPart, ("model", "a.star", *OUT)),
     ("predict", "--tta", choices.TtaCopies, ("model", "a.star", *OUT)),
+    ("predict", "--precision", choices.Precision, ("model", "a.star", *OUT)),
+    ("train", "--precision", choices.Precision, ("a.star", *OUT)),
+    ("find-rate", "--precision", choices.Precision, ("a.star",)),
     ("filter", "--by", choices.CertaintyStatistic, ("a.star", *OUT)),
     ("simulate", "--orientations", choices.Orientations, OUT),
     ("convert", "--relion", choices.RelionDialect, ("a.cs", *OUT)),
@@ -31,7 +34,6 @@ CHOICES: list[tuple[str, str, Any, tuple[str, ...]]] = [
     ("study", "--scale", choices.StudyScale, ("all", *OUT)),
     ("relion-job", "--action", choices.RelionAction, ("--o", "out")),
 ]
-OF_THE_LIBRARY = {choices.Precision}  # no option, but a setting of `settle_on`'s kind
 IDS = [f"{command} {option}" for command, option, *_ in CHOICES]
 
 
@@ -41,7 +43,7 @@ def invoke(*words: str) -> Result:
 
 def test_all_choices_of_the_package_are_here() -> None:
     known = {kind for kind in vars(choices).values() if get_args(kind)}
-    assert known == {kind for _, _, kind, _ in CHOICES} | OF_THE_LIBRARY
+    assert known == {kind for _, _, kind, _ in CHOICES}
 
 
 @pytest.mark.parametrize(("command", "option", "kind", "others"), CHOICES, ids=IDS)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,6 @@ from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model import OrientationNetwork, TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.storage.files import is_leftover
-
 
 COUNT, BOX, PIXEL_SIZE, BATCH = 90, 32, 4.0, 8
 # What a child runs: the command line.
@@ -72,9 +72,9 @@ def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     compute_batch = aligner.predict_batch
 
-    def counted(model: TrainedModel, batch: Particles, tta: int | None) -> object:
+    def counted(model: TrainedModel, batch: Particles, *others: Any) -> object:
         sizes.append(len(batch))
-        return compute_batch(model, batch, tta)
+        return compute_batch(model, batch, *others)
 
     monkeypatch.setattr(aligner, "predict_batch", counted)
     return sizes
@@ -184,6 +184,21 @@ def test_other_options_and_rows_start_anew(folder: Path, interrupted: Path, batc
     assert leftovers(interrupted.parent) == []
 
 
+def test_another_precision_starts_anew_and_the_first_line_says_which(
+    folder: Path, interrupted: Path, batch_sizes: list[int]
+) -> None:
+    said = predict(folder, interrupted, "--device", "cpu", "--precision", "bfloat16").stderr
+    assert said.startswith("the network runs on cpu, bfloat16")
+    assert "starting anew: 40 particles" in said and sum(batch_sizes) == COUNT
+    assert interrupted.read_bytes() != (folder / "whole.star").read_bytes()
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work(folder: Path, tmp_path: Path) -> None:
+    said = predict(folder, tmp_path / "out.star", "--device", "cuda:7", code=1).stderr
+    assert "expected a device out of auto, cpu" in said and "found 'cuda:7'" in said
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("changed", ["nothing", "table", "weights", "images"])
 def test_changed_inputs_start_anew(
     folder: Path, tmp_path: Path, batch_sizes: list[int], changed: str, monkeypatch: pytest.MonkeyPatch
@@ -233,9 +248,9 @@ def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Pat
     """First started without a launcher, that would end the one that waits: the lost connection tells it."""
     failing = (
         "batch = aligner.predict_batch\n"
-        "def failing(model, particles, tta):\n"
+        "def failing(model, particles, *others):\n"
         "    if particles.names[0].startswith('000073'): os._exit(3)\n"
-        "    return batch(model, particles, tta)\n"
+        "    return batch(model, particles, *others)\n"
         "aligner.predict_batch = failing"
     )
     out, logs = tmp_path / "out.star", [tmp_path / f".out.star.progress-{rank}-of-2" for rank in (1, 2)]

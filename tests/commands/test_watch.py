@@ -45,7 +45,6 @@ from cryoforum.report.watch import write_watch_report
 from cryoforum.storage.files import is_leftover
 from cryoforum.storage.locks import only_one
 
-
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """
 import signal, sys, time

@@ -17,6 +17,7 @@ from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import BATCH_SIZE, predict_batch
 from cryoforum.reconstruction.reference_map import Reference
+from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.reporter import SILENT, Reporter
 
 
@@ -35,10 +36,11 @@ class NetworkAligner:
 
     model: TrainedModel
     tta: int | None = None
+    compute: Compute | None = None
 
     def align_batch(self, batch: Particles) -> Predictions:
         """Predictions without shifts and evidence."""
-        return predict_batch(self.model, batch, self.tta)
+        return predict_batch(self.model, batch, self.tta, self.compute)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from typing import Literal, get_args
 
 from cryoforum.alignment.global_search import SearchConfig
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
-from cryoforum.choices import CandidateSource
+from cryoforum.choices import CandidateSource, Precision
 from cryoforum.errors import InputError
 from cryoforum.network.predict import TTA_COPIES
+from cryoforum.runtime.devices import Compute, compute_for
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class AlignmentConfig:
     tta
         Copies of each image, turned and mirrored, that the network reads where its orientations are final:
         1, 4 or 8; None: as many as it learned from.
+    device, precision
+        Where the network runs, as in `runtime.devices.compute_for`; comparing with a map needs the CPU.
     search, local_refinement
         Settings that are obeyed as they are; with "auto" faint particles get a finer search.
     """
@@ -36,6 +39,8 @@ class AlignmentConfig:
     refine_defocus: bool = False
     refine_scale: bool = False
     tta: int | None = None
+    device: str = "auto"
+    precision: Precision = "auto"
     search: SearchConfig | Literal["auto"] = "auto"
     local_refinement: LocalRefinementConfig | Literal["auto"] = "auto"
 
@@ -48,3 +53,8 @@ class AlignmentConfig:
             raise InputError(f"expected test-time augmentation of {known} copies, found {self.tta}")
         if self.max_shift_pixel is not None and not 0 <= self.max_shift_pixel < float("inf"):
             raise InputError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")
+
+    @property
+    def compute(self) -> Compute:
+        """Device and precision of the network; InputError for what this machine does not have."""
+        return compute_for(self.device, self.precision)

@@ -155,6 +155,7 @@ class _Draft:
             local_refinement=automatic_refinement if refinement == "auto" else refinement,
             refine_defocus=config.refine_defocus,
             refine_scale=config.refine_scale,
+            compute=config.compute,
         )
 
 

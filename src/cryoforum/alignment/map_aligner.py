@@ -28,6 +28,7 @@ from cryoforum.imaging.likelihood import WhitenedImages
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import network_numbers, predict_batch
+from cryoforum.runtime.devices import Compute
 
 ALL_AT_ONCE = LocalRefinementConfig(stage_shells=(), stage_survivors=())
 SCALE_RANGE = 0.3, 3.0  # beyond, an image is junk and its signal scale means nothing
@@ -60,6 +61,8 @@ class MapAligner:
         Stages of the refinement.
     refine_defocus, refine_scale
         As in `AlignmentConfig`.
+    compute
+        Where the network runs; None: as `compute_for` chooses.
     """
 
     maps: tuple[SearchedMap, ...]
@@ -71,6 +74,7 @@ class MapAligner:
     local_refinement: LocalRefinementConfig
     refine_defocus: bool = False
     refine_scale: bool = False
+    compute: Compute | None = None
 
     @property
     def transforms(self) -> tuple[Tensor, ...]:
@@ -88,7 +92,7 @@ class MapAligner:
         images = self.noise.whiten(batch, torch.arange(len(batch)), self.points)
         numbers = None
         if self.model is not None and self.source != "search":
-            numbers = network_numbers(self.model, batch)
+            numbers = network_numbers(self.model, batch, self.compute)
         which = self.map_of(batch)
         parts, order = [], []
         for half, own_map in enumerate(self.maps):
@@ -153,7 +157,7 @@ class NetworkPoseAligner:
         aligner = self.aligner
         if aligner.model is None:
             raise InputError("expected a model whose orientations to use, found none")
-        predictions = predict_batch(aligner.model, batch, self.tta)
+        predictions = predict_batch(aligner.model, batch, self.tta, aligner.compute)
         images = aligner.noise.whiten(batch, torch.arange(len(batch)), aligner.points)
         which = aligner.map_of(batch)
         origins = torch.zeros(len(batch), 2)

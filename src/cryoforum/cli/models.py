@@ -9,11 +9,13 @@ import typer
 from cryoforum.cli.app import app
 from cryoforum.cli.options import (
     ConfigFile,
+    Device,
     Devices,
     KeepScratch,
     Out,
     Overwrite,
     Particles,
+    Precision,
     Preset,
     Root,
     ScratchFolder,
@@ -49,6 +51,8 @@ def train(
     scratch: ScratchFolder = None,
     keep_scratch: KeepScratch = False,
     devices: Devices = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -75,6 +79,8 @@ def train(
             resume=resume,
             overwrite=overwrite,
             scratch=Scratch(scratch, keep_scratch),
+            device=device,
+            precision=precision,
         )
         models = command.train(request, reporter)
         for folder, model in zip(model_folders(out), models, strict=True):
@@ -98,6 +104,8 @@ def find_rate(
     out: Annotated[Path | None, typer.Option(help="Write rates and losses to this CSV file.")] = None,
     seed: int = 0,
     root: Root = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
     overwrite: Overwrite = False,
 ) -> None:
     """Suggest training.max_learning_rate: raise the rate until learning fails."""
@@ -106,6 +114,8 @@ def find_rate(
         from cryoforum.config import chosen_config
 
         settings = chosen_config(preset, config, set_ or [], symmetry)
-        request = command.FindRateRequest(particles, settings, root, split, steps, seed, out, overwrite)
+        request = command.FindRateRequest(
+            particles, settings, root, split, steps, seed, out, overwrite, device, precision
+        )
         rate = command.find_rate(request, reporter)
         say(f"suggested: --set training.max_learning_rate={rate:.1e}")

@@ -49,6 +49,11 @@ Particles = Annotated[
         metavar="PARTICLES...", help="Files .star of RELION or .cs of cryoSPARC; several are joined."
     ),
 ]
+Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[
+    choices.Precision,
+    typer.Option(help="Of the network's products; auto: bfloat16 on a GPU that computes in it."),
+]
 Devices = Annotated[
     int,
     typer.Option(

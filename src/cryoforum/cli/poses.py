@@ -9,12 +9,14 @@ from cryoforum.choices import CandidateSource, CertaintyStatistic, HalfMapsChoic
 from cryoforum.cli.app import app
 from cryoforum.cli.options import (
     BatchSize,
+    Device,
     KeepScratch,
     MapPixelSize,
     MaxShift,
     Out,
     Overwrite,
     Particles,
+    Precision,
     RefineDefocus,
     RefineScale,
     Resolution,
@@ -81,6 +83,8 @@ def predict(
     batch_size: BatchSize = 256,
     scratch: ScratchFolder = None,
     keep_scratch: KeepScratch = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
     root: Root = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -117,7 +121,9 @@ def predict(
             mask=mask,
             half_maps=half_maps,
             cross_fit=cross_fit,
-            alignment=AlignmentConfig(candidates, max_shift, refine_defocus, refine_scale, copies),
+            alignment=AlignmentConfig(
+                candidates, max_shift, refine_defocus, refine_scale, copies, device, precision
+            ),
         )
         summary = command.predict(request, reporter)
         say_what_was_written(summary, out, common_folder(particles), root)

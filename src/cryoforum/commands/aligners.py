@@ -70,7 +70,7 @@ def _aligner(
     """What aligns particles by one model."""
     alignment = request.alignment
     if reference is None:
-        return NetworkAligner(model, alignment.tta)
+        return NetworkAligner(model, alignment.tta, alignment.compute)
     if request.refine is None and alignment.tta is not None:
         raise InputError("expected --tta with --no-refine, as local refinement decides; add it")
     if request.refine is False:

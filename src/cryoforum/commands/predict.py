@@ -1,5 +1,6 @@
 """Find the poses of particles in files by a trained model, and refine them against its reference."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from cryoforum.network.predict import grid_of
 from cryoforum.reconstruction.reference_map import REFERENCE_FILES
 from cryoforum.runtime.reporter import SILENT, Reporter
 
+logger = logging.getLogger(__name__)
+
 
 def predict(request: PredictRequest, reporter: Reporter = SILENT) -> PoseSummary:
     """Write a particle file with predicted poses and their uncertainty; all other columns are kept.
@@ -29,6 +32,7 @@ def predict(request: PredictRequest, reporter: Reporter = SILENT) -> PoseSummary
     the rows, and the first one shows progress and writes the file.
     """
     request.output.check(request.particles)
+    logger.info(f"the network runs on {request.alignment.compute}")
     models = load_models(request.model)
     particle_set = load_particle_set(request.particles, request.root, grid_of(models[0]))
     request.output.check(particle_set.table.companions)

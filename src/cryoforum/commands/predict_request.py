@@ -67,4 +67,5 @@ class PredictRequest:
     def settings(self) -> str:
         """Text of everything but files and places that a result depends on."""
         chosen = (self.refine, self.reference, self.mask, self.half_maps, self.cross_fit, self.alignment)
-        return repr(chosen)
+        compute = self.alignment.compute
+        return f"{chosen} {compute.device.type} {compute.precision}"
