@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def posed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counted(model: TrainedModel, batch: Particles, tta: int | None) -> object:
         sizes.append(len(batch))
-        return compute_batch(model, batch, tta)
+        return compute_batch(model, batch, *others)
 
     monkeypatch.setattr(aligner, "predict_batch", counted)
     return sizes
