@@ -91,7 +91,7 @@ def posed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     compute_batch = aligner.predict_batch
 
-    def counted(model: TrainedModel, batch: Particles, tta: int | None) -> object:
+    def counted(model: TrainedModel, batch: Particles, *others: Any) -> object:
         sizes.append(len(batch))
         return compute_batch(model, batch, *others)
 
