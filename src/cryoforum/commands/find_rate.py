@@ -19,7 +19,7 @@ from cryoforum.training.lr_finder import FEWEST_RATES, RangeTestOptions, learnin
 
 @dataclass(frozen=True)
 class FindRateRequest:
-    """What `cryoforum find-rate` is asked for; as in `TrainRequest`, and:
+    """What `cryoforum find-rate` is asked for: as in `TrainRequest`, and what follows.
 
     Parameters
     ----------

@@ -38,6 +38,7 @@ class SelectedImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(n, box, box) of what indexing by all rows would give."""
         return (len(self.rows), *self.source.shape[1:])
 
     @property
@@ -71,6 +72,7 @@ class JoinedImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(n, box, box) of what indexing by all rows would give."""
         return (len(self), *self.parts[0].shape[1:])
 
     @property

@@ -36,6 +36,7 @@ class ResampledImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(n, box, box) of what indexing by all rows would give."""
         return (len(self.source), len(self.matrix), len(self.matrix))
 
     @property

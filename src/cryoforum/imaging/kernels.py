@@ -121,8 +121,10 @@ def _locate(
     place: np.ndarray,
     first: np.ndarray,
 ) -> None:
-    """The lowest neighbour of each point R (u, v, w), as an index into the flat transform, and its place
-    between all eight along x, y, z; fourth row of ``place``: -1 where it is the mate of the point.
+    """Where between its eight neighbours each point R (u, v, w) lies.
+
+    The lowest neighbour, as an index into the flat transform, and the place between all eight along x, y, z;
+    fourth row of ``place``: -1 where it is the mate of the point.
     """
     r00, r01, r10, r11, r20, r21 = r[0, 0], r[0, 1], r[1, 0], r[1, 1], r[2, 0], r[2, 1]
     r02, r12, r22 = r[0, 2] * w, r[1, 2] * w, r[2, 2] * w

@@ -67,6 +67,7 @@ class SimulatedImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(n, box, box) of what indexing by all rows would give."""
         return (len(self), self.grid.box, self.grid.box)
 
     def __getitem__(self, rows: Tensor) -> Tensor:

@@ -135,8 +135,10 @@ def augment(
 def with_defocus_error(
     images: Tensor, ctf: CtfParameters, change_angstrom: Tensor, pixel_size_angstrom: float
 ) -> Tensor:
-    """Images (b, m, m) with phases flipped where the CTF at a defocus off by ``change_angstrom`` (b,) has
-    another sign: what an error in defocus does to an image that is phase-flipped, or will be.
+    """Images (b, m, m) as if their defocus were off by ``change_angstrom`` (b,).
+
+    Phases are flipped where the CTF at that defocus has another sign, which is what such an error does to an
+    image that is phase-flipped, or will be.
     """
     box = images.shape[-1]
     right = ctf_2d(ctf, box, pixel_size_angstrom)

@@ -26,12 +26,19 @@ from cryoforum.reconstruction.half_sets import checked_half_sets
 
 @dataclass(frozen=True)
 class ReconstructionConfig:
-    """batch_size: images held in memory at once.
-    weight_floor: weights below this share of their shell's mean are raised to it. It keeps directions
-        that few images saw from dividing noise by almost nothing, and unlike a constant added to every
-        weight it leaves the scale of well-seen frequencies untouched. With RELION's 1e-3 a thousand images
-        agree less well with the truth (9.12 Å at FSC 0.5, 9.08 Å with 0.3; five thousand: 7.36 Å with both).
-    symmetry: point group of the molecule, axes as in RELION.
+    """How a map is reconstructed.
+
+    Parameters
+    ----------
+    batch_size
+        Images held in memory at once.
+    weight_floor
+        Weights below this share of their shell's mean are raised to it. It keeps directions that few images
+        saw from dividing noise by almost nothing, and unlike a constant added to every weight it leaves the
+        scale of well-seen frequencies untouched. With RELION's 1e-3 a thousand images agree less well with
+        the truth (9.12 Å at FSC 0.5, 9.08 Å with 0.3; five thousand: 7.36 Å with both).
+    symmetry
+        Point group of the molecule, axes as in RELION.
     """
 
     batch_size: int = 256

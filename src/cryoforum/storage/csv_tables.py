@@ -9,6 +9,7 @@ from cryoforum.storage.files import replacing
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows under all columns that any of them has; the file appears whole or not at all."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)
@@ -17,5 +18,6 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows as text by column."""
     with open(path, newline="") as file:
         return list(csv.DictReader(file))

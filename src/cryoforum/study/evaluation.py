@@ -74,6 +74,7 @@ def median_without_tta(run: Run, model: TrainedModel, found: Evaluation) -> floa
 
 
 def root_mean_square(values: Tensor) -> float:
+    """Root of the mean of squares."""
     return float(values.square().mean().sqrt())
 
 

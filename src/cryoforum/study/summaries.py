@@ -20,7 +20,7 @@ def batch_size(settings: str) -> int:
 
 
 def scale_of(rows: pd.DataFrame) -> str:
-    """ "cpu" or "paper", the same for all rows."""
+    """Scale of the study, cpu or paper: the same for all rows."""
     return str(rows["scale"].iloc[0])
 
 
