@@ -1,13 +1,12 @@
 """Studies: which runs are planned, and that each is done once, whoever does it."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from cryoforum.commands.simulate import simulate_to_folder
+from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.dataset.split import split_rows
@@ -29,10 +28,6 @@ QUICK = (
     "training.grid_nside=2",
     "training.grid_count=2",
 )
-
-
-def silent(description: str, total: int) -> Callable[[int], None]:
-    return lambda count: None
 
 
 def quick_run(label: str = "one", study: str = "snr", seed: int = 0, *more: str) -> Run:
@@ -146,15 +141,15 @@ def test_junk_shows_something_else_under_poses_that_mean_nothing() -> None:
 def test_a_refinement_of_ones_own_is_a_study_too(tmp_path: Path) -> None:
     """From a STAR file to the pages."""
     config = SimulationConfig(count=90, snr=5.0)
-    table = simulate_to_folder("4v5d", 32, 11.2, config, tmp_path / "own", silent, overwrite=False)
-    (planned,) = runs_on(table, "C1", "cpu", 1)
+    particle_file = simulate(SimulateRequest(tmp_path / "own", "4v5d", 32, 11.2, config))
+    (planned,) = runs_on(particle_file, "C1", "cpu", 1)
     run = replace(planned, preset="tiny", settings=QUICK)
     assert (run.study, run.label, run.dataset.name) == ("real", "particles", "particles")
     run_all([run], tmp_path / "out")
     write_pages(tmp_path / "out")
     assert "| particles | 1 | 0.0" in (tmp_path / "out" / "real.md").read_text()
-    assert runs_on(table, "D2", "paper", 2)[1].config.symmetry == "D2"
+    assert runs_on(particle_file, "D2", "paper", 2)[1].config.symmetry == "D2"
     run_all([run], tmp_path / "out")  # done already
-    table.write_text(table.read_text() + "\n")
+    particle_file.write_text(particle_file.read_text() + "\n")
     with pytest.raises(ValueError, match="expected results of"):
         run_all([run], tmp_path / "out")

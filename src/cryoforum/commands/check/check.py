@@ -102,8 +102,6 @@ def check_files(
         Point group of the molecule.
     reference
         Decides the hand, and the pixel size of files without CTF parameters.
-    tell
-        Called with messages to the user.
 
     Raises
     ------
