@@ -250,10 +250,10 @@ def test_settings_and_frequencies_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ValueError, match="largest shift of 0 or more pixels"):
             SearchConfig(max_shift_pixel=shift)
     transform = cropped_transform(blobs(BOX), 5)
-    with pytest.raises(ValueError, match="transform's 5 cycles per box, found 6"):
+    with pytest.raises(ValueError, match="transform's 5.5 cycles per box, found 6"):
         make_templates(transform, BOX, COARSE)
     with pytest.raises(ValueError, match="cycles per box"):
         make_templates(transform, BOX, SearchConfig(highest_frequency=BOX))
     images, quaternions = particles(blobs(BOX), torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="transform's 5 cycles per box, found 6"):
+    with pytest.raises(ValueError, match="transform's 5.5 cycles per box, found 6"):
         best_origins(transform, images, quaternions, COARSE)

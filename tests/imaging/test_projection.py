@@ -69,6 +69,17 @@ def test_the_compiled_reader_agrees_with_its_readable_twin(
     torch.testing.assert_close(wanted.detach(), found, atol=atol, rtol=0)
 
 
+def test_compiled_loops_leave_the_number_of_threads_as_it_was() -> None:
+    transform, points = cropped_transform(smooth_map(16), 5), half_transform_points(16, 5)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        slices_at(transform, random_unitquat(3, generator=torch.Generator().manual_seed(1)), points)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_would_be_read_outside_is_refused() -> None:
     transform, points = cropped_transform(smooth_map(16), 5), half_transform_points(16, 5)
     good = torch.tensor([[0.0, 0.0, 0.0, 1.0]])

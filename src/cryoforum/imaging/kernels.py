@@ -36,12 +36,13 @@ def _compiled(loop: Callable[..., np.ndarray | None]) -> Callable[..., Tensor]:
     def run(*arguments: Tensor | float) -> Tensor:
         arrays = [one.detach().contiguous().numpy() if isinstance(one, Tensor) else one for one in arguments]
         with _one_at_a_time:
-            before = get_num_threads()
-            set_num_threads(thread_count())
+            of_torch, wanted, of_numba = torch.get_num_threads(), thread_count(), get_num_threads()
+            set_num_threads(wanted)
             try:
                 result = machine_code(*arrays)
             finally:
-                set_num_threads(before)
+                set_num_threads(of_numba)
+                torch.set_num_threads(of_torch)  # numba changes it where both use one OpenMP library
         return torch.empty(0) if result is None else torch.from_numpy(result)
 
     return run

@@ -16,8 +16,8 @@ from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
-from cryoforum.imaging.ctf import ctf_2d
-from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, phase_shift, to_fourier
+from cryoforum.imaging.ctf import ctf_at
+from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, to_fourier
 from cryoforum.imaging.insertion import empty_grids, hermitian_sum, insert_slices, symmetrised
 from cryoforum.imaging.projection import PADDING, gridding_correction
 from cryoforum.imaging.shells import mean_by_shell, radius_on_grid
@@ -122,14 +122,15 @@ def add_to_sums(
 def _weighted_slices(batch: Particles, poses: Poses, points: FrequencyPoints) -> tuple[Tensor, Tensor]:
     """CTF · transform of the centred images, and CTF², each (b, p)."""
     images = batch.images[torch.arange(len(batch))]
-    # The image is the centred projection moved by minus its origin, so plus the origin undoes it.
-    slices = phase_shift(to_fourier(images), poses.shifts_angstrom / batch.pixel_size_angstrom)
-    transfer = torch.ones(slices.shape)
+    origins = poses.shifts_angstrom / batch.pixel_size_angstrom
+    values = points.values_of(to_fourier(images)) * points.phases(origins).conj()
+    transfer = torch.ones(values.shape)
     if batch.ctf is not None:
-        transfer = ctf_2d(batch.ctf, batch.box, batch.pixel_size_angstrom)
+        extent = batch.box * batch.pixel_size_angstrom
+        transfer = ctf_at(batch.ctf, points.kx / extent, points.ky / extent)
     # A half transform holds column kx = 0 with its mates: each counts half.
-    share = torch.where(points.kx == 0, 0.5, 1.0)
-    return share * points.values_of(transfer * slices), share * points.values_of(transfer.square())
+    weighted = torch.where(points.kx == 0, 0.5, 1.0) * transfer
+    return weighted * values, weighted * transfer
 
 
 def finished_maps(sums: HalfSums, config: ReconstructionConfig, *, independent: bool) -> HalfMaps:
@@ -156,7 +157,9 @@ def inverted(data: Tensor, weight: Tensor, box: int, weight_floor: float) -> Ten
     """
     size = PADDING * box
     weight, data = _padded(hermitian_sum(weight), box), _padded(hermitian_sum(data), box)
-    transform = torch.fft.ifftshift(data / weight.maximum(_weight_floor(weight, weight_floor)), dim=(0, 1))
+    # In place, on the copy that `hermitian_sum` made; as real numbers, which are faster to divide.
+    torch.view_as_real(data).div_(weight.maximum(_weight_floor(weight, weight_floor))[..., None])
+    transform = torch.fft.ifftshift(data, dim=(0, 1))
     padded = torch.fft.fftshift(torch.fft.irfftn(transform, s=(size,) * 3))
     kept = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
     return padded[kept, kept, kept] / gridding_correction(box)

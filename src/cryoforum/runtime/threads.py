@@ -6,7 +6,7 @@ from cryoforum.errors import InputError
 
 
 def use_threads(count: str) -> None:
-    """Let torch use so many threads, and the compiled loops, which ask it when they are first imported.
+    """Let torch use so many threads, and the compiled loops, which take as many as it does.
 
     Parameters
     ----------
