@@ -153,7 +153,7 @@ class Config:
         if self.network.head == "exponential_family":
             expected = f"degree of {least} or more for symmetry {self.symmetry}"
             _require(self.network.degree >= least, expected, self.network.degree)
-            expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum match' needs none"
+            expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum align' needs none"
             _require(self.network.degree <= HIGHEST_DEGREE, expected, self.network.degree)
 
     @property

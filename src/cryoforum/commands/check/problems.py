@@ -78,7 +78,7 @@ def problems_beside(reference: str, comparison: Comparison, pixel_size: float) -
             Problem(
                 f"the hand is not that of {reference}: the mirror image of the particles' map fits better",
                 "find the poses again from a start of the other hand: refine with this map, or "
-                f"cryoforum match {reference} PARTICLES.star --out matched.star",
+                f"cryoforum align {reference} PARTICLES.star --out aligned.star",
             )
         )
     if math.isnan(comparison.size):
