@@ -55,7 +55,7 @@ def files(folder: Path, mixture: str) -> list[Path]:
 
 
 @pytest.mark.parametrize(("mixture", "told"), [("coarse", (FINE, COARSE)), ("fine", (COARSE, FINE))])
-def test_matching_a_mixture_finds_the_poses_of_both(
+def test_aligning_a_mixture_finds_the_poses_of_both(
     folder: Path, tmp_path: Path, mixture: str, told: tuple[ImageGrid, ImageGrid]
 ) -> None:
     """Also where images are brought to smaller pixels than they had: what they do not hold is not looked for."""
