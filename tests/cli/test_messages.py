@@ -1,6 +1,8 @@
 """What the library says goes through logging; the command line shows it, and errors in one line or in full."""
 
+import ast
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from helpers.cryosparc_records import refined, write
 from helpers.messages import messages
 from typer.testing import CliRunner
 
+import cryoforum
 from cryoforum.cli import app
 from cryoforum.cli.terminal import running
 from cryoforum.commands import filter as filtering
@@ -106,3 +109,29 @@ def test_debug_holds_for_one_command_and_for_the_one_inside_a_relion_job(tmp_pat
         assert isinstance(result.exception, InputError if debug else SystemExit)
         assert result.exit_code == 1 and ("Error: " in result.stderr) == (not debug)
         assert (tmp_path / "job" / "RELION_JOB_EXIT_FAILURE").exists()
+
+
+def texts_of_the_package() -> list[str]:
+    """All strings in its sources, f-strings piece by piece."""
+    sources = (ast.parse(path.read_text()) for path in Path(cryoforum.__file__).parent.rglob("*.py"))
+    nodes = (node for source in sources for node in ast.walk(source) if isinstance(node, ast.Constant))
+    return [node.value for node in nodes if isinstance(node.value, str)]
+
+
+def test_messages_name_only_commands_and_options_that_exist() -> None:
+    help_of = {"": CliRunner().invoke(app, ["--help"]).output}
+    help_of |= {name: CliRunner().invoke(app, [name, "--help"]).output for name in commands()}
+    options = {option for text in help_of.values() for option in re.findall(r"--[\w-]+", text)}
+    of_others = {"--assembly", "--i", "--multiply_constant", "--scratch_dir"}  # of gemmi and RELION
+    of_others |= {"--in_mics", "--in_movies", "--in_coords", "--max_minutes"}  # of a job's form in RELION
+    texts = texts_of_the_package()
+    named = {command for text in texts for command in re.findall(r"cryoforum ([a-z][a-z-]+)", text)}
+    assert named - set(help_of) == set()
+    assert {option for text in texts for option in re.findall(r"--[a-z][\w-]*", text)} - options == of_others
+
+
+def commands() -> list[str]:
+    return [
+        command.name or command.callback.__name__.strip("_").replace("_", "-")
+        for command in app.registered_commands
+    ]

@@ -178,7 +178,7 @@ def test_pixel_sizes_that_are_none_and_the_way_out(
         read_volume(path, -1.0)
 
 
-def test_a_map_without_pixel_size_is_matched_once_it_is_given(tmp_path: Path) -> None:
+def test_a_map_without_pixel_size_is_taken_once_it_is_given(tmp_path: Path) -> None:
     small = ("--box", 32, "--pixel-size", 11.2, "--n", 8, "--snr", 5, "--out", tmp_path)
     assert invoke("simulate", *small).exit_code == 0
     particles = tmp_path / "particles.star"

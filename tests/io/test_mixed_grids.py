@@ -27,6 +27,7 @@ from cryoforum.network.predict import check_compatible, matched_to_model
 
 COARSE, FINE = ImageGrid(32, 11.2), ImageGrid(48, 7.0)
 MANY, FEW = 90, 60
+REACH = ("--max-shift", 1.5)  # of the shifts, and of searches for them, pixels
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_volume(load_structure("4v5d", 48, 7.0), folder / "map.mrc")
     for name, sampling in (("coarse", COARSE), ("fine", FINE)):
         for amount, count in (("many", MANY), ("few", FEW)):
-            options = ("--box", sampling.box, "--pixel-size", sampling.pixel_size_angstrom, "--max-shift", 2)
+            options = ("--box", sampling.box, "--pixel-size", sampling.pixel_size_angstrom, *REACH)
             out = folder / f"{amount}_{name}"
             seed = ("--seed", len(f"{amount}{name}"))
             done = run("simulate", "--out", out, "--n", count, "--snr", 2, *options, *seed)
@@ -54,12 +55,12 @@ def files(folder: Path, mixture: str) -> list[Path]:
 
 
 @pytest.mark.parametrize(("mixture", "told"), [("coarse", (FINE, COARSE)), ("fine", (COARSE, FINE))])
-def test_matching_a_mixture_finds_the_poses_of_both(
+def test_aligning_a_mixture_finds_the_poses_of_both(
     folder: Path, tmp_path: Path, mixture: str, told: tuple[ImageGrid, ImageGrid]
 ) -> None:
     """Also where images are brought to smaller pixels than they had: what they do not hold is not looked for."""
     paths = files(folder, mixture)
-    result = run("align", folder / "map.mrc", *paths, "--out", tmp_path / "found.star")
+    result = run("align", folder / "map.mrc", *paths, "--out", tmp_path / "found.star", *REACH)
     assert result.exit_code == 0, result.output + str(result.exception)
     assert f"{FEW} of {FEW + MANY} particles are resampled from {told[0]} to {told[1]}" in result.stderr
     assert "explains only" not in result.stderr

@@ -22,6 +22,7 @@ from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 80
+REACH = ("--max-shift", 1)  # of the shifts, and of searches for them
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A map and particles of it."""
     folder = tmp_path_factory.mktemp("odd")
     write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), folder / "map.mrc")
-    size = ("--box", BOX, "--pixel-size", PIXEL_SIZE, "--n", COUNT, "--snr", 5, "--max-shift", 2)
+    size = ("--box", BOX, "--pixel-size", PIXEL_SIZE, "--n", COUNT, "--snr", 5, *REACH)
     assert invoke("simulate", "--structure", folder / "map.mrc", "--out", folder, *size).exit_code == 0
     return folder
 
@@ -38,12 +39,13 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def matched(folder: Path, out: Path, images: torch.Tensor) -> tuple[torch.Tensor, Result]:
-    """Orientation errors of a match of these images instead of the folder's own."""
+def aligned(folder: Path, out: Path, images: torch.Tensor) -> tuple[torch.Tensor, Result]:
+    """Orientation errors of an alignment of these images instead of the folder's own."""
     table = read_star(folder / "particles.star")
     write_stack(out / "particles.mrcs", [images], COUNT, BOX, PIXEL_SIZE)
     write_star(table, out / "particles.star")
-    result = invoke("align", folder / "map.mrc", out / "particles.star", "--out", out / "found.star")
+    options = ("--out", out / "found.star", *REACH)
+    result = invoke("align", folder / "map.mrc", out / "particles.star", *options)
     assert result.exit_code == 0, result.output + str(result.exception)
     found, true = poses_from_table(read_star(out / "found.star")), poses_from_table(table)
     assert found is not None and true is not None
@@ -58,7 +60,7 @@ def images(folder: Path) -> torch.Tensor:
 def test_masked_particles_are_posed(folder: Path, tmp_path: Path, images: torch.Tensor) -> None:
     axis = torch.arange(BOX) - BOX // 2
     inside = torch.hypot(axis[:, None].float(), axis.float()) < 0.79 * BOX / 2
-    errors, _ = matched(folder, tmp_path, images * inside)
+    errors, _ = aligned(folder, tmp_path, images * inside)
     assert float(errors.median()) < 0.1
 
 
@@ -67,9 +69,9 @@ def test_a_few_images_of_ice_do_not_spoil_the_others(
 ) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
-    before, _ = matched(folder, plain, images)
+    before, _ = aligned(folder, plain, images)
     images[[7, 40]] *= 100
-    after, result = matched(folder, tmp_path, images)
+    after, result = aligned(folder, tmp_path, images)
     assert float(after.median()) < 1.2 * float(before.median()) + 0.01
     assert "explains only" not in result.stderr
 
@@ -80,8 +82,8 @@ def test_units_of_the_images_are_no_matter(
 ) -> None:
     plain = tmp_path / "plain"
     plain.mkdir()
-    before, _ = matched(folder, plain, images)
-    after, _ = matched(folder, tmp_path, factor * images)
+    before, _ = aligned(folder, plain, images)
+    after, _ = aligned(folder, tmp_path, factor * images)
     torch.testing.assert_close(after.median(), before.median(), rtol=0.1, atol=1e-3)
 
 
@@ -137,7 +139,7 @@ def test_refined_particles_are_filtered_by_expected_error_and_others_by_trace(tm
 
 def test_axes_of_too_high_an_order_for_the_network_are_refused_with_a_way_out() -> None:
     assert with_symmetry(preset("tiny"), "C16").network.degree == 16
-    with pytest.raises(ValueError, match="cryoforum match"):
+    with pytest.raises(ValueError, match="cryoforum align"):
         with_symmetry(preset("tiny"), "D17")
 
 
@@ -147,9 +149,9 @@ def test_particles_of_other_strengths_are_refined_at_their_own(
     """The signal of every second particle is a third, of the others one and two thirds."""
     noise = torch.randn(images.shape, generator=seeded(3))
     strength = torch.where(torch.arange(COUNT) % 2 == 0, 1 / 3, 5 / 3)[:, None, None]
-    plain, _ = matched(folder, tmp_path, strength * images + noise)
+    plain, _ = aligned(folder, tmp_path, strength * images + noise)
     (tmp_path / "found.star").unlink()
-    options = ("--out", tmp_path / "found.star", "--refine-scale")
+    options = ("--out", tmp_path / "found.star", "--refine-scale", *REACH)
     assert invoke("align", folder / "map.mrc", tmp_path / "particles.star", *options).exit_code == 0
     found = read_star(tmp_path / "found.star")
     poses, true = poses_from_table(found), poses_from_table(read_star(folder / "particles.star"))

@@ -9,7 +9,7 @@ import typer
 from cryoforum.choices import StudyName, StudyScale
 from cryoforum.cli.app import app
 from cryoforum.cli.options import Out, Overwrite, Preset, Root, Symmetry
-from cryoforum.cli.terminal import counted, running, show_demo, tell
+from cryoforum.cli.terminal import counted, running, show_demo
 
 
 @app.command(epilog="Example: cryoforum watch Extract --pattern particles.star --model model --out live")
@@ -43,7 +43,8 @@ def watch(
 
     Writes all.star, kept.star, map/ and report.html. After a kill, the same command goes on.
     """
-    with running(each_message_once=True) as reporter:
+    stopped = "stopped; the same command goes on"
+    with running(each_message_once=True, interrupted=stopped) as reporter:
         from cryoforum.commands.watch.job import WatchRequest
         from cryoforum.commands.watch.watch import watch as watch_folder
 
@@ -52,11 +53,7 @@ def watch(
         )
         # Both end in one way, at any moment; what is under way cleans up after itself.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            count = watch_folder(request, reporter)
-        except KeyboardInterrupt:
-            tell("stopped; the same command goes on")
-            raise typer.Exit(130) from None
+        count = watch_folder(request, reporter)
         where = f" in {out / 'all.star'}, report in {out / 'report.html'}" if count else ""
         typer.echo(f"{counted(count, 'particle')}{where}")
 

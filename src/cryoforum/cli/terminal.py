@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown
 LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them
+INTERRUPTED = "interrupted; a training goes on with --resume, a prediction when run again"
 _tracebacks = False
 
 
@@ -53,11 +54,11 @@ def shows_tracebacks() -> bool:
 
 
 @contextmanager
-def running(each_message_once: bool = False) -> Iterator[Reporter]:
+def running(each_message_once: bool = False, interrupted: str = INTERRUPTED) -> Iterator[Reporter]:
     """Around every command: a reporter of progress, messages shown, and errors in one line.
 
     Bad input and a full disk end with exit code 1; our own bugs keep their traceback. Of several processes
-    the first one shows progress and messages.
+    the first one shows progress and messages. ``interrupted``: the last line where the user stops it.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
     try:
@@ -71,7 +72,7 @@ def running(each_message_once: bool = False) -> Iterator[Reporter]:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if _speaks():
-            console.print("interrupted; a training goes on with --resume, a prediction when run again")
+            console.print(interrupted)
         raise typer.Exit(130) from None
 
 
