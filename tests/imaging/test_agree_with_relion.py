@@ -10,17 +10,14 @@ from helpers.models import untrained_model
 from typer.testing import CliRunner
 
 from cryoforum.cli import app
-from cryoforum.commands.simulate import simulate_to_folder
+from cryoforum.commands.simulate import SimulateRequest
+from cryoforum.commands.simulate import simulate as simulate_files
 from cryoforum.config import SimulationConfig
 from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
-
-
-def silent(description: str, total: int):
-    return lambda count: None
 
 
 def run(*arguments: object) -> str:
@@ -46,7 +43,7 @@ def test_projections_with_ctf_and_shifts_are_those_of_relion(relion: Path, tmp_p
 
 
 def test_relion_reads_predictions_and_keeps_our_columns(relion: Path, tmp_path: Path) -> None:
-    table = simulate_to_folder("4v5d", 32, 11.2, SimulationConfig(count=10), tmp_path, silent, False)
+    table = simulate_files(SimulateRequest(tmp_path, "4v5d", 32, 11.2, SimulationConfig(count=10)))
     model = untrained_model(32, 11.2, tmp_path / "model")
     run("predict", model, table, "--out", tmp_path / "predicted.star")
     handler = relion.with_name("relion_star_handler")

@@ -1,13 +1,15 @@
 """Several views of one image: turned answers are turned back exactly, and their mean moves with the image."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cryoforum.alignment.aligner import AlignmentConfig
-from cryoforum.commands.predict import PredictionOptions
+from cryoforum.alignment.config import AlignmentConfig
+from cryoforum.commands.pose_files import PoseOutput
+from cryoforum.commands.predict_request import PredictRequest
 from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, preset
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
@@ -122,7 +124,7 @@ def test_calibration_changes_how_sure_a_model_is_and_nothing_else(generator: tor
         calibrated(model, particles(images))
 
 
-def test_views_are_for_the_word_of_the_network_alone() -> None:
-    with pytest.raises(ValueError, match="--views with --no-refine"):
-        PredictionOptions(refine=True, posing=AlignmentConfig(views=8))
+def test_copies_are_for_the_network_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--tta with --no-refine"):
+        PredictRequest(tmp_path, [], PoseOutput(tmp_path), refine=True, alignment=AlignmentConfig(tta=8))
     assert [best_tta(preset(name)) for name in ("small", "paper")] == [8, 1]

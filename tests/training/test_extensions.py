@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cryoforum.commands.structures import load_structure
 from torch import Tensor
 
 from cryoforum.choices import HEADS, LOSSES
@@ -23,6 +22,7 @@ from cryoforum.dataset.split import split_rows
 from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.simulation import simulate
+from cryoforum.molecules.structures import load_structure
 from cryoforum.network.heads import Likelihood, mean_posterior
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cryoforum.commands.simulate import simulate_to_folder
+from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.config import SimulationConfig
 from cryoforum.network.model_folder import load_model
 from cryoforum.training import loop
@@ -55,7 +55,7 @@ def test_a_training_killed_again_and_again_gives_the_model_of_an_undisturbed_one
     (tmp_path / "child.py").write_text(CHILD)
     (tmp_path / "settings.toml").write_text(SETTINGS)
     config = SimulationConfig(count=60, snr=5.0)
-    simulate_to_folder("4v5d", 32, 11.2, config, tmp_path / "set", lambda *_: lambda count: None, False)
+    simulate(SimulateRequest(tmp_path / "set", "4v5d", 32, 11.2, config))
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     peaceful = start(tmp_path, undisturbed)
     state, options = killed / "state.pt", ()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class OrientationPosterior:
         A, (n, 4, 4), symmetric: the density on unit quaternions is ∝ exp(-qᵀ A q).
     """
 
-    concentration: Tensor
+    concentration: Float[Tensor, "n 4 4"]
 
     def __len__(self) -> int:
         return len(self.concentration)
@@ -42,28 +43,28 @@ class OrientationPosterior:
         return OrientationPosterior(self.concentration + other.concentration)
 
     @property
-    def mode(self) -> Tensor:
+    def mode(self) -> Float[Tensor, "n 4"]:
         """Most probable orientation, unit quaternions (n, 4)."""
         return smallest_eigenvector(self.concentration)
 
     @property
-    def dispersion(self) -> Tensor:
+    def dispersion(self) -> Float[Tensor, "n 3"]:
         """Λ, (n, 3): smallest eigenvalue of A minus each other one, ascending, all ≤ 0."""
         eigenvalues = torch.linalg.eigvalsh(self.concentration.double())
         return (eigenvalues[:, :1] - eigenvalues[:, 1:].flip(-1)).to(self.concentration.dtype)
 
     @property
-    def lambda_max(self) -> Tensor:
+    def lambda_max(self) -> Float[Tensor, " n"]:
         """Largest element of Λ (Cryo-forum, eq. 6), (n,): nearer to 0 means less certain."""
         return self.dispersion[:, -1]
 
     @property
-    def trace(self) -> Tensor:
+    def trace(self) -> Float[Tensor, " n"]:
         """tr Λ (Cryo-forum, eq. 7), (n,): nearer to 0 means less certain."""
         return self.dispersion.sum(-1)
 
     @property
-    def eigengap(self) -> Tensor:
+    def eigengap(self) -> Float[Tensor, " n"]:
         """Second smallest eigenvalue of A minus the smallest, (n,): larger is more certain.
 
         The first eigengap of Peretroukhin et al. (2020); the same as -`lambda_max`.
@@ -71,7 +72,7 @@ class OrientationPosterior:
         return -self.lambda_max
 
     @property
-    def mode_moment(self) -> Tensor:
+    def mode_moment(self) -> Float[Tensor, " n"]:
         """E⟨q, mode⟩² = E cos²(error / 2), (n,) in (0.25, 1]: 1 where the pose is certain."""
         exponents = torch.cat([self.dispersion, torch.zeros_like(self.dispersion[:, :1])], dim=-1)
         with torch.enable_grad():
@@ -80,7 +81,7 @@ class OrientationPosterior:
         return gradient[:, -1].clamp(0.25, 1).to(self.concentration.dtype)
 
 
-def psd_from_lower_triangle(numbers: Tensor) -> Tensor:
+def psd_from_lower_triangle(numbers: Float[Tensor, "*n 10"]) -> Float[Tensor, "*n 4 4"]:
     """A = L Lᵀ (n, 4, 4) of the 10 numbers (n, 10) that fill L row by row (Cryo-forum, eq. 3)."""
     lower = numbers.new_zeros(*numbers.shape[:-1], 4, 4)
     row, column = LOWER_TRIANGLE
@@ -108,7 +109,7 @@ class _SmallestEigenvector(torch.autograd.Function):
         return ((result + result.mT) / 2).to(gradient.dtype)
 
 
-def smallest_eigenvector(matrices: Tensor) -> Tensor:
+def smallest_eigenvector(matrices: Float[Tensor, "*n 4 4"]) -> Float[Tensor, "*n 4"]:
     """Unit eigenvectors (n, 4) of the smallest eigenvalue of symmetric (n, 4, 4): the QCQP's solution.
 
     Differentiable, with gradients that stay finite where the two smallest eigenvalues meet.
@@ -126,7 +127,7 @@ def _nodes(count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(s), torch.from_numpy(weights / 2 * jacobian)
 
 
-def log_normalising_constant(exponents: Tensor, node_count: int = 256) -> Tensor:
+def log_normalising_constant(exponents: Float[Tensor, "*n 4"], node_count: int = 256) -> Float[Tensor, "*n"]:
     """log ∫_{S³} exp(Σ lᵢ qᵢ²) dq, differentiable.
 
     Parameters
@@ -159,7 +160,9 @@ def _log_bessel(argument: Tensor) -> Tensor:
     return torch.log(torch.special.i0e(argument)) + argument.abs()
 
 
-def log_density(posterior: OrientationPosterior, quaternions: Tensor) -> Tensor:
+def log_density(
+    posterior: OrientationPosterior, quaternions: Float[Tensor, "n ... 4"]
+) -> Float[Tensor, "n ..."]:
     """Log density on the unit sphere of quaternions, of which q and -q are both points.
 
     Parameters
@@ -180,7 +183,7 @@ def log_density(posterior: OrientationPosterior, quaternions: Tensor) -> Tensor:
     return -energy - log_z.view(-1, *[1] * (energy.ndim - 1))
 
 
-def likeliest_sharpness(posterior: OrientationPosterior, quaternions: Tensor) -> float:
+def likeliest_sharpness(posterior: OrientationPosterior, quaternions: Float[Tensor, "n 4"]) -> float:
     """The common factor of all concentrations that maximises the likelihood of true orientations.
 
     The inverse of what Guo et al. (2017, arXiv:1706.04599) call temperature.
@@ -208,14 +211,16 @@ def likeliest_sharpness(posterior: OrientationPosterior, quaternions: Tensor) ->
     return math.exp(minimize_scalar(cost, bounds=_LOG_SHARPNESS, method="bounded", options={"xatol": 1e-3}).x)
 
 
-def tangent_basis(quaternions: Tensor) -> Tensor:
+def tangent_basis(quaternions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n 4 3"]:
     """Orthonormal basis (n, 4, 3) of the directions in which unit quaternions (n, 4) can move."""
     x, y, z, w = quaternions.unbind(-1)
     columns = [torch.stack(c, dim=-1) for c in ((w, z, -y, -x), (-z, w, x, -y), (y, -x, w, -z))]
     return torch.stack(columns, dim=-1)
 
 
-def posterior_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationPosterior:
+def posterior_from_curvature(
+    mode: Float[Tensor, "n 4"], curvature: Float[Tensor, "n 3 3"]
+) -> OrientationPosterior:
     """Laplace approximation: the Bingham distribution with a given mode and curvature.
 
     Parameters
@@ -232,7 +237,7 @@ def posterior_from_curvature(mode: Tensor, curvature: Tensor) -> OrientationPost
     return OrientationPosterior((basis @ bounded @ basis.mT / 2).to(mode.dtype))
 
 
-def posterior_from_moment(moment: Tensor) -> OrientationPosterior:
+def posterior_from_moment(moment: Float[Tensor, "n 4 4"]) -> OrientationPosterior:
     """The Bingham distribution with about a given second moment.
 
     Parameters

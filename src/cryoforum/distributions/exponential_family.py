@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import combinations_with_replacement
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -41,8 +42,8 @@ class RotationPolynomials:
     """
 
     degree: int
-    exponents: Tensor
-    mixing: Tensor
+    exponents: Int[Tensor, "m 4"]
+    mixing: Float[Tensor, "m size"]
     symmetry: str = "C1"
 
     @property
@@ -50,14 +51,14 @@ class RotationPolynomials:
         """Number of coefficients; C(2L + 3, 3), all there are, without symmetry."""
         return self.mixing.shape[1]
 
-    def features(self, quaternions: Tensor) -> Tensor:
+    def features(self, quaternions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n size"]:
         """φ (…, size) at unit quaternions (…, 4); mean of φ φᵀ over all rotations is the identity.
 
         φ(S·q) = φ(q) for every S of the point group.
         """
         return self.monomials(quaternions) @ self.mixing.to(quaternions)
 
-    def monomials(self, quaternions: Tensor) -> Tensor:
+    def monomials(self, quaternions: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n m"]:
         """Monomials (…, monomials) weighted by √multinomial, which makes them span evenly."""
         table = self._powers(quaternions)
         product = table[..., 0, :][..., self.exponents[:, 0]]
@@ -65,7 +66,9 @@ class RotationPolynomials:
             product = product * table[..., axis, :][..., self.exponents[:, axis]]
         return product * _multinomial_root(self.exponents).to(quaternions)
 
-    def values(self, coefficients: Tensor, points: Tensor) -> Tensor:
+    def values(
+        self, coefficients: Float[Tensor, "n size"], points: Float[Tensor, "n k 4"]
+    ) -> Float[Tensor, "n k"]:
         """Σ c φ (n, k) of n densities (n, size), each at rotations of its own, (n, k, 4).
 
         A monomial is one in x and y times one in z and w: for each degree of the first it is a product of
@@ -83,7 +86,10 @@ class RotationPolynomials:
         return total
 
     def mode_posterior(
-        self, coefficients: Tensor, grid: Tensor, grid_features: Tensor
+        self,
+        coefficients: Float[Tensor, "n size"],
+        grid: Float[Tensor, "g 4"],
+        grid_features: Float[Tensor, "g size"],
     ) -> OrientationPosterior:
         """The posterior at the highest mode of each density: the best grid rotations, then ascent.
 
@@ -118,7 +124,9 @@ class RotationPolynomials:
         )
         return posterior_from_curvature(mode.to(coefficients), curvature.to(coefficients))
 
-    def turned(self, coefficients: Tensor, turn: Tensor) -> Tensor:
+    def turned(
+        self, coefficients: Float[Tensor, "n size"], turn: Float[Tensor, "4"]
+    ) -> Float[Tensor, "n size"]:
         """Coefficients (n, size) of q ↦ Σ c φ(q∘``turn``), of the same family as q∘r is linear in q."""
         key = tuple(turn.double().tolist())
         return coefficients @ _turning_matrix(self, key).to(coefficients)

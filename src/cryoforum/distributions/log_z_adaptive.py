@@ -9,6 +9,7 @@ import math
 from functools import lru_cache
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cryoforum.distributions.bingham import OrientationPosterior, tangent_basis
@@ -24,11 +25,11 @@ CHUNK = 16  # densities at a time: each has thousands of points
 
 def log_z_adaptive(
     polynomials: RotationPolynomials,
-    coefficients: Tensor,
+    coefficients: Float[Tensor, "n size"],
     posterior: OrientationPosterior,
-    grid: Tensor,
-    grid_features: Tensor,
-) -> Tensor:
+    grid: Float[Tensor, "g 4"],
+    grid_features: Float[Tensor, "g size"],
+) -> Float[Tensor, " n"]:
     """Log of the mean over all rotations of exp Σ c φ.
 
     Parameters

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -43,13 +44,15 @@ class SampledLogZ:
     """
 
     polynomials: RotationPolynomials
-    grids: list[Tensor]
-    features: list[Tensor]
-    offsets: Tensor
-    log_shares: Tensor
+    grids: list[Float[Tensor, "_ 4"]]
+    features: list[Float[Tensor, "_ size"]]
+    offsets: Float[Tensor, "s k 4"]
+    log_shares: Float[Tensor, "s k"]
     reach_rad: float
 
-    def log_likelihood(self, coefficients: Tensor, truth: Tensor, step: int) -> Tensor:
+    def log_likelihood(
+        self, coefficients: Float[Tensor, "n size"], truth: Float[Tensor, "n 4"], step: int
+    ) -> Float[Tensor, " n"]:
         """Log likelihood of the truth, relative to the uniform density.
 
         Parameters

@@ -3,20 +3,21 @@
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.imaging.fft import frequency_grid
 
 
-def electron_wavelength_angstrom(voltage_kv: Tensor) -> Tensor:
+def electron_wavelength_angstrom(voltage_kv: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Relativistic wavelength of electrons accelerated by ``voltage_kv`` (CODATA 2018 constants)."""
     volts = voltage_kv.double() * 1e3
     wavelength = 12.264259661581491 / torch.sqrt(volts * (1 + 0.9784755917e-6 * volts))
     return wavelength.to(voltage_kv.dtype)
 
 
-def ctf_2d(ctf: CtfParameters, box: int, pixel_size_angstrom: float) -> Tensor:
+def ctf_2d(ctf: CtfParameters, box: int, pixel_size_angstrom: float) -> Float[Tensor, "n box half"]:
     """CTF by which RELION multiplies the transform of a projection, (n, box, box // 2 + 1).
 
     Layout of `torch.fft.rfft2`. Near zero frequency it equals +amplitude contrast: particles are
@@ -26,12 +27,14 @@ def ctf_2d(ctf: CtfParameters, box: int, pixel_size_angstrom: float) -> Tensor:
     return ctf_at(ctf, kx, ky)
 
 
-def ctf_at(ctf: CtfParameters, kx: Tensor, ky: Tensor) -> Tensor:
+def ctf_at(ctf: CtfParameters, kx: Float[Tensor, "*a"], ky: Float[Tensor, "*b"]) -> Float[Tensor, "n ..."]:
     """CTF at the frequencies ``kx``, ``ky`` in cycles per Å that broadcast to (...): (n, ...)."""
     return torch.sin(_phase_at(ctf, kx, ky))
 
 
-def ctf_defocus_slope_at(ctf: CtfParameters, kx: Tensor, ky: Tensor) -> Tensor:
+def ctf_defocus_slope_at(
+    ctf: CtfParameters, kx: Float[Tensor, "*a"], ky: Float[Tensor, "*b"]
+) -> Float[Tensor, "n ..."]:
     """Derivative of `ctf_at` by the mean defocus, (n, ...) per Å."""
     wavelength = _column(electron_wavelength_angstrom(ctf.voltage_kv), kx)
     return torch.cos(_phase_at(ctf, kx, ky)) * math.pi * wavelength * (kx**2 + ky**2)

@@ -4,29 +4,34 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryoforum.errors import InputError
 
 
-def frequency_grid(box: int, pixel_size_angstrom: float = 1.0) -> tuple[Tensor, Tensor]:
+def frequency_grid(
+    box: int, pixel_size_angstrom: float = 1.0
+) -> tuple[Float[Tensor, "box 1"], Float[Tensor, "1 half"]]:
     """ky (box, 1) and kx (1, box // 2 + 1) of `torch.fft.rfft2`, in cycles per Å (or per pixel)."""
     ky = torch.fft.fftfreq(box, d=pixel_size_angstrom)[:, None]
     kx = torch.fft.rfftfreq(box, d=pixel_size_angstrom)[None, :]
     return ky, kx
 
 
-def to_fourier(images: Tensor) -> Tensor:
+def to_fourier(images: Float[Tensor, "*n box box"]) -> Complex[Tensor, "*n box half"]:
     """Half transform (..., n, n // 2 + 1) of real images (..., n, n), phases relative to n // 2."""
     return torch.fft.rfft2(torch.fft.ifftshift(images, dim=(-2, -1)))
 
 
-def to_real(transforms: Tensor, box: int) -> Tensor:
+def to_real(transforms: Complex[Tensor, "*n box half"], box: int) -> Float[Tensor, "*n box box"]:
     """Real images (..., box, box) of half transforms; the inverse of `to_fourier`."""
     return torch.fft.fftshift(torch.fft.irfft2(transforms, s=(box, box)), dim=(-2, -1))
 
 
-def crop_or_pad(transforms: Tensor, box: int, new_box: int) -> Tensor:
+def crop_or_pad(
+    transforms: Complex[Tensor, "*n box half"], box: int, new_box: int
+) -> Complex[Tensor, "*n new newhalf"]:
     """Half transforms at another box of the same field of view: frequencies cut off or zero-filled.
 
     Scaled so that mean pixel values stay as they are. Both boxes are even; the old Nyquist row
@@ -42,7 +47,9 @@ def crop_or_pad(transforms: Tensor, box: int, new_box: int) -> Tensor:
     return result * (new_box / box) ** 2
 
 
-def phase_shift(transforms: Tensor, shifts_pixel: Tensor) -> Tensor:
+def phase_shift(
+    transforms: Complex[Tensor, "n box half"], shifts_pixel: Float[Tensor, "n 2"]
+) -> Complex[Tensor, "n box half"]:
     """Transforms (n, box, box // 2 + 1) of the images moved by ``shifts_pixel`` (n, 2), x then y."""
     ky, kx = frequency_grid(transforms.shape[-2])
     phase = kx * shifts_pixel[:, 0, None, None] + ky * shifts_pixel[:, 1, None, None]
@@ -57,30 +64,30 @@ class FrequencyPoints:
     """
 
     box: int
-    kx: Tensor
-    ky: Tensor
+    kx: Float[Tensor, " p"]
+    ky: Float[Tensor, " p"]
 
     @property
-    def radius(self) -> Tensor:
+    def radius(self) -> Float[Tensor, " p"]:
         """Distance from zero in cycles per box, (p,)."""
         return torch.hypot(self.kx, self.ky)
 
     @property
-    def shell(self) -> Tensor:
+    def shell(self) -> Int[Tensor, " p"]:
         """Distance from zero, rounded, (p,) int64."""
         return self.radius.round().long()
 
-    def phases(self, origins_pixel: Tensor) -> Tensor:
+    def phases(self, origins_pixel: Float[Tensor, "m 2"]) -> Complex[Tensor, "m p"]:
         """exp(2πi k·o) of origins (m, 2) in pixels, (m, p): what moves a centred slice to where they are."""
         kx, ky = self.kx.to(origins_pixel.device), self.ky.to(origins_pixel.device)
         angle = 2 * math.pi / self.box * (kx * origins_pixel[:, :1] + ky * origins_pixel[:, 1:])
         return torch.polar(torch.ones_like(angle), angle)
 
-    def values_of(self, transforms: Tensor) -> Tensor:
+    def values_of(self, transforms: Complex[Tensor, "*n box half"]) -> Complex[Tensor, "*n p"]:
         """The values (..., p) that half transforms (..., box, box // 2 + 1) have at the points."""
         return transforms[..., self.ky.long() % self.box, self.kx.long()]
 
-    def half_transforms(self, values: Tensor) -> Tensor:
+    def half_transforms(self, values: Complex[Tensor, "*n p"]) -> Complex[Tensor, "*n box half"]:
         """Half transforms (..., box, box // 2 + 1) of values (..., p) at the points; 0 elsewhere."""
         result = values.new_zeros(*values.shape[:-1], self.box, self.box // 2 + 1)
         result[..., self.ky.long() % self.box, self.kx.long()] = values

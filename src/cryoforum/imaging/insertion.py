@@ -6,6 +6,7 @@ everything; `hermitian_sum` adds the mates that meet at kx = 0.
 """
 
 import torch
+from jaxtyping import Complex, Float, Int, Num
 from torch import Tensor
 
 from cryoforum.geometry.rotations import inverse
@@ -13,7 +14,7 @@ from cryoforum.imaging.fft import FrequencyPoints
 from cryoforum.imaging.projection import PADDING, checked_rotations, slices_at, transform_shape
 
 
-def empty_grids(box: int, count: int) -> tuple[Tensor, Tensor]:
+def empty_grids(box: int, count: int) -> tuple[Complex[Tensor, "h z y x"], Float[Tensor, "h z y x"]]:
     """Zeros for `insert_slices`: ``count`` grids of data, complex64, and as many of weight, float32.
 
     Each is as large as the whole transform of a map of ``box`` voxels.
@@ -24,13 +25,13 @@ def empty_grids(box: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def insert_slices(
-    data: Tensor,
-    weight: Tensor,
+    data: Complex[Tensor, "h z y x"],
+    weight: Float[Tensor, "h z y x"],
     points: FrequencyPoints,
-    values: Tensor,
-    powers: Tensor,
-    quaternions: Tensor,
-    grid_of: Tensor,
+    values: Complex[Tensor, "b p"],
+    powers: Float[Tensor, "b p"],
+    quaternions: Float[Tensor, "b 4"],
+    grid_of: Int[Tensor, " b"],
 ) -> None:
     """Add slices to ``data`` and their powers to ``weight``, in place, with trilinear weights.
 
@@ -50,14 +51,14 @@ def insert_slices(
     insert_points(data, weight, points.kx, points.ky, values, powers, rotations, grid_of)
 
 
-def hermitian_sum(grid: Tensor) -> Tensor:
+def hermitian_sum(grid: Num[Tensor, "z y x"]) -> Num[Tensor, "z y x"]:
     """G(k) + conj G(-k), (m, m, w + 1), of a grid that slices were inserted in; the grid stays as it is."""
     result = grid.clone()
     result[:, :, 0] += grid[:, :, 0].flip(0, 1).conj()
     return result
 
 
-def symmetrised(grid: Tensor, group: Tensor, box: int) -> Tensor:
+def symmetrised(grid: Num[Tensor, "z y x"], group: Float[Tensor, "g 4"], box: int) -> Num[Tensor, "z y x"]:
     """A grid, complex or real, as if every slice had been inserted at S·R for all S of ``group`` (g, 4).
 
     It is the sum over the group of the grid turned by S, read with trilinear weights: the cost does not grow

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
@@ -32,8 +33,8 @@ class WhitenedImages:
     """
 
     points: FrequencyPoints
-    values: Tensor
-    transfer: Tensor
+    values: Complex[Tensor, "n p"]
+    transfer: Float[Tensor, "n p"]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -51,12 +52,12 @@ class WhitenedImages:
 
 
 def whiten(
-    images: Tensor,
+    images: Float[Tensor, "n box box"],
     ctf: CtfParameters | None,
     pixel_size_angstrom: float,
     points: FrequencyPoints,
-    noise_power: Tensor,
-    scale: Tensor,
+    noise_power: Float[Tensor, "n p"],
+    scale: Float[Tensor, "n p"],
 ) -> WhitenedImages:
     """Whitened transforms of images (n, box, box), whose noise and scale at the points are (n, p)."""
     inverse_deviation = noise_power.rsqrt()
@@ -76,10 +77,10 @@ class Evaluation:
     axes of the view, in radians (R becomes R exp[ω]×), origins in pixels.
     """
 
-    cross: Tensor
-    power: Tensor
-    gradient: Tensor
-    information: Tensor
+    cross: Float[Tensor, " m"]
+    power: Float[Tensor, " m"]
+    gradient: Float[Tensor, "m 5"]
+    information: Float[Tensor, "m 5 5"]
 
     def __getitem__(self, chosen: Tensor) -> "Evaluation":
         return Evaluation(
@@ -87,13 +88,17 @@ class Evaluation:
         )
 
     @property
-    def gain(self) -> Tensor:
+    def gain(self) -> Float[Tensor, " m"]:
         """Log-likelihood over that of an image without signal, (m,)."""
         return 2 * self.cross - self.power
 
 
 def evaluate(
-    transform: Tensor, images: WhitenedImages, rows: Tensor, quaternions: Tensor, origins_pixel: Tensor
+    transform: Float[Tensor, "z y x 2"],
+    images: WhitenedImages,
+    rows: Int[Tensor, " m"],
+    quaternions: Float[Tensor, "m 4"],
+    origins_pixel: Float[Tensor, "m 2"],
 ) -> Evaluation:
     """Likelihood of the images of ``rows`` (m,) under poses (m, 4) and origins (m, 2) in pixels.
 
@@ -122,7 +127,11 @@ def evaluate(
 
 
 def evaluate_plainly(
-    transform: Tensor, images: WhitenedImages, rows: Tensor, quaternions: Tensor, origins_pixel: Tensor
+    transform: Float[Tensor, "z y x 2"],
+    images: WhitenedImages,
+    rows: Int[Tensor, " m"],
+    quaternions: Float[Tensor, "m 4"],
+    origins_pixel: Float[Tensor, "m 2"],
 ) -> Evaluation:
     """What `evaluate` does, in tensor operations for any device; differentiable in the pose."""
     points = images.points

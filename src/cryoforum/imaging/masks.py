@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from cryoforum.imaging.shells import radius_on_grid, shell_radius
 SMALLEST_REGION = 0.1  # of a molecule in a map, as a share of the largest
 
 
-def soft_spherical_mask(box: int, radius_pixel: float, edge_pixel: float = 5.0) -> Tensor:
+def soft_spherical_mask(box: int, radius_pixel: float, edge_pixel: float = 5.0) -> Float[Tensor, "n n n"]:
     """Ball around voxel box // 2, (box, box, box): 1 within the radius, then a cosine edge down to 0."""
     axis = (torch.arange(box) - box // 2).float()
     return _cosine_edge(radius_on_grid(axis, axis, axis) - radius_pixel, edge_pixel)
@@ -24,7 +25,7 @@ def soft_mask(
     low_pass_angstrom: float | None = None,
     extend_pixel: float = 3.0,
     edge_pixel: float = 6.0,
-) -> Tensor:
+) -> Float[Tensor, "n n n"]:
     """Soft mask (n, n, n) around the molecule in a map of all particles.
 
     The map is low-passed (default: 8 shells of its box, or 15 Å where that is coarser). The molecule is what
@@ -55,7 +56,7 @@ def _cosine_edge(distance_pixel: Tensor, edge_pixel: float) -> Tensor:
     return (torch.cos(torch.pi * (distance_pixel / edge_pixel).clamp(0, 1)) + 1) / 2
 
 
-def circular_mask(box: int, inner: float, outer: float) -> Tensor:
+def circular_mask(box: int, inner: float, outer: float) -> Float[Tensor, "n n"]:
     """(box, box): 1 within ``inner`` half boxes of the centre, falling linearly to 0 at ``outer``."""
     axis = (torch.arange(box) - box // 2) / (box / 2)
     return ((outer - radius_on_grid(axis, axis)) / (outer - inner)).clamp(0, 1)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
@@ -36,11 +37,11 @@ class NoiseModel:
     """
 
     groups: tuple[int, ...]
-    power: Tensor
-    signal: Tensor
-    scale: Tensor
+    power: Float[Tensor, "g s"]
+    signal: Float[Tensor, "g s"]
+    scale: Float[Tensor, "g s"]
 
-    def rows_of(self, particles: Particles) -> Tensor:
+    def rows_of(self, particles: Particles) -> Int[Tensor, " n"]:
         """The row of each particle, (n,); that of all where its group is not known."""
         result = torch.zeros(len(particles), dtype=torch.long)
         if particles.optics_groups is not None:
@@ -58,12 +59,14 @@ class NoiseModel:
         scale = torch.where(seen, ratio.sqrt() * self.scale[:1], 0.0)
         return NoiseModel((), ratio * self.power[:1], ratio * self.signal[:1], scale)
 
-    def weight(self, particles: Particles, points: FrequencyPoints) -> Tensor:
+    def weight(self, particles: Particles, points: FrequencyPoints) -> Float[Tensor, "n p"]:
         """How strong a projection is in each whitened image, the CTF apart, (n, p)."""
         groups = self.rows_of(particles)
         return (self.scale[groups] / self.power[groups].sqrt())[:, points.shell]
 
-    def whiten(self, particles: Particles, rows: Tensor, points: FrequencyPoints) -> WhitenedImages:
+    def whiten(
+        self, particles: Particles, rows: Int[Tensor, " m"], points: FrequencyPoints
+    ) -> WhitenedImages:
         """The images of the given rows, divided by the deviation of their noise."""
         chosen = particles.select(rows)
         groups = self.rows_of(chosen)
@@ -78,7 +81,7 @@ class NoiseModel:
 
 
 def background_noise(
-    particles: Particles, rows: Tensor, transform: Tensor, highest_frequency: int
+    particles: Particles, rows: Int[Tensor, " m"], transform: Float[Tensor, "z y x 2"], highest_frequency: int
 ) -> NoiseModel:
     """A first guess without poses: noise from around the particles, scale from the power above it.
 
@@ -107,10 +110,10 @@ def background_noise(
 
 def measured_noise(
     particles: Particles,
-    rows: Tensor,
+    rows: Int[Tensor, " m"],
     poses: Poses,
-    transforms: Sequence[Tensor],
-    which: Tensor,
+    transforms: Sequence[Float[Tensor, "_ _ _ 2"]],
+    which: Int[Tensor, " m"],
     highest_frequency: int,
 ) -> NoiseModel:
     """Noise and scale from what projections at known poses leave of the images.

@@ -10,6 +10,7 @@ shift.
 """
 
 import torch
+from jaxtyping import Complex, Float, Num
 from torch import Tensor
 
 from cryoforum.errors import InputError
@@ -20,7 +21,7 @@ PADDING = 2  # of a map, before it is transformed
 _LENGTH_TOLERANCE = 1e-4  # of quaternions: rounding does not reach it, and all neighbours still exist
 
 
-def gridding_correction(box: int) -> Tensor:
+def gridding_correction(box: int) -> Float[Tensor, "n n n"]:
     """sinc² of trilinear interpolation on the padded grid, (box, box, box)."""
     axis = torch.sinc((torch.arange(box) - box // 2) / (PADDING * box)) ** 2
     return axis[:, None, None] * axis[None, :, None] * axis[None, None, :]
@@ -35,7 +36,7 @@ def transform_shape(box: int, radius: int | None = None) -> tuple[int, int, int]
     return 2 * width + 1, 2 * width + 1, width + 1
 
 
-def cropped_transform(voxels: Tensor, radius: int | None = None) -> Tensor:
+def cropped_transform(voxels: Float[Tensor, "n n n"], radius: int | None = None) -> Float[Tensor, "z y x 2"]:
     """Transform of a map (n, n, n) up to ``radius`` cycles per box, (2w + 1, 2w + 1, w + 1, 2), z y x.
 
     Only the half kx ≥ 0 is kept; w is that of `transform_shape`. Zero frequency sits at (w, w, 0) and phases
@@ -56,7 +57,7 @@ def cropped_transform(voxels: Tensor, radius: int | None = None) -> Tensor:
     return torch.view_as_real(transform[rows[:, None, None], rows[:, None], columns]).contiguous()
 
 
-def reach_of(transform: Tensor) -> float:
+def reach_of(transform: Num[Tensor, "z y x *c"]) -> float:
     """Cycles per box up to which a `cropped_transform` can be read: half a cycle more than its radius.
 
     Of a whole one, half a cycle less than Nyquist.
@@ -64,7 +65,9 @@ def reach_of(transform: Tensor) -> float:
     return (transform.shape[2] - 2) / PADDING
 
 
-def project(transform: Tensor, quaternions: Tensor, box: int) -> Tensor:
+def project(
+    transform: Float[Tensor, "z y x 2"], quaternions: Float[Tensor, "b 4"], box: int
+) -> Complex[Tensor, "b box half"]:
     """Half transforms (b, box, box // 2 + 1) of a map's centred projections along ``quaternions`` (b, 4).
 
     They are what `fft.to_fourier` gives for the images. ``transform`` is a `cropped_transform` of a map of
@@ -74,7 +77,12 @@ def project(transform: Tensor, quaternions: Tensor, box: int) -> Tensor:
     return points.half_transforms(slices_at(transform, quaternions, points))
 
 
-def slices_at(transform: Tensor, quaternions: Tensor, points: FrequencyPoints, height: float = 0.0) -> Tensor:
+def slices_at(
+    transform: Float[Tensor, "z y x 2"],
+    quaternions: Float[Tensor, "m 4"],
+    points: FrequencyPoints,
+    height: float = 0.0,
+) -> Complex[Tensor, "m p"]:
     """Slices (m, p) complex of a map along ``quaternions`` (m, 4): its transform at R (kx, ky, height).
 
     Parameters
@@ -97,7 +105,7 @@ def slices_at(transform: Tensor, quaternions: Tensor, points: FrequencyPoints, h
     return read_slices(transform, points.kx, points.ky, height, rotations)
 
 
-def check_reach(transform: Tensor, points: FrequencyPoints, height: float = 0.0) -> None:
+def check_reach(transform: Num[Tensor, "z y x *c"], points: FrequencyPoints, height: float = 0.0) -> None:
     """InputError where ``points``, at a height above the central slice, go beyond a transform."""
     reach, highest = reach_of(transform), float(torch.hypot(points.radius.max(), torch.tensor(height)))
     if highest > reach * (1 + 1e-6):
@@ -107,8 +115,11 @@ def check_reach(transform: Tensor, points: FrequencyPoints, height: float = 0.0)
 
 
 def checked_rotations(
-    transform: Tensor, quaternions: Tensor, points: FrequencyPoints, height: float = 0.0
-) -> Tensor:
+    transform: Num[Tensor, "..."],
+    quaternions: Float[Tensor, "m 4"],
+    points: FrequencyPoints,
+    height: float = 0.0,
+) -> Float[Tensor, "m 3 3"]:
     """Rotations (m, 3, 3) float32 for the compiled loops, which do not look where they read and write.
 
     InputError where they would leave the transform: where it does not reach as far as the points, or where a
@@ -123,8 +134,12 @@ def checked_rotations(
 
 
 def values_and_slopes(
-    transform: Tensor, rotations: Tensor, kx: Tensor, ky: Tensor, height: float = 0.0
-) -> tuple[Tensor, Tensor]:
+    transform: Float[Tensor, "z y x 2"],
+    rotations: Float[Tensor, "m 3 3"],
+    kx: Float[Tensor, " p"],
+    ky: Float[Tensor, " p"],
+    height: float = 0.0,
+) -> tuple[Complex[Tensor, "m p"], Complex[Tensor, "m 3 p"]]:
     """Trilinear values (m, p) at R (kx, ky, height), and their slopes (m, 3, p) along the axes of the view.
 
     The readable twin of the compiled loops, for any device and differentiable.

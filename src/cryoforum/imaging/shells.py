@@ -1,6 +1,7 @@
 """Shells of equal frequency: their indices, and sums and means over them."""
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -12,13 +13,13 @@ def radius_on_grid(*axes: Tensor) -> Tensor:
     return square.sqrt()
 
 
-def shell_radius(box: int) -> Tensor:
+def shell_radius(box: int) -> Float[Tensor, "n n half"]:
     """|k| in cycles per box of every element of `torch.fft.rfftn`, (n, n, n // 2 + 1)."""
     full, half = torch.fft.fftfreq(box, d=1 / box), torch.fft.rfftfreq(box, d=1 / box)
     return radius_on_grid(full, full, half)
 
 
-def shell_index(box: int) -> Tensor:
+def shell_index(box: int) -> Int[Tensor, "n n half"]:
     """|k| in cycles per box, rounded, of every element of `torch.fft.rfftn`, (n, n, n // 2 + 1) int64."""
     return torch.round(shell_radius(box)).long()
 
@@ -49,7 +50,7 @@ def mean_by_shell(values: Tensor, shell: Tensor, shells: int | None = None) -> T
     return sum_by_shell(values, shell, shells) / count.clamp_min(1)
 
 
-def filter_shells(voxels: Tensor, weight: Tensor) -> Tensor:
+def filter_shells(voxels: Float[Tensor, "n n n"], weight: Float[Tensor, " half"]) -> Float[Tensor, "n n n"]:
     """A map (n, n, n) whose Fourier shells are multiplied by ``weight`` (n // 2 + 1,); 0 in the corners."""
     box = voxels.shape[0]
     factor = torch.cat([weight.to(voxels), voxels.new_zeros(1)])

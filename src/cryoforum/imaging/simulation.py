@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
@@ -55,7 +56,7 @@ class SimulatedImages:
     projections. seed: of white noise of variance 1; None for images without noise.
     """
 
-    transform: Tensor
+    transform: Float[Tensor, "z y x 2"]
     grid: ImageGrid
     poses: Poses
     ctf: CtfParameters
@@ -70,7 +71,7 @@ class SimulatedImages:
         """(n, box, box) of what indexing by all rows would give."""
         return (len(self), self.grid.box, self.grid.box)
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
+    def __getitem__(self, rows: Int[Tensor, " n"]) -> Float[Tensor, "n box box"]:
         box, pixel_size, poses = self.grid.box, self.grid.pixel_size_angstrom, self.poses[rows]
         slices = project(self.transform, poses.quaternions, box)
         slices = slices * ctf_2d(self.ctf[rows], box, pixel_size)
