@@ -101,7 +101,7 @@ def steps(arguments: argparse.Namespace) -> None:
         ("whiten", lambda: aligner.noise.whiten(batch, everything, aligner.points)),
         ("network", lambda: network_numbers(model, batch)),
         ("candidates", lambda: candidates(templates, images, density)),
-        ("a batch from file to belief, without the search", lambda: aligner.align_batch(batch)),
+        ("a batch from file to posterior, without the search", lambda: aligner.align_batch(batch)),
     ]
     for name, action in rest:
         print(f"| {name} | {COUNT / median_seconds(action):.0f} | | | |", flush=True)

@@ -51,7 +51,7 @@ from cryoforum.storage.files import replacing
 from cryoforum.training.simulated_images import image_simulator
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#63635e"
-# Colours of the smallest regions that hold these shares of a belief.
+# Colours of the smallest regions that hold these shares of a posterior.
 REGIONS = {0.95: "#a3cde6", 0.5: BLUE}
 WIDTH_INCHES, DOTS_PER_INCH, COLOURS, MARGIN_PIXEL = 7.0, 200, 128, 8  # of a picture
 STRIP_INCHES = 2.3  # height of four images side by side
@@ -256,7 +256,7 @@ def _draw_cap(axes: Axes, log_density: LogDensity, truth: Tensor) -> None:
         label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
     axes.plot(0, 0, "+", color=ORANGE, markersize=11, markeredgewidth=2, linestyle="", label="true direction")
     for share, colour in REGIONS.items():
-        axes.fill([], [], color=colour, label=f"holds {share:.0%} of the belief".replace("%", " %"))
+        axes.fill([], [], color=colour, label=f"holds {share:.0%} of the posterior".replace("%", " %"))
     axes.set(aspect="equal", xlim=(-CAP_DEG - 1, CAP_DEG + 1), ylim=(-CAP_DEG - 1, CAP_DEG + 1))
     axes.set_axis_off()
 
@@ -325,7 +325,7 @@ def several_modes(demo: Demo) -> Picture:
 
 
 def _least_decided(demo: Demo) -> int:
-    """The test particle with the largest share of the belief far from its highest mode."""
+    """The test particle with the largest share of the posterior far from its highest mode."""
     grid = rotation_grid(8)
     features = torch.cat([demo.head.features(part) for part in grid.split(CHUNK)])
     elsewhere = []
@@ -337,7 +337,7 @@ def _least_decided(demo: Demo) -> int:
 
 
 def _two_modes(grid: Tensor, share: Tensor) -> list[tuple[Tensor, float]]:
-    """The highest mode and the highest far from it, each with its share of the belief."""
+    """The highest mode and the highest far from it, each with its share of the posterior."""
     modes = []
     for _ in range(2):
         mode = grid[share.argmax()]

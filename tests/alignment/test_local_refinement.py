@@ -312,7 +312,7 @@ def test_a_particle_of_other_strength_is_measured_and_believed_accordingly(
     torch.testing.assert_close(shortfall, expected, rtol=0.02, atol=1e-7)
 
 
-def test_the_belief_falls_around_its_mode_as_the_information_says(transform: Tensor) -> None:
+def test_the_posterior_falls_around_its_mode_as_the_information_says(transform: Tensor) -> None:
     images, quaternions, origins = particles(blobs(BOX), 10, 0.3)
     found = refine_locally(transform, images, quaternions[:, None], origins[:, None])
     posterior = image_posterior(found)

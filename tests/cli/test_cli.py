@@ -165,7 +165,7 @@ def test_predict_keeps_every_row_and_column_in_order(done: Run) -> None:
     assert float(geodesic_distance(old.quaternions, new.quaternions).median()) > 0.01
 
 
-def test_the_ten_numbers_are_the_belief(done: Run) -> None:
+def test_the_ten_numbers_are_the_posterior(done: Run) -> None:
     table = read_star(done / "predictions.star")
     matrix = torch.zeros(len(table), 4, 4, dtype=torch.float64)
     for row in range(4):

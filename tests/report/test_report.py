@@ -220,7 +220,7 @@ def test_halves_that_are_not_independent_are_named(part: Path) -> None:
     assert "not independent" not in text and "optimistic" not in text
     for path in (part / "reconstruction").glob("*/resolution.json"):
         path.unlink()
-    assert "where one model posed both half sets" in words_of_section(part, "reconstructions")
+    assert "where one model aligned both half sets" in words_of_section(part, "reconstructions")
 
 
 @pytest.mark.parametrize("limits", [(0.27, 0.36), (1.1e5, 2.6e5), (0.4, 90.0), (0.005, 700.0), (2.0, 2.1)])

@@ -200,14 +200,16 @@ def say(line: str) -> None:
         typer.echo(line)
 
 
-def say_what_was_written(posed: "PoseSummary", out: Path, folder: Path, root: Path | None) -> None:
+def say_what_was_written(summary: "PoseSummary", out: Path, folder: Path, root: Path | None) -> None:
     """How many poses are where, and how good they should be; of several processes the first says it."""
     if not _speaks():
         return
-    typer.echo(f"{counted(posed.count, 'pose')} in {out}")
-    words = [] if posed.expected_error_deg is None else [f"expected error {posed.expected_error_deg:.2f}°"]
-    words += [] if posed.bound_deg is None else [f"Cramér-Rao bound {posed.bound_deg:.2f}°"]
-    weak = "" if posed.weak is None else f"; {counted(posed.weak, 'image')} without signal"
+    typer.echo(f"{counted(summary.count, 'pose')} in {out}")
+    words = (
+        [] if summary.expected_error_deg is None else [f"expected error {summary.expected_error_deg:.2f}°"]
+    )
+    words += [] if summary.bound_deg is None else [f"Cramér-Rao bound {summary.bound_deg:.2f}°"]
+    weak = "" if summary.weak is None else f"; {counted(summary.weak, 'image')} without signal"
     if words:
         typer.echo(f"{', '.join(words)} (medians){weak}")
     hint_at_root(out, folder, root)

@@ -1,4 +1,4 @@
-"""Particle files that said something else than they meant, corrected."""
+"""Particle files whose columns meant something else than they said, corrected."""
 
 import math
 from dataclasses import dataclass, replace

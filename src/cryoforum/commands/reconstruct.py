@@ -52,7 +52,7 @@ class ReconstructRequest:
 def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dict[str, float | bool]:
     """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the half sets.
 
-    They are not independent where one reference or one network posed both.
+    They are not independent where one reference or one network aligned both.
     """
     config = inversion.ReconstructionConfig(symmetry=request.symmetry)
     tables = read_files(request.particles)

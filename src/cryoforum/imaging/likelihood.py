@@ -1,4 +1,4 @@
-"""How likely an image is under a pose: the one model that matching and local refinement share.
+"""How likely an image is under a pose: the one model that the global search and local refinement share.
 
 A whitened image y = X / σ at a distinct frequency k is the slice of the reference, times
 c = scale · CTF / σ, times a phase for the origin o, plus complex noise of power 1:

@@ -89,7 +89,7 @@ def with_predictions(table: ParticleTable, found: Mapping[str, np.ndarray]) -> P
 
 
 def half_sets_are_independent(table: ParticleTable) -> bool:
-    """Whether no prediction posed the particles, or each half set was posed by its own half's reference.
+    """Whether no prediction aligned the particles, or each half set was aligned by its own half's reference.
 
     Where there are two models, each half set by its own half's model, too.
     """

@@ -1,4 +1,4 @@
-"""What to simulate: shipped molecules, PDB and mmCIF files, and maps, as volumes of a wanted size."""
+"""The potential of atoms as a map: PDB and mmCIF files, read and laid on a grid of voxels."""
 
 import math
 from dataclasses import dataclass

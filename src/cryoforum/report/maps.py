@@ -86,14 +86,14 @@ def _about_halves(halves: dict[str, bool | None], names: dict[str, str]) -> str:
     text = ""
     if shared:
         text += (
-            f"The half maps are not independent in {listed(shared)}: one model or one reference posed both "
+            f"The half maps are not independent in {listed(shared)}: one model or one reference aligned both "
             "half sets, the maps share its mistakes, and the resolution is optimistic. "
         )
     if apart:
         text += f"The half maps are independent in {listed(apart)}."
     if not shared and not apart:
         text = (
-            "Read the FSC of predicted poses with care: where one model posed both half sets, the half maps "
+            "Read the FSC of predicted poses with care: where one model aligned both half sets, the half maps "
             "share its mistakes, and the resolution is optimistic."
         )
     return text

@@ -1,4 +1,4 @@
-"""Finding input files, and writing output so that a file is either complete or not there."""
+"""Input files that are found or named as missing, and output that is written whole or not at all."""
 
 import glob
 import os

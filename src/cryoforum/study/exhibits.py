@@ -144,7 +144,7 @@ def resolution_exhibit(panels: tuple[Panel, ...]) -> Exhibit:
         "Masked Fourier shell correlation of half maps from the test particles of the first seed, with true "
         "orientations, with predicted ones, and filtered: with the most certain particles only; genuine: "
         "without the junk. The legend gives the resolution at which a curve falls below 0.143 (dotted). One "
-        "network posed both half sets, so that curves of predicted orientations are optimistic. As the "
+        "network aligned both half sets, so that curves of predicted orientations are optimistic. As the "
         "paper's Figure 4."
     )
     return Exhibit(panels, caption)

@@ -1,1 +1,1 @@
-"""Processing on the fly: particles are posed and reconstructed as data collection writes them."""
+"""Processing on the fly: particles are aligned and reconstructed as data collection writes them."""

@@ -1,4 +1,4 @@
-"""What a watcher is asked to do, and the folder that remembers it."""
+"""What `cryoforum watch` is asked for, and the folder that remembers it."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""cryoSPARC's particles in RELION's terms; `csexport` is the way back.
+"""cryoSPARC's particles in RELION's terms; `writing` is the way back.
 
 alignments3D/pose is a rotation vector of the very rotation that `rotations` names (view to volume);
 alignments3D/shift, in pixels of alignments3D/psize_A, has the sign of RELION's origin. What RELION has no
