@@ -205,10 +205,9 @@ def say_what_was_written(summary: "PoseSummary", out: Path, folder: Path, root: 
     if not _speaks():
         return
     typer.echo(f"{counted(summary.count, 'pose')} in {out}")
-    words = (
-        [] if summary.expected_error_deg is None else [f"expected error {summary.expected_error_deg:.2f}°"]
-    )
-    words += [] if summary.bound_deg is None else [f"Cramér-Rao bound {summary.bound_deg:.2f}°"]
+    expected, bound = summary.expected_error_deg, summary.bound_deg
+    words = [] if expected is None else [f"expected error {expected:.2f}°"]
+    words += [] if bound is None else [f"Cramér-Rao bound {bound:.2f}°"]
     weak = "" if summary.weak is None else f"; {counted(summary.weak, 'image')} without signal"
     if words:
         typer.echo(f"{', '.join(words)} (medians){weak}")

@@ -93,8 +93,8 @@ def _about_halves(halves: dict[str, bool | None], names: dict[str, str]) -> str:
         text += f"The half maps are independent in {listed(apart)}."
     if not shared and not apart:
         text = (
-            "Read the FSC of predicted poses with care: where one model aligned both half sets, the half maps "
-            "share its mistakes, and the resolution is optimistic."
+            "Read the FSC of predicted poses with care: where one model aligned both half sets, the "
+            "half maps share its mistakes, and the resolution is optimistic."
         )
     return text
 

@@ -119,7 +119,8 @@ def _map_section(folder: Path, independent: bool) -> Section | None:
     text = (
         "Each half set was aligned by the model and map of its own half: the half maps are independent."
         if independent
-        else "One model aligned both half sets: the half maps share its mistakes; the resolution is optimistic."
+        else "One model aligned both half sets: the half maps share its mistakes; "
+        "the resolution is optimistic."
     )
     caption = (
         "Central sections of the map of all kept particles, normal to z, y and x, low-pass filtered to the "
