@@ -7,7 +7,7 @@ stands above each table.
 """
 
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cryoforum.errors import InputError
 
@@ -23,6 +23,12 @@ StudyScale = Literal["cpu", "paper"]
 RelionAction = Literal["train", "predict", "filter"]
 TtaCopies = Literal["1", "4", "8"]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def check_choice(what: str, word: str | None, kind: Any) -> None:
+    """InputError where ``word`` is neither None nor one of the words of ``kind``, a Literal."""
+    if word is not None and word not in get_args(kind):
+        raise InputError(f"expected {what} from {', '.join(get_args(kind))}, found '{word}'")
 
 
 class Choices(dict[str, Any]):

@@ -11,6 +11,8 @@ from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.cli import app
 from cryoforum.commands.convert import ConvertRequest
 from cryoforum.commands.filter import FilterRequest
+from cryoforum.commands.pose_files import PoseOutput
+from cryoforum.commands.predict_request import PredictRequest
 from cryoforum.config import preset
 from cryoforum.errors import InputError
 
@@ -79,8 +81,10 @@ def test_any_other_word_is_refused_from_python() -> None:
         AlignmentConfig("guesses")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="1, 4, 8 copies, found 3"):
         AlignmentConfig(tta=3)
-    with pytest.raises(InputError, match=r"3.0 or 3.1, found '4'"):
+    with pytest.raises(InputError, match=r"3.0, 3.1, found '4'"):
         ConvertRequest([Path("a.cs")], Path("a.star"), "4")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="part from train, validation, test, found 'rest'"):
+        PredictRequest(Path("model"), [], PoseOutput(Path("b.star")), part="rest")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="error or trace or max or gap, found 'luck'"):
         FilterRequest(Path("a.star"), Path("b.star"), by="luck")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="tiny, small, paper, expedited"):

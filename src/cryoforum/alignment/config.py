@@ -1,11 +1,11 @@
 """How poses are looked for."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from cryoforum.alignment.global_search import SearchConfig
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
-from cryoforum.choices import CandidateSource, Precision
+from cryoforum.choices import CandidateSource, Precision, check_choice
 from cryoforum.errors import InputError
 from cryoforum.network.predict import TTA_COPIES
 from cryoforum.runtime.devices import Compute, compute_for
@@ -45,9 +45,8 @@ class AlignmentConfig:
     local_refinement: LocalRefinementConfig | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.source is not None and self.source not in get_args(CandidateSource):
-            known = ", ".join(get_args(CandidateSource))
-            raise InputError(f"expected candidates from {known}, found '{self.source}'")
+        check_choice("candidates", self.source, CandidateSource)
+        check_choice("precision", self.precision, Precision)
         if self.tta is not None and self.tta not in TTA_COPIES:
             known = ", ".join(map(str, TTA_COPIES))
             raise InputError(f"expected test-time augmentation of {known} copies, found {self.tta}")

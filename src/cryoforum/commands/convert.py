@@ -4,11 +4,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
-from cryoforum.choices import RelionDialect
+from cryoforum.choices import RelionDialect, check_choice
 from cryoforum.commands.correct import Corrections, corrected
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, optics_rows, split_image_name
 from cryoforum.errors import InputError
@@ -52,8 +51,7 @@ class ConvertRequest:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.relion not in (None, *get_args(RelionDialect)):
-            raise InputError(f"expected --relion 3.0 or 3.1, found '{self.relion}'")
+        check_choice("--relion", self.relion, RelionDialect)
         if self.relion is not None and Path(self.out).suffix == CRYOSPARC:
             raise InputError(f"expected --relion with a .star file at --out, found {self.out}")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryoforum.alignment.config import AlignmentConfig
-from cryoforum.choices import HalfMapsChoice, SplitPart
+from cryoforum.choices import HalfMapsChoice, SplitPart, check_choice
 from cryoforum.commands.pose_files import PoseOutput
 from cryoforum.commands.reference_maps import ReferenceMap
 from cryoforum.errors import InputError
@@ -55,6 +55,8 @@ class PredictRequest:
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
 
     def __post_init__(self) -> None:
+        check_choice("part", self.part, SplitPart)
+        check_choice("half maps", self.half_maps, HalfMapsChoice)
         alignment = self.alignment
         if self.refine is False and (alignment.refine_defocus or alignment.refine_scale):
             raise InputError(
