@@ -368,7 +368,7 @@ def test_simulated_images_are_made_where_there_is_a_reference(done: Run, tmp_pat
     )
     run("train", done / "particles.star", "--out", tmp_path / "model", *common)
     assert load_model(tmp_path / "model").config.augmentation.simulated_share == 0.5
-    one_half = with_columns(read_star(done / "particles.star"), {"rlnRandomSubset": [1] * 60})
+    one_half = with_columns(read_star(done / "particles.star"), {"rlnRandomSubset": ["1"] * 60})
     write_star(one_half, tmp_path / "one_half.star")
     alone = ("train", tmp_path / "one_half.star", "--out", tmp_path / "alone", "--root", done.folder)
     assert "learning from the particles alone" in run(*alone, *common).stderr

@@ -20,6 +20,7 @@ from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.network.model_folder import load_model, load_models, save_model
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 
 COUNT, FEW, BOX, PIXEL_SIZE = 120, 40, 28, 12.8
 TINY = ("--preset", "tiny", "--split", "60,20,20")
@@ -219,7 +220,7 @@ def test_options_that_do_not_fit_the_models_are_refused(lab: Path, tmp_path: Pat
     table, own = read_star(lab / "particles.star"), tmp_path / "own.star"
     write_star(select_rows(table, range(1, COUNT, 2)), own)
     words = refused("train", own, "--root", lab, "--half-set-models", "--out", tmp_path / "model", *TINY)
-    assert "rlnRandomSubset 1 for --half-set-models" in words and not (tmp_path / "model").exists()
+    assert "expected particles in both halves, found 60 in one" in words and not (tmp_path / "model").exists()
 
 
 def test_damaged_pairs_of_models_are_refused(lab: Path, tmp_path: Path) -> None:
@@ -278,4 +279,5 @@ def test_half_sets_are_drawn_for_a_training_without_them(lab: Path, tmp_path: Pa
     assert "half sets are drawn" in run("train", *arguments).stderr
     first, second = (set(model.parts) for model in load_models(tmp_path / "model"))
     assert first | second == set(names_of(bare)) and not first & second
-    assert abs(len(first) - len(second)) <= 1
+    halves = drawn_half_sets(names_of(bare)).tolist()
+    assert first == {name for name, half in zip(names_of(bare), halves, strict=True) if half == 1}

@@ -184,11 +184,11 @@ def test_other_options_and_rows_start_anew(folder: Path, interrupted: Path, batc
     assert leftovers(interrupted.parent) == []
 
 
-def test_another_precision_starts_anew_and_the_first_line_says_which(
+def test_another_precision_starts_anew_and_a_line_says_which(
     folder: Path, interrupted: Path, batch_sizes: list[int]
 ) -> None:
     said = predict(folder, interrupted, "--device", "cpu", "--precision", "bfloat16").stderr
-    assert said.startswith("the network runs on cpu, bfloat16")
+    assert "the network runs on cpu, bfloat16" in said
     assert "starting anew: 40 particles" in said and sum(batch_sizes) == COUNT
     assert interrupted.read_bytes() != (folder / "whole.star").read_bytes()
 

@@ -32,7 +32,6 @@ def predict(request: PredictRequest, reporter: Reporter = SILENT) -> PoseSummary
     the rows, and the first one shows progress and writes the file.
     """
     request.output.check(request.particles)
-    logger.info(f"the network runs on {request.alignment.compute}")
     models = load_models(request.model)
     particle_set = load_particle_set(request.particles, request.root, grid_of(models[0]))
     request.output.check(particle_set.table.companions)
@@ -59,6 +58,7 @@ def predict_set(
     particles, rows = particle_set.particles, output.rows(len(particle_set))
     with on_scratch(particles, rows, output.scratch, reporter) as near:
         particle_set, aligner = chosen_aligner(models, ParticleSet(particle_set.table, near), request)
+        logger.info(f"the network runs on {request.alignment.compute}")
         return write_poses(aligner, particle_set, output, made_with, reporter, finished)
 
 
