@@ -51,7 +51,7 @@ def select_rows(table: ParticleTable, rows: Tensor | np.ndarray | Sequence[int])
 
 
 def with_columns(
-    table: ParticleTable, columns: Mapping[str, np.ndarray | pd.Series | Tensor | Sequence[str]]
+    table: ParticleTable, columns: Mapping[str, np.ndarray | pd.Series | Tensor | Sequence[str | int]]
 ) -> ParticleTable:
     """The same file with particle columns replaced, or appended where they are new."""
     particles = table.particles.copy()
@@ -133,7 +133,7 @@ def format_number(value: float) -> str:
     return text if abs(float(text) - value) <= 1e-6 * abs(value) else f"{value:.9g}"
 
 
-def _formatted(name: str, values: np.ndarray | pd.Series | Tensor | Sequence[str]) -> list[str]:
+def _formatted(name: str, values: np.ndarray | pd.Series | Tensor | Sequence[str | int]) -> list[str]:
     """The text of a column; InputError where a number is NaN or infinite."""
     array = np.asarray(values)
     if array.ndim != 1:
