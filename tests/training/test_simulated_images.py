@@ -131,7 +131,7 @@ def noisy(volume: Volume) -> Particles:
 @pytest.fixture(scope="module")
 def reference(noisy: Particles) -> Reference:
     assert noisy.poses is not None
-    return reference_from_particles(noisy, noisy.poses)
+    return reference_from_particles(noisy)
 
 
 @pytest.mark.parametrize("box", [16, 24, 32, 40])
