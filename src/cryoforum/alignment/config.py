@@ -29,7 +29,7 @@ class AlignmentConfig:
         Copies of each image, turned and mirrored, that the network reads where its orientations are final:
         1, 4 or 8; None: as many as it learned from.
     device, precision
-        Where the network runs, as in `runtime.devices.compute_for`; comparing with a map needs the CPU.
+        Where the network runs, as in `runtime.devices.compute_for`; maps are compared on the CPU.
     search, local_refinement
         Settings that are obeyed as they are; with "auto" faint particles get a finer search.
     """

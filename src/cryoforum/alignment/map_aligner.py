@@ -195,7 +195,7 @@ def _predictions(
 ) -> Predictions:
     """The posterior is that of the image alone; the network's has already chosen where to look.
 
-    The expected error counts the mode itself, at the strength the particle has in its image, and the
+    The expected error counts the mode itself, at the signal scale of the particle in its image, and the
     chance that another mode is the true one.
     """
     covariance = orientation_covariance(refined.information)

@@ -34,7 +34,7 @@ MaxShift = Annotated[
     float | None,
     typer.Option(
         help="Largest shift along x and y that is searched, pixels; "
-        "default: that of the training particles, at least 3."
+        "default: 3, or that of the training particles where the model's own reference says more."
     ),
 ]
 Preset = Annotated[choices.PresetName, typer.Option(help="Settings to start from.")]

@@ -11,7 +11,12 @@ from cryoforum.curation.selection import quantile_threshold, select
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, LAMBDA_MAX, TRACE
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows
 from cryoforum.errors import InputError
-from cryoforum.io.particle_files import check_writable, read_particle_file, write_particle_file
+from cryoforum.io.particle_files import (
+    check_writable,
+    read_particle_file,
+    refuse_unwritable,
+    write_particle_file,
+)
 from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
 
 STATISTICS = {
@@ -72,6 +77,8 @@ def filter_particles(request: FilterRequest) -> tuple[int, int]:
         if path.resolve() in resolved:
             raise InputError(f"expected other names to write to than the input's, found {path}")
     check_writable(table, outputs[0])
+    for path in outputs[1:]:
+        refuse_unwritable(table, path)
     kept = _kept_rows(table, request)
     dropped = torch.ones(len(table), dtype=torch.bool)
     dropped[kept] = False

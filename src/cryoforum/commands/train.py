@@ -210,8 +210,6 @@ def is_unfinished(folder: Path) -> bool:
 def _half_of(particle_set: ParticleSet, half: int, seed: int) -> ParticleSet:
     """One half set, with halves of its own for the half maps of its reference."""
     rows = (checked_half_sets(particle_set.particles, seed) == half).nonzero()[:, 0]
-    if not len(rows):
-        raise InputError(f"expected particles with rlnRandomSubset {half} for --half-set-models, found none")
     own = particle_set.select(rows)
     # Another seed: that of the half sets themselves would put all of one into one half.
     return own.with_half_sets(drawn_half_sets(own.particles.names, seed + WITHIN_A_HALF))

@@ -183,14 +183,18 @@ def write_particle_file(table: ParticleTable, path: Path) -> None:
     format_of_file.write(table, path)
 
 
+def refuse_unwritable(table: ParticleTable, path: Path) -> None:
+    """InputError where the format of ``path`` cannot hold the particles."""
+    _format(path).refuse(table, path)
+
+
 def check_writable(table: ParticleTable, path: Path) -> None:
     """InputError where the format of ``path`` cannot hold the particles; asked before long work.
 
     Columns that it leaves out are logged in one line.
     """
-    format_of_file = _format(path)
-    format_of_file.refuse(table, path)
-    lost = format_of_file.lost(table)
+    refuse_unwritable(table, path)
+    lost = _format(path).lost(table)
     if lost:
         logger.warning(
             f"left out of the {Path(path).suffix} file: {', '.join(lost)}; keep {table.path.name}, too"

@@ -117,7 +117,7 @@ def _compute(description: dict[str, str]) -> Compute:
 
 
 def model_folders(folder: Path) -> tuple[Path, ...]:
-    """The folder itself, or those of its two half models."""
+    """The folder itself, or those of its two half-set models."""
     halves = tuple(Path(folder) / name for name in HALF_FOLDERS)
     if (Path(folder) / DESCRIPTION).exists() or not any(half.is_dir() for half in halves):
         return (Path(folder),)

@@ -68,7 +68,7 @@ def reconstruct(
 
     Parameters
     ----------
-    particles : with poses; without optics the CTF is 1; without subsets the halves are drawn by ``seed``.
+    particles : with poses; without ``ctf`` it is 1; without ``half_sets`` they are drawn by ``seed``.
     independent : whether the poses of the two halves know nothing of each other, passed on.
     progress : called with the number of images of each batch done.
     """

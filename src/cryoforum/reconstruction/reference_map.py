@@ -120,8 +120,8 @@ def noise_of_halves(
 ) -> NoiseModel:
     """Noise and scale of particles with known poses, each compared with the map of the other half.
 
-    That map holds none of the particle's own noise, which would pass for signal. ``subsets`` (m,) are the
-    halves, 1 or 2, of ``rows`` (m,).
+    That map holds none of the particle's own noise, which would pass for signal. ``half_sets`` (m,)
+    are 1 or 2, those of ``rows`` (m,).
     """
     if reference.halves is None or particles.poses is None:
         raise InputError("expected half maps and particles with poses, found none")

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from cryoforum.choices import SCHEDULES
 from cryoforum.config import Config, as_plain_dict
 from cryoforum.dataset.particles import Particles
@@ -160,10 +158,14 @@ def _resumable_state(path: Path | None, made_with: dict[str, Any]) -> dict[str, 
 def _fingerprint(
     particles: Particles, config: Config, split: Split, options: TrainingOptions, compute: Compute
 ) -> dict[str, Any]:
-    """All that makes two trainings the same: settings, seed, device, names, orientations and the split."""
-    digest = hashlib.sha256("\n".join(particles.names).encode())
-    poses = particles.poses.quaternions if particles.poses is not None else torch.empty(0)
-    for values in (poses, split.train, split.validation, split.test):
+    """All that makes two trainings the same, but for the images, which are known by their names."""
+    grid = f"{particles.box} {particles.pixel_size_angstrom}"
+    digest = hashlib.sha256("\n".join([*particles.names, grid]).encode())
+    known = [split.train, split.validation, split.test]
+    known += [] if particles.half_sets is None else [particles.half_sets]
+    known += [] if particles.poses is None else list(vars(particles.poses).values())
+    known += [] if particles.ctf is None else list(vars(particles.ctf).values())
+    for values in known:
         digest.update(values.numpy().tobytes())
     return {
         "config": as_plain_dict(config),

@@ -169,7 +169,7 @@ class Results:
             table = self._rows(entries[entry], threshold)
             return particle_set_of(table, None, self._grid).particles if len(table) else None
 
-        sums = updated_sums(self._out / "sums.npz", list(entries), particles_of)
+        sums = updated_sums(self._out / "sums.npz", list(entries), particles_of, self.count > FIRST_COUNT)
         if sums is None or not all(bool((weight > 0).any()) for weight in sums.weight):
             return {}
         folder = self._out / "map"

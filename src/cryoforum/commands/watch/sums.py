@@ -23,15 +23,17 @@ def updated_sums(
     path: Path,
     wanted: Sequence[str],
     particles_of: Callable[[str], Particles | None],
+    is_settled: bool = True,
 ) -> HalfSums | None:
     """The sums of all ``wanted`` entries, saved in ``path``; None where they hold no particle.
 
     An entry is added once, from the particles that ``particles_of`` it gives (None: no particle counts). Sums
-    that hold anything else cannot be corrected, and begin anew.
+    that hold anything else cannot be corrected, and begin anew; where ``is_settled`` this is news.
     """
     found = load_sums(path)
     if found is not None and not set(found[1]) <= set(wanted):
-        logger.info("particles of the map have changed: it is summed up anew")
+        if is_settled:
+            logger.info("particles of the map have changed: it is summed up anew")
         found = None
     sums, held = (None, []) if found is None else found
     unsaved = 0

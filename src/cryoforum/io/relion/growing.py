@@ -32,7 +32,7 @@ class GrowingStar:
         self._head: ParticleTable | None = None  # optics and columns of what was written, without rows
 
     def rewrite(self, tables: Callable[[], Iterable[ParticleTable]]) -> None:
-        """Write anew all files that a call of ``stars`` gives; it is called twice. No row: no file."""
+        """Write anew all files that a call of ``tables`` gives; it is called twice. No row: no file."""
         head = None
         for table in filter(len, tables()):
             head = select_rows(joined([table] if head is None else [head, table]), [])
