@@ -5,8 +5,8 @@
 
 Prints Markdown. Without --map: 5000 particles of the package's 70S ribosome, 128 px, as in the demonstration.
 With it, `relion_project --ctf --add_noise --white_noise` makes the particles of that map. Half of them train
-a network and make the reference, a third is aligned in every way. Noise and scale are measured on these images,
-as for any user; the bound alone is computed with the truth.
+a network and make the reference, a third is aligned in every way. Noise and scale are measured on these
+images, as for any user; the bound alone is computed with the truth.
 """
 
 import argparse

@@ -296,6 +296,9 @@ def test_bad_options_of_filter(folder: Path) -> None:
     predictions, out = folder / "predictions.star", folder / "kept.star"
     refused(folder, "filter", folder / "particles.star", "--out", out, words=("cryoforumTrace", "predict"))
     refused(folder, "filter", predictions, "--out", out, "--drop-out", out, words=("two files",))
+    other = folder / "dropped.txt"
+    refused(folder, "filter", predictions, "--out", out, "--drop-out", other, words=("dropped.txt", ".star"))
+    assert not out.exists()
     nowhere = folder / "nowhere" / "dropped.star"
     refused(
         folder, "filter", predictions, "--out", out, "--drop-out", nowhere, words=("no folder", "nowhere")
