@@ -2,24 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-Noun = TypeVar("Noun")
+
+@runtime_checkable
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Noun = TypeVar("Noun", bound=_Dataclass)
 
 
 def take(noun: Noun, rows: Tensor) -> Noun:
     """The dataclass with every field indexed by ``rows`` (k,) numbers or (n,) booleans; None stays."""
-    values = (getattr(noun, entry.name) for entry in fields(noun))  # type: ignore[arg-type]
+    values = (getattr(noun, entry.name) for entry in fields(noun))
     return type(noun)(*(None if value is None else value[rows] for value in values))
 
 
 def concatenate(nouns: Sequence[Noun]) -> Noun:
     """Several of one kind as one, in order; a field that is None in the first is None in all."""
     first = nouns[0]
-    names = [entry.name for entry in fields(first)]  # type: ignore[arg-type]
+    names = [entry.name for entry in fields(first)]
     return type(first)(*(_joined([getattr(noun, name) for noun in nouns]) for name in names))
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
@@ -135,7 +135,7 @@ def from_first(make: Callable[[], T]) -> T:
     box = [make() if rank == 0 else None]
     with _together():
         distributed.broadcast_object_list(box, device=torch.device("cpu"))
-    return box[0]  # type: ignore[return-value]
+    return cast(T, box[0])
 
 
 class _Gathered(torch.autograd.Function):
