@@ -17,8 +17,10 @@ from cryoforum.geometry.rotations import (
     relion_euler_to_unitquat,
     rotation_about_view_axis,
     rotmat_to_unitquat,
+    rotvec_to_unitquat,
     unitquat_to_relion_euler,
     unitquat_to_rotmat,
+    unitquat_to_rotvec,
 )
 
 ANGLES = st.floats(-360, 360, allow_nan=False)
@@ -59,13 +61,23 @@ def test_at_the_poles_rot_is_zero() -> None:
         assert psi == pytest.approx(70 if tilt == 0 else -10)
 
 
-def test_matrices_and_quaternions_are_scipys() -> None:
-    quaternions = rotations(50)
-    expected = Rotation.from_quat(quaternions.numpy()).as_matrix()
-    matrices = unitquat_to_rotmat(quaternions)
-    np.testing.assert_allclose(matrices.numpy(), expected, atol=1e-12)
-    back = rotmat_to_unitquat(matrices)
-    torch.testing.assert_close((back * quaternions).sum(-1).abs(), torch.ones(50, dtype=torch.float64))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_matrices_quaternions_and_rotation_vectors_are_scipys(dtype: torch.dtype) -> None:
+    half_turns_and_none = torch.eye(4, dtype=torch.float64)
+    nearly_none = Rotation.from_rotvec([[1e-3, 0, 0], [0, -1e-5, 1e-8], [0, 0, 1e-20]]).as_quat()
+    quaternions = torch.cat([rotations(500), half_turns_and_none, torch.from_numpy(nearly_none)])
+    truth, atol = Rotation.from_quat(quaternions.numpy()), 1e-6 if dtype == torch.float32 else 1e-14
+    for sign in (1, -1):
+        matrices = unitquat_to_rotmat(sign * quaternions.to(dtype))
+        np.testing.assert_allclose(matrices.numpy(), truth.as_matrix(), atol=atol)
+        vectors = unitquat_to_rotvec(sign * quaternions.to(dtype)).double()
+        back = Rotation.from_rotvec(vectors.numpy())
+        assert (back.inv() * truth).magnitude().max() < 4 * atol
+        assert vectors.norm(dim=-1).max() <= math.pi + atol
+    for found in (rotmat_to_unitquat(matrices), rotvec_to_unitquat(vectors.to(dtype))):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double().norm(dim=-1), torch.ones(len(found)).double())
+        assert (Rotation.from_quat(found.numpy()).inv() * truth).magnitude().max() < 4 * atol
 
 
 def test_compose_is_the_matrix_product_and_inverse_undoes_it() -> None:
