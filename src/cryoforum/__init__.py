@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same
     from cryoforum.molecules.structures import load_structure
     from cryoforum.network.model import TrainedModel
     from cryoforum.network.model_folder import load_model, save_model
-    from cryoforum.network.predict import matched_to_model, predict
+    from cryoforum.network.predict import predict, resampled_to_model
     from cryoforum.reconstruction.fsc import fsc_curve
     from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
     from cryoforum.reconstruction.reference_map import (
@@ -79,7 +79,7 @@ _HOMES = {
     "TrainedModel": "network.model",
     "load_model": "network.model_folder",
     "save_model": "network.model_folder",
-    "matched_to_model": "network.predict",
+    "resampled_to_model": "network.predict",
     "predict": "network.predict",
     "fsc_curve": "reconstruction.fsc",
     "ReconstructionConfig": "reconstruction.inversion",
@@ -129,7 +129,7 @@ __all__ = [
     "load_particle_set",
     "load_reference",
     "load_structure",
-    "matched_to_model",
+    "resampled_to_model",
     "orientation_errors",
     "predict",
     "prediction_columns",

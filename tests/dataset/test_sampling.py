@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from cryoforum.dataset.sampling import has_usual_contrast, spread_rows
+from cryoforum.dataset.sampling import evenly_spaced_rows, has_usual_contrast
 
 
 def test_rows_are_spread_from_the_first_to_the_last() -> None:
-    assert spread_rows(5, 10).tolist() == [0, 1, 2, 3, 4]
-    rows = spread_rows(100_000_001, 1000)
+    assert evenly_spaced_rows(5, 10).tolist() == [0, 1, 2, 3, 4]
+    rows = evenly_spaced_rows(100_000_001, 1000)
     assert len(rows) == 1000 and rows[0] == 0 and rows[-1] == 100_000_000
     assert int(rows.diff().max() - rows.diff().min()) <= 1
 

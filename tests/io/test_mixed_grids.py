@@ -23,7 +23,7 @@ from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model_folder import load_model
-from cryoforum.network.predict import check_compatible, matched_to_model
+from cryoforum.network.predict import check_compatible, resampled_to_model
 
 COARSE, FINE = ImageGrid(32, 11.2), ImageGrid(48, 7.0)
 MANY, FEW = 90, 60
@@ -146,13 +146,13 @@ def test_particles_in_memory_are_matched_to_a_model(folder: Path, tmp_path: Path
     model = load_model(untrained_model(COARSE.box, COARSE.pixel_size_angstrom, tmp_path / "model"))
     fine = particles_from_table(read_star(folder / "few_fine" / "particles.star"))
     with pytest.raises(
-        ValueError, match="expects particles of 32 px and 11.2 Å/px, found 48 px .*matched_to_model"
+        ValueError, match="expects particles of 32 px and 11.2 Å/px, found 48 px .*resampled_to_model"
     ):
         check_compatible(model, fine)
-    found = matched_to_model(fine, model)
+    found = resampled_to_model(fine, model)
     check_compatible(model, found)
     assert found.poses is fine.poses and found.images[torch.arange(2)].shape == (2, 32, 32)
-    assert matched_to_model(found, model) is found
+    assert resampled_to_model(found, model) is found
 
 
 def test_a_wrong_slice_of_a_mixture_is_named_with_its_row(folder: Path, tmp_path: Path) -> None:

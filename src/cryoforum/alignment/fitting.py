@@ -17,7 +17,7 @@ from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.alignment.map_aligner import MapAligner, SearchedMap
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
-from cryoforum.dataset.sampling import has_usual_contrast, spread_rows
+from cryoforum.dataset.sampling import evenly_spaced_rows, has_usual_contrast
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.imaging.fft import frequency_points
@@ -225,7 +225,7 @@ def _other_maps(voxels: Tensor) -> Iterator[tuple[Tensor, str]]:
 def _sample(particles: Particles) -> Tensor:
     """Rows spread evenly over the particles, without images that are far stronger than the others."""
     size = min(max(len(particles) // 8, SMALLEST_SAMPLE), LARGEST_SAMPLE)
-    rows = spread_rows(len(particles), size)
+    rows = evenly_spaced_rows(len(particles), size)
     variance = torch.cat([particles.images[part].var(dim=(1, 2)) for part in rows.split(BATCH_SIZE)])
     return rows[has_usual_contrast(variance)]
 

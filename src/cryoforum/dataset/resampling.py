@@ -41,19 +41,19 @@ class ResampledImages:
 
     @property
     def identity(self) -> str:
-        """Text that changes with the stacks or the sampling."""
+        """Text that changes with the stacks or the grid."""
         return f"{getattr(self.source, 'identity', '')} {self.matrix.shape} {self.matrix[0, :2].tolist()}"
 
 
 def resampled(images: Images, old: ImageGrid, new: ImageGrid) -> Images:
-    """The images (n, box, box) at another sampling; themselves where it is the same."""
+    """The images (n, box, box) on another grid; themselves where it is the same."""
     if old.is_same(new):
         return images
     return ResampledImages(images, resampling_matrix(old, new).float())
 
 
 def resampling_matrix(old: ImageGrid, new: ImageGrid) -> Tensor:
-    """Weights (new box, old box), float64, by which pixels at the new sampling follow from the old ones.
+    """Weights (new box, old box), float64, by which pixels of the new grid follow from the old ones.
 
     Trigonometric interpolation of the periodic image (where the new box is the wider one: of the image and
     its mirror images), without frequencies at or beyond either Nyquist frequency.

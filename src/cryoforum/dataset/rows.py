@@ -23,13 +23,16 @@ def take(noun: Noun, rows: Tensor) -> Noun:
 
 
 def concatenate(nouns: Sequence[Noun]) -> Noun:
-    """Several of one kind as one, in order; a field that is None in the first is None in all."""
+    """Several of one kind as one, in order; a field is None in all or in none."""
     first = nouns[0]
     names = [entry.name for entry in fields(first)]
     return type(first)(*(_joined([getattr(noun, name) for noun in nouns]) for name in names))
 
 
 def _joined(values: Sequence[Any]) -> Any:
-    if values[0] is None:
+    absent = [value is None for value in values]
+    if any(absent):
+        if not all(absent):
+            raise ValueError(f"expected a field in all of {len(values)} parts or in none, found it in some")
         return None
     return torch.cat(list(values)) if isinstance(values[0], Tensor) else concatenate(values)

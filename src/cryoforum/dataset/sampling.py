@@ -8,7 +8,7 @@ from cryoforum.errors import InputError
 OUTLIER_VARIANCE = 10.0  # of an image over the median: ice or metal, which would pass for everyone's noise
 
 
-def spread_rows(count: int, most: int) -> Tensor:
+def evenly_spaced_rows(count: int, most: int) -> Tensor:
     """At most ``most`` of ``count`` rows, (m,) int64, spread evenly from the first to the last."""
     return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).round().long()
 

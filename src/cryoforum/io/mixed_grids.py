@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 class _Part:
     """Rows (k,) of a table whose images have one box and pixel size."""
 
-    sampling: ImageGrid
+    grid: ImageGrid
     rows: np.ndarray
 
 
@@ -45,45 +45,45 @@ def images_on_one_grid(
     parts = _parts(box_of, groups, pixel_sizes)
     target = _target(parts, wanted)
     if wanted is not None:
-        parts = [replace(p, sampling=target) if p.sampling.is_near(wanted) else p for p in parts]
+        parts = [replace(p, grid=target) if p.grid.is_near(wanted) else p for p in parts]
     for part in parts:
-        if not part.sampling.is_same(target):
+        if not part.grid.is_same(target):
             logger.warning(
-                f"{len(part.rows)} of {len(groups)} particles are resampled from {part.sampling} to {target}"
+                f"{len(part.rows)} of {len(groups)} particles are resampled from {part.grid} to {target}"
             )
     if len(parts) == 1:
-        return resampled(images_of(parts[0].rows), parts[0].sampling, target), target
+        return resampled(images_of(parts[0].rows), parts[0].grid, target), target
     part_of_row, row_in_part = torch.empty(2, len(groups), dtype=torch.long)
     images = []
     for number, part in enumerate(parts):
         part_of_row[part.rows] = number
         row_in_part[part.rows] = torch.arange(len(part.rows))
-        images.append(resampled(_part_of_images(images_of, part.rows), part.sampling, target))
+        images.append(resampled(_part_of_images(images_of, part.rows), part.grid, target))
     return JoinedImages(tuple(images), part_of_row, row_in_part), target
 
 
 def _parts(box_of: Callable[[int], int], groups: np.ndarray, pixel_sizes: np.ndarray) -> list[_Part]:
-    """The rows of each sampling, in order."""
+    """The rows of each grid, in order."""
     keys, first, key_of_row = np.unique(
         np.stack([groups, pixel_sizes], axis=-1), axis=0, return_index=True, return_inverse=True
     )
-    samplings: list[ImageGrid] = []
-    sampling_of_key = []
+    grids: list[ImageGrid] = []
+    grid_of_key = []
     for (_, pixel_size), row in zip(keys.tolist(), first, strict=True):
         box = box_of(int(row))
         found = ImageGrid(box, pixel_size)
-        same = [number for number, known in enumerate(samplings) if known.is_same(found)]
-        sampling_of_key.append(same[0] if same else len(samplings))
-        samplings += [] if same else [found]
-    sampling_of_row = np.array(sampling_of_key)[key_of_row.reshape(-1)]
-    return [_Part(known, np.flatnonzero(sampling_of_row == at)) for at, known in enumerate(samplings)]
+        same = [number for number, known in enumerate(grids) if known.is_same(found)]
+        grid_of_key.append(same[0] if same else len(grids))
+        grids += [] if same else [found]
+    grid_of_row = np.array(grid_of_key)[key_of_row.reshape(-1)]
+    return [_Part(known, np.flatnonzero(grid_of_row == at)) for at, known in enumerate(grids)]
 
 
 def _target(parts: Sequence[_Part], wanted: ImageGrid | None) -> ImageGrid:
-    fitting = [part for part in parts if wanted is None or part.sampling.is_near(wanted)]
+    fitting = [part for part in parts if wanted is None or part.grid.is_near(wanted)]
     if wanted is not None and not fitting:
         return wanted
-    return max(fitting, key=lambda part: len(part.rows)).sampling
+    return max(fitting, key=lambda part: len(part.rows)).grid
 
 
 def _part_of_images(images_of: Callable[[np.ndarray], LazyImages], rows: np.ndarray) -> LazyImages:

@@ -39,7 +39,7 @@ def predict(
     ----------
     model : TrainedModel
     particles : Particles
-        Of the model's box and pixel size; see `matched_to_model`.
+        Of the model's box and pixel size; see `resampled_to_model`.
     tta : int, optional
         Test-time augmentation: how many turned and mirrored copies of each image the network reads, 1, 4
         or 8; `best_tta` by default. Eight cost eight times the work; their mean errs by about a fifth less.
@@ -134,7 +134,7 @@ def grid_of(model: TrainedModel) -> ImageGrid:
     return ImageGrid(model.box, model.pixel_size_angstrom)
 
 
-def matched_to_model(particles: Particles, model: TrainedModel) -> Particles:
+def resampled_to_model(particles: Particles, model: TrainedModel) -> Particles:
     """The particles at the model's box and pixel size, resampled as they are read; poses stay.
 
     Particles stay as they are where boxes are equal and pixel sizes within 1 %.
@@ -152,5 +152,5 @@ def check_compatible(model: TrainedModel, particles: Particles) -> None:
     if not found.is_near(grid_of(model)):
         raise InputError(
             f"the model expects particles of {grid_of(model)}, found {found}; bring them to that with "
-            "matched_to_model"
+            "resampled_to_model"
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
-from cryoforum.dataset.sampling import spread_rows
+from cryoforum.dataset.sampling import evenly_spaced_rows
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError
 from cryoforum.imaging.masks import soft_mask
@@ -238,5 +238,5 @@ def reference_from_particles(
     config = ReconstructionConfig(symmetry=symmetry)
     maps = reconstruct(replace(particles, half_sets=half_sets), config, progress=progress)
     reference = with_origin_reach(reference_from_half_maps(maps, symmetry), particles.poses)
-    rows = spread_rows(len(particles), NOISE_SAMPLE)
+    rows = evenly_spaced_rows(len(particles), NOISE_SAMPLE)
     return with_noise(reference, noise_of_halves(reference, particles, rows, half_sets[rows]))

@@ -11,6 +11,7 @@ from enum import StrEnum
 from torch import Tensor
 
 from cryoforum.commands.check.alternatives import other_interpretations
+from cryoforum.commands.check.estimated_ctf import estimated_ctf
 from cryoforum.commands.check.interpretations import (
     Interpretation,
     Sample,
@@ -20,7 +21,6 @@ from cryoforum.commands.check.interpretations import (
     support_by_maps_of,
 )
 from cryoforum.commands.check.map_comparison import skewness
-from cryoforum.commands.check.own_defocus import own_defocus
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
@@ -207,7 +207,7 @@ def _compared(
 
 
 def _undescribed_defocus(sample: Sample, adopted: Support) -> float | None:
-    found = own_defocus(sample, adopted)
+    found = estimated_ctf(sample, adopted)
     with_ctf, without = (replace(adopted, gains=gains) for gains in (found.gains_with, found.gains_without))
     outcome = _alternative("", with_ctf, without).outcome
     return found.median_angstrom if outcome is Outcome.BETTER else None

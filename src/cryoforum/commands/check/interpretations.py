@@ -14,7 +14,7 @@ from torch import Tensor
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.poses import Poses
-from cryoforum.dataset.sampling import has_usual_contrast, spread_rows
+from cryoforum.dataset.sampling import evenly_spaced_rows, has_usual_contrast
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, inverse
@@ -122,7 +122,7 @@ def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: in
     """At most ``count`` particles with poses, spread evenly over the file, without far stronger images."""
     if particles.poses is None:
         raise InputError("expected particles with poses, found none")
-    rows = spread_rows(len(particles), count)
+    rows = evenly_spaced_rows(len(particles), count)
     box = min(LARGEST_BOX, particles.box)
     points = frequency_points(box, box // 2 - 2)
     parts, variances = [], []

@@ -29,7 +29,7 @@ LEAST_MEAN_CTF = 0.1  # of a shell, below which the map made without a CTF holds
 
 
 @dataclass(frozen=True)
-class OwnDefocus:
+class EstimatedCtf:
     """The defocus that the images themselves imply.
 
     Attributes
@@ -45,7 +45,7 @@ class OwnDefocus:
     median_angstrom: float
 
 
-def own_defocus(sample: Sample, plain: Support) -> OwnDefocus:
+def estimated_ctf(sample: Sample, plain: Support) -> EstimatedCtf:
     """Give each particle a defocus, and compare with no CTF.
 
     Parameters
@@ -78,7 +78,7 @@ def own_defocus(sample: Sample, plain: Support) -> OwnDefocus:
         )
         found = support(replace(judging, ctf=_ctf_parameters(defocus)), interpretation)
         scale = torch.ones(shells)
-    return OwnDefocus(without, found.gains, float(defocus.median()))
+    return EstimatedCtf(without, found.gains, float(defocus.median()))
 
 
 def _ctf_parameters(defocus_angstrom: Tensor) -> CtfParameters:
