@@ -330,12 +330,15 @@ def test_relion_reconstructs_the_same_map_from_every_format(relion: Path, two_gr
     convert(two_groups, "--relion", "3.0", "--out", folder / "old.star", "--overwrite")
     expected = relion_map(relion, two_groups, folder / "expected.mrc")
     # RELION leaves out what falls on the other side of a threshold, so that 1e-5 degrees, the precision of
-    # cryoSPARC's poses, change a map of 40 particles a little; with the very same angles nothing changes.
+    # cryoSPARC's poses, change a map of 40 particles a little (turned shifts: correlation 0.74); with the very
+    # same angles nothing changes.
     same_angles = {name: read_star(two_groups).particles[name].tolist() for name in ANGLE_COLUMNS}
     write_star(with_columns(read_star(folder / "from_cs.star"), same_angles), folder / "same_angles.star")
-    for name, tolerance in (("from_cs.star", 0.2), ("same_angles.star", 1e-5), ("old.star", 1e-5)):
+    for name in ("same_angles.star", "old.star"):
         found = relion_map(relion, folder / name, folder / "found.mrc")
-        assert np.abs(found - expected).max() < tolerance * expected.std(), name
+        assert np.abs(found - expected).max() < 1e-5 * expected.std(), name
+    found = relion_map(relion, folder / "from_cs.star", folder / "found.mrc")
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.98
 
 
 def test_relion_handles_what_comes_from_cryosparc(relion: Path, tmp_path: Path) -> None:
