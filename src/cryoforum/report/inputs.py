@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from cryoforum.curation.selection import select
+from cryoforum.dataset import columns as c
 from cryoforum.dataset.particle_table import ParticleTable, number_column
 from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
 from cryoforum.dataset.poses import Poses
@@ -18,10 +19,9 @@ from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import poses_from_table
 
 DEFAULT_KEPT_SHARE = 0.75
-CRAMER_RAO_BOUND, ORIGIN_ERROR = "cryoforumBoundDeg", "cryoforumOriginErrorAngst"
 STATISTICS = (
-    *("cryoforumLambdaMax", "cryoforumTrace", CRAMER_RAO_BOUND, "cryoforumExpectedErrorDeg"),
-    *(ORIGIN_ERROR, "cryoforumSignalScale", "cryoforumLogLikelihoodGain"),
+    *(c.LAMBDA_MAX, c.TRACE, c.CRAMER_RAO_BOUND, c.EXPECTED_ERROR),
+    *(c.ORIGIN_ERROR, c.SIGNAL_SCALE, c.LOG_LIKELIHOOD_GAIN),
 )
 
 
@@ -51,7 +51,7 @@ class PredictedPoses:
     @property
     def bound_rad(self) -> np.ndarray | None:
         """(n,) Cramér-Rao lower bound of the root mean square error; None where no pose was refined."""
-        bound_deg = self.columns.get(CRAMER_RAO_BOUND)
+        bound_deg = self.columns.get(c.CRAMER_RAO_BOUND)
         return None if bound_deg is None else np.deg2rad(bound_deg)
 
     def errors_rad(self, poses: Poses | None) -> np.ndarray | None:
@@ -126,7 +126,7 @@ def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any
     table, poses = _table_with_poses(path)
     found = {name: number_column(table, name) for name in STATISTICS}
     columns = {name: values for name, values in found.items() if values is not None}
-    kept = _kept(folder / "kept.star", table, columns.get("cryoforumTrace"), summary)
+    kept = _kept(folder / "kept.star", table, columns.get(c.TRACE), summary)
     return PredictedPoses(
         poses=poses,
         true_poses=_poses_of(folder / "truth.star", table),
@@ -184,10 +184,10 @@ def _poses_of(path: Path, predictions: ParticleTable) -> Poses | None:
     if not path.is_file():
         return None
     table, poses = _table_with_poses(path)
-    names = pd.Index(table.particles["rlnImageName"])
+    names = pd.Index(table.particles[c.IMAGE_NAME])
     if not names.is_unique:
-        raise InputError(f"{path}: an rlnImageName occurs twice; remove the duplicates")
-    wanted = predictions.particles["rlnImageName"]
+        raise InputError(f"{path}: an {c.IMAGE_NAME} occurs twice; remove the duplicates")
+    wanted = predictions.particles[c.IMAGE_NAME]
     rows = names.get_indexer(wanted)
     if (rows < 0).any():
         missing = int((rows < 0).argmax())
@@ -203,8 +203,8 @@ def _kept(
 ) -> np.ndarray | None:
     """(n,) bool: the predictions that were kept; None where neither kept.star nor tr Λ is there."""
     if path.is_file():
-        names = read_particle_file(path).particles["rlnImageName"]
-        kept = predictions.particles["rlnImageName"].isin(names).to_numpy()
+        names = read_particle_file(path).particles[c.IMAGE_NAME]
+        kept = predictions.particles[c.IMAGE_NAME].isin(names).to_numpy()
         if not kept.any():
             raise InputError(f"{path}: expected particles of {predictions.path}, found none of them")
         return kept
@@ -213,6 +213,11 @@ def _kept(
     errors, share = summary.get("errors", {}), DEFAULT_KEPT_SHARE
     if "all" in errors and "kept" in errors:
         share = errors["kept"]["count"] / errors["all"]["count"]
-    kept = np.zeros(len(trace), dtype=bool)
-    kept[select(torch.from_numpy(trace), share).numpy()] = True
-    return kept
+    return most_certain(trace, share)
+
+
+def most_certain(trace: np.ndarray, share: float) -> np.ndarray:
+    """(n,) bool: the ``share`` of the particles with the most negative ``trace`` (n,)."""
+    chosen = np.zeros(len(trace), dtype=bool)
+    chosen[select(torch.from_numpy(trace), share).numpy()] = True
+    return chosen
