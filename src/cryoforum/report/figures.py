@@ -1,6 +1,6 @@
 """The figures of the report. Every function takes arrays and returns SVG text; angles come in radians."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -132,28 +132,28 @@ def error_histogram(kept_rad: np.ndarray, dropped_rad: np.ndarray) -> str:
         return svg(axes.figure, f"Histograms of orientation errors; {', '.join(labels)}")
 
 
-def error_against_bound(
-    bound_rad: np.ndarray, errors_rad: np.ndarray, network_errors_rad: np.ndarray | None
-) -> str:
-    """Error of each particle against its own Cramér-Rao lower bound, with the line where they are equal."""
+def error_against_bound(bound_rad: np.ndarray, errors_rad: dict[str, np.ndarray]) -> str:
+    """Error of each particle against its own Cramér-Rao lower bound, with the line where they are equal.
+
+    ``errors_rad`` (n,) are those of "refined" poses and, where known, of the "network alone".
+    """
     bound, rows = error_degrees(bound_rad), drawn_rows(len(bound_rad))
-    groups = [("network alone", network_errors_rad, ORANGE), ("refined", errors_rad, BLUE)]
+    colours = {"network alone": ORANGE, "refined": BLUE}
     with plot() as axes:
-        for name, values, colour in groups:
-            if values is not None:
-                draw_points(axes, bound[rows], error_degrees(values[rows]), colour, name, count=len(bound))
+        for name, values in errors_rad.items():
+            draw_points(axes, bound[rows], error_degrees(values[rows]), colours[name], name, count=len(bound))
         ends = np.array([bound.min(), bound.max()])
         axes.plot(ends, ends, color=INK, linewidth=1.1, linestyle=DASHED, label="error = lower bound")
         label_logarithmic(axes, x=True, y=True)
         legend_above(axes)
         finish(axes, "Cramér-Rao lower bound (°)", "error (°)")
-        above = np.mean(errors_rad > bound_rad)
+        above = np.mean(errors_rad["refined"] > bound_rad)
         alt = f"Error against Cramér-Rao lower bound; {above:.0%} of the refined poses lie above it"
         return svg(axes.figure, alt)
 
 
 def histograms(
-    groups: dict[str, np.ndarray | None],
+    groups: Mapping[str, np.ndarray | None],
     quantity: str,
     unit: str = "",
     ideal: Callable[[np.ndarray], np.ndarray] | None = None,

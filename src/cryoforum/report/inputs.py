@@ -54,18 +54,19 @@ class PredictedPoses:
         bound_deg = self.columns.get(c.CRAMER_RAO_BOUND)
         return None if bound_deg is None else np.deg2rad(bound_deg)
 
-    def errors_rad(self, poses: Poses | None) -> np.ndarray | None:
+    def errors_rad(self, poses: Poses) -> np.ndarray:
         """(n,) geodesic distances of ``poses`` to the nearest equivalent of the true ones."""
-        if poses is None or self.true_poses is None:
-            return None
-        true = self.true_poses.quaternions
-        return orientation_errors(poses.quaternions, true, self.symmetry).numpy()
+        return orientation_errors(poses.quaternions, self._truth.quaternions, self.symmetry).numpy()
 
-    def shift_errors_angstrom(self, poses: Poses | None) -> np.ndarray | None:
-        """(n,) distances of the origins to the true ones; None where the origins were not refined."""
-        if poses is None or self.true_poses is None or self.bound_rad is None:
-            return None
-        return np.linalg.norm(poses.shifts_angstrom - self.true_poses.shifts_angstrom, axis=1)
+    def shift_errors_angstrom(self, poses: Poses) -> np.ndarray:
+        """(n,) distances of the origins of ``poses`` to the true ones."""
+        return np.linalg.norm(poses.shifts_angstrom - self._truth.shifts_angstrom, axis=1)
+
+    @property
+    def _truth(self) -> Poses:
+        if self.true_poses is None:
+            raise InputError("expected true poses, found none")
+        return self.true_poses
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -148,27 +149,29 @@ def accuracy_numbers(summary: dict[str, Any], predictions: PredictedPoses | None
     """
     if "errors" in summary:
         return {name: summary.get(name) or {} for name in ("errors", "shift_errors", "bound")}
-    result: dict[str, Any] = {"errors": {}, "shift_errors": {}, "bound": {}}
     if predictions is None or predictions.true_poses is None:
-        return result
-    groups = {
-        name: (predictions.errors_rad(poses), predictions.shift_errors_angstrom(poses))
-        for name, poses in (("network", predictions.network_poses), ("all", predictions.poses))
+        return {"errors": {}, "shift_errors": {}, "bound": {}}
+    named = {"network": predictions.network_poses, "all": predictions.poses}
+    known = {group: poses for group, poses in named.items() if poses is not None}
+    errors = {group: predictions.errors_rad(poses) for group, poses in known.items()}
+    shifts: dict[str, np.ndarray] = {}
+    bound: dict[str, float] = {}
+    if predictions.bound_rad is not None:  # without it the origins were not refined
+        shifts = {group: predictions.shift_errors_angstrom(poses) for group, poses in known.items()}
+        bound["median_deg"] = float(np.rad2deg(np.median(predictions.bound_rad)))
+        bound["median_error_over_bound"] = float(np.median(errors["all"] / predictions.bound_rad))
+    for measured in (errors, shifts):
+        if measured and predictions.kept is not None:
+            measured["kept"] = measured["all"][predictions.kept]
+    return {
+        "errors": {
+            group: summarise_errors(torch.from_numpy(values)).to_dict() for group, values in errors.items()
+        },
+        "shift_errors": {
+            group: {"median_angstrom": float(np.median(values))} for group, values in shifts.items()
+        },
+        "bound": bound,
     }
-    errors, shifts = groups["all"]
-    if predictions.kept is not None and errors is not None:
-        groups["kept"] = (errors[predictions.kept], None if shifts is None else shifts[predictions.kept])
-    for group, (errors_rad, errors_angstrom) in groups.items():
-        if errors_rad is not None:
-            result["errors"][group] = summarise_errors(torch.from_numpy(errors_rad)).to_dict()
-        if errors_angstrom is not None:
-            result["shift_errors"][group] = {"median_angstrom": float(np.median(errors_angstrom))}
-    if predictions.bound_rad is not None and errors is not None:
-        result["bound"] = {
-            "median_deg": float(np.rad2deg(np.median(predictions.bound_rad))),
-            "median_error_over_bound": float(np.median(errors / predictions.bound_rad)),
-        }
-    return result
 
 
 def _table_with_poses(path: Path) -> tuple[ParticleTable, Poses]:

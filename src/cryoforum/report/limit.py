@@ -6,7 +6,6 @@ import numpy as np
 from scipy.special import gammainc
 
 from cryoforum.dataset import columns as c
-from cryoforum.errors import InputError
 from cryoforum.report import figures
 from cryoforum.report.inputs import PredictedPoses
 from cryoforum.report.layout import Exhibit, Panel, Section
@@ -40,18 +39,16 @@ def limit_section(predictions: PredictedPoses | None) -> Section | None:
 def _limit_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibit:
     """With a truth: error against bound, their ratio, and shifts, each beside a perfect estimator."""
     named = {"network alone": predictions.network_poses, "refined": predictions.poses}
-    errors = {name: predictions.errors_rad(poses) for name, poses in named.items()}
-    shifts = {name: predictions.shift_errors_angstrom(poses) for name, poses in named.items()}
-    if errors["refined"] is None:
-        raise InputError("expected true poses, found none")
-    ratios = {name: None if values is None else values / bound_rad for name, values in errors.items()}
+    known = {name: poses for name, poses in named.items() if poses is not None}
+    errors = {name: predictions.errors_rad(poses) for name, poses in known.items()}
+    shifts = {name: predictions.shift_errors_angstrom(poses) for name, poses in known.items()}
+    ratios = {name: values / bound_rad for name, values in errors.items()}
     origin_bound = predictions.columns.get(c.ORIGIN_ERROR)
     ideal = None if origin_bound is None else partial(shift_distribution, rms_angstrom=origin_bound)
-    against_bound = figures.error_against_bound(bound_rad, errors["refined"], errors["network alone"])
-    beside_bound = figures.histograms(ratios, "error ÷ lower bound", ideal=ratio_distribution)
+    beside_ideal = figures.histograms(ratios, "error ÷ lower bound", ideal=ratio_distribution)
     panels = (
-        Panel("Error against lower bound", against_bound),
-        Panel("Error ÷ lower bound", beside_bound),
+        Panel("Error against lower bound", figures.error_against_bound(bound_rad, errors)),
+        Panel("Error ÷ lower bound", beside_ideal),
         Panel("Shift errors", figures.histograms(shifts, "shift error", " Å", ideal)),
     )
     caption = (

@@ -114,8 +114,7 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
             "overall rotation of the map."
         )
         exhibits.append(Exhibit(panels, caption, columns=len(panels)))
-    errors = predictions.errors_rad(predictions.poses)
-    exhibits += [] if errors is None else _certainty_exhibits(predictions, errors)
+    exhibits += _certainty_exhibits(predictions, predictions.errors_rad(predictions.poses))
     text = (
         "Errors are geodesic angles between predicted and true orientation: the angle of the rotation that "
         "turns one into the other."
