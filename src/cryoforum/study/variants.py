@@ -1,5 +1,6 @@
 """The runs of the studies: every variant is a few settings on top of a base, at one of two scales."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,9 +75,7 @@ class Run:
     def name(self) -> str:
         """File name of its results."""
         words = f"{self.study}-{self.block}-{self.label}".lower()
-        return (
-            "".join(c if c.isalnum() or c in "-." else "_" for c in words) + f"-{self.scale}-seed{self.seed}"
-        )
+        return re.sub(r"[^\w.-]", "_", words) + f"-{self.scale}-seed{self.seed}"
 
 
 # Table 1 in its four blocks; the first of each is what the paper proposes. All change the base in one place.
