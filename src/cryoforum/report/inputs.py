@@ -125,8 +125,7 @@ def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any
     if not path.is_file():
         return None
     table, poses = _table_with_poses(path)
-    found = {name: number_column(table, name) for name in STATISTICS}
-    columns = {name: values for name, values in found.items() if values is not None}
+    columns = {name: values for name in STATISTICS if (values := number_column(table, name)) is not None}
     kept = _kept(folder / "kept.star", table, columns.get(c.TRACE), summary)
     return PredictedPoses(
         poses=poses,
@@ -164,12 +163,8 @@ def accuracy_numbers(summary: dict[str, Any], predictions: PredictedPoses | None
         if measured and predictions.kept is not None:
             measured["kept"] = measured["all"][predictions.kept]
     return {
-        "errors": {
-            group: summarise_errors(torch.from_numpy(values)).to_dict() for group, values in errors.items()
-        },
-        "shift_errors": {
-            group: {"median_angstrom": float(np.median(values))} for group, values in shifts.items()
-        },
+        "errors": {group: summarise_errors(torch.from_numpy(own)).to_dict() for group, own in errors.items()},
+        "shift_errors": {group: {"median_angstrom": float(np.median(own))} for group, own in shifts.items()},
         "bound": bound,
     }
 

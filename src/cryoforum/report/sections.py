@@ -101,13 +101,13 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
         named = {"Network alone": predictions.network_poses, "Refined": predictions.poses}
         if predictions.bound_rad is None:
             named = {"Distances between pairs": predictions.poses}
-        distances = {
-            name: pair_distances(poses.quaternions, predictions.symmetry)
-            for name, poses in (named | {"true": predictions.true_poses}).items()
+        symmetry = predictions.symmetry
+        true = pair_distances(predictions.true_poses.quaternions, symmetry)
+        panels = [
+            Panel(name, figures.pairwise_density(true, pair_distances(poses.quaternions, symmetry)))
+            for name, poses in named.items()
             if poses is not None
-        }
-        true = distances.pop("true")
-        panels = [Panel(name, figures.pairwise_density(true, found)) for name, found in distances.items()]
+        ]
         caption = (
             "Random pairs of particles: the angle between their true orientations, and the angle between "
             "the predicted ones. Perfect orientations lie on the dashed line, whatever the "
