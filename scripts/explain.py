@@ -141,16 +141,13 @@ def column(table: ParticleTable, name: str) -> np.ndarray:
 def problem(demo: Demo) -> Picture:
     """How the image of one particle comes about, the one farthest from the centre of its box."""
     row = _shown_row(demo)
-    stages = _stages(demo, row)
-    figure = Figure(figsize=(WIDTH_INCHES, STRIP_INCHES), layout="constrained")
-    titles = (
+    titles = [
         "the molecule\nfrom one side",
         "through the\nmicroscope",
         "off centre",
         "with noise:\nthe particle",
-    )
-    for axes, image, title in zip(figure.subplots(1, 4), stages, titles, strict=True):
-        show(axes, image, title)
+    ]
+    figure = strip(_stages(demo, row), titles)
     for axes in figure.axes[:3]:
         for line in (axes.axvline, axes.axhline):
             line(demo.test.box // 2, color=ORANGE, linewidth=1)
@@ -199,11 +196,27 @@ def network_input(demo: Demo) -> Picture:
     cutoffs = low_pass_cutoffs(settings.box)[-2:]
     images = [channels[-1], channels[-3], channels[-2], seen(clean)[0]]
     titles = [f"network input\n{settings.box} px", *(f"low-passed\nto {extent / u:.0f} Å" for u in cutoffs)]
-    figure = Figure(figsize=(WIDTH_INCHES, STRIP_INCHES), layout="constrained")
     titles.append("the same input\nwithout noise")
+    return strip(images, titles), {"low_pass_angstrom": [extent / u for u in low_pass_cutoffs(settings.box)]}
+
+
+def strip(images: list[Tensor], titles: list[str]) -> Figure:
+    """Four grey images side by side."""
+    figure = new_figure(STRIP_INCHES)
     for axes, image, title in zip(figure.subplots(1, 4), images, titles, strict=True):
         show(axes, image, title)
-    return figure, {"low_pass_angstrom": [extent / u for u in low_pass_cutoffs(settings.box)]}
+    return figure
+
+
+def new_figure(height_inches: float) -> Figure:
+    """An empty picture, as wide as all are."""
+    return Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
+
+
+def legend_below(figure: Figure, columns: int) -> None:
+    """One legend for all axes, of what the first of them shows."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def show(axes: Axes, image: Tensor, title: str, limit: float | None = None) -> None:
@@ -221,15 +234,14 @@ def belief_on_the_sphere(demo: Demo) -> Picture:
     rows = {
         kind: _typical(demo, group) for kind, group in (("sure", order[:size]), ("unsure", order[-size:]))
     }
-    figure = Figure(figsize=(WIDTH_INCHES, 3.6), layout="constrained")
+    figure = new_figure(3.6)
     facts: dict[str, Any] = {}
     for axes, (kind, row) in zip(figure.subplots(1, 2), rows.items(), strict=True):
         expected, found = (float(values["single"][row]) for values in (demo.expected, demo.found))
         _draw_cap(axes, density_of(demo, row), demo.truth.quaternions[row])
         axes.set_title(f"{kind}: expects to be {expected:.1f}° off, is {found:.1f}° off")
         facts[kind] = {"image": demo.test.names[row], "expected_deg": expected, "found_deg": found}
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    legend_below(figure, columns=3)
     return figure, facts
 
 
@@ -303,7 +315,7 @@ def several_modes(demo: Demo) -> Picture:
     bingham = nearest_bingham(grid, share)
     modes = _two_modes(grid, share)
     centre = float(np.angle(sum(np.exp(1j * _sky_position(mode)[0]) for mode, _ in modes)))
-    figure = Figure(figsize=(WIDTH_INCHES, 2.15), layout="constrained")
+    figure = new_figure(2.15)
     panels = {
         f"what the network says (L = {demo.head.degree})": log_density,
         "the nearest Bingham distribution (L = 1)": lambda q: -((q @ bingham.concentration[0]) * q).sum(-1),
@@ -396,7 +408,7 @@ def real_or_simulated(demo: Demo) -> Picture:
     simulated, _ = simulator.draw(4, generator)
     order = torch.randperm(8, generator=generator)
     images = torch.cat([inputs, simulated])[order]
-    figure = Figure(figsize=(WIDTH_INCHES, 3.75), layout="constrained")
+    figure = new_figure(3.75)
     for axes, image, letter in zip(figure.subplots(2, 4).flat, images, "ABCDEFGH", strict=True):
         show(axes, image, letter, limit=2.5)
     simulated_letters = [letter for letter, place in zip("ABCDEFGH", order, strict=True) if place >= 4]
@@ -405,7 +417,7 @@ def real_or_simulated(demo: Demo) -> Picture:
 
 def one_view_or_eight(demo: Demo) -> Picture:
     """Errors where each image is read once, and where it is read in eight views."""
-    figure = Figure(figsize=(WIDTH_INCHES, 2.8), layout="constrained")
+    figure = new_figure(2.8)
     axes = figure.add_subplot()
     lowest = float(np.quantile(demo.found["network"], 0.005))
     bins = np.geomspace(lowest, 180, 48)
@@ -427,8 +439,7 @@ def one_view_or_eight(demo: Demo) -> Picture:
     axes.text(1.04 * WRONG_DEG, 0.93, "0.3 rad", transform=axes.get_xaxis_transform(), fontsize=8)
     axes.set(xscale="log", xlabel="error of the orientation (°)", ylabel="test particles")
     plain_ticks(axes, (0.5, 1, 2, 5, 10, 20, 50, 180))
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    legend_below(figure, columns=2)
     return figure, {"test_particles": len(demo.test), **facts}
 
 
@@ -441,7 +452,7 @@ def plain_ticks(axes: Axes, ticks: tuple[float, ...]) -> None:
 
 def expected_and_found(demo: Demo) -> Picture:
     """Expected against found errors, for the network and after local refinement."""
-    figure = Figure(figsize=(WIDTH_INCHES, 3.2), layout="constrained")
+    figure = new_figure(3.2)
     facts = {}
     titles = {"network": "network, eight views", "refined": "refined against the reference"}
     for axes, (kind, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
@@ -459,8 +470,7 @@ def expected_and_found(demo: Demo) -> Picture:
             "surest_tenth_found_rms_deg": marks[0][1],
             "least_sure_tenth_found_rms_deg": marks[-1][1],
         }
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    legend_below(figure, columns=3)
     return figure, facts
 
 

@@ -75,7 +75,6 @@ def svg(figure: Figure, alt: str) -> str:
     used = set(re.findall(r"#([\w.]+)", text))
     # names such as axes_1 would occur once in every figure of the page
     text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     for colour, name in _PAGE_COLOURS.items():
         text = text.replace(colour, f"var(--{name})")
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)

@@ -1,11 +1,11 @@
 """The figures of the report. Every function takes arrays and returns SVG text; angles come in radians."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD
 from cryoforum.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, panel, svg
@@ -62,23 +62,20 @@ def validation_error(steps: np.ndarray, median_rad: np.ndarray, mean_rad: np.nda
         label_logarithmic(axes, y=True)
         axes.legend()
         finish(axes, "step", "validation error (°)")
-        last = np.rad2deg(median_rad[np.isfinite(median_rad)][-1])
-        return svg(
-            axes.figure, f"Validation error against training step; the last median is {last:.1f} degrees"
-        )
+        last = f"{np.rad2deg(median_rad[np.isfinite(median_rad)][-1]):.1f} degrees"
+        return svg(axes.figure, f"Validation error against training step; the last median is {last}")
 
 
-def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray | None) -> str:
+def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray) -> str:
     """Learning rate above momentum."""
     with panel() as figure:
-        grid = figure.subplots(2 if momentum is not None else 1, 1, sharex=True, squeeze=False)[:, 0]
-        grid[0].plot(steps, learning_rate, color=BLUE)
-        grid[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        finish(grid[0], "" if momentum is not None else "step", "learning rate")
-        if momentum is not None:
-            grid[1].plot(steps, momentum, color=GREEN)
-            finish(grid[1], "step", "momentum")
-        for axes in grid:
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        upper.plot(steps, learning_rate, color=BLUE)
+        upper.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        finish(upper, "", "learning rate")
+        lower.plot(steps, momentum, color=GREEN)
+        finish(lower, "step", "momentum")
+        for axes in (upper, lower):
             axes.yaxis.set_major_locator(MaxNLocator(4))
         return svg(figure, f"Learning rate, at most {learning_rate.max():.2g}, against training step")
 
@@ -87,22 +84,13 @@ def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
     """2-D histogram of distances between pairs of particles: true against predicted (paper, Fig. 3)."""
     with plot((4.3, 3.5)) as axes:  # leaves the axes nearly square
         bins = int(np.clip(np.sqrt(len(true_rad) / 10), 10, _MAX_DENSITY_BINS))
-        counts, edges, _ = np.histogram2d(
-            np.rad2deg(true_rad), np.rad2deg(predicted_rad), bins=bins, range=[(0.0, 180.0)] * 2
-        )
-        mesh = axes.pcolormesh(
-            edges,
-            edges,
-            np.ma.masked_equal(counts.T, 0),
-            norm=LogNorm(1, max(2, counts.max())),
-            cmap="viridis",
-            rasterized=True,
-        )
+        angles = np.rad2deg(true_rad), np.rad2deg(predicted_rad)
+        counts, edges, _ = np.histogram2d(*angles, bins=bins, range=[(0.0, 180.0)] * 2)
+        style = {"norm": LogNorm(1, max(2, counts.max())), "cmap": "viridis", "rasterized": True}
+        mesh = axes.pcolormesh(edges, edges, np.ma.masked_equal(counts.T, 0), **style)
         axes.plot([0, 180], [0, 180], color=ORANGE, linewidth=0.9, linestyle=DASHED)
         axes.set(xticks=range(0, 181, 45), yticks=range(0, 181, 45))
-        bar = axes.figure.colorbar(
-            mesh, ax=axes, shrink=0.8, format=FuncFormatter(lambda value, _: f"{value:g}")
-        )
+        bar = axes.figure.colorbar(mesh, ax=axes, shrink=0.8, format="{x:g}")
         bar.set_label("pairs")
         bar.outline.set_visible(False)
         finish(axes, "true distance (°)", "predicted distance (°)", grid=False)
@@ -132,42 +120,40 @@ def error_histogram(kept_rad: np.ndarray, dropped_rad: np.ndarray) -> str:
     groups = {"kept": error_degrees(kept_rad), "dropped": error_degrees(dropped_rad)}
     both = np.concatenate(list(groups.values()))
     bins = np.geomspace(max(both.min(), np.quantile(both, 0.002)) * 0.9, both.max() * 1.05, 40)
-    labels = {
-        name: f"{name}: median {degrees(np.deg2rad(np.median(values)))}"
-        for name, values in groups.items()
-        if len(values)
-    }
+    labels = []
     with plot() as axes:
-        for (name, label), colour in zip(labels.items(), (BLUE, ORANGE), strict=False):
-            draw_histogram(axes, groups[name], bins, colour, label)
+        for (name, values), colour in zip(groups.items(), (BLUE, ORANGE), strict=True):
+            if len(values):
+                labels.append(f"{name}: median {degrees(np.deg2rad(np.median(values)))}")
+                draw_histogram(axes, values, bins, colour, labels[-1])
         label_logarithmic(axes, x=True)
         legend_above(axes)
         finish(axes, "error (°)", "share of the group (%)")
-        return svg(axes.figure, f"Histograms of orientation errors; {', '.join(labels.values())}")
+        return svg(axes.figure, f"Histograms of orientation errors; {', '.join(labels)}")
 
 
-def error_against_bound(
-    bound_rad: np.ndarray, errors_rad: np.ndarray, network_errors_rad: np.ndarray | None
-) -> str:
-    """Error of each particle against its own Cramér-Rao lower bound, with the line where they are equal."""
+def error_against_bound(bound_rad: np.ndarray, errors_rad: dict[str, np.ndarray]) -> str:
+    """Error of each particle against its own Cramér-Rao lower bound, with the line where they are equal.
+
+    ``errors_rad`` (n,) are those of "refined" poses and, where known, of the "network alone".
+    """
     bound, rows = error_degrees(bound_rad), drawn_rows(len(bound_rad))
-    groups = [("network alone", network_errors_rad, ORANGE), ("refined", errors_rad, BLUE)]
+    colours = {"network alone": ORANGE, "refined": BLUE}
     with plot() as axes:
-        for name, values, colour in groups:
-            if values is not None:
-                draw_points(axes, bound[rows], error_degrees(values[rows]), colour, name, count=len(bound))
+        for name, values in errors_rad.items():
+            draw_points(axes, bound[rows], error_degrees(values[rows]), colours[name], name, count=len(bound))
         ends = np.array([bound.min(), bound.max()])
         axes.plot(ends, ends, color=INK, linewidth=1.1, linestyle=DASHED, label="error = lower bound")
         label_logarithmic(axes, x=True, y=True)
         legend_above(axes)
         finish(axes, "Cramér-Rao lower bound (°)", "error (°)")
-        above = np.mean(errors_rad > bound_rad)
+        above = np.mean(errors_rad["refined"] > bound_rad)
         alt = f"Error against Cramér-Rao lower bound; {above:.0%} of the refined poses lie above it"
         return svg(axes.figure, alt)
 
 
 def histograms(
-    groups: dict[str, np.ndarray | None],
+    groups: Mapping[str, np.ndarray | None],
     quantity: str,
     unit: str = "",
     ideal: Callable[[np.ndarray], np.ndarray] | None = None,

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from cryoforum.curation.selection import select
+from cryoforum.dataset import columns as c
 from cryoforum.dataset.particle_table import ParticleTable, number_column
 from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
 from cryoforum.dataset.poses import Poses
@@ -18,10 +19,9 @@ from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import poses_from_table
 
 DEFAULT_KEPT_SHARE = 0.75
-CRAMER_RAO_BOUND, ORIGIN_ERROR = "cryoforumBoundDeg", "cryoforumOriginErrorAngst"
 STATISTICS = (
-    *("cryoforumLambdaMax", "cryoforumTrace", CRAMER_RAO_BOUND, "cryoforumExpectedErrorDeg"),
-    *(ORIGIN_ERROR, "cryoforumSignalScale", "cryoforumLogLikelihoodGain"),
+    *(c.LAMBDA_MAX, c.TRACE, c.CRAMER_RAO_BOUND, c.EXPECTED_ERROR),
+    *(c.ORIGIN_ERROR, c.SIGNAL_SCALE, c.LOG_LIKELIHOOD_GAIN),
 )
 
 
@@ -51,21 +51,22 @@ class PredictedPoses:
     @property
     def bound_rad(self) -> np.ndarray | None:
         """(n,) Cramér-Rao lower bound of the root mean square error; None where no pose was refined."""
-        bound_deg = self.columns.get(CRAMER_RAO_BOUND)
+        bound_deg = self.columns.get(c.CRAMER_RAO_BOUND)
         return None if bound_deg is None else np.deg2rad(bound_deg)
 
-    def errors_rad(self, poses: Poses | None) -> np.ndarray | None:
+    def errors_rad(self, poses: Poses) -> np.ndarray:
         """(n,) geodesic distances of ``poses`` to the nearest equivalent of the true ones."""
-        if poses is None or self.true_poses is None:
-            return None
-        true = self.true_poses.quaternions
-        return orientation_errors(poses.quaternions, true, self.symmetry).numpy()
+        return orientation_errors(poses.quaternions, self._truth.quaternions, self.symmetry).numpy()
 
-    def shift_errors_angstrom(self, poses: Poses | None) -> np.ndarray | None:
-        """(n,) distances of the origins to the true ones; None where the origins were not refined."""
-        if poses is None or self.true_poses is None or self.bound_rad is None:
-            return None
-        return np.linalg.norm(poses.shifts_angstrom - self.true_poses.shifts_angstrom, axis=1)
+    def shift_errors_angstrom(self, poses: Poses) -> np.ndarray:
+        """(n,) distances of the origins of ``poses`` to the true ones."""
+        return np.linalg.norm(poses.shifts_angstrom - self._truth.shifts_angstrom, axis=1)
+
+    @property
+    def _truth(self) -> Poses:
+        if self.true_poses is None:
+            raise InputError("expected true poses, found none")
+        return self.true_poses
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -124,9 +125,8 @@ def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any
     if not path.is_file():
         return None
     table, poses = _table_with_poses(path)
-    found = {name: number_column(table, name) for name in STATISTICS}
-    columns = {name: values for name, values in found.items() if values is not None}
-    kept = _kept(folder / "kept.star", table, columns.get("cryoforumTrace"), summary)
+    columns = {name: values for name in STATISTICS if (values := number_column(table, name)) is not None}
+    kept = _kept(folder / "kept.star", table, columns.get(c.TRACE), summary)
     return PredictedPoses(
         poses=poses,
         true_poses=_poses_of(folder / "truth.star", table),
@@ -148,27 +148,25 @@ def accuracy_numbers(summary: dict[str, Any], predictions: PredictedPoses | None
     """
     if "errors" in summary:
         return {name: summary.get(name) or {} for name in ("errors", "shift_errors", "bound")}
-    result: dict[str, Any] = {"errors": {}, "shift_errors": {}, "bound": {}}
     if predictions is None or predictions.true_poses is None:
-        return result
-    groups = {
-        name: (predictions.errors_rad(poses), predictions.shift_errors_angstrom(poses))
-        for name, poses in (("network", predictions.network_poses), ("all", predictions.poses))
+        return {"errors": {}, "shift_errors": {}, "bound": {}}
+    named = {"network": predictions.network_poses, "all": predictions.poses}
+    known = {group: poses for group, poses in named.items() if poses is not None}
+    errors = {group: predictions.errors_rad(poses) for group, poses in known.items()}
+    shifts: dict[str, np.ndarray] = {}
+    bound: dict[str, float] = {}
+    if predictions.bound_rad is not None:  # without it the origins were not refined
+        shifts = {group: predictions.shift_errors_angstrom(poses) for group, poses in known.items()}
+        bound["median_deg"] = float(np.rad2deg(np.median(predictions.bound_rad)))
+        bound["median_error_over_bound"] = float(np.median(errors["all"] / predictions.bound_rad))
+    for measured in (errors, shifts):
+        if measured and predictions.kept is not None:
+            measured["kept"] = measured["all"][predictions.kept]
+    return {
+        "errors": {group: summarise_errors(torch.from_numpy(own)).to_dict() for group, own in errors.items()},
+        "shift_errors": {group: {"median_angstrom": float(np.median(own))} for group, own in shifts.items()},
+        "bound": bound,
     }
-    errors, shifts = groups["all"]
-    if predictions.kept is not None and errors is not None:
-        groups["kept"] = (errors[predictions.kept], None if shifts is None else shifts[predictions.kept])
-    for group, (errors_rad, errors_angstrom) in groups.items():
-        if errors_rad is not None:
-            result["errors"][group] = summarise_errors(torch.from_numpy(errors_rad)).to_dict()
-        if errors_angstrom is not None:
-            result["shift_errors"][group] = {"median_angstrom": float(np.median(errors_angstrom))}
-    if predictions.bound_rad is not None and errors is not None:
-        result["bound"] = {
-            "median_deg": float(np.rad2deg(np.median(predictions.bound_rad))),
-            "median_error_over_bound": float(np.median(errors / predictions.bound_rad)),
-        }
-    return result
 
 
 def _table_with_poses(path: Path) -> tuple[ParticleTable, Poses]:
@@ -184,10 +182,10 @@ def _poses_of(path: Path, predictions: ParticleTable) -> Poses | None:
     if not path.is_file():
         return None
     table, poses = _table_with_poses(path)
-    names = pd.Index(table.particles["rlnImageName"])
+    names = pd.Index(table.particles[c.IMAGE_NAME])
     if not names.is_unique:
-        raise InputError(f"{path}: an rlnImageName occurs twice; remove the duplicates")
-    wanted = predictions.particles["rlnImageName"]
+        raise InputError(f"{path}: an {c.IMAGE_NAME} occurs twice; remove the duplicates")
+    wanted = predictions.particles[c.IMAGE_NAME]
     rows = names.get_indexer(wanted)
     if (rows < 0).any():
         missing = int((rows < 0).argmax())
@@ -203,8 +201,8 @@ def _kept(
 ) -> np.ndarray | None:
     """(n,) bool: the predictions that were kept; None where neither kept.star nor tr Λ is there."""
     if path.is_file():
-        names = read_particle_file(path).particles["rlnImageName"]
-        kept = predictions.particles["rlnImageName"].isin(names).to_numpy()
+        names = read_particle_file(path).particles[c.IMAGE_NAME]
+        kept = predictions.particles[c.IMAGE_NAME].isin(names).to_numpy()
         if not kept.any():
             raise InputError(f"{path}: expected particles of {predictions.path}, found none of them")
         return kept
@@ -213,6 +211,11 @@ def _kept(
     errors, share = summary.get("errors", {}), DEFAULT_KEPT_SHARE
     if "all" in errors and "kept" in errors:
         share = errors["kept"]["count"] / errors["all"]["count"]
-    kept = np.zeros(len(trace), dtype=bool)
-    kept[select(torch.from_numpy(trace), share).numpy()] = True
-    return kept
+    return most_certain(trace, share)
+
+
+def most_certain(trace: np.ndarray, share: float) -> np.ndarray:
+    """(n,) bool: the ``share`` of the particles with the most negative ``trace`` (n,)."""
+    chosen = np.zeros(len(trace), dtype=bool)
+    chosen[select(torch.from_numpy(trace), share).numpy()] = True
+    return chosen

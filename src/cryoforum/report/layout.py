@@ -1,5 +1,6 @@
 """The parts of a page: sections of text, exhibits (figures with one caption) and tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ class Panel:
 class Exhibit:
     """Panels that share a caption; ``columns``: how many stand side by side on a wide screen."""
 
-    panels: tuple[Panel, ...]
+    panels: Sequence[Panel]
     caption: str
     columns: int = 2
 
@@ -34,8 +35,8 @@ class Table:
     """
 
     caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
     folded: bool = False
     prose: bool = False
 
@@ -55,8 +56,8 @@ class Section:
     anchor: str
     title: str
     text: str
-    exhibits: tuple[Exhibit, ...] = ()
-    tables: tuple[Table, ...] = ()
+    exhibits: Sequence[Exhibit] = ()
+    tables: Sequence[Table] = ()
     command: str = ""
 
 

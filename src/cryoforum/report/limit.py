@@ -5,9 +5,9 @@ from functools import partial
 import numpy as np
 from scipy.special import gammainc
 
-from cryoforum.errors import InputError
+from cryoforum.dataset import columns as c
 from cryoforum.report import figures
-from cryoforum.report.inputs import ORIGIN_ERROR, PredictedPoses
+from cryoforum.report.inputs import PredictedPoses
 from cryoforum.report.layout import Exhibit, Panel, Section
 from cryoforum.report.wording import degrees
 
@@ -33,26 +33,22 @@ def limit_section(predictions: PredictedPoses | None) -> Section | None:
         "distributed, and the length of such a vector follows Maxwell's distribution where all rotations "
         "are known equally well."
     )
-    return Section("limit", "Poses at the limit of the noise", text, tuple(exhibits))
+    return Section("limit", "Poses at the limit of the noise", text, exhibits)
 
 
 def _limit_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibit:
     """With a truth: error against bound, their ratio, and shifts, each beside a perfect estimator."""
     named = {"network alone": predictions.network_poses, "refined": predictions.poses}
-    errors = {name: predictions.errors_rad(poses) for name, poses in named.items()}
-    shifts = {name: predictions.shift_errors_angstrom(poses) for name, poses in named.items()}
-    if errors["refined"] is None:
-        raise InputError("expected true poses, found none")
-    ratios = {name: None if values is None else values / bound_rad for name, values in errors.items()}
-    origin_bound = predictions.columns.get(ORIGIN_ERROR)
+    known = {name: poses for name, poses in named.items() if poses is not None}
+    errors = {name: predictions.errors_rad(poses) for name, poses in known.items()}
+    shifts = {name: predictions.shift_errors_angstrom(poses) for name, poses in known.items()}
+    ratios = {name: values / bound_rad for name, values in errors.items()}
+    origin_bound = predictions.columns.get(c.ORIGIN_ERROR)
     ideal = None if origin_bound is None else partial(shift_distribution, rms_angstrom=origin_bound)
-    against_bound = figures.error_against_bound(bound_rad, errors["refined"], errors["network alone"])
+    beside_ideal = figures.histograms(ratios, "error ÷ lower bound", ideal=ratio_distribution)
     panels = (
-        Panel("Error against lower bound", against_bound),
-        Panel(
-            "Error ÷ lower bound",
-            figures.histograms(ratios, "error ÷ lower bound", ideal=ratio_distribution),
-        ),
+        Panel("Error against lower bound", figures.error_against_bound(bound_rad, errors)),
+        Panel("Error ÷ lower bound", beside_ideal),
         Panel("Shift errors", figures.histograms(shifts, "shift error", " Å", ideal)),
     )
     caption = (
@@ -82,19 +78,18 @@ def shift_distribution(error_angstrom: np.ndarray, rms_angstrom: np.ndarray) -> 
 def _exhibit_without_truth(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibit:
     """Expected errors, lower bounds and signal scales, which need no true poses."""
     columns = predictions.columns
-    expected_deg = columns.get("cryoforumExpectedErrorDeg")
-    widths = {"expected error": expected_deg, "lower bound": np.rad2deg(bound_rad)}
+    widths = {"expected error": columns.get(c.EXPECTED_ERROR), "lower bound": np.rad2deg(bound_rad)}
     panels = [Panel("Lower bound and expected error", figures.histograms(widths, "angle", "°"))]
     caption = (
         "Quantities that need no true poses. The lower bound assumes that every particle is as strong as the "
         "reference; the expected error accounts for its strength in the image, and for the probability that "
         "another orientation is the true one. Where it is far above the lower bound, poses are ambiguous."
     )
-    origin_bound = columns.get(ORIGIN_ERROR)
+    origin_bound = columns.get(c.ORIGIN_ERROR)
     if origin_bound is not None:
         drawn = figures.histograms({"lower bound": origin_bound}, "lower bound of the shift error", " Å")
         panels.append(Panel("Lower bound of the shift error", drawn))
-    scale, gain = columns.get("cryoforumSignalScale"), columns.get("cryoforumLogLikelihoodGain")
+    scale, gain = columns.get(c.SIGNAL_SCALE), columns.get(c.LOG_LIKELIHOOD_GAIN)
     if scale is not None and gain is not None:
         panels.append(Panel("Signal scale", figures.signal_against_gain(scale, gain)))
         caption += (
@@ -103,4 +98,4 @@ def _exhibit_without_truth(predictions: PredictedPoses, bound_rad: np.ndarray) -
             "nothing: ice, contamination, another particle. One cloud about 1 is as it should be; a whole "
             "cloud elsewhere is a reference on another scale, a second cloud nearer to 0 is junk."
         )
-    return Exhibit(tuple(panels), caption, columns=len(panels))
+    return Exhibit(panels, caption, columns=len(panels))

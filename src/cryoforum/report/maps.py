@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from cryoforum.imaging.fft import frequency_grid
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD
 from cryoforum.report import figures
@@ -57,32 +58,31 @@ def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | Non
         if (place / "map.mrc").is_file():
             sections.append(Panel(name, central_sections(place / "map.mrc", name, table)))
         if table is not None:
-            halves[kind] = read_json(place / "resolution.json").get("independent")
+            halves[name] = read_json(place / "resolution.json").get("independent")
             for masking, found in curves.items():
                 if f"fsc_{masking}" in table:
-                    columns = ("frequency_per_angstrom", f"fsc_{masking}")
-                    frequency, fsc = (table[column].to_numpy() for column in columns)
-                    found[kind] = frequency, fsc
-    exhibits = [Exhibit(tuple(sections), _SECTIONS_CAPTION)] if sections else []
-    panels = tuple(
+                    fsc = table[f"fsc_{masking}"].to_numpy()
+                    found[kind] = table["frequency_per_angstrom"].to_numpy(), fsc
+    panels = [
         Panel(f"{masking.capitalize()} half maps", figures.fsc_curves(found, names, masking.capitalize()))
         for masking, found in curves.items()
         if found
-    )
-    exhibits += [Exhibit(panels, _FSC_CAPTION)] if panels else []
+    ]
+    captioned = ((sections, _SECTIONS_CAPTION), (panels, _FSC_CAPTION))
+    exhibits = [Exhibit(shown, caption) for shown, caption in captioned if shown]
     if not exhibits:
         return None
     text = (
         "Maps from the same images under different poses; filtered means that the least certain particles "
         "were left out. The true poses, where they are known, show what these images can give at best. "
     )
-    return Section("reconstructions", "Reconstructions", text + _about_halves(halves, names), tuple(exhibits))
+    return Section("reconstructions", "Reconstructions", text + _about_halves(halves), exhibits)
 
 
-def _about_halves(halves: dict[str, bool | None], names: dict[str, str]) -> str:
-    """A sentence on which half maps are independent."""
-    shared = [f"“{names[kind]}”" for kind, independent in halves.items() if independent is False]
-    apart = [f"“{names[kind]}”" for kind, independent in halves.items() if independent]
+def _about_halves(halves: dict[str, bool | None]) -> str:
+    """A sentence on which half maps are independent, by the name of their map; None: not known."""
+    shared = [f"“{name}”" for name, independent in halves.items() if independent is False]
+    apart = [f"“{name}”" for name, independent in halves.items() if independent]
     text = ""
     if shared:
         text += (
@@ -125,7 +125,7 @@ def central_sections(path: Path, name: str, fsc: pd.DataFrame | None) -> str:
 
 def _low_passed(voxels: torch.Tensor, cutoff: float) -> torch.Tensor:
     """A map (n, n, n) without what is finer than ``cutoff`` cycles per voxel; a Gaussian, 1/2 there."""
-    axes = [torch.fft.fftfreq(len(voxels)), torch.fft.fftfreq(len(voxels)), torch.fft.rfftfreq(len(voxels))]
-    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    y, x = frequency_grid(len(voxels))
+    z = y[:, None]
     decay = (z**2 + y**2 + x**2) / max(cutoff, 1 / len(voxels)) ** 2
     return torch.fft.irfftn(torch.fft.rfftn(voxels) * torch.exp(-math.log(2) * decay), s=voxels.shape)

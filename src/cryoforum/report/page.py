@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from cryoforum.dataset.columns import EXPECTED_ERROR
 from cryoforum.errors import InputError
 from cryoforum.report.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
 from cryoforum.report.layout import Section, Table
@@ -61,7 +62,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
         training_section(folder),
         run_section(summary, model),
     )
-    sections = [section for section in candidates if section is not None]
+    sections = list(filter(None, candidates))
     if not sections and not summary:
         raise InputError(
             f"{folder}: expected results such as predictions.star, model/log.csv or reconstruction/, found "
@@ -73,7 +74,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
         headline(numbers, predictions),
         error_facts(numbers) + resolution_facts(resolutions, maps),
         sections,
-        [table for table in (error_table(numbers), resolution_table(resolutions, maps)) if table],
+        list(filter(None, (error_table(numbers), resolution_table(resolutions, maps)))),
     )
 
 
@@ -130,10 +131,10 @@ def headline(numbers: dict[str, Any], predictions: PredictedPoses | None) -> str
     if predictions is None:
         return "Results of this run"
     count = thousands(len(predictions.poses))
-    expected_deg = predictions.columns.get("cryoforumExpectedErrorDeg")
+    expected_deg = predictions.columns.get(EXPECTED_ERROR)
     if predictions.bound_rad is None or expected_deg is None:
         return f"Orientations of {count} particles"
-    expected = degrees(float(np.deg2rad(np.median(expected_deg))))
+    expected = degrees(np.deg2rad(np.median(expected_deg)))
     return f"Poses of {count} particles; median expected error {expected}"
 
 
@@ -149,18 +150,13 @@ def error_facts(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
         if group in errors
     ]
     if bound:
-        result.append(
-            (
-                f"{bound['median_error_over_bound']:.2f}",
-                "median of error ÷ lower bound, refined",
-                f"Cramér-Rao lower bound (rms); a perfect estimator has {MEDIAN_OF_PERFECT_ESTIMATOR}",
-            )
-        )
+        ratio = f"{bound['median_error_over_bound']:.2f}"
+        note = f"Cramér-Rao lower bound (rms); a perfect estimator has {MEDIAN_OF_PERFECT_ESTIMATOR}"
+        result.append((ratio, "median of error ÷ lower bound, refined", note))
     if "all" in errors:
-        share = f"{100 * errors['all']['share_above_0_3_rad']:.1f}\u202f%"
-        result.append(
-            (share, "of all errors above 17.2°", "0.3 rad: too far for local refinement to correct")
-        )
+        share = percent(errors["all"]["share_above_0_3_rad"], decimals=1)
+        note = "0.3 rad: too far for local refinement to correct"
+        result.append((share, "of all errors above 17.2°", note))
     return result
 
 
@@ -193,12 +189,12 @@ def error_table(numbers: dict[str, Any]) -> Table | None:
             thousands(values["count"]),
             *(f"{degrees(values[key])} ({radians(values[key])})" for key in ("median_rad", "mean_rad")),
             f"{degrees(values['lower_quartile_rad'])} – {degrees(values['upper_quartile_rad'])}",
-            f"{100 * values['share_above_0_3_rad']:.1f}\u202f%",
+            percent(values["share_above_0_3_rad"], decimals=1),
         ]
         if shifts:
             row.append(f"{quantity(shifts.get(group, {}).get('median_angstrom'))} Å")
-        rows.append(tuple(row))
-    return Table("Pose errors" if shifts else "Orientation errors", tuple(header), tuple(rows))
+        rows.append(row)
+    return Table("Pose errors" if shifts else "Orientation errors", header, rows)
 
 
 def resolution_table(resolutions: dict[str, Any], names: dict[str, str]) -> Table | None:
@@ -206,12 +202,12 @@ def resolution_table(resolutions: dict[str, Any], names: dict[str, str]) -> Tabl
     if not resolutions:
         return None
     words = {True: "independent", False: "not independent", None: "–"}
-    rows = tuple(
+    rows = [
         (
             names.get(kind, kind),
             *(f"{values[key]:.1f} Å" if values.get(key) else "–" for key in ("unmasked", "masked")),
             words[values.get("independent")],
         )
         for kind, values in resolutions.items()
-    )
+    ]
     return Table("Resolution (FSC = 0.143)", ("Reconstruction", "Unmasked", "Masked", "Half maps"), rows)

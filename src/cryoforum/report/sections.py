@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cryoforum.config import PreprocessingConfig, updated
+from cryoforum.dataset.columns import LAMBDA_MAX, TRACE
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.io.particle_files import read_particle_file
@@ -32,21 +33,24 @@ def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> 
     particles = particles_from_table(read_particle_file(path), root)
     rows = torch.linspace(0, len(particles) - 1, min(_SHOWN_PARTICLES, len(particles))).long()
     ctf = None if particles.ctf is None else particles.ctf[rows]
+    settings = model.get("config", {}).get("preprocessing", {})
     # Image by image: the intensity of the whole set is not needed for a picture.
-    config = replace(_preprocessing_config(model), standardise="image")
+    config = replace(
+        updated(PreprocessingConfig(), settings, "model.json, preprocessing"), standardise="image"
+    )
     recorded = particles.images[rows]
     prepared = prepare(recorded, ctf, particles.pixel_size_angstrom, config)
     cutoffs = low_pass_cutoffs(config.box)
     blurred = Blur(low_pass_transfer(config.box))(prepared[:, None])
     width_angstrom = particles.box * particles.pixel_size_angstrom
-    stages = [(f"Recorded, {particles.box} px of {particles.pixel_size_angstrom:.3g} Å", recorded)]
-    stages.append((f"Prepared, {config.box} px of {width_angstrom / config.box:.3g} Å", prepared))
+    stages = [
+        (f"Recorded, {particles.box} px of {particles.pixel_size_angstrom:.3g} Å", recorded),
+        (f"Prepared, {config.box} px of {width_angstrom / config.box:.3g} Å", prepared),
+    ]
     for channel in (len(cutoffs) - 2, len(cutoffs) - 1):
         resolution = width_angstrom / cutoffs[channel]
         stages.append((f"Low-pass filtered to {resolution:.0f} Å", blurred[:, channel]))
-    panels = tuple(
-        Panel(label, picture(images, f"{label}: {len(rows)} particles")) for label, images in stages
-    )
+    panels = [Panel(label, picture(images, f"{label}: {len(rows)} particles")) for label, images in stages]
     flip = "multiplied by the sign of their CTF (phase flipping), " if config.phase_flip and ctf else ""
     caption = (
         f"The same {len(rows)} particles in every panel. Prepared images were {flip}cut to the frequencies "
@@ -55,7 +59,7 @@ def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> 
         "by image."
     )
     text = f"{thousands(len(particles))} particle images, {width_angstrom:.0f} Å wide."
-    return Section("particles", "Particles", text, (Exhibit(panels, caption),))
+    return Section("particles", "Particles", text, [Exhibit(panels, caption)])
 
 
 def training_section(folder: Path) -> Section | None:
@@ -64,20 +68,17 @@ def training_section(folder: Path) -> Section | None:
     if log is None:
         return None
     # a row of validation alone has no loss, and of a very short training there are no others
-    trained = log[log["train_loss"].notna()] if {"train_loss", "learning_rate"} <= set(log) else log[:0]
-    steps = trained["step"].to_numpy()
+    trained = log.reindex(columns=["step", "train_loss", "learning_rate", "momentum"]).dropna()
+    steps, losses, rates, momenta = trained.to_numpy(dtype=float).T
+    validation = log.reindex(columns=["step", "validation_median_rad", "validation_mean_rad"])
     panels = []
     if len(trained):
-        panels.append(Panel("Training loss", figures.training_loss(steps, trained["train_loss"].to_numpy())))
-    validation = ("validation_median_rad", "validation_mean_rad")
-    if all(column in log and log[column].notna().any() for column in validation):
-        median, mean = (log[column].to_numpy(dtype=float) for column in validation)
-        drawn = figures.validation_error(log["step"].to_numpy(), median, mean)
+        panels.append(Panel("Training loss", figures.training_loss(steps, losses)))
+    if validation.notna().any().all():
+        drawn = figures.validation_error(*validation.to_numpy(dtype=float).T)
         panels.append(Panel("Validation error", drawn))
     if len(trained):
-        momentum = trained["momentum"].to_numpy() if "momentum" in trained else None
-        rates = trained["learning_rate"].to_numpy()
-        panels.append(Panel("Schedule", figures.schedule(steps, rates, momentum)))
+        panels.append(Panel("Schedule", figures.schedule(steps, rates, momenta)))
     last = log.iloc[-1]
     text = (
         f"{thousands(last['images'])} images shown in {thousands(last['step'])} steps, "
@@ -88,7 +89,7 @@ def training_section(folder: Path) -> Section | None:
         "the network memorises its particles. A mean far above the median means that some orientations are "
         "still wrong altogether."
     )
-    return Section("training", "Training", text, (Exhibit(tuple(panels), caption, columns=3),))
+    return Section("training", "Training", text, [Exhibit(panels, caption, columns=3)])
 
 
 def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
@@ -100,30 +101,27 @@ def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
         named = {"Network alone": predictions.network_poses, "Refined": predictions.poses}
         if predictions.bound_rad is None:
             named = {"Distances between pairs": predictions.poses}
-        distances = {
-            name: _pair_distances(poses.quaternions, predictions.symmetry)
-            for name, poses in (named | {"true": predictions.true_poses}).items()
+        symmetry = predictions.symmetry
+        true = pair_distances(predictions.true_poses.quaternions, symmetry)
+        panels = [
+            Panel(name, figures.pairwise_density(true, pair_distances(poses.quaternions, symmetry)))
+            for name, poses in named.items()
             if poses is not None
-        }
-        true = distances.pop("true")
-        panels = tuple(
-            Panel(name, figures.pairwise_density(true, found)) for name, found in distances.items()
-        )
+        ]
         caption = (
             "Random pairs of particles: the angle between their true orientations, and the angle between "
             "the predicted ones. Perfect orientations lie on the dashed line, whatever the "
             "overall rotation of the map."
         )
         exhibits.append(Exhibit(panels, caption, columns=len(panels)))
-    errors = predictions.errors_rad(predictions.poses)
-    exhibits += [] if errors is None else _certainty_exhibits(predictions, errors)
+    exhibits += _certainty_exhibits(predictions, predictions.errors_rad(predictions.poses))
     text = (
         "Errors are geodesic angles between predicted and true orientation: the angle of the rotation that "
         "turns one into the other."
     )
     if predictions.bound_rad is not None:
         text += " Predicted orientations and their uncertainties are those after local refinement."
-    return Section("accuracy", "Orientation errors", text, tuple(exhibits))
+    return Section("accuracy", "Orientation errors", text, exhibits)
 
 
 def directions_section(predictions: PredictedPoses | None) -> Section | None:
@@ -131,15 +129,19 @@ def directions_section(predictions: PredictedPoses | None) -> Section | None:
     if predictions is None:
         return None
     named = [("predicted", predictions.poses), ("true", predictions.true_poses)]
-    directions = {name: _view_directions(poses.quaternions) for name, poses in named if poses is not None}
+    directions = {
+        name: unitquat_to_rotmat(poses.quaternions)[:, :, 2].numpy()  # R z
+        for name, poses in named
+        if poses is not None
+    }
     maps = figures.view_directions(directions)
-    panels = tuple(Panel(name.capitalize(), markup) for name, markup in maps.items())
+    panels = [Panel(name.capitalize(), markup) for name, markup in maps.items()]
     caption = (
         "View directions (rot runs around the equator, tilt 0° is at the north pole) in cells of equal "
         "area. In empty regions no particle was seen; the map is blurred along them. Clusters in the "
         "prediction alone are directions that the network gives to particles it cannot tell apart."
     )
-    return Section("directions", "View directions", "", (Exhibit(panels, caption),))
+    return Section("directions", "View directions", "", [Exhibit(panels, caption)])
 
 
 def run_section(summary: dict[str, Any], model: dict[str, Any]) -> Section | None:
@@ -148,39 +150,30 @@ def run_section(summary: dict[str, Any], model: dict[str, Any]) -> Section | Non
     if summary.get("timings"):
         header = ("Step", "Seconds", "Images / s", "Peak memory (MB)")
         keys = ("seconds", "images_per_second", "peak_memory_mb")
-        rows = tuple(
+        rows = [
             (str(entry.get("step", "")), *(quantity(entry.get(key)) for key in keys))
             for entry in summary["timings"]
-        )
+        ]
         tables.append(Table("Time and memory of each step", header, rows))
     if model:
-        tables.append(
-            Table("Settings of the model", ("Setting", "Value"), tuple(flattened(model)), folded=True)
-        )
-    return Section("run", "How it was run", "", tables=tuple(tables)) if tables else None
+        tables.append(Table("Settings of the model", ("Setting", "Value"), flattened(model), folded=True))
+    return Section("run", "How it was run", "", tables=tables) if tables else None
 
 
-def _preprocessing_config(model: dict[str, Any]) -> PreprocessingConfig:
-    """The one the model was trained with, or the default."""
-    settings = model.get("preprocessing") or model.get("config", {}).get("preprocessing", {})
-    return updated(PreprocessingConfig(), settings, "model.json, preprocessing")
-
-
-def _pair_distances(quaternions: torch.Tensor, symmetry: str) -> np.ndarray:
-    """Distances in radians of random pairs, the same pairs for the same number of particles."""
+def pair_distances(quaternions: torch.Tensor, symmetry: str) -> np.ndarray:
+    """Distances in radians of random pairs, the same pairs for the same number (≥ 2) of particles."""
     count = len(quaternions)
     pairs = min(_MAX_PAIRS, count * (count - 1) // 2)
     generator = torch.Generator().manual_seed(0)
     first = torch.randint(count, (pairs,), generator=generator)
-    second = (first + torch.randint(1, max(count, 2), (pairs,), generator=generator)) % count
+    second = (first + torch.randint(1, count, (pairs,), generator=generator)) % count
     return symmetric_distance(quaternions[first], quaternions[second], symmetry_group(symmetry)).numpy()
 
 
 def _certainty_exhibits(predictions: PredictedPoses, errors: np.ndarray) -> list[Exhibit]:
     share = predictions.kept_share
-    named = (("Λmax", "cryoforumLambdaMax"), ("tr Λ", "cryoforumTrace"))
     panels = []
-    for name, column in named:
+    for name, column in (("Λmax", LAMBDA_MAX), ("tr Λ", TRACE)):
         if column in predictions.columns:
             drawn = figures.certainty_scatter(predictions.columns[column], errors, name, share)
             panels.append(Panel(f"Error against {name}", drawn))
@@ -195,9 +188,4 @@ def _certainty_exhibits(predictions: PredictedPoses, errors: np.ndarray) -> list
     )
     if predictions.bound_rad is not None:
         caption += " Where no particle is wrong, dropping the least certain ones only costs signal."
-    return [Exhibit(tuple(panels), caption, columns=len(panels))] if panels else []
-
-
-def _view_directions(quaternions: torch.Tensor) -> np.ndarray:
-    """View directions (n, 3): R z."""
-    return unitquat_to_rotmat(quaternions)[:, :, 2].numpy()
+    return [Exhibit(panels, caption, columns=len(panels))] if panels else []

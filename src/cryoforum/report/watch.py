@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from cryoforum.report import figures
@@ -61,8 +62,9 @@ def write_watch_report(
         Particles with a smaller signal scale are junk.
     """
     resolution = read_json(folder / "map" / "resolution.json")
+    course = pd.DataFrame(history, dtype=float)
     sections = [
-        _course_section(history),
+        _course_section(course),
         _map_section(folder, bool(resolution.get("independent"))),
         _quality_section(errors_deg, threshold_deg, scales, junk_scale),
     ]
@@ -71,38 +73,38 @@ def write_watch_report(
         title += f", a map at {resolution['masked']:.1f} Å"
     facts = _facts(history[-1]["seconds"], errors_deg, threshold_deg)
     if len(scales):
-        share = f"{100 * float((scales < junk_scale).mean()):.1f}\u202f%"
+        share = percent((scales < junk_scale).mean(), decimals=1)
         facts.append((share, "junk", f"signal below {junk_scale:g} of the expected one"))
     if resolution:
-        note = (
+        halves = (
             "half maps independent" if resolution["independent"] else "optimistic: half maps not independent"
         )
-        facts.append((f"{resolution['masked']:.1f} Å", "resolution", f"masked, FSC = 0.143; {note}"))
-    shown = [section for section in sections if section is not None]
-    render(folder / "report.html", folder.resolve().name, title, facts, shown)
+        facts.append((f"{resolution['masked']:.1f} Å", "resolution", f"masked, FSC = 0.143; {halves}"))
+    render(folder / "report.html", folder.resolve().name, title, facts, list(filter(None, sections)))
 
 
 def _facts(seconds: float | None, errors_deg: np.ndarray, threshold_deg: float) -> list[tuple[str, str, str]]:
     when, kept = time.localtime(seconds), int((errors_deg <= threshold_deg).sum())
-    note = f"{thousands(kept)} with an expected error of at most {_angle(threshold_deg)}"
+    note = f"{thousands(kept)} with an expected error of at most {degrees(np.deg2rad(threshold_deg))}"
+    median = degrees(np.deg2rad(np.median(errors_deg)))
     return [
         (thousands(len(errors_deg)), "particles", f"as of {time.strftime('%d %B %Y, %H:%M', when)}"),
         (percent(kept / len(errors_deg)), "kept", note),
-        (_angle(float(np.median(errors_deg))), "median expected error", "root mean square, all particles"),
+        (median, "median expected error", "root mean square, all particles"),
     ]
 
 
-def _course_section(history: Sequence[Line]) -> Section:
-    panels = [Panel("Particles over time", particles_over_time(history))]
-    known = [line for line in history if line["masked"]]
-    if known:
+def _course_section(course: pd.DataFrame) -> Section:
+    panels = [Panel("Particles over time", particles_over_time(course))]
+    known = course[course["masked"].notna()]
+    if len(known):
         panels.append(Panel("Resolution against particles", resolution_against_particles(known)))
     caption = (
         "Each point is an update. While more particles help, the resolution improves with their number, "
         "along a straight line against its logarithm where the B factor sets the limit (Rosenthal & "
         "Henderson 2003). Where it stays level, more particles of this kind will not help."
     )
-    return Section("course", "Course", "", (Exhibit(tuple(panels), caption),))
+    return Section("course", "Course", "", [Exhibit(panels, caption)])
 
 
 def _map_section(folder: Path, independent: bool) -> Section | None:
@@ -126,7 +128,7 @@ def _map_section(folder: Path, independent: bool) -> Section | None:
         "Central sections of the map of all kept particles, normal to z, y and x, low-pass filtered to the "
         "unmasked resolution; density is bright. Beside them the Fourier shell correlation of its half maps."
     )
-    return Section("map", "Map", text, (Exhibit(panels, caption),))
+    return Section("map", "Map", text, [Exhibit(panels, caption)])
 
 
 def _quality_section(
@@ -144,13 +146,12 @@ def _quality_section(
             " Signal: the strength of the reference in each image; about 1, and near 0 where there is no "
             "particle."
         )
-    return Section("quality", "Quality", "", (Exhibit(tuple(panels), caption),))
+    return Section("quality", "Quality", "", [Exhibit(panels, caption)])
 
 
-def particles_over_time(history: Sequence[Line]) -> str:
+def particles_over_time(course: pd.DataFrame) -> str:
     """Number of particles, of those kept and, where known, of junk since the first update."""
-    start = history[0]["seconds"] or 0.0
-    elapsed = np.array([(line["seconds"] or 0.0) - start for line in history])
+    elapsed = (course["seconds"] - course["seconds"].iloc[0]).to_numpy()
     unit, length = next(
         (name, span)
         for name, span in (("hours", 3600), ("minutes", 60), ("seconds", 1))
@@ -158,31 +159,31 @@ def particles_over_time(history: Sequence[Line]) -> str:
     )
     with plot() as axes:
         for name, colour in (("particles", BLUE), ("kept", GREEN), ("junk", ORANGE)):
-            values = np.array([line[name] for line in history], dtype=float)
+            values = course[name].to_numpy()
             if np.isfinite(values[-1]):
                 label = "all" if name == "particles" else name
-                axes.plot(elapsed / length, values, color=colour, label=label, **_marks(len(history)))
+                axes.plot(elapsed / length, values, color=colour, label=label, **_marks(len(values)))
         axes.set(ylim=(0, None), xlim=(0, 1.03 * max(elapsed[-1], 1.0) / length))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(lambda value, _: plain(value))
         legend_above(axes, columns=3, marker_scale=1)
         finish(axes, f"{unit} since the first particles", "particles")
-        return svg(axes.figure, f"Particles over time; {history[-1]['particles']:.0f} now")
+        return svg(axes.figure, f"Particles over time; {course['particles'].iloc[-1]:.0f} now")
 
 
-def resolution_against_particles(history: Sequence[Line]) -> str:
+def resolution_against_particles(course: pd.DataFrame) -> str:
     """Masked and unmasked resolution against the number of kept particles."""
-    kept = np.array([line["kept"] for line in history], dtype=float)
+    kept = course["kept"].to_numpy()
     unit, name_of_unit = (1000, "thousand ") if kept[-1] >= 20_000 else (1, "")
     with plot() as axes:
         for name, colour in (("masked", BLUE), ("unmasked", MUTED)):
-            values = np.array([line[name] for line in history], dtype=float)
-            axes.plot(kept / unit, values, color=colour, label=name, **_marks(len(kept)))
+            axes.plot(kept / unit, course[name].to_numpy(), color=colour, label=name, **_marks(len(kept)))
         label_logarithmic(axes, x=True)
         legend_above(axes, columns=2, marker_scale=1)
         finish(axes, f"{name_of_unit}kept particles", "resolution (Å)")
-        return svg(axes.figure, f"Resolution against particles; the last is {history[-1]['masked']:.1f} Å")
+        last = course["masked"].iloc[-1]
+        return svg(axes.figure, f"Resolution against particles; the last is {last:.1f} Å")
 
 
 def expected_errors(errors_deg: np.ndarray, threshold_deg: float) -> str:
@@ -219,7 +220,3 @@ def signal_scales(scales: np.ndarray, junk_scale: float) -> str:
 def _marks(count: int) -> dict[str, Any]:
     """Points that are drawn until they would cover the line."""
     return {"marker": "o", "markersize": 3, "clip_on": False} if count <= _MAX_MARKS else {}
-
-
-def _angle(angle_deg: float) -> str:
-    return degrees(float(np.deg2rad(angle_deg)))

@@ -21,9 +21,9 @@ def quantity(value: float | None) -> str:
     return thousands(value) if abs(value) >= 100 else f"{value:.3g}"
 
 
-def percent(share: float) -> str:
-    """A share of 1 as whole per cent."""
-    return f"{100 * share:.0f}\u202f%"
+def percent(share: float, decimals: int = 0) -> str:
+    """A share of 1 in per cent."""
+    return f"{100 * share:.{decimals}f}\u202f%"
 
 
 def radians(angle_rad: float) -> str:

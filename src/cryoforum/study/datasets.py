@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.config import SimulationConfig
-from cryoforum.dataset.images import Images
 from cryoforum.dataset.particles import Particles
-from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.split import split_rows
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
@@ -74,13 +72,10 @@ def _with_junk(particles: Particles, dataset: Dataset, config: SimulationConfig)
     """Some images show another molecule, as strong and noisy, under meaningless orientations."""
     rows = junk_rows(dataset)
     other = simulate(load_structure(_JUNK, dataset.box, dataset.pixel_size_angstrom), replace(config, seed=1))
-    images: Images = particles.images
-    everything = images[torch.arange(len(particles))].clone()
-    junk = other.images[rows]
-    everything[rows] = junk * (everything.square().mean() / junk.square().mean()).sqrt()
-    poses = particles.poses
-    if poses is None:
+    images, junk = particles.images[torch.arange(len(particles))], other.images[rows]
+    images[rows] = junk * (images.square().mean() / junk.square().mean()).sqrt()
+    if particles.poses is None:
         raise InputError("expected simulated particles to have poses")
-    quaternions = poses.quaternions.clone()
+    quaternions = particles.poses.quaternions.clone()
     quaternions[rows] = random_unitquat(len(rows), generator=torch.Generator().manual_seed(2))
-    return replace(particles, images=everything, poses=Poses(quaternions, poses.shifts_angstrom))
+    return replace(particles, images=images).with_orientations(quaternions)

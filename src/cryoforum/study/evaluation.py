@@ -9,10 +9,9 @@ from torch import Tensor
 
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.pose_errors import orientation_errors
-from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.predictions import Predictions
 from cryoforum.dataset.split import Split
-from cryoforum.dataset.volumes import HalfMaps, Volume
+from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.geometry.rotations import compose
@@ -66,10 +65,10 @@ def evaluate(run: Run, model: TrainedModel, particles: Particles, split: Split) 
 
 def median_without_tta(run: Run, model: TrainedModel, found: Evaluation) -> float:
     """The median error in radians without test-time augmentation."""
-    if run.tta_copies == 1:
-        return float(found.errors[found.genuine].quantile(0.5))
-    mode = predict(model, found.test, tta=1).posterior.mode
-    errors = orientation_errors(mode, found.truth, run.config.symmetry)
+    errors = found.errors
+    if run.tta_copies > 1:
+        mode = predict(model, found.test, tta=1).posterior.mode
+        errors = orientation_errors(mode, found.truth, run.config.symmetry)
     return float(errors[found.genuine].quantile(0.5))
 
 
@@ -87,20 +86,24 @@ def log_likelihood(run: Run, model: TrainedModel, found: Evaluation) -> float:
     group = symmetry_group(run.config.symmetry)
     rows = found.genuine.nonzero()[:, 0]
     equivalents = compose(group, found.truth[rows][:, None])
-    densities = []
+    batches = loaded_batches(found.test.select(rows), 256)
     with torch.no_grad():
-        for batch, own in zip(
-            loaded_batches(found.test.select(rows), 256), equivalents.split(256), strict=True
-        ):
-            densities.append(model.head.normalised_log_density(network_numbers(model, batch), own))
+        densities = [
+            model.head.normalised_log_density(network_numbers(model, batch), own)
+            for batch, own in zip(batches, equivalents.split(256), strict=True)
+        ]
     return float((torch.cat(densities).logsumexp(-1) - math.log(len(group))).mean())
+
+
+def border_distance(quaternions: Tensor, symmetry: str) -> Tensor:
+    """Distance (n,) in radians of orientations (n, 4) to the border of their fundamental domain."""
+    group = symmetry_group(symmetry)
+    return distance_to_domain_border(in_fundamental_domain(quaternions, group), group)
 
 
 def near_border(run: Run, found: Evaluation) -> dict[str, float]:
     """Errors of particles near the border of the fundamental domain, and away from it."""
-    group = symmetry_group(run.config.symmetry)
-    distance = distance_to_domain_border(in_fundamental_domain(found.truth, group), group)
-    near = distance < BORDER_RAD
+    near = border_distance(found.truth, run.config.symmetry) < BORDER_RAD
     return {
         "share_near_border": float(near.float().mean()),
         "median_near_border_rad": float(found.errors[near].median()),
@@ -149,7 +152,10 @@ def resolutions(
     }
     curves = {}
     for name, (chosen, quaternions) in maps_of.items():
-        maps = _maps(found.test, chosen, quaternions, run.config.symmetry)
+        test = found.test.select(chosen).with_orientations(quaternions[chosen])
+        test = replace(test, half_sets=drawn_half_sets(test.names))
+        config = ReconstructionConfig(symmetry=run.config.symmetry)
+        maps = reconstruct(test, config, independent=False)
         curve = fsc_curve(maps)
         numbers[f"resolution_{name}_angstrom"] = curve.masked_resolution_angstrom
         curves[f"fsc_{name}"] = curve.masked.numpy()
@@ -161,15 +167,6 @@ def resolutions(
             numbers[f"coarse_fsc_{name}"] = float(fsc[1 : int(box * size / COARSE_ANGSTROM) + 1].mean())
             curves[f"fsc_with_true_map_{name}"] = fsc.numpy()
     return numbers, curves
-
-
-def _maps(test: Particles, rows: Tensor, quaternions: Tensor, symmetry: str) -> HalfMaps:
-    chosen = test.select(rows)
-    if chosen.poses is None:
-        raise InputError("expected particles with origins")
-    oriented = chosen.with_poses(Poses(quaternions[rows], chosen.poses.shifts_angstrom))
-    oriented = replace(oriented, half_sets=drawn_half_sets(chosen.names))
-    return reconstruct(oriented, ReconstructionConfig(symmetry=symmetry), independent=False)
 
 
 def _fsc_with(true_map: Volume, found: Volume) -> Tensor:

@@ -1,22 +1,21 @@
 """Figures of the studies with their captions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from cryoforum.curation.selection import select
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.report import figures
+from cryoforum.report.inputs import most_certain
 from cryoforum.report.layout import Exhibit, Panel
+from cryoforum.report.sections import pair_distances
 from cryoforum.report.wording import percent, thousands
 from cryoforum.study import figures as drawings
 from cryoforum.training.pairs import DISTANCE_BINS, random_pairs, stratified_pairs
 from cryoforum.training.schedule import one_cycle
 
-_MAX_PAIRS = 200_000
 _PAIRS_DRAWN = 16_000
 
 
@@ -26,9 +25,7 @@ def dots_exhibit(medians: Mapping[str, Mapping[str, np.ndarray]], paper: Mapping
     shown.append(np.array([paper[label] for block in medians.values() for label in block if label in paper]))
     every = np.concatenate(shown)
     limits = float(every.min()) / 1.15, float(every.max()) * 1.15
-    panels = tuple(
-        Panel(name, drawings.dot_plot(name, block, paper, limits)) for name, block in medians.items()
-    )
+    panels = [Panel(name, drawings.dot_plot(name, block, paper, limits)) for name, block in medians.items()]
     caption = (
         "Table 1, block by block, on one axis: median error of every seed (dots), their mean (bars), and the "
         "paper's value where it is known (hollow). The base, where it was run, comes first."
@@ -38,7 +35,7 @@ def dots_exhibit(medians: Mapping[str, Mapping[str, np.ndarray]], paper: Mapping
 
 def learning_exhibit(curves: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Exhibit:
     """Learning curves by block and variant (Supplementary Fig. 3)."""
-    panels = tuple(Panel(name, drawings.learning_curves(name, block)) for name, block in curves.items())
+    panels = [Panel(name, drawings.learning_curves(name, block)) for name, block in curves.items()]
     caption = (
         "Median error on the validation particles while training goes on, first seed of each variant; as the "
         "paper's Supplementary Figure 3."
@@ -52,16 +49,14 @@ def noise_exhibit(seeds: Mapping[str, np.ndarray], paper: Mapping[str, float]) -
         "Median error on test particles by SNR, the same molecule and poses throughout; hollow: the paper's "
         "Supplementary Table 2. Steps in SNR are drawn as equal."
     )
-    return Exhibit((Panel("Median error by SNR", drawings.noise_curve(seeds, paper)),), caption, columns=1)
+    return Exhibit([Panel("Median error by SNR", drawings.noise_curve(seeds, paper))], caption, columns=1)
 
 
 def border_exhibit(
     ways: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], border_rad: float
 ) -> Exhibit:
     """`border_curves` of each group."""
-    panels = tuple(
-        Panel(group, drawings.border_curves(group, own, border_rad)) for group, own in ways.items()
-    )
+    panels = [Panel(group, drawings.border_curves(group, own, border_rad)) for group, own in ways.items()]
     caption = (
         "Error to the nearest equivalent against how far the true orientation is from turning into an "
         f"equivalent of itself: medians (lines) and quartiles (bands) in {drawings.BORDER_BINS} bins of as "
@@ -72,20 +67,17 @@ def border_exhibit(
 
 def orientations_exhibit(arrays: Mapping[str, np.ndarray], source: str) -> Exhibit:
     """True and predicted distances of pairs, and errors (Fig. 3); ``arrays`` as a run stores them."""
-    truth, mode = (torch.from_numpy(arrays[name]) for name in ("truth", "mode"))
-    count = len(truth)
-    pairs = min(_MAX_PAIRS, count * (count - 1) // 2)
-    rows = random_pairs(count, pairs, torch.Generator().manual_seed(0))
-    true, predicted = (_pair_distances(quaternions, *rows) for quaternions in (truth, mode))
+    true, predicted = (pair_distances(torch.from_numpy(arrays[name]), "C1") for name in ("truth", "mode"))
     error = {"error": np.rad2deg(arrays["error_rad"])}
     panels = (
         Panel("Distances of pairs", figures.pairwise_density(true, predicted)),
         Panel("Errors", figures.histograms(error, "error", "°")),
     )
     caption = (
-        f"{source}: the {thousands(count)} test particles. Left: distances between the orientations of "
-        f"{thousands(pairs)} random pairs, predicted against true; on the dashed line they agree. Right: "
-        "geodesic distance of each predicted orientation to the true one. Laid out as the paper's Figure 3."
+        f"{source}: the {thousands(len(arrays['truth']))} test particles. Left: distances between the "
+        f"orientations of {thousands(len(true))} random pairs, predicted against true; on the dashed line "
+        "they agree. Right: geodesic distance of each predicted orientation to the true one. Laid out as the "
+        "paper's Figure 3."
     )
     return Exhibit(panels, caption)
 
@@ -93,12 +85,11 @@ def orientations_exhibit(arrays: Mapping[str, np.ndarray], source: str) -> Exhib
 def certainty_exhibit(arrays: Mapping[str, np.ndarray], kept_share: float, source: str) -> Exhibit:
     """Both statistics of certainty against the error, and errors of kept and dropped (Fig. 5)."""
     errors, trace = arrays["error_rad"], arrays["trace"]
+    groups = kept_and_dropped(trace, errors, kept_share)
     panels = (
         Panel("Λmax", figures.certainty_scatter(arrays["lambda_max"], errors, "Λmax", kept_share)),
         Panel("tr Λ", figures.certainty_scatter(trace, errors, "tr Λ", kept_share)),
-        Panel(
-            "Kept and dropped by tr Λ", figures.error_histogram(*kept_and_dropped(trace, errors, kept_share))
-        ),
+        Panel("Kept and dropped by tr Λ", figures.error_histogram(*groups)),
     )
     caption = (
         f"{source}: certainty of each test particle against its error. The dashed line leaves the "
@@ -138,7 +129,7 @@ def resolution_panel(
     return Panel(name, figures.fsc_curves(drawn, names, f"{name}: masked"))
 
 
-def resolution_exhibit(panels: tuple[Panel, ...]) -> Exhibit:
+def resolution_exhibit(panels: Sequence[Panel]) -> Exhibit:
     """`resolution_panel` of each set (Fig. 4)."""
     caption = (
         "Masked Fourier shell correlation of half maps from the test particles of the first seed, with true "
@@ -158,11 +149,14 @@ def pairs_exhibit() -> Exhibit:
         "random pairs": random_pairs(len(orientations), _PAIRS_DRAWN, generator),
         "stratified pairs": stratified_pairs(orientations, group, _PAIRS_DRAWN, generator),
     }
-    distances = {name: _pair_distances(orientations, *rows) for name, rows in drawn.items()}
-    finer = 4 * DISTANCE_BINS
-    panels = tuple(
-        Panel(f"{bins} bins", drawings.distance_histogram(distances, bins)) for bins in (DISTANCE_BINS, finer)
-    )
+    distances = {
+        name: symmetric_distance(orientations[first], orientations[second], group).numpy()
+        for name, (first, second) in drawn.items()
+    }
+    panels = [
+        Panel(f"{bins} bins", drawings.distance_histogram(distances, bins))
+        for bins in (DISTANCE_BINS, 4 * DISTANCE_BINS)
+    ]
     caption = (
         f"True distances of {thousands(_PAIRS_DRAWN)} pairs of {thousands(len(orientations))} random "
         "orientations. "
@@ -181,15 +175,10 @@ def schedule_exhibit(max_rate: float, steps: int) -> Exhibit:
         "One cycle: the learning rate rises and falls as a cosine while the momentum does the opposite, at "
         "the paper's largest rate and length. Redraws the paper's Supplementary Figure 2."
     )
-    return Exhibit((Panel("Schedule", drawn),), caption, columns=1)
-
-
-def _pair_distances(quaternions: Tensor, first: Tensor, second: Tensor) -> np.ndarray:
-    return symmetric_distance(quaternions[first], quaternions[second], symmetry_group("C1")).numpy()
+    return Exhibit([Panel("Schedule", drawn)], caption, columns=1)
 
 
 def kept_and_dropped(trace: np.ndarray, errors: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Errors of the ``share`` that is most certain by tr Λ, and of the others."""
-    kept = np.zeros(len(trace), bool)
-    kept[select(torch.from_numpy(trace), share).numpy()] = True
+    kept = most_certain(trace, share)
     return errors[kept], errors[~kept]

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryoforum.geometry.point_groups import distance_to_domain_border, in_fundamental_domain, symmetry_group
 from cryoforum.report.layout import Exhibit, Section, Table
 from cryoforum.report.wording import listed, percent, thousands
 from cryoforum.study import exhibits, published
-from cryoforum.study.evaluation import BORDER_RAD
+from cryoforum.study.evaluation import BORDER_RAD, border_distance
 from cryoforum.study.runs import KEPT_SHARE
 from cryoforum.study.summaries import (
     WITHOUT_TTA,
@@ -40,10 +39,6 @@ _SPREAD = "Numbers are means over seeds; ± is their standard deviation (n − 1
 _TTA = "Without TTA: the network reads each image once, as the paper's does."
 
 
-def _header(text: str) -> tuple[str, ...]:
-    return tuple(text.split("|"))
-
-
 def _variants(rows: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """The runs of a study by block and variant, in the order of the plan; others come last."""
     plan = [(run.block, run.label) for run in planned_runs(rows["study"].iloc[0], scale_of(rows), 1)]
@@ -67,7 +62,7 @@ def _section(
 ) -> Section:
     anchor = f"{rows['study'].iloc[0]}-{scale_of(rows)}"
     text = f"{_conditions(rows)}\n\n{_SPREAD} {notes}"
-    return Section(anchor, f"{title} at {SCALE_NAMES[scale_of(rows)]}", text, tuple(shown), tuple(tables))
+    return Section(anchor, f"{title} at {SCALE_NAMES[scale_of(rows)]}", text, shown, tables)
 
 
 def table1_section(rows: pd.DataFrame, out: Path) -> Section:
@@ -79,7 +74,7 @@ def table1_section(rows: pd.DataFrame, out: Path) -> Section:
         if any(own == block for own, _ in found):
             runs = {name: found.get((block, name)) if own else base for name, own in settings_of.items()}
             blocks[block] = {name: own for name, own in runs.items() if own is not None}
-    header = _header("Variant|Seeds|Median (rad)|Range|Paper|Mean (rad)|> 0.3 rad|Log-likelihood")
+    header = "Variant|Seeds|Median (rad)|Range|Paper|Mean (rad)|> 0.3 rad|Log-likelihood"
     tables, paper = [], published.MEDIAN_RAD_BY_VARIANT
     for block, runs in blocks.items():
         lines = []
@@ -87,7 +82,7 @@ def table1_section(rows: pd.DataFrame, out: Path) -> Section:
             medians = mean_and_deviation(own, "median_rad"), range_of(own), radians(paper.get(name))
             others = share(own, "share_above_0_3_rad"), mean(own, "log_likelihood", 2)
             lines.append((name, str(len(own)), *medians, mean(own, "mean_rad"), *others))
-        tables.append(Table(block.capitalize(), header, tuple(lines)))
+        tables.append(Table(block.capitalize(), header.split("|"), lines))
     notes = (
         f"The base of all four blocks is one training, “{BASE}”, under the name of each block; the other "
         "variants change it in one place, and those called likelihood or softmax the loss with the head. "
@@ -114,9 +109,7 @@ def _block_exhibits(blocks: dict[str, dict[str, pd.DataFrame]], out: Path) -> li
 def snr_section(rows: pd.DataFrame, out: Path) -> Section:
     """Median error by SNR, beside the paper's."""
     found = {label: own for (_, label), own in _variants(rows).items()}
-    header = _header(
-        f"SNR|Seeds|Median (rad)|Paper|Without TTA (rad)|{_ERRORS}|Log-likelihood|Passes|Minutes"
-    )
+    header = f"SNR|Seeds|Median (rad)|Paper|Without TTA (rad)|{_ERRORS}|Log-likelihood|Passes|Minutes"
     lines = []
     for label, own in found.items():
         medians = mean_and_deviation(own, "median_rad"), radians(published.MEDIAN_RAD_BY_SNR.get(label))
@@ -129,16 +122,15 @@ def snr_section(rows: pd.DataFrame, out: Path) -> Section:
     notes = f"The median does not rise {listed(broken)}." if broken else "The median rises at every step."
     seeds = {label: own["median_rad"].to_numpy() for label, own in found.items()}
     exhibit = exhibits.noise_exhibit(seeds, published.MEDIAN_RAD_BY_SNR)
-    table = Table("Median error by SNR", header, tuple(lines))
+    table = Table("Median error by SNR", header.split("|"), lines)
     text = f"{notes if steps else ''} {_TTA} {_EXPECTED} {_LIKELIHOOD} {published.NOTE}"
     return _section(rows, "Noise", text, [exhibit], [table])
 
 
 def accuracy_section(rows: pd.DataFrame, out: Path) -> Section | None:
     """Figures 3 and 5, of one run on the paper's set: without Table 1's restrictions where there is one."""
-    own = rows[
-        (rows["dataset"] == Dataset().name) & ((rows["study"] != "table1") | (rows["variant"] == BASE))
-    ]
+    is_whole = (rows["study"] != "table1") | (rows["variant"] == BASE)
+    own = rows[(rows["dataset"] == Dataset().name) & is_whole]
     for study in ("snr", "table1", "real"):
         if first := _first(own[own["study"] == study], out):
             row, arrays = first
@@ -165,7 +157,7 @@ def _errors(own: pd.DataFrame) -> tuple[str, str, str]:
 def real_section(rows: pd.DataFrame, out: Path) -> Section:
     """Resolution of maps, and the share of junk that the filter keeps."""
     kinds = "|".join(f"{kind.capitalize()} (Å)" for kind in KINDS)
-    header = _header(f"Set|Seeds|Junk|{kinds}|Junk, kept|> 0.3 rad, kept")
+    header = f"Set|Seeds|Junk|{kinds}|Junk, kept|> 0.3 rad, kept".split("|")
     paper = published.RESOLUTION_ANGSTROM
     known = (f"{paper[kind]}" if kind in paper else "–" for kind in KINDS)
     lines: list[tuple[str, ...]] = [("The paper, Fig. 4", "–", "–", *known, "–", "–")]
@@ -184,13 +176,13 @@ def real_section(rows: pd.DataFrame, out: Path) -> Section:
                 source = f"{label}, seed {row['seed']}"
                 drawn.append(exhibits.junk_exhibit(arrays, row["kept_share"], source))
     if panels:
-        drawn.insert(0, exhibits.resolution_exhibit(tuple(panels)))
+        drawn.insert(0, exhibits.resolution_exhibit(panels))
     notes = (
         f"Filtered: as certain by tr Λ as the most certain {percent(KEPT_SHARE)} of the validation part. "
         "Genuine: all particles but the junk; only these count as test images above. Junk among the kept "
         f"particles counts as above 0.3 rad. {published.NOTE}"
     )
-    tables = [Table("Resolution and junk", header, tuple(lines)), *_beside_the_true_map(rows)]
+    tables = [Table("Resolution and junk", header, lines), *_beside_the_true_map(rows)]
     return _section(rows, "Maps and junk", notes, drawn, tables)
 
 
@@ -204,13 +196,13 @@ def _beside_the_true_map(rows: pd.DataFrame) -> list[Table]:
         coarse = (mean_and_deviation(own, f"coarse_fsc_{kind}", 3) for kind in KINDS)
         lines += [(f"{label}: FSC 0.5 at (Å)", *fine), (f"{label}: mean FSC down to 30 Å", *coarse)]
     header = ("Map beside the true one", *(kind.capitalize() for kind in KINDS))
-    return [Table("Full maps beside the true map", header, tuple(lines))]
+    return [Table("Full maps beside the true map", header, lines)]
 
 
 def symmetry_section(rows: pd.DataFrame, out: Path) -> Section:
     """Orientations in one fundamental domain beside losses over all equivalents."""
     near = "Median near|Mean near|Median away|Mean away|Near border"
-    header = _header(f"Group|Handling|Seeds|Median (rad)|Without TTA (rad)|Mean (rad)|{_ERRORS}|{near}")
+    header = f"Group|Handling|Seeds|Median (rad)|Without TTA (rad)|Mean (rad)|{_ERRORS}|{near}".split("|")
     lines = []
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for (group, handling), own in _variants(rows).items():
@@ -219,8 +211,7 @@ def symmetry_section(rows: pd.DataFrame, out: Path) -> Section:
         by_place = *(mean(own, key) for key in places), share(own, "share_near_border")
         lines.append((group, handling, str(len(own)), *whole, *_errors(own), *by_place))
         if first := _first(own, out):
-            elements, truth = symmetry_group(group), torch.from_numpy(first[1]["truth"])
-            distance = distance_to_domain_border(in_fundamental_domain(truth, elements), elements)
+            distance = border_distance(torch.from_numpy(first[1]["truth"]), group)
             curves.setdefault(group, {})[handling] = distance.numpy(), first[1]["error_rad"]
     notes = (
         "Errors are to the nearest equivalent. Domain: the paper's way, training orientations are moved into "
@@ -229,7 +220,7 @@ def symmetry_section(rows: pd.DataFrame, out: Path) -> Section:
         "were not at hand."
     )
     drawn = [exhibits.border_exhibit(curves, BORDER_RAD)] if curves else []
-    return _section(rows, "Symmetry", notes, drawn, [Table("Errors under symmetry", header, tuple(lines))])
+    return _section(rows, "Symmetry", notes, drawn, [Table("Errors under symmetry", header, lines)])
 
 
 def _conditions(rows: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import pandas as pd
 
 from cryoforum.config import preset
-from cryoforum.report.wording import thousands
+from cryoforum.report.wording import percent, thousands
 from cryoforum.study.variants import SCALES
 
 WITHOUT_TTA = "single_view_median_rad"  # column: median error without test-time augmentation
@@ -55,7 +55,7 @@ def mean(rows: pd.DataFrame, key: str, digits: int = 4) -> str:
 def share(rows: pd.DataFrame, key: str) -> str:
     """Mean over seeds in per cent; a dash where no value is known."""
     value = rows[key].mean() if key in rows else math.nan
-    return f"{100 * value:.1f}\u202f%" if math.isfinite(value) else "–"
+    return percent(value, decimals=1) if math.isfinite(value) else "–"
 
 
 def span(values: Collection[float]) -> str:

@@ -1,6 +1,7 @@
 """The runs of the studies: every variant is a few settings on top of a base, at one of two scales."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryoforum.config import Config, chosen_config
@@ -74,9 +75,7 @@ class Run:
     def name(self) -> str:
         """File name of its results."""
         words = f"{self.study}-{self.block}-{self.label}".lower()
-        return (
-            "".join(c if c.isalnum() or c in "-." else "_" for c in words) + f"-{self.scale}-seed{self.seed}"
-        )
+        return re.sub(r"[^\w.-]", "_", words) + f"-{self.scale}-seed{self.seed}"
 
 
 # Table 1 in its four blocks; the first of each is what the paper proposes. All change the base in one place.
@@ -153,9 +152,8 @@ def runs_on(particle_file: Path, symmetry: str, scale: str, seeds: int) -> list[
     _check(scale, seeds)
     dataset = Dataset(particle_file=str(particle_file))
     settings = _stratified(scale) if symmetry == "C1" else (*_stratified(scale), f"symmetry={symmetry}")
-    return [
-        _own_run("real", "resolution", dataset.name, dataset, scale, seed, *settings) for seed in range(seeds)
-    ]
+    run = _own_run("real", "resolution", dataset.name, dataset, scale, *settings)
+    return [replace(run, seed=seed) for seed in range(seeds)]
 
 
 def planned_runs(study: str, scale: str, seeds: int, only: str | None = None) -> list[Run]:
@@ -182,7 +180,7 @@ def planned_runs(study: str, scale: str, seeds: int, only: str | None = None) ->
     if study != "all" and study not in known:
         raise InputError(f"expected a study out of {', '.join(known)} or all, found '{study}'")
     names = list(known) if study == "all" else [study]
-    runs = [run for name in names for seed in range(seeds) for run in known[name](scale, seed)]
+    runs = [replace(run, seed=seed) for name in names for seed in range(seeds) for run in known[name](scale)]
     chosen = [run for run in runs if only is None or only.lower() in f"{run.block} {run.label}".lower()]
     if not chosen:
         raise InputError(f"expected part of a block's or variant's name, found --only '{only}'")
@@ -196,52 +194,41 @@ def _check(scale: str, seeds: int) -> None:
         raise InputError(f"expected 1 seed or more, found {seeds}")
 
 
-def _table1(scale: str, seed: int) -> list[Run]:
-    runs = []
-    for block, variants in TABLE_1.items():
-        for label, settings in variants.items():
-            if settings or label == BASE:  # the base is one training, whatever a block calls it
-                every = (*TABLE_1_SETTINGS[scale], *settings)
-                runs.append(Run("table1", block, label, Dataset(), TABLE_1_PRESET, every, seed, scale))
-    return runs
-
-
-def _own_run(
-    study: str, block: str, label: str, dataset: Dataset, scale: str, seed: int, *settings: str
-) -> Run:
-    every = (*OWN_SETTINGS[scale], *settings)
-    return Run(study, block, label, dataset, OWN_PRESET[scale], every, seed, scale, OWN_TTA_COPIES[scale])
-
-
-def _snr(scale: str, seed: int) -> list[Run]:
+def _table1(scale: str) -> list[Run]:
+    own = TABLE_1_SETTINGS[scale]
     return [
-        _own_run("snr", "network alone", label, Dataset(snr=snr), scale, seed) for label, snr in SNRS.items()
+        Run("table1", block, label, Dataset(), TABLE_1_PRESET, (*own, *settings), 0, scale)
+        for block, variants in TABLE_1.items()
+        for label, settings in variants.items()
+        if settings or label == BASE  # the base is one training, whatever a block calls it
     ]
 
 
-def _symmetry(scale: str, seed: int) -> list[Run]:
+def _own_run(study: str, block: str, label: str, dataset: Dataset, scale: str, *settings: str) -> Run:
+    every = (*OWN_SETTINGS[scale], *settings)
+    return Run(study, block, label, dataset, OWN_PRESET[scale], every, 0, scale, OWN_TTA_COPIES[scale])
+
+
+def _snr(scale: str) -> list[Run]:
+    return [_own_run("snr", "network alone", label, Dataset(snr=snr), scale) for label, snr in SNRS.items()]
+
+
+def _symmetry(scale: str) -> list[Run]:
     sets = {
         "D2": Dataset("d2", box=96, pixel_size_angstrom=1.6),
         "O": Dataset("6z6u", box=96, pixel_size_angstrom=1.9),
     }
-    settings = {
-        (group, handling): (f"symmetry={group}", f"symmetry_handling={handling}")
-        for group in sets
-        for handling in ("domain", "group")
-    }
     return [
-        _own_run("symmetry", group, handling, sets[group], scale, seed, *own)
-        for (group, handling), own in settings.items()
+        _own_run("symmetry", group, way, found, scale, f"symmetry={group}", f"symmetry_handling={way}")
+        for group, found in sets.items()
+        for way in ("domain", "group")
     ]
 
 
-def _real(scale: str, seed: int) -> list[Run]:
-    sets = {
-        "SNR 0.1": Dataset(),
-        "SNR 0.1, half of the new images junk": Dataset(junk=0.5),
-    }
+def _real(scale: str) -> list[Run]:
+    sets = {"SNR 0.1": Dataset(), "SNR 0.1, half of the new images junk": Dataset(junk=0.5)}
     return [
-        _own_run("real", "resolution", label, found, scale, seed, *_stratified(scale))
+        _own_run("real", "resolution", label, found, scale, *_stratified(scale))
         for label, found in sets.items()
     ]
 
