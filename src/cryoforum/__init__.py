@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same
     from cryoforum.dataset.volumes import HalfMaps, Volume
     from cryoforum.distributions.bingham import OrientationPosterior
     from cryoforum.errors import InputError
-    from cryoforum.imaging.simulation import simulate
     from cryoforum.io.particle_files import load_particle_set, read_particle_file, write_particle_file
     from cryoforum.io.predictions import prediction_columns, with_predictions
     from cryoforum.molecules.structures import load_structure
@@ -42,6 +41,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same
     )
     from cryoforum.report.page import write_report
     from cryoforum.runtime.reporter import Reporter
+    from cryoforum.simulation.ideal import simulate
     from cryoforum.training.calibration import calibrated
     from cryoforum.training.loop import TrainingOptions, train
     from cryoforum.training.lr_finder import RangeTestOptions, learning_rate_range, suggested_rate
@@ -70,7 +70,7 @@ _HOMES = {
     "Volume": "dataset.volumes",
     "OrientationPosterior": "distributions.bingham",
     "InputError": "errors",
-    "simulate": "imaging.simulation",
+    "simulate": "simulation.ideal",
     "load_particle_set": "io.particle_files",
     "read_particle_file": "io.particle_files",
     "write_particle_file": "io.particle_files",
