@@ -27,12 +27,12 @@ from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
-from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.ideal import simulate
 
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
 CTF_OF_PARTICLES = ["rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle", "rlnPhaseShift"]

@@ -31,13 +31,13 @@ from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_co
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.imaging.likelihood import evaluate
-from cryoforum.imaging.simulation import simulate
 from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers
 from cryoforum.reconstruction.reference_map import load_reference, reference_from_map
+from cryoforum.simulation.ideal import simulate
 
 REPEATS, COUNT = 3, 512
 # Of one point in `kernels.accumulate`, counted in its source: eight neighbours, the image and its CTF.

@@ -22,7 +22,6 @@ from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
 from cryoforum.dataset.split import split_rows
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.masks import soft_mask
-from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
@@ -30,6 +29,7 @@ from cryoforum.molecules.structures import load_structure
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
 from cryoforum.reconstruction.inversion import reconstruct
+from cryoforum.simulation.ideal import simulate
 from cryoforum.training.loop import TrainingOptions, train
 
 TRAINING_COUNT, TEST_COUNT, SNR = 2512, 400, 0.1

@@ -19,7 +19,6 @@ import torch
 
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.split import split_rows
-from cryoforum.imaging.simulation import simulate
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
@@ -27,6 +26,7 @@ from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.inversion import reconstruct
+from cryoforum.simulation.ideal import simulate
 from cryoforum.training.loop import train
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same
     from cryoforum.alignment.config import AlignmentConfig
     from cryoforum.alignment.global_search import SearchConfig
     from cryoforum.alignment.local_refinement import LocalRefinementConfig
-    from cryoforum.config import Config, SimulationConfig, preset
+    from cryoforum.config import REALISTIC, Config, Imperfections, SimulationConfig, preset
     from cryoforum.curation.selection import select
     from cryoforum.dataset.ctf_parameters import CtfParameters
     from cryoforum.dataset.image_grid import ImageGrid
@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same
     from cryoforum.dataset.volumes import HalfMaps, Volume
     from cryoforum.distributions.bingham import OrientationPosterior
     from cryoforum.errors import InputError
-    from cryoforum.imaging.simulation import simulate
     from cryoforum.io.particle_files import load_particle_set, read_particle_file, write_particle_file
     from cryoforum.io.predictions import prediction_columns, with_predictions
     from cryoforum.molecules.structures import load_structure
@@ -42,6 +41,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same
     )
     from cryoforum.report.page import write_report
     from cryoforum.runtime.reporter import Reporter
+    from cryoforum.simulation.ideal import simulate
+    from cryoforum.simulation.realistic import simulate_realistic
     from cryoforum.training.calibration import calibrated
     from cryoforum.training.loop import TrainingOptions, train
     from cryoforum.training.lr_finder import RangeTestOptions, learning_rate_range, suggested_rate
@@ -53,6 +54,8 @@ _HOMES = {
     "LocalRefinementConfig": "alignment.local_refinement",
     "load_structure": "molecules.structures",
     "Config": "config",
+    "Imperfections": "config",
+    "REALISTIC": "config",
     "SimulationConfig": "config",
     "preset": "config",
     "select": "curation.selection",
@@ -70,7 +73,8 @@ _HOMES = {
     "Volume": "dataset.volumes",
     "OrientationPosterior": "distributions.bingham",
     "InputError": "errors",
-    "simulate": "imaging.simulation",
+    "simulate": "simulation.ideal",
+    "simulate_realistic": "simulation.realistic",
     "load_particle_set": "io.particle_files",
     "read_particle_file": "io.particle_files",
     "write_particle_file": "io.particle_files",
@@ -104,6 +108,7 @@ __all__ = [
     "CtfParameters",
     "HalfMaps",
     "ImageGrid",
+    "Imperfections",
     "InputError",
     "LocalRefinementConfig",
     "OrientationPosterior",
@@ -111,6 +116,7 @@ __all__ = [
     "Particles",
     "Poses",
     "Predictions",
+    "REALISTIC",
     "RangeTestOptions",
     "ReconstructionConfig",
     "Reference",
@@ -129,7 +135,6 @@ __all__ = [
     "load_particle_set",
     "load_reference",
     "load_structure",
-    "resampled_to_model",
     "orientation_errors",
     "predict",
     "prediction_columns",
@@ -138,9 +143,11 @@ __all__ = [
     "reconstruct",
     "reference_from_map",
     "reference_from_particles",
+    "resampled_to_model",
     "save_model",
     "select",
     "simulate",
+    "simulate_realistic",
     "split_rows",
     "suggested_rate",
     "summarise_errors",

@@ -1,10 +1,11 @@
 """What can be set, with its default: one small frozen dataclass a step, read from TOML where wanted."""
 
+import math
 import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cryoforum.choices import (
     ACTIVATIONS,
@@ -16,6 +17,8 @@ from cryoforum.choices import (
     PAIRINGS,
     POOLINGS,
     SCHEDULES,
+    JunkKind,
+    check_choice,
 )
 from cryoforum.distributions.exponential_family import least_degree
 from cryoforum.errors import InputError
@@ -48,6 +51,42 @@ class SimulationConfig:
 
     def __post_init__(self) -> None:
         _require_known_names(self)
+
+
+@dataclass(frozen=True)
+class Imperfections:
+    """What images and labels have that ideal ones lack; the defaults are none of it.
+
+    Noise has a variance of 1 over the image; lengths of "the noise" are its standard deviation.
+    """
+
+    conformation_shares: tuple[float, ...] = (1.0,)  # of the genuine particles
+    hinge_angle_deg: float = 7.0  # from each conformation to the next
+    preferred_views: float = 0.0  # density ∝ exp(this · cos²) of the angle between a view and one axis
+    strength_spread: float = 0.0  # standard deviation of the logarithm of the signal's strength
+    neighbours: float = 0.0  # mean number of further particles that reach into an image
+    noise_colour: float = 0.0  # noise power at low frequencies above that at high ones; spreads by micrograph
+    particles_per_micrograph: int = 50
+    ramp: float = 0.0  # standard deviation of the rise from edge to edge along x and y, in the noise
+    defocus_error_angstrom: float = 0.0  # standard deviation; the same for U and V
+    pose_error_deg: float = 0.0  # of the labels, standard deviation about each axis
+    shift_error_angstrom: float = 0.0  # of the labels, standard deviation along x and y
+    wrong_pose_share: float = 0.0  # of the labels, with a random orientation
+    junk_share: float = 0.0  # of all images
+    junk_kinds: tuple[str, ...] = get_args(JunkKind)
+
+    def __post_init__(self) -> None:
+        shares, per_micrograph = self.conformation_shares, self.particles_per_micrograph
+        is_whole = min(shares, default=0) > 0 and abs(sum(shares) - 1) < 1e-6
+        _require(is_whole, "shares of conformations that add up to 1", shares)
+        _require(per_micrograph >= 1, "1 or more particles per micrograph", per_micrograph)
+        for name in ("wrong_pose_share", "junk_share"):
+            _require(0 <= getattr(self, name) < 1, f"{name} from 0 to below 1", getattr(self, name))
+        for kind in self.junk_kinds or ("none",):
+            check_choice("junk kinds", kind, JunkKind)
+        for name, value in asdict(self).items():
+            if isinstance(value, float):
+                _require(0 <= value < math.inf, f"{name} of 0 or more", value)
 
 
 @dataclass(frozen=True)
@@ -185,6 +224,17 @@ class Config:
         return "C1" if self.symmetry_handling == "domain" else self.symmetry
 
 
+def shares_from_text(text: str) -> tuple[float, ...]:
+    """Shares that add up to 1 from percentages as in "60,40"; InputError where they are none."""
+    try:
+        percents = [float(word) for word in text.split(",")]
+    except ValueError:
+        percents = []
+    if not percents or abs(sum(percents) - 100) > 0.5 or min(percents) <= 0:  # room for thirds
+        raise InputError(f"expected percentages above 0 that add up to 100, as in 60,40; found '{text}'")
+    return tuple(percent / sum(percents) for percent in percents)
+
+
 def _require(is_met: bool, expected: str, found: object) -> None:
     if not is_met:
         raise InputError(f"expected {expected}, found {found}")
@@ -197,6 +247,20 @@ def _require_known_names(config: Any) -> None:
         if choices is not None and found not in choices:
             raise InputError(f"{entry.name}: expected one of {', '.join(choices)}, found '{found}'")
 
+
+# Particles as they are: what a refinement of two states of one molecule leaves behind.
+REALISTIC = Imperfections(
+    conformation_shares=(0.6, 0.4),
+    preferred_views=1.0,
+    strength_spread=0.15,
+    neighbours=0.3,
+    noise_colour=3.0,
+    ramp=1.0,
+    defocus_error_angstrom=250.0,
+    pose_error_deg=1.0,
+    shift_error_angstrom=1.0,
+    wrong_pose_share=0.03,
+)
 
 _PAPER = Config(
     PreprocessingConfig(box=128, phase_flip=False),

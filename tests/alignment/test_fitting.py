@@ -16,10 +16,10 @@ from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
-from cryoforum.imaging.simulation import simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map
 from cryoforum.runtime.reporter import Reporter
+from cryoforum.simulation.ideal import simulate
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 130
 FINER = "faint: searching orientations on a finer grid"

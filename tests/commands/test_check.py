@@ -29,7 +29,6 @@ from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import inverse, random_unitquat
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
-from cryoforum.imaging.simulation import simulate
 from cryoforum.io.cryosparc.records import write_records
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
@@ -39,6 +38,7 @@ from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.particles import poses_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.ideal import simulate
 
 BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400
 

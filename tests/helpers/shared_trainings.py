@@ -23,12 +23,12 @@ from cryoforum.config import (
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split
 from cryoforum.imaging.noise_model import NoiseModel
-from cryoforum.imaging.simulation import simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.distributed import process_rank_and_count
+from cryoforum.simulation.ideal import simulate
 from cryoforum.training import loop as training
 from cryoforum.training import trainer
 from cryoforum.training.data import training_data

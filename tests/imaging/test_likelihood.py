@@ -29,7 +29,7 @@ from cryoforum.imaging.likelihood import (
     whiten,
 )
 from cryoforum.imaging.projection import cropped_transform, project, slices_at
-from cryoforum.imaging.simulation import SimulatedImages, simulate
+from cryoforum.simulation.ideal import SimulatedImages, simulate
 
 BOX, RADIUS = 24, 10
 

@@ -23,11 +23,11 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 from cryoforum.imaging.noise_model import NoiseModel
-from cryoforum.imaging.simulation import simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.preprocessing import Intensity
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute
+from cryoforum.simulation.ideal import simulate
 from cryoforum.training.batches import Batch, BatchSource, TrainingImages, simulated_count
 from cryoforum.training.data import training_data
 from cryoforum.training.loop import train

@@ -21,12 +21,12 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import split_rows
 from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.geometry.rotations import geodesic_distance
-from cryoforum.imaging.simulation import simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.heads import Likelihood, mean_posterior
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict
 from cryoforum.runtime.devices import Compute
+from cryoforum.simulation.ideal import simulate
 from cryoforum.training.loop import train
 from cryoforum.training.losses import Loss
 

@@ -22,7 +22,6 @@ from cryoforum.dataset.split import Split, split_rows
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.noise_model import NoiseModel
-from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
@@ -30,6 +29,7 @@ from cryoforum.network.predict import predict
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.reporter import Reporter, TrainingProgress
+from cryoforum.simulation.ideal import SimulatedImages, simulate
 from cryoforum.training import loop as training
 from cryoforum.training.data import training_data
 from cryoforum.training.loop import TrainingOptions, train

@@ -16,10 +16,10 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.masks import circular_mask
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.imaging.projection import cropped_transform
-from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.preprocessing import Intensity, prepare, prepare_all, set_intensity
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map, reference_from_particles
+from cryoforum.simulation.ideal import SimulatedImages, simulate
 from cryoforum.training.simulated_images import image_simulator
 
 BOX, PIXEL_SIZE = 32, 11.2

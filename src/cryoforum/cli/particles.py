@@ -1,11 +1,11 @@
 """Commands on particle files."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
-from cryoforum.choices import Orientations, RelionDialect
+from cryoforum.choices import JunkKind, Orientations, RelionDialect
 from cryoforum.cli.app import app
 from cryoforum.cli.options import MapPixelSize, Out, Overwrite, Particles, Root, Symmetry
 from cryoforum.cli.terminal import counted, running, show_check
@@ -67,13 +67,87 @@ def simulate(
         tuple[float, float], typer.Option(metavar="LEAST MOST", help="Range of defocus, Å: two numbers.")
     ] = (10_000, 30_000),
     astigmatism: Annotated[float, typer.Option(help="Largest defocus U - V, Å.")] = 500.0,
+    realistic: Annotated[
+        bool, typer.Option("--realistic", help="All imperfections below but junk; each may be set besides.")
+    ] = False,
+    conformations: Annotated[
+        str | None, typer.Option(metavar="SHARES", help="Of states with a turned domain, as in 60,40.")
+    ] = None,
+    hinge_angle: Annotated[
+        float | None, typer.Option(help="By which the domain turns from state to state, degrees.")
+    ] = None,
+    preferred_views: Annotated[
+        float | None, typer.Option(help="k in a density ∝ exp(k cos²) of views about one axis.")
+    ] = None,
+    strength_spread: Annotated[
+        float | None, typer.Option(help="Standard deviation of the logarithm of the signal's strength.")
+    ] = None,
+    neighbours: Annotated[
+        float | None, typer.Option(help="Mean number of further particles that reach into an image.")
+    ] = None,
+    noise_colour: Annotated[
+        float | None, typer.Option(help="Noise power at low above that at high frequencies; by micrograph.")
+    ] = None,
+    ramp: Annotated[
+        float | None, typer.Option(help="Standard deviation of the rise across an image, in the noise.")
+    ] = None,
+    defocus_error: Annotated[
+        float | None, typer.Option(help="Standard deviation of the defocus in the file, Å.")
+    ] = None,
+    pose_error: Annotated[
+        float | None,
+        typer.Option(help="Standard deviation about each axis of poses in the file, degrees."),
+    ] = None,
+    shift_error: Annotated[
+        float | None, typer.Option(help="Standard deviation along x and y of the origins in the file, Å.")
+    ] = None,
+    wrong_poses: Annotated[
+        float | None,
+        typer.Option(metavar="PERCENT", help="Particles with a random orientation in the file."),
+    ] = None,
+    junk: Annotated[
+        float | None, typer.Option(metavar="PERCENT", help="Images that are no particles.")
+    ] = None,
+    junk_kinds: Annotated[
+        str | None,
+        typer.Option(metavar="KINDS", help=f"Of {','.join(get_args(JunkKind))}; default: all alike."),
+    ] = None,
     seed: int = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make particles of a known structure: particles.star (with true poses) and particles.mrcs."""
+    """Make particles of a known structure: particles.star and particles.mrcs.
+
+    Ideal ones by default. Of imperfect ones particles.star holds what a user would have, with errors in poses
+    and defocus; truth.star holds the truth, the conformation (rlnClassNumber) and the kind of junk.
+    """
     with running() as reporter:
+        from dataclasses import replace
+
         from cryoforum.commands import simulate as command
-        from cryoforum.config import SimulationConfig
+        from cryoforum.config import REALISTIC, SimulationConfig, shares_from_text
+
+        def percent(value: float | None) -> float | None:
+            return None if value is None else value / 100
+
+        given: dict[str, Any] = {
+            "conformation_shares": None if conformations is None else shares_from_text(conformations),
+            "hinge_angle_deg": hinge_angle,
+            "preferred_views": preferred_views,
+            "strength_spread": strength_spread,
+            "neighbours": neighbours,
+            "noise_colour": noise_colour,
+            "ramp": ramp,
+            "defocus_error_angstrom": defocus_error,
+            "pose_error_deg": pose_error,
+            "shift_error_angstrom": shift_error,
+            "wrong_pose_share": percent(wrong_poses),
+            "junk_share": percent(junk),
+            "junk_kinds": None if junk_kinds is None else tuple(junk_kinds.split(",")),
+        }
+        imperfections = replace(
+            REALISTIC if realistic else command.IDEAL,
+            **{name: value for name, value in given.items() if value is not None},
+        )
 
         config = SimulationConfig(
             count=n,
@@ -85,7 +159,9 @@ def simulate(
             max_astigmatism_angstrom=astigmatism,
             seed=seed,
         )
-        request = command.SimulateRequest(out, structure, box, pixel_size, config, map_pixel_size, overwrite)
+        request = command.SimulateRequest(
+            out, structure, box, pixel_size, config, imperfections, map_pixel_size, overwrite
+        )
         path = command.simulate(request, reporter)
         typer.echo(f"{counted(n, 'particle')} in {path}")
 

@@ -12,6 +12,8 @@ CTF_COLUMNS = (  # in the order of the fields of `CtfParameters`
     "rlnSphericalAberration",
     "rlnAmplitudeContrast",
 )
+MICROGRAPH_NAME, CLASS_NUMBER = "rlnMicrographName", "rlnClassNumber"
+JUNK_KIND = "simulatedJunkKind"  # of the truth about simulated particles
 FIGURE_OF_MERIT, MODE_PROBABILITY = "rlnParticleFigureOfMerit", "rlnMaxValueProbDistribution"
 
 OWN = "cryoforum"

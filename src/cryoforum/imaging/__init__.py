@@ -1,1 +1,1 @@
-"""From a map to an image and back: CTF, projection, likelihood, noise, simulation."""
+"""From a map to an image and back: CTF, projection, likelihood, noise."""

@@ -15,10 +15,10 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
-from cryoforum.imaging.simulation import simulate
 from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.molecules.potential import Atoms, atoms_to_volume, load_molecule
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.ideal import simulate
 from cryoforum.study.variants import Dataset
 
 _SUBUNITS = 24  # of apoferritin

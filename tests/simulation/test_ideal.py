@@ -11,8 +11,8 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
-from cryoforum.imaging.simulation import SimulatedImages, simulate
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.ideal import SimulatedImages, simulate
 
 BOX, PIXEL_SIZE = 32, 11.2
 

@@ -79,12 +79,13 @@ class SimulatedImages:
         images = self.signal_scale * to_real(slices, box)
         if self.seed is None:
             return images
-        return images + torch.stack([self._noise(row, box) for row in rows.tolist()])
+        return images + torch.stack([white_noise(self.seed, row, box) for row in rows.tolist()])
 
-    def _noise(self, row: int, box: int) -> Tensor:
-        # A multiplier keeps the streams of neighbouring seeds of a user apart from those of rows.
-        generator = torch.Generator().manual_seed((self.seed or 0) * 1_000_003 + row)
-        return torch.randn(box, box, generator=generator)
+
+def white_noise(seed: int, row: int, box: int) -> Float[Tensor, "box box"]:
+    """Noise of variance 1 of one image of a set, (box, box)."""
+    # A multiplier keeps the streams of neighbouring seeds of a user apart from those of rows.
+    return torch.randn(box, box, generator=torch.Generator().manual_seed(seed * 1_000_003 + row))
 
 
 def _check(volume: Volume, config: SimulationConfig) -> None:
