@@ -19,7 +19,9 @@ from cryoforum.dataset.particle_table import (
     format_number,
     missing_columns,
     number_column,
+    number_columns,
     place_of_row,
+    refuse_rows,
     split_image_name,
     with_columns,
 )
@@ -32,6 +34,11 @@ from cryoforum.io.mixed_grids import images_on_one_grid
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.lengths import pixel_sizes_from_table, shift_angstrom, warn_of_contradicting_origins
+
+_CHANGED_BY_THE_CTF = {
+    "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
+    "rlnCtfDataArePhaseFlipped": "phase flipped already",
+}
 
 
 def particles_from_table(
@@ -48,24 +55,25 @@ def particles_from_table(
     slices, stacks = parsed_image_names(table, names)
     paths = found_stacks(table, stacks, root)
     expected_boxes = number_column(table, "rlnImageSize")
-
     signs = contrast_signs(table)
+    groups = optics_groups_from_table(table)
 
     def images_of(rows: np.ndarray) -> LazyImages:
-        own_paths, own_slices, own_names = (
-            [column[row] for row in rows] for column in (paths, slices, names)
+        images = LazyImages(
+            [paths[row] for row in rows],
+            [slices[row] for row in rows],
+            None if signs is None else signs[rows],
+            name_of=lambda at: f"{names[rows[at]]} (row {rows[at] + 1})",
         )
-        images = LazyImages(own_paths, own_slices, own_names, None if signs is None else signs[rows])
         _check_boxes(table, None if expected_boxes is None else expected_boxes[rows], images.shape[-1])
         return images
 
-    groups = optics_groups_from_table(table)
-
-    def box_of(row: int) -> int:
-        return read_header(paths[row]).layout.shape[2]
-
     images, target = images_on_one_grid(
-        images_of, box_of, np.zeros(len(table)) if groups is None else groups.numpy(), pixel_sizes, grid
+        images_of,
+        lambda row: read_header(paths[row]).layout.shape[2],
+        np.zeros(len(table)) if groups is None else groups.numpy(),
+        pixel_sizes,
+        grid,
     )
     warn_of_contradicting_origins(table)
     return Particles(
@@ -105,9 +113,8 @@ def contrast_signs(table: ParticleTable) -> np.ndarray | None:
 
 def poses_from_table(table: ParticleTable) -> Poses | None:
     """Poses of all particles; None where one of the three angles has no column."""
-    found = [number_column(table, column) for column in ANGLE_COLUMNS]
-    angles = [column for column in found if column is not None]
-    if len(angles) < len(ANGLE_COLUMNS):
+    angles = number_columns(table, ANGLE_COLUMNS)
+    if angles is None:
         return None
     quaternions = relion_euler_to_unitquat(torch.from_numpy(np.stack(angles, axis=-1)))
     shifts = np.stack([shift_angstrom(table, axis) for axis in "XY"], axis=-1)
@@ -124,21 +131,13 @@ def has_only_2d_alignments(table: ParticleTable) -> bool:
 
 def ctf_from_table(table: ParticleTable) -> CtfParameters | None:
     """CTF parameters of all particles; None where one of `CTF_COLUMNS` is missing."""
-    multiplied = number_column(table, "rlnCtfDataAreCtfPremultiplied")
-    if multiplied is not None and multiplied.any():
-        raise InputError(
-            f"{table.path}: images were multiplied by their CTF (rlnCtfDataAreCtfPremultiplied); "
-            "extract them again without"
-        )
-    flipped = number_column(table, "rlnCtfDataArePhaseFlipped")
-    if flipped is not None and flipped.any():
-        raise InputError(
-            f"{table.path}: images were phase flipped already (rlnCtfDataArePhaseFlipped); "
-            "extract them again without"
-        )
-    if missing_columns(table, CTF_COLUMNS):
+    for column, change in _CHANGED_BY_THE_CTF.items():
+        flags = number_column(table, column)
+        if flags is not None and flags.any():
+            raise InputError(f"{table.path}: images were {change} ({column}); extract them again without")
+    values = number_columns(table, CTF_COLUMNS)
+    if values is None:
         return None
-    values = [number_column(table, column) for column in CTF_COLUMNS]
     phase_shift = number_column(table, "rlnPhaseShift")
     values.append(np.zeros(len(table)) if phase_shift is None else phase_shift)
     _check_range(table, "rlnVoltage", values[3], 10, 1000, "kV")
@@ -156,17 +155,13 @@ def _check_boxes(table: ParticleTable, expected: np.ndarray | None, box: int) ->
 
 
 def _check_range(
-    table: ParticleTable, column: str, values: np.ndarray | None, low: float, high: float, unit: str
+    table: ParticleTable, column: str, values: np.ndarray, low: float, high: float, unit: str
 ) -> None:
-    if values is None:
-        return
-    wrong = ~((values >= low) & (values <= high))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(
-            f"{place_of_row(table, row)}: expected {column} from {low:g} to {high:g} {unit}, "
-            f"found {values[row]:g}"
-        )
+    refuse_rows(
+        table,
+        (values < low) | (values > high),
+        lambda row: f"expected {column} from {low:g} to {high:g} {unit}, found {values[row]:g}",
+    )
 
 
 def half_sets_from_table(table: ParticleTable) -> Tensor | None:
@@ -175,11 +170,7 @@ def half_sets_from_table(table: ParticleTable) -> Tensor | None:
     if half_sets is None:
         return None
     wrong = ~np.isin(half_sets, (1, 2))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(
-            f"{place_of_row(table, row)}: expected rlnRandomSubset 1 or 2, found {half_sets[row]:g}"
-        )
+    refuse_rows(table, wrong, lambda row: f"expected rlnRandomSubset 1 or 2, found {half_sets[row]:g}")
     return torch.from_numpy(half_sets).long()
 
 
@@ -195,7 +186,6 @@ def with_poses(table: ParticleTable, poses: Poses) -> ParticleTable:
     names, stale = ORIGIN_COLUMNS, ORIGIN_PIXEL_COLUMNS
     if table.optics is None:
         names, stale = stale, names
-    if table.optics is None:
         shifts = shifts / pixel_sizes_from_table(table)[:, None]
     # origins in both units could contradict each other
     cleaned = replace(table, particles=table.particles.drop(columns=list(stale), errors="ignore"))
@@ -214,10 +204,6 @@ def table_from_particles(particles: Particles, image_names: Sequence[str]) -> Pa
     # RELION refuses a data_optics without voltage and Cs, also where it never computes a CTF from them
     microscope = np.tile([300.0, 2.7, 0.1], (len(particles), 1))
     columns: dict[str, np.ndarray] = {}
-    if particles.poses is not None:
-        columns |= _angle_columns(particles.poses.quaternions)
-        shifts = particles.poses.shifts_angstrom.detach().cpu().numpy()
-        columns |= {f"rlnOrigin{axis}Angst": shifts[:, at] for at, axis in enumerate("XY")}
     if particles.ctf is not None:
         ctf = particles.ctf
         parts = (ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast)
@@ -229,9 +215,11 @@ def table_from_particles(particles: Particles, image_names: Sequence[str]) -> Pa
     columns["rlnOpticsGroup"] = group_of_row.reshape(-1) + 1
     if particles.half_sets is not None:
         columns["rlnRandomSubset"] = particles.half_sets.cpu().numpy()
-    table = pd.DataFrame({"rlnImageName": list(image_names)}, dtype=str)
     optics = _optics_table(groups, particles.pixel_size_angstrom, particles.box)
-    return with_columns(ParticleTable(Path(), optics, table), columns)
+    table = ParticleTable(Path(), optics, pd.DataFrame({"rlnImageName": list(image_names)}, dtype=str))
+    if particles.poses is not None:
+        table = with_poses(table, particles.poses)
+    return with_columns(table, columns)
 
 
 def parsed_image_names(table: ParticleTable, names: Sequence[str]) -> tuple[list[int], list[str]]:
