@@ -137,10 +137,12 @@ def split_image_name(name: str) -> tuple[str, str]:
     return (number + at, stack) if at else ("", name)
 
 
-def format_number(value: float) -> str:
+def format_numbers(values: np.ndarray | Sequence[float]) -> list[str]:
     """Six decimals as RELION writes; nine digits where six decimals would lose more than float32 does."""
-    text = f"{value:.6f}"
-    return text if abs(float(text) - value) <= 1e-6 * abs(value) else f"{value:.9g}"
+    numbers = np.asarray(values, dtype=np.float64)
+    is_short = np.abs(np.round(numbers, 6) - numbers) <= 1e-6 * np.abs(numbers)
+    pairs = zip(numbers.tolist(), is_short.tolist(), strict=True)
+    return [f"{value:.6f}" if short else f"{value:.9g}" for value, short in pairs]
 
 
 def _formatted(name: str, values: np.ndarray | pd.Series | Tensor | Sequence[str | int]) -> list[str]:
@@ -155,7 +157,4 @@ def _formatted(name: str, values: np.ndarray | pd.Series | Tensor | Sequence[str
     if not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
         raise InputError(f"cannot write {name}: row {row + 1} is {array[row]}")
-    numbers = array.astype(np.float64)
-    is_short = np.abs(np.round(numbers, 6) - numbers) <= 1e-6 * np.abs(numbers)  # `format_number`, at once
-    pairs = zip(numbers.tolist(), is_short.tolist(), strict=True)
-    return [f"{value:.6f}" if short else f"{value:.9g}" for value, short in pairs]
+    return format_numbers(array)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
@@ -55,24 +55,18 @@ class Particles:
 
     def select(self, rows: Int[Tensor, " k"]) -> "Particles":
         """The particles of the given rows, in that order; images stay where they are."""
-        known = ("poses", "ctf", "half_sets", "optics_groups", "sources")
-        parts: dict[str, Any] = {name: getattr(self, name) for name in known}
-        chosen: dict[str, Any] = {n: None if value is None else value[rows] for n, value in parts.items()}
+        names = ("poses", "ctf", "half_sets", "optics_groups", "sources")
+        known: dict[str, Any] = {name: getattr(self, name) for name in names}
         return replace(
             self,
             images=SelectedImages(self.images, rows),
             names=tuple(self.names[row] for row in rows.tolist()),
-            **chosen,
+            **{name: values[rows] for name, values in known.items() if values is not None},
         )
 
     def with_poses(self, poses: Poses) -> "Particles":
         """The same particles under other poses."""
         return replace(self, poses=poses)
-
-    def with_orientations(self, quaternions: Float[Tensor, "n 4"]) -> "Particles":
-        """The same particles under other orientations; shifts stay, or are 0 where unknown."""
-        shifts = torch.zeros(len(self), 2) if self.poses is None else self.poses.shifts_angstrom
-        return self.with_poses(Poses(quaternions, shifts))
 
 
 def loaded_batches(particles: Particles, batch_size: int) -> Iterator[Particles]:

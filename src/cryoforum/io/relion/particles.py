@@ -16,7 +16,7 @@ from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_table import (
     ParticleTable,
-    format_number,
+    format_numbers,
     missing_columns,
     number_column,
     number_columns,
@@ -224,8 +224,6 @@ def table_from_particles(particles: Particles, image_names: Sequence[str]) -> Pa
 
 def parsed_image_names(table: ParticleTable, names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
-    slices: list[int] = []
-    stacks: list[str] = []
     seen: dict[tuple[int, str], int] = {}
     for row, name in enumerate(names):
         at_slice, stack = split_image_name(name)
@@ -240,9 +238,7 @@ def parsed_image_names(table: ParticleTable, names: Sequence[str]) -> tuple[list
             raise InputError(
                 f"{place_of_row(table, row)}: the image is already in row {first + 1}; remove the duplicates"
             )
-        slices.append(image[0])
-        stacks.append(image[1])
-    return slices, stacks
+    return [at for at, _ in seen], [stack for _, stack in seen]
 
 
 def found_stacks(table: ParticleTable, stacks: Sequence[str], root: Path | None) -> list[Path]:
@@ -264,20 +260,18 @@ def _angle_columns(quaternions: Tensor) -> dict[str, np.ndarray]:
 
 def _optics_table(groups: np.ndarray, pixel_size_angstrom: float, box: int) -> pd.DataFrame:
     """data_optics of groups (g, 3): voltage in kV, Cs in mm, amplitude contrast."""
-    size = format_number(pixel_size_angstrom)
-    rows = []
-    for number, (voltage, spherical, contrast) in enumerate(groups.tolist(), 1):
-        rows.append(
-            {
-                "rlnOpticsGroupName": f"opticsGroup{number}",
-                "rlnOpticsGroup": str(number),
-                "rlnMicrographOriginalPixelSize": size,
-                "rlnVoltage": format_number(voltage),
-                "rlnSphericalAberration": format_number(spherical),
-                "rlnAmplitudeContrast": format_number(contrast),
-                "rlnImagePixelSize": size,
-                "rlnImageSize": str(box),
-                "rlnImageDimensionality": "2",
-            }
-        )
-    return pd.DataFrame(rows, dtype=str)
+    numbers = [str(number) for number in range(1, len(groups) + 1)]
+    (size,) = format_numbers([pixel_size_angstrom])
+    voltages, aberrations, contrasts = map(format_numbers, groups.T)
+    columns = {
+        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
+        "rlnOpticsGroup": numbers,
+        "rlnMicrographOriginalPixelSize": size,
+        "rlnVoltage": voltages,
+        "rlnSphericalAberration": aberrations,
+        "rlnAmplitudeContrast": contrasts,
+        "rlnImagePixelSize": size,
+        "rlnImageSize": str(box),
+        "rlnImageDimensionality": "2",
+    }
+    return pd.DataFrame(columns, dtype=str)
