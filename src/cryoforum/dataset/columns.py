@@ -1,6 +1,6 @@
 """Names of columns: RELION's, and our own, which begin with `OWN`."""
 
-IMAGE_NAME, HALF_SET = "rlnImageName", "rlnRandomSubset"
+IMAGE_NAME, OPTICS_GROUP, HALF_SET = "rlnImageName", "rlnOpticsGroup", "rlnRandomSubset"
 ANGLE_COLUMNS = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 ORIGIN_COLUMNS = ("rlnOriginXAngst", "rlnOriginYAngst")
 ORIGIN_PIXEL_COLUMNS = ("rlnOriginX", "rlnOriginY")  # of RELION 3.0

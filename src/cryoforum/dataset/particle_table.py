@@ -137,7 +137,7 @@ def split_image_name(name: str) -> tuple[str, str]:
     return (number + at, stack) if at else ("", name)
 
 
-def format_numbers(values: np.ndarray | Sequence[float]) -> list[str]:
+def format_numbers(values: np.ndarray | pd.Series | Sequence[float]) -> list[str]:
     """Six decimals as RELION writes; nine digits where six decimals would lose more than float32 does."""
     numbers = np.asarray(values, dtype=np.float64)
     is_short = np.abs(np.round(numbers, 6) - numbers) <= 1e-6 * np.abs(numbers)

@@ -19,9 +19,8 @@ from cryoforum.io.relion.dialects import relion31, with_lengths_in_angstrom
 from cryoforum.io.relion.particles import (
     contrast_signs,
     ctf_from_table,
-    found_stacks,
     half_sets_from_table,
-    parsed_image_names,
+    located_images,
     poses_from_table,
 )
 
@@ -106,8 +105,7 @@ def _joined_records(tables: Sequence[ParticleTable], frame: pd.DataFrame) -> np.
 def _opened(table: ParticleTable, root: Path | None) -> _File:
     """The file in the 3.1 dialect, its numbers and stacks once looked at: errors name its own rows."""
     poses_from_table(table), ctf_from_table(table), half_sets_from_table(table)
-    slices, names = parsed_image_names(table, table.particles["rlnImageName"].tolist())
-    stacks = found_stacks(table, names, root)
+    slices, stacks = located_images(table, root)
     table = relion31(with_lengths_in_angstrom(table))
     assert table.optics is not None
     rows = optics_rows(table, table.optics)

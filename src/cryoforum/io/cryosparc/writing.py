@@ -168,9 +168,9 @@ def _with_own_columns(table: ParticleTable, records: np.ndarray) -> np.ndarray:
 
 def _new_records(table: ParticleTable) -> np.ndarray:
     """Records of the images alone, with a uid that is the same for the same image name."""
-    names = table.particles["rlnImageName"].tolist()
-    slices, stacks = parsed_image_names(table, names)
-    digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8) for name in names)
+    slices, stacks = parsed_image_names(table)
+    names = (name.encode("utf-8", "surrogateescape") for name in table.particles["rlnImageName"])
+    digests = (hashlib.blake2b(name, digest_size=8) for name in names)
     uids = np.array([int.from_bytes(digest.digest(), "little") for digest in digests], dtype="<u8")
     fields: Fields = {
         "blob/path": np.array([stack.encode("utf-8", "surrogateescape") for stack in stacks]),

@@ -50,10 +50,9 @@ def particles_from_table(
     images that are resampled to it, and of origins in Å that contradict those in pixels.
     """
     pixel_sizes = pixel_sizes_from_table(table)
-    poses, optics = poses_from_table(table), ctf_from_table(table)
+    poses, ctf = poses_from_table(table), ctf_from_table(table)
     names = table.particles["rlnImageName"].tolist()
-    slices, stacks = parsed_image_names(table, names)
-    paths = found_stacks(table, stacks, root)
+    slices, paths = located_images(table, root)
     expected_boxes = number_column(table, "rlnImageSize")
     signs = contrast_signs(table)
     groups = optics_groups_from_table(table)
@@ -81,7 +80,7 @@ def particles_from_table(
         target.pixel_size_angstrom,
         tuple(names),
         poses,
-        optics,
+        ctf,
         half_sets=half_sets_from_table(table),
         optics_groups=groups,
         sources=_sources(paths, slices),
@@ -189,12 +188,14 @@ def with_poses(table: ParticleTable, poses: Poses) -> ParticleTable:
         shifts = shifts / pixel_sizes_from_table(table)[:, None]
     # origins in both units could contradict each other
     cleaned = replace(table, particles=table.particles.drop(columns=list(stale), errors="ignore"))
-    return with_columns(cleaned, _angle_columns(poses.quaternions) | dict(zip(names, shifts.T, strict=True)))
+    turned = with_orientations(cleaned, poses.quaternions)
+    return with_columns(turned, dict(zip(names, shifts.T, strict=True)))
 
 
 def with_orientations(table: ParticleTable, quaternions: Tensor) -> ParticleTable:
     """The same file with the angles of unit ``quaternions`` (n, 4); origins stay as they are."""
-    return with_columns(table, _angle_columns(quaternions))
+    angles = unitquat_to_relion_euler(quaternions.detach().cpu()).numpy()
+    return with_columns(table, dict(zip(ANGLE_COLUMNS, angles.T, strict=True)))
 
 
 def table_from_particles(particles: Particles, image_names: Sequence[str]) -> ParticleTable:
@@ -222,10 +223,10 @@ def table_from_particles(particles: Particles, image_names: Sequence[str]) -> Pa
     return with_columns(table, columns)
 
 
-def parsed_image_names(table: ParticleTable, names: Sequence[str]) -> tuple[list[int], list[str]]:
+def parsed_image_names(table: ParticleTable) -> tuple[list[int], list[str]]:
     """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
     seen: dict[tuple[int, str], int] = {}
-    for row, name in enumerate(names):
+    for row, name in enumerate(table.particles["rlnImageName"]):
         at_slice, stack = split_image_name(name)
         number = at_slice.removesuffix("@")
         if at_slice and not (number.isdecimal() and stack):
@@ -241,8 +242,9 @@ def parsed_image_names(table: ParticleTable, names: Sequence[str]) -> tuple[list
     return [at for at, _ in seen], [stack for _, stack in seen]
 
 
-def found_stacks(table: ParticleTable, stacks: Sequence[str], root: Path | None) -> list[Path]:
-    """The file of each stack name; every name is looked for once."""
+def located_images(table: ParticleTable, root: Path | None) -> tuple[list[int], list[Path]]:
+    """The slice, from 0, and the stack of each image; every stack is looked for once."""
+    slices, stacks = parsed_image_names(table)
     found: dict[str, Path] = {}
     for row, stack in enumerate(stacks):
         if stack not in found:
@@ -250,12 +252,7 @@ def found_stacks(table: ParticleTable, stacks: Sequence[str], root: Path | None)
                 found[stack] = find_file(stack, table.path.absolute().parent, root)
             except InputError as error:
                 raise InputError(f"{place_of_row(table, row)}: {error}") from error
-    return [found[stack] for stack in stacks]
-
-
-def _angle_columns(quaternions: Tensor) -> dict[str, np.ndarray]:
-    angles = unitquat_to_relion_euler(quaternions.detach().cpu()).numpy()
-    return {name: angles[:, at] for at, name in enumerate(ANGLE_COLUMNS)}
+    return slices, [found[stack] for stack in stacks]
 
 
 def _optics_table(groups: np.ndarray, pixel_size_angstrom: float, box: int) -> pd.DataFrame:
