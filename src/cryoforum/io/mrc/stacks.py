@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from io import FileIO
 from pathlib import Path
 
 import mrcfile
@@ -185,24 +184,16 @@ def _read_slices(layout: Layout, slices: np.ndarray) -> Iterator[np.ndarray]:
     size = rows * columns * layout.dtype.itemsize
     most = max(1, _READ_BYTES // size)
     buffer = np.empty((most, rows, columns), layout.dtype)
-    with open(layout.path, "rb", buffering=0) as file:
+    with open(layout.path, "rb") as file:
         for run in np.split(slices, np.flatnonzero(np.diff(slices) != 1) + 1):
             file.seek(layout.offset + int(run[0]) * size)
             for start in range(0, len(run), most):
                 images = buffer[: min(most, len(run) - start)]
-                if not _filled(file, images.view(np.uint8).data):
+                if file.readinto(images) < images.nbytes:
                     raise InputError(
                         f"{layout.path}: the file became shorter while it was read; run again when whole"
                     )
                 yield images
-
-
-def _filled(file: FileIO, place: memoryview) -> bool:
-    """Whether the file had enough bytes for all of ``place``."""
-    left = place.cast("B")
-    while len(left) and (count := file.readinto(left)):
-        left = left[count:]
-    return not len(left)
 
 
 def _common_box(layouts: Sequence[Layout]) -> int:
