@@ -58,11 +58,6 @@ def fine_set() -> Particles:
     return replace(particles, images=particles.images[torch.arange(200)])
 
 
-def with_orientations(particles: Particles, quaternions: torch.Tensor) -> Particles:
-    assert particles.poses is not None
-    return particles.with_poses(Poses(quaternions, particles.poses.shifts_angstrom))
-
-
 def with_shifts(particles: Particles, factor: float) -> Particles:
     assert particles.poses is not None
     return particles.with_poses(Poses(particles.poses.quaternions, factor * particles.poses.shifts_angstrom))
@@ -123,7 +118,7 @@ def test_origins_of_images_that_were_centred_are_caught() -> None:
 def test_inverse_rotations_are_caught() -> None:
     particles = right_set()
     assert particles.poses is not None
-    findings = find_interpretation(with_orientations(particles, inverse(particles.poses.quaternions)))
+    findings = find_interpretation(particles.with_orientations(inverse(particles.poses.quaternions)))
     assert findings.interpretation == Interpretation(inverse_rotation=True)
 
 
@@ -137,7 +132,7 @@ def test_inverted_contrast_is_caught_and_nothing_else() -> None:
 def test_several_faults_are_caught_at_once() -> None:
     particles = with_images_multiplied(with_shifts(right_set(), -1), torch.tensor(-1.0))
     assert particles.poses is not None
-    findings = find_interpretation(with_orientations(particles, inverse(particles.poses.quaternions)))
+    findings = find_interpretation(particles.with_orientations(inverse(particles.poses.quaternions)))
     assert findings.interpretation == Interpretation(inverse_rotation=True, origin_factor=-1.0)
     assert "contrast is inverted" in faults(findings)
 
@@ -195,7 +190,7 @@ def test_orientations_of_other_images_are_caught() -> None:
     particles = right_set()
     assert particles.poses is not None
     findings = find_interpretation(
-        with_orientations(particles, random_unitquat(COUNT, generator=torch.Generator().manual_seed(9)))
+        particles.with_orientations(random_unitquat(COUNT, generator=torch.Generator().manual_seed(9)))
     )
     assert findings.oriented is False
     assert "explain no more" in faults(findings)
@@ -365,7 +360,7 @@ def test_the_inventory_of_many_groups_is_short_and_complete() -> None:
 def with_distinct_orientations(particles: Particles, count: int) -> Particles:
     """The particles with ``count`` distinct orientations, each with both signs of its quaternion."""
     distinct = random_unitquat(count, generator=torch.Generator().manual_seed(1))[torch.arange(COUNT) % count]
-    return with_orientations(particles, distinct * (torch.arange(COUNT) // count % 2 * 2 - 1)[:, None])
+    return particles.with_orientations(distinct * (torch.arange(COUNT) // count % 2 * 2 - 1)[:, None])
 
 
 def test_files_that_cannot_be_judged_give_the_reason(folder: Path) -> None:

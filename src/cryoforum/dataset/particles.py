@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
@@ -67,6 +67,11 @@ class Particles:
     def with_poses(self, poses: Poses) -> "Particles":
         """The same particles under other poses."""
         return replace(self, poses=poses)
+
+    def with_orientations(self, quaternions: Float[Tensor, "n 4"]) -> "Particles":
+        """The same particles under other orientations; shifts stay, or are 0 where unknown."""
+        shifts = torch.zeros(len(self), 2) if self.poses is None else self.poses.shifts_angstrom
+        return self.with_poses(Poses(quaternions, shifts))
 
 
 def loaded_batches(particles: Particles, batch_size: int) -> Iterator[Particles]:
