@@ -189,7 +189,7 @@ def _read_slices(layout: Layout, slices: np.ndarray) -> Iterator[np.ndarray]:
             file.seek(layout.offset + int(run[0]) * size)
             for start in range(0, len(run), most):
                 images = buffer[: min(most, len(run) - start)]
-                if file.readinto(images) < images.nbytes:
+                if file.readinto(images.data) < images.nbytes:
                     raise InputError(
                         f"{layout.path}: the file became shorter while it was read; run again when whole"
                     )
