@@ -19,7 +19,7 @@ from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.cryosparc.writing import records_from_table
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import write_stack
-from cryoforum.io.particle_files import read_each, read_particle_file, write_particle_file
+from cryoforum.io.particle_files import read_files, read_particle_file, write_particle_file
 from cryoforum.io.relion.particles import (
     ctf_from_table,
     half_sets_from_table,
@@ -190,7 +190,7 @@ def test_passthrough_is_merged_by_uid(tmp_path: Path) -> None:
     order = np.random.default_rng(3).permutation(9)
     shuffled = {name: values[order] for name, values in only(more, "blob", "ctf").items()}
     passthrough = write(tmp_path / "elsewhere" / "passthrough.cs", shuffled)
-    (table,) = read_each([main, passthrough])
+    (table,) = read_files([main, passthrough])
     np.testing.assert_array_equal(number_column(table, "rlnDefocusU"), np.arange(6) + 1e4)
     assert [name[:6] for name in table.particles["rlnImageName"]] == [f"{row:06d}" for row in range(1, 7)]
     assert table.companions == (passthrough,)
@@ -230,7 +230,7 @@ def test_passthrough_of_another_job_or_two_of_them_are_refused(tmp_path: Path) -
     with pytest.raises(
         ValueError, match=rf"class_1.cs: expected uid {fields['uid'][0]} of row 1 in .*\(1 of 6"
     ):
-        read_each([main, other])
+        read_files([main, other])
 
 
 def test_files_that_share_particles_are_duplicates_and_no_passthrough(project: Path, model: Path) -> None:
@@ -238,14 +238,14 @@ def test_files_that_share_particles_are_duplicates_and_no_passthrough(project: P
     fields = refined()
     whole = write(project / "J7" / "all.cs", fields)
     part = write(project / "J7" / "class_3.cs", {name: values[:3] for name, values in fields.items()})
-    assert [len(table) for table in read_each([part, whole])] == [3, 6]
+    assert [len(table) for table in read_files([part, whole])] == [3, 6]
     for command in (("predict", model, part, whole), ("convert", part, whole)):
         message = run(*command, "--out", project / "out.cs", code=1)
         assert "already in" in message or "expected one particle file" in message
     unposed = write(project / "J7" / "unposed.cs", only(fields, "blob", "ctf"))
-    assert [len(table) for table in read_each([part, unposed])] == [3, 6]
+    assert [len(table) for table in read_files([part, unposed])] == [3, 6]
     more = write(project / "J7" / "more.cs", {"uid": fields["uid"], "myFields/score": np.arange(6.0)})
-    (table,) = read_each([part, more])  # it has no images, so it can be nothing else
+    (table,) = read_files([part, more])  # it has no images, so it can be nothing else
     assert table.companions == (more,) and table.dataset["myFields/score"].tolist() == [0, 1, 2]
 
 
@@ -255,7 +255,7 @@ def test_joined_files_keep_their_records(project: Path) -> None:
     second = {name: values[3:] for name, values in second.items() if name != "ctf/tilt_A"}
     paths = [write(project / "J7" / "a.cs", first), write(project / "J8" / "b.cs", second)]
     with logged("left out ctf/tilt_A") as told:
-        table = joined(read_each(paths))
+        table = joined(read_files(paths))
     assert len(told) == 1 + sum("optics group" in one for one in told)
     found = records_from_table(table)
     assert set(found.dtype.names) == set(second)
@@ -264,11 +264,11 @@ def test_joined_files_keep_their_records(project: Path) -> None:
     other = refined(6, seed=2, blob__path=np.array([b"s.mrcs"] * 6))
     (project / "elsewhere").mkdir()
     write_stack(project / "elsewhere" / "s.mrcs", [torch.randn(6, 32, 32)], 6, 32, 1.345)
-    table = joined(read_each([paths[0], write(project / "elsewhere" / "c.cs", other)]))
+    table = joined(read_files([paths[0], write(project / "elsewhere" / "c.cs", other)]))
     write_particle_file(table, project / "joined.cs")
     particles = particles_from_table(read_particle_file(project / "joined.cs"))
     alone = [
-        particles_from_table(table).images for table in read_each([paths[0], project / "elsewhere" / "c.cs"])
+        particles_from_table(table).images for table in read_files([paths[0], project / "elsewhere" / "c.cs"])
     ]
     expected = torch.cat([images[torch.arange(len(images))] for images in alone])
     assert torch.equal(particles.images[torch.arange(9)], expected)
@@ -283,7 +283,7 @@ def test_records_are_left_out_beside_a_star_file_and_that_is_told(project: Path)
     )
     write_particle_file(read_particle_file(paths[1]), project / "b.star")
     with logged("cryoSPARC's other fields are left out"):
-        assert joined(read_each([paths[0], project / "b.star"])).dataset is None
+        assert joined(read_files([paths[0], project / "b.star"])).dataset is None
 
 
 def refused(path: Path, *words: str) -> None:

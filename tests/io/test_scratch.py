@@ -1,5 +1,6 @@
 """Copies on a fast disk: whole, used, reused, and gone at the end."""
 
+import bz2
 import gzip
 import shutil
 import subprocess
@@ -152,6 +153,24 @@ def test_too_little_room_no_folder_and_failures_leave_nothing(
     ):
         pass
     assert not list((tmp_path / "fast").iterdir())
+
+
+def test_a_damaged_compressed_stack_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    path, fast = tmp_path / "stack.mrcs", tmp_path / "fast"
+    noise = torch.randn(2, 512, 512, generator=torch.Generator().manual_seed(0))
+    write_stack(path, [noise], 2, 512, 1.5)
+    content = bytearray(bz2.compress(path.read_bytes()))
+    content[len(content) * 3 // 4] ^= 0xFF  # behind the block with the header
+    path.write_bytes(content)
+    fast.mkdir()
+    with logged("compressed"):
+        particles = Particles(LazyImages([path] * 2, [0, 1]), 1.5, ("a", "b"))
+    with (
+        pytest.raises(ValueError, match="expected a file that can be decompressed"),
+        on_scratch(particles, torch.arange(2), Scratch(fast)),
+    ):
+        pass
+    assert not list(fast.iterdir())
 
 
 def test_commands_give_the_same_with_and_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

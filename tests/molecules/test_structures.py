@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.volumes import Volume
 from cryoforum.io.mrc.maps import write_volume
-from cryoforum.molecules.potential import MOLECULES, Atoms, atoms_to_volume, load_molecule, read_atoms
+from cryoforum.molecules.potential import Atoms, atoms_to_volume, load_molecule, read_atoms
 from cryoforum.molecules.structures import load_structure
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pack_molecules.py"
@@ -112,7 +112,6 @@ def test_volume_is_band_limited_at_any_pixel_size() -> None:
 
 
 def test_apoferritin_has_octahedral_symmetry_with_fourfold_along_z() -> None:
-    assert MOLECULES["6z6u"].symmetry == "O"
     atoms = load_molecule("6z6u")
     volume = atoms_to_volume(atoms, 64, 2.5).voxels
     for rotation in Rotation.create_group("O"):
@@ -217,7 +216,7 @@ def test_packing_and_loading_return_the_atoms(tmp_path: Path, monkeypatch: pytes
     # Steps of more than 1638 Å overflow int16 in the difference and come back by the same wrap.
     atoms = atoms_at([[-900, 3, 0.07], [900, -4, 0], [0.12, 1, -0.07]], [6, 8, 15])
     monkeypatch.setattr("cryoforum.molecules.potential.files", lambda package: tmp_path)
-    monkeypatch.setitem(MOLECULES, "toy", MOLECULES["4v5d"])
+    monkeypatch.setattr("cryoforum.molecules.potential.MOLECULES", ("toy",))
     pack_atoms = runpy.run_path(str(SCRIPT))["pack_atoms"]
     pack_atoms(atoms, tmp_path / "toy.npz")
     loaded = load_molecule("toy")

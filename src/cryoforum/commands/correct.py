@@ -7,7 +7,7 @@ import pandas as pd
 
 from cryoforum.dataset.particle_table import (
     ParticleTable,
-    format_number,
+    format_numbers,
     missing_columns,
     number_column,
     with_columns,
@@ -78,4 +78,4 @@ def _multiplied(table: ParticleTable, name: str, factor: float) -> ParticleTable
     if table.optics is None or name not in table.optics:
         return with_columns(table, {name: factor * values})
     sizes = pd.to_numeric(table.optics[name], errors="coerce")
-    return replace(table, optics=table.optics.assign(**{name: [format_number(factor * x) for x in sizes]}))
+    return replace(table, optics=table.optics.assign(**{name: format_numbers(factor * sizes)}))

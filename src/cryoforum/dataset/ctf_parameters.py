@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoforum.dataset.rows import take
+from cryoforum.dataset.rows import Rows
 
 
 @dataclass(frozen=True)
-class CtfParameters:
+class CtfParameters(Rows):
     """What the CTF of each particle depends on, with RELION's signs: underfocus is positive.
 
     Parameters
@@ -31,12 +31,6 @@ class CtfParameters:
     spherical_aberration_mm: Float[Tensor, " n"]
     amplitude_contrast: Float[Tensor, " n"]
     phase_shift_deg: Float[Tensor, " n"]
-
-    def __len__(self) -> int:
-        return len(self.defocus_u_angstrom)
-
-    def __getitem__(self, rows: Tensor) -> "CtfParameters":
-        return take(self, rows)
 
     def defocused_by(self, change_angstrom: Float[Tensor, " n"]) -> "CtfParameters":
         """The same with ``change_angstrom`` more underfocus."""

@@ -1,6 +1,6 @@
 """The tables of a particle file, whose values stay text until a number is asked for."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,14 +80,19 @@ def number_column(table: ParticleTable, column: str) -> np.ndarray | None:
     else:
         return None
     numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)[rows]
-    wrong = ~np.isfinite(numbers)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(
-            f"{place_of_row(table, row)}: expected a number in column {column}, "
-            f"found '{text.iloc[rows[row]]}'"
-        )
+    refuse_rows(
+        table,
+        ~np.isfinite(numbers),
+        lambda row: f"expected a number in column {column}, found '{text.iloc[rows[row]]}'",
+    )
     return numbers
+
+
+def number_columns(table: ParticleTable, columns: Sequence[str]) -> list[np.ndarray] | None:
+    """`number_column` of each of the columns; None where one of them is missing."""
+    if missing_columns(table, columns):
+        return None
+    return [values for column in columns if (values := number_column(table, column)) is not None]
 
 
 def optics_rows(table: ParticleTable, optics: pd.DataFrame) -> np.ndarray:
@@ -96,21 +101,26 @@ def optics_rows(table: ParticleTable, optics: pd.DataFrame) -> np.ndarray:
         if len(optics) == 1:
             return np.zeros(len(table), dtype=np.int64)
         raise InputError(f"{table.path}: expected a column rlnOpticsGroup in data_optics and data_particles")
+    group_of_row, known = table.particles["rlnOpticsGroup"], ", ".join(optics["rlnOpticsGroup"])
     groups = pd.Index(pd.to_numeric(optics["rlnOpticsGroup"], errors="coerce"))
     if not groups.is_unique or groups.hasnans:
-        found = ", ".join(optics["rlnOpticsGroup"])
         raise InputError(
-            f"{table.path}: expected another rlnOpticsGroup in each row of data_optics, found {found}"
+            f"{table.path}: expected another rlnOpticsGroup in each row of data_optics, found {known}"
         )
-    rows = groups.get_indexer(pd.to_numeric(table.particles["rlnOpticsGroup"], errors="coerce"))
-    if (rows < 0).any():
-        row = int((rows < 0).argmax())
-        group = table.particles["rlnOpticsGroup"].iloc[row]
-        raise InputError(
-            f"{place_of_row(table, row)}: optics group '{group}' is not in data_optics "
-            f"({', '.join(optics['rlnOpticsGroup'])})"
-        )
+    rows = groups.get_indexer(pd.to_numeric(group_of_row, errors="coerce"))
+    refuse_rows(
+        table,
+        rows < 0,
+        lambda row: f"optics group '{group_of_row.iloc[row]}' is not in data_optics ({known})",
+    )
     return rows
+
+
+def refuse_rows(table: ParticleTable, wrong: np.ndarray, problem_of: Callable[[int], str]) -> None:
+    """InputError with the place and the problem of the first row that is ``wrong`` (n,), if any is."""
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(f"{place_of_row(table, row)}: {problem_of(row)}")
 
 
 def place_of_row(table: ParticleTable, row: int) -> str:
@@ -127,10 +137,12 @@ def split_image_name(name: str) -> tuple[str, str]:
     return (number + at, stack) if at else ("", name)
 
 
-def format_number(value: float) -> str:
+def format_numbers(values: np.ndarray | pd.Series | Sequence[float]) -> list[str]:
     """Six decimals as RELION writes; nine digits where six decimals would lose more than float32 does."""
-    text = f"{value:.6f}"
-    return text if abs(float(text) - value) <= 1e-6 * abs(value) else f"{value:.9g}"
+    numbers = np.asarray(values, dtype=np.float64)
+    is_short = np.abs(np.round(numbers, 6) - numbers) <= 1e-6 * np.abs(numbers)
+    pairs = zip(numbers.tolist(), is_short.tolist(), strict=True)
+    return [f"{value:.6f}" if short else f"{value:.9g}" for value, short in pairs]
 
 
 def _formatted(name: str, values: np.ndarray | pd.Series | Tensor | Sequence[str | int]) -> list[str]:
@@ -145,7 +157,4 @@ def _formatted(name: str, values: np.ndarray | pd.Series | Tensor | Sequence[str
     if not np.isfinite(array).all():
         row = int((~np.isfinite(array)).argmax())
         raise InputError(f"cannot write {name}: row {row + 1} is {array[row]}")
-    numbers = array.astype(np.float64)
-    is_short = np.abs(np.round(numbers, 6) - numbers) <= 1e-6 * np.abs(numbers)  # `format_number`, at once
-    pairs = zip(numbers.tolist(), is_short.tolist(), strict=True)
-    return [f"{value:.6f}" if short else f"{value:.9g}" for value, short in pairs]
+    return format_numbers(array)

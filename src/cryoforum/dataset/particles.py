@@ -55,14 +55,13 @@ class Particles:
 
     def select(self, rows: Int[Tensor, " k"]) -> "Particles":
         """The particles of the given rows, in that order; images stay where they are."""
-        known = ("poses", "ctf", "half_sets", "optics_groups", "sources")
-        parts: dict[str, Any] = {name: getattr(self, name) for name in known}
-        chosen: dict[str, Any] = {n: None if value is None else value[rows] for n, value in parts.items()}
+        names = ("poses", "ctf", "half_sets", "optics_groups", "sources")
+        known: dict[str, Any] = {name: getattr(self, name) for name in names}
         return replace(
             self,
             images=SelectedImages(self.images, rows),
             names=tuple(self.names[row] for row in rows.tolist()),
-            **chosen,
+            **{name: values[rows] for name, values in known.items() if values is not None},
         )
 
     def with_poses(self, poses: Poses) -> "Particles":

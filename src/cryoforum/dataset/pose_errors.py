@@ -23,10 +23,9 @@ class ErrorSummary:
 
     def to_dict(self) -> dict[str, float]:
         """All numbers by name, angles in radians and in degrees."""
-        angles = {name: value for name, value in asdict(self).items() if name.endswith("_rad")}
-        del angles["share_above_0_3_rad"]
-        degrees = {name.replace("_rad", "_deg"): float(np.rad2deg(value)) for name, value in angles.items()}
-        return asdict(self) | degrees
+        numbers = asdict(self)
+        angles = [name for name in numbers if name.endswith("_rad") and not name.startswith("share")]
+        return numbers | {f"{name[:-3]}deg": float(np.rad2deg(numbers[name])) for name in angles}
 
 
 def orientation_errors(

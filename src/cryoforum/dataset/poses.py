@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoforum.dataset.rows import take
+from cryoforum.dataset.rows import Rows
 
 
 @dataclass(frozen=True)
-class Poses:
+class Poses(Rows):
     """Orientation and in-plane origin of each particle.
 
     Parameters
@@ -23,9 +23,3 @@ class Poses:
 
     quaternions: Float[Tensor, "n 4"]
     shifts_angstrom: Float[Tensor, "n 2"]
-
-    def __len__(self) -> int:
-        return len(self.quaternions)
-
-    def __getitem__(self, rows: Tensor) -> "Poses":
-        return take(self, rows)

@@ -8,13 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.poses import Poses
-from cryoforum.dataset.rows import concatenate, take
+from cryoforum.dataset.rows import Rows, concatenate
 from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.errors import InputError
 
 
 @dataclass(frozen=True)
-class ImageEvidence:
+class ImageEvidence(Rows):
     """What the comparison with a reference says of each particle, besides its pose.
 
     Parameters
@@ -44,12 +44,9 @@ class ImageEvidence:
     reference_half: Int[Tensor, " n"]
     defocus_change_angstrom: Float[Tensor, " n"]
 
-    def __getitem__(self, rows: Tensor) -> "ImageEvidence":
-        return take(self, rows)
-
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Rows):
     """A posterior of the orientation of each particle, and what comes with it.
 
     Parameters
@@ -72,12 +69,6 @@ class Predictions:
     shifts_angstrom: Float[Tensor, "n 2"] | None = None
     evidence: ImageEvidence | None = None
     model_half: Int[Tensor, " n"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.posterior)
-
-    def __getitem__(self, rows: Tensor) -> "Predictions":
-        return take(self, rows)
 
     @property
     def poses(self) -> Poses:

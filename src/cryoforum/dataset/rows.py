@@ -1,7 +1,7 @@
 """Rows of nouns that hold one entry a particle in every field."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -14,6 +14,17 @@ class _Dataclass(Protocol):
 
 
 Noun = TypeVar("Noun", bound=_Dataclass)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a noun inherits from to be as long as its first field, and indexed like all of them."""
+
+    def __len__(self) -> int:
+        return len(getattr(self, fields(self)[0].name))
+
+    def __getitem__(self: Noun, rows: Tensor) -> Noun:
+        return take(self, rows)
 
 
 def take(noun: Noun, rows: Tensor) -> Noun:

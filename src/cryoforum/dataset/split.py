@@ -87,10 +87,10 @@ def chosen_split(particles: Particles, choice: str | None, seed: int) -> Split:
         return split_rows(len(particles), seed=seed)
     if Path(choice).is_file():
         parts = parts_of(particles, *read_split(Path(choice)))
-        rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]) for p in PARTS}
+        rows = {p: torch.tensor([r for r, part in enumerate(parts) if part == p]).long() for p in PARTS}
         if min(len(rows["train"]), len(rows["validation"])) < 2:
             raise InputError(f"{choice}: expected particles to train and to validate, found none of this set")
-        return Split(**{part: rows[part].long() for part in PARTS})
+        return Split(**rows)
     try:
         percents = [float(word) for word in choice.split(",")]
         _, validation_share, test_share = (percent / 100 for percent in percents)

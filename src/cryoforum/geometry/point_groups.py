@@ -104,11 +104,8 @@ def distance_to_domain_border(quaternions: Tensor, group: Tensor) -> Tensor:
     q = quaternions.double()
     q = torch.where((q @ _NEAR_IDENTITY)[..., None] < 0, -q, q)
     centres = compose(group.double()[1:], _NEAR_IDENTITY)
-    angles = []
-    for centre in (*centres, *-centres):
-        normal = normalize(_NEAR_IDENTITY - centre, dim=-1)
-        angles.append(2 * torch.asin((q @ normal).clamp(0, 1)))
-    return torch.stack(angles).amin(0).to(quaternions)
+    normals = normalize(_NEAR_IDENTITY - torch.cat([centres, -centres]), dim=-1)
+    return 2 * torch.asin((q @ normals.T).amin(-1).clamp(0, 1)).to(quaternions)
 
 
 def _generators(name: str) -> tuple[tuple[int, tuple[float, float, float]], ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.errors import InputError
-from cryoforum.geometry.rotations import QUATERNION_DTYPE, relion_euler_to_unitquat
+from cryoforum.geometry.rotations import relion_euler_to_unitquat
 
 
 def healpix_directions(nside: int) -> tuple[Tensor, Tensor]:
@@ -35,16 +35,16 @@ def healpix_directions(nside: int) -> tuple[Tensor, Tensor]:
     return torch.arccos(z), phi
 
 
-def rotation_grid(nside: int, in_plane_count: int | None = None) -> Tensor:
-    """Near-uniform grid of unit quaternions, (12 nside² · in_plane_count, 4).
+def rotation_grid(nside: int) -> Tensor:
+    """Near-uniform grid of unit quaternions, (12 nside² · 6 nside, 4).
 
-    ``in_plane_count`` defaults to 6 nside, which makes the in-plane step equal the pixel spacing
-    (nside 4 gives 15°, 6 gives 10°, 8 gives 7.5°, as RELION's sampling).
+    As many in-plane angles make their step equal the pixel spacing (nside 4 gives 15°, 6 gives 10°,
+    8 gives 7.5°, as RELION's sampling).
     """
-    count = in_plane_count or 6 * nside
+    count = 6 * nside
     theta, phi = healpix_directions(nside)
     psi = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
     angles = torch.stack(
         [phi.repeat_interleave(count), theta.repeat_interleave(count), psi.repeat(len(phi))], dim=-1
     )
-    return relion_euler_to_unitquat(torch.rad2deg(angles)).to(QUATERNION_DTYPE)
+    return relion_euler_to_unitquat(torch.rad2deg(angles))

@@ -12,6 +12,14 @@ def common_folder(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([Path(path).absolute().parent for path in paths]))
 
 
+def found_file(name: str, folder: Path, root: Path | None = None) -> Path | None:
+    """The file that `find_file` gives; None where there is none."""
+    try:
+        return find_file(name, folder, root)
+    except InputError:
+        return None
+
+
 def find_file(name: str, folder: Path, root: Path | None = None) -> Path:
     """The existing file that ``name``, written in a file of ``folder``, means.
 

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,14 @@ import pandas as pd
 from cryoforum.dataset.particle_table import ParticleTable, optics_rows, place_of_row, split_image_name
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.records import joined_records, texts, with_fields, without_fields
-from cryoforum.io.image_paths import common_folder, find_file
+from cryoforum.io.image_paths import common_folder, found_file
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.dialects import relion31, with_lengths_in_angstrom
 from cryoforum.io.relion.particles import (
     contrast_signs,
     ctf_from_table,
-    found_stacks,
     half_sets_from_table,
-    parsed_image_names,
+    located_images,
     poses_from_table,
 )
 
@@ -105,8 +105,7 @@ def _joined_records(tables: Sequence[ParticleTable], frame: pd.DataFrame) -> np.
 def _opened(table: ParticleTable, root: Path | None) -> _File:
     """The file in the 3.1 dialect, its numbers and stacks once looked at: errors name its own rows."""
     poses_from_table(table), ctf_from_table(table), half_sets_from_table(table)
-    slices, names = parsed_image_names(table, table.particles["rlnImageName"].tolist())
-    stacks = found_stacks(table, names, root)
+    slices, stacks = located_images(table, root)
     table = relion31(with_lengths_in_angstrom(table))
     assert table.optics is not None
     rows = optics_rows(table, table.optics)
@@ -157,24 +156,17 @@ def _check_for_images_in_two(files: Sequence[_File]) -> None:
 
 def _names_from(folder: Path, root: Path | None, file: _File) -> list[str]:
     """Image names that lead to the same stacks from ``folder``: as they are, relative to it, or absolute."""
-    old = file.table.particles["rlnImageName"].tolist()
-    new_of_stack: dict[str, str] = {}
-    names = []
-    for name, stack in zip(old, file.stacks, strict=True):
-        at_slice, written = split_image_name(name)
-        if written not in new_of_stack:
-            relative = os.path.relpath(stack, folder)
-            choices = (written, relative, str(stack.absolute()))
-            new_of_stack[written] = next(c for c in choices if _leads_to(stack, c, folder, root))
-        names.append(at_slice + new_of_stack[written])
-    return names
+    names = [split_image_name(name) for name in file.table.particles["rlnImageName"]]
+    new_of_stack = {}
+    for written, stack in {(written, stack) for (_, written), stack in zip(names, file.stacks, strict=True)}:
+        choices = (written, os.path.relpath(stack, folder), str(stack.absolute()))
+        new_of_stack[written] = next(c for c in choices if _leads_to(stack, c, folder, root))
+    return [at_slice + new_of_stack[written] for at_slice, written in names]
 
 
 def _leads_to(stack: Path, name: str, folder: Path, root: Path | None) -> bool:
-    try:
-        return find_file(name, folder, root).resolve() == stack.resolve()
-    except InputError:
-        return False
+    found = found_file(name, folder, root)
+    return found is not None and found.resolve() == stack.resolve()
 
 
 def _joined_optics(files: Sequence[_File]) -> tuple[pd.DataFrame, list[np.ndarray]]:
@@ -206,10 +198,8 @@ def _joined_optics(files: Sequence[_File]) -> tuple[pd.DataFrame, list[np.ndarra
 
 def free_name(name: str, taken: Container[str]) -> str:
     """The name with the first number behind it that makes it another than those taken."""
-    number = 2
-    while f"{name}_{number}" in taken:
-        number += 1
-    return f"{name}_{number}"
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(other for other in numbered if other not in taken)
 
 
 def _as_number(text: str) -> float | str:

@@ -1,7 +1,6 @@
 """Images of optics groups whose boxes or pixel sizes differ, read at one of them."""
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,6 @@ import torch
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import Images, JoinedImages
 from cryoforum.dataset.resampling import resampled
-from cryoforum.errors import InputError
 from cryoforum.io.mrc.stacks import LazyImages
 
 logger = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ def images_on_one_grid(
     for number, part in enumerate(parts):
         part_of_row[part.rows] = number
         row_in_part[part.rows] = torch.arange(len(part.rows))
-        images.append(resampled(_part_of_images(images_of, part.rows), part.grid, target))
+        images.append(resampled(images_of(part.rows), part.grid, target))
     return JoinedImages(tuple(images), part_of_row, row_in_part), target
 
 
@@ -84,12 +82,3 @@ def _target(parts: Sequence[_Part], wanted: ImageGrid | None) -> ImageGrid:
     if wanted is not None and not fitting:
         return wanted
     return max(fitting, key=lambda part: len(part.rows)).grid
-
-
-def _part_of_images(images_of: Callable[[np.ndarray], LazyImages], rows: np.ndarray) -> LazyImages:
-    """Images of some rows; errors give the row of the table, not that among these."""
-    try:
-        return images_of(rows)
-    except InputError as error:
-        message = re.sub(r"\(row (\d+)\)", lambda match: f"(row {rows[int(match[1]) - 1] + 1})", str(error))
-        raise InputError(message) from error

@@ -15,7 +15,7 @@ from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import is_passthrough_of, read_cryosparc
 from cryoforum.io.cryosparc.records import read_records, texts
 from cryoforum.io.cryosparc.writing import lost_in_records, write_cryosparc
-from cryoforum.io.image_paths import find_file
+from cryoforum.io.image_paths import found_file
 from cryoforum.io.join import joined
 from cryoforum.io.relion.particles import contrast_signs, has_only_2d_alignments, particles_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
@@ -90,26 +90,12 @@ def root_for_images(written: Path, folder: Path, root: Path | None = None) -> Pa
     None where its first image is found without it, or not at all.
     """
     stack = _format(written).first_stack(written)
-    if stack is None or _found(stack, Path(written).absolute().parent) is not None:
+    if stack is None or found_file(stack, Path(written).absolute().parent) is not None:
         return None
-    found = _found(stack, folder, root)
+    found = found_file(stack, folder, root)
     if found is None:
         return None
     return root if Path(stack).is_absolute() else found.parents[len(Path(stack).parts) - 1]
-
-
-def read_each(paths: Sequence[Path]) -> list[ParticleTable]:
-    """The same of several files; a .cs file that completes the one before it is merged with it."""
-    groups: list[list[Path]] = []
-    for path in paths:
-        _format(path)
-        if groups and _complete_each_other(groups[-1][0], path):
-            groups[-1].append(path)
-        else:
-            groups.append([path])
-    return [
-        read_cryosparc(first, others) if others else read_particle_file(first) for first, *others in groups
-    ]
 
 
 def load_particle_set(
@@ -135,10 +121,22 @@ def load_particle_set(
 
 
 def read_files(paths: Sequence[Path]) -> list[ParticleTable]:
-    """The table of each particle file; which files were merged is logged."""
+    """The table of each particle file; a .cs file that completes the one before it is merged with it.
+
+    Which files were merged is logged.
+    """
     if not paths:
         raise InputError("expected a particle file, found none")
-    tables = read_each(paths)
+    groups: list[list[Path]] = []
+    for path in paths:
+        _format(path)
+        if groups and _complete_each_other(groups[-1][0], path):
+            groups[-1].append(path)
+        else:
+            groups.append([path])
+    tables = [
+        read_cryosparc(first, others) if others else read_particle_file(first) for first, *others in groups
+    ]
     for companion in (path for table in tables for path in table.companions):
         logger.info(f"merged with {companion}")
     return tables
@@ -178,9 +176,8 @@ def _complete_each_other(first: Path, second: Path) -> bool:
 
 def write_particle_file(table: ParticleTable, path: Path) -> None:
     """Write the tables in the format that the suffix of ``path`` names, atomically."""
-    format_of_file = _format(path)
-    format_of_file.refuse(table, path)
-    format_of_file.write(table, path)
+    refuse_unwritable(table, path)
+    _format(path).write(table, path)
 
 
 def refuse_unwritable(table: ParticleTable, path: Path) -> None:
@@ -199,13 +196,6 @@ def check_writable(table: ParticleTable, path: Path) -> None:
         logger.warning(
             f"left out of the {Path(path).suffix} file: {', '.join(lost)}; keep {table.path.name}, too"
         )
-
-
-def _found(name: str, folder: Path, root: Path | None = None) -> Path | None:
-    try:
-        return find_file(name, folder, root)
-    except InputError:
-        return None
 
 
 def _format(path: Path) -> ParticleFormat:

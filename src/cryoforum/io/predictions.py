@@ -10,29 +10,23 @@ from torch import Tensor
 from cryoforum.dataset import columns as c
 from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.poses import Poses
-from cryoforum.dataset.predictions import Predictions
+from cryoforum.dataset.predictions import ImageEvidence, Predictions
 from cryoforum.io.relion.particles import with_orientations, with_poses
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
 
 
-def _evidence(name: str) -> Callable[[Predictions], Tensor | None]:
-    return lambda found: None if found.evidence is None else getattr(found.evidence, name)
+def _evidence(read: Callable[[ImageEvidence], Tensor]) -> Callable[[Predictions], Tensor | None]:
+    return lambda found: None if found.evidence is None else read(found.evidence)
 
 
 def _element(row: int, column: int) -> Callable[[Predictions], Tensor | None]:
     return lambda found: found.posterior.concentration[:, row, column]
 
 
-def _bound_deg(found: Predictions) -> Tensor | None:
-    return None if found.evidence is None else torch.rad2deg(found.evidence.bound_rad)
-
-
-def _origin_error(found: Predictions) -> Tensor | None:
-    if found.evidence is None:
-        return None
-    return found.evidence.origin_covariance_angstrom2.diagonal(dim1=1, dim2=2).sum(1).sqrt()
+def _origin_error(evidence: ImageEvidence) -> Tensor:
+    return evidence.origin_covariance_angstrom2.diagonal(dim1=1, dim2=2).sum(1).sqrt()
 
 
 # What is written of predictions: (n,) numbers by column, or None where they do not say it. Errors are root
@@ -45,13 +39,13 @@ COLUMNS: dict[str, Callable[[Predictions], Tensor | None]] = {
     c.EXPECTED_ERROR: lambda found: torch.rad2deg(found.expected_error_rad),
     c.FIGURE_OF_MERIT: lambda found: found.figure_of_merit,
     c.MODEL_HALF: lambda found: found.model_half,
-    c.CRAMER_RAO_BOUND: _bound_deg,
-    c.ORIGIN_ERROR: _origin_error,
-    c.LOG_LIKELIHOOD_GAIN: _evidence("log_likelihood_gain"),
-    c.SIGNAL_SCALE: _evidence("signal_scale"),
-    c.MODE_PROBABILITY: _evidence("mode_probability"),
-    c.REFERENCE_HALF: _evidence("reference_half"),
-    c.DEFOCUS_CHANGE: _evidence("defocus_change_angstrom"),
+    c.CRAMER_RAO_BOUND: _evidence(lambda evidence: torch.rad2deg(evidence.bound_rad)),
+    c.ORIGIN_ERROR: _evidence(_origin_error),
+    c.LOG_LIKELIHOOD_GAIN: _evidence(lambda evidence: evidence.log_likelihood_gain),
+    c.SIGNAL_SCALE: _evidence(lambda evidence: evidence.signal_scale),
+    c.MODE_PROBABILITY: _evidence(lambda evidence: evidence.mode_probability),
+    c.REFERENCE_HALF: _evidence(lambda evidence: evidence.reference_half),
+    c.DEFOCUS_CHANGE: _evidence(lambda evidence: evidence.defocus_change_angstrom),
 }
 
 

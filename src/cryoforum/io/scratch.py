@@ -138,7 +138,7 @@ def _copy_missing(copies: Mapping[Layout, Path], place: Path, reporter: Reporter
         for torn in filter(is_leftover, place.iterdir()):
             torn.unlink()
         missing = {copy: layout for layout, copy in copies.items() if not copy.exists()}
-        needed = sum(layout.offset + layout.voxel_bytes for layout in missing.values())
+        needed = sum(layout.file_bytes for layout in missing.values())
         free = shutil.disk_usage(place).free
         if needed > free:
             raise InputError(

@@ -35,18 +35,10 @@ class Atoms:
         return len(self.elements)
 
 
-@dataclass(frozen=True)
-class Molecule:
-    """A structure shipped with the package: what it is and its point group, symmetry axes as in RELION."""
-
-    title: str
-    symmetry: str
-
-
-MOLECULES: dict[str, Molecule] = {
-    "4v5d": Molecule("Thermus thermophilus 70S ribosome with mRNA and three tRNAs", "C1"),
-    "6z6u": Molecule("human heavy-chain apoferritin, 24 subunits", "O"),
-}
+MOLECULES = (  # that are shipped with the package
+    "4v5d",  # Thermus thermophilus 70S ribosome with mRNA and three tRNAs
+    "6z6u",  # human heavy-chain apoferritin, 24 subunits, octahedral with RELION's axes
+)
 
 
 def load_molecule(name: str) -> Atoms:

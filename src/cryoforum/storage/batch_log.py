@@ -4,18 +4,18 @@ One line of JSON (format, fingerprint, columns, rows) and then float32 records, 
 A kill may tear the last batch; whatever follows the last whole one counts as not written.
 """
 
-import fcntl
 import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import NamedTuple
 
 import numpy as np
 
 from cryoforum.errors import InputError
+from cryoforum.storage.locks import lock
 
 FORMAT = "cryo-forum batches 1"
 SYNC_SECONDS = 1.0  # what a power cut may cost; a kill costs nothing that was appended
@@ -23,7 +23,16 @@ _DTYPE = np.dtype("<f4")
 _HEADER_ALIGNMENT = 64
 
 
-class BatchLog:
+class _Content(NamedTuple):
+    """What a log holds; records: (whole rows, columns), mapped from disk, where they begin at ``offset``."""
+
+    fingerprint: str
+    columns: list[str]
+    offset: int
+    records: np.ndarray
+
+
+class BatchLog(AbstractContextManager["BatchLog"]):
     """Batches of ``batch_size`` consecutive rows (the last may be shorter) out of ``row_count``.
 
     A file with the same fingerprint is gone on with: ``rows_done`` says how many rows it holds. Any other
@@ -40,7 +49,7 @@ class BatchLog:
         self._synced = time.monotonic()
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
-            self._lock()
+            lock(self._file, f"{self.path}: another run is writing it; wait for it or end it")
             self._go_on()
         except BaseException:
             self._file.close()
@@ -67,53 +76,33 @@ class BatchLog:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the file; without a finished batch, remove it."""
-        if self._file.closed:
-            return
         if self.rows_done:
             os.fsync(self._file.fileno())
         else:
             self.path.unlink(missing_ok=True)
         self._file.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _go_on(self) -> None:
         """Keep the whole batches of an earlier run with the same fingerprint, cut off all else."""
-        found = _parsed_header(self.path)
-        if found is not None and found[0] != self._fingerprint:
-            self.rows_discarded = len(_records(self.path, found))
-        if found is None or found[0] != self._fingerprint:
+        found = _content(self.path)
+        if found is None or found.fingerprint != self._fingerprint:
+            self.rows_discarded = 0 if found is None else len(found.records)
             self._file.truncate(0)
             return
-        self._columns = found[1]
-        records = _records(self.path, found)
-        written = records.any(axis=1)  # after a power cut a file may be long already and still hold zeros
-        whole = int(written.argmin()) if not written.all() else len(records)
+        self._columns = found.columns
+        written = found.records.any(axis=1)  # after a power cut a file may be long and still hold zeros
+        whole = int(written.argmin()) if not written.all() else len(found.records)
         if whole < self._row_count:
             whole -= whole % self._batch_size
         self.rows_done = min(whole, self._row_count)
-        self._file.truncate(found[2] + self.rows_done * len(self._columns) * _DTYPE.itemsize)
+        self._file.truncate(found.offset + self.rows_done * len(self._columns) * _DTYPE.itemsize)
 
     def _write(self, content: bytes) -> None:
         left = memoryview(content)
         while left:
             left = left[self._file.write(left) :]
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{self.path}: another run is writing it; wait for it or end it") from None
-        except OSError:
-            pass  # some network file systems know no locks
 
 
 def read_batches(path: Path, fingerprint: str, row_count: int) -> dict[str, np.ndarray]:
@@ -121,13 +110,12 @@ def read_batches(path: Path, fingerprint: str, row_count: int) -> dict[str, np.n
 
     InputError where the log is not finished or not of this ``fingerprint``.
     """
-    found = _parsed_header(path)
-    if found is None or found[0] != fingerprint:
+    found = _content(path)
+    if found is None or found.fingerprint != fingerprint:
         raise InputError(f"expected finished batches of the same run at {path}, found none")
-    records = _records(path, found)
-    if len(records) < row_count:
-        raise InputError(f"{path}: expected {row_count} finished rows, found {len(records)}")
-    return {name: records[:row_count, at] for at, name in enumerate(found[1])}
+    if len(found.records) < row_count:
+        raise InputError(f"{path}: expected {row_count} finished rows, found {len(found.records)}")
+    return {name: found.records[:row_count, at] for at, name in enumerate(found.columns)}
 
 
 def _header(fingerprint: str, columns: list[str], row_count: int) -> bytes:
@@ -136,23 +124,17 @@ def _header(fingerprint: str, columns: list[str], row_count: int) -> bytes:
     return text + b" " * (-(len(text) + 1) % _HEADER_ALIGNMENT) + b"\n"
 
 
-def _parsed_header(path: Path) -> tuple[str, list[str], int] | None:
-    """Fingerprint, columns and length in bytes of the header; None where there is no whole one."""
+def _content(path: Path) -> _Content | None:
+    """None where there is no whole header."""
     try:
         with open(path, "rb") as file:
             line = file.readline()
         values = json.loads(line)
         if not line.endswith(b"\n") or values["format"] != FORMAT:
             return None
-        return values["fingerprint"], values["columns"], len(line)
+        fingerprint, columns = values["fingerprint"], values["columns"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-
-def _records(path: Path, header: tuple[str, list[str], int]) -> np.ndarray:
-    """(whole records, columns), mapped from disk."""
-    _, columns, offset = header
-    count = (Path(path).stat().st_size - offset) // (len(columns) * _DTYPE.itemsize)
-    if not count:
-        return np.empty((0, len(columns)), dtype=_DTYPE)
-    return np.memmap(path, _DTYPE, "r", offset, (count, len(columns)))
+    shape = (Path(path).stat().st_size - len(line)) // (len(columns) * _DTYPE.itemsize), len(columns)
+    records = np.memmap(path, _DTYPE, "r", len(line), shape) if shape[0] else np.empty(shape, _DTYPE)
+    return _Content(fingerprint, columns, len(line), records)

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cryoforum.dataset.columns import ANGLE_COLUMNS
-from cryoforum.dataset.particle_table import ParticleTable, format_number, with_columns
+from cryoforum.dataset.columns import ANGLE_COLUMNS, ORIGIN_COLUMNS, OWN
+from cryoforum.dataset.particle_table import ParticleTable, format_numbers, with_columns
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import rotvec_to_unitquat, unitquat_to_relion_euler
 from cryoforum.io.cryosparc.records import (
@@ -26,16 +26,19 @@ from cryoforum.io.cryosparc.records import (
     texts,
 )
 
-OWN = "cryoforum"  # what our columns and fields begin with: cryoforumTrace, cryoforum/Trace
 _BLOB = ("blob/path", "blob/idx", "blob/psize_A")
 _NEEDED = (*_BLOB, "ctf/df1_A", "alignments3D/pose")
-_OPTICS = {
+CTF_OF_GROUPS = {
     "ctf/accel_kv": "rlnVoltage",
     "ctf/cs_mm": "rlnSphericalAberration",
     "ctf/amp_contrast": "rlnAmplitudeContrast",
-    "blob/psize_A": "rlnImagePixelSize",
 }
-_ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")
+CTF_OF_PARTICLES = {  # fields in radians are columns in degrees
+    "ctf/df1_A": "rlnDefocusU",
+    "ctf/df2_A": "rlnDefocusV",
+    "ctf/df_angle_rad": "rlnDefocusAngle",
+    "ctf/phase_shift_rad": "rlnPhaseShift",
+}
 _ABERRATIONS = ("ctf/tilt_A", "ctf/trefoil_A", "ctf/tetra_A", "ctf/anisomag")
 
 
@@ -92,14 +95,10 @@ def table_from_records(path: Path, records: np.ndarray, companions: tuple[Path, 
     particles = pd.DataFrame({"rlnImageName": images}, dtype=str)
     optics, group_of_row = _optics(path, records)
     columns = _location_columns(path, records) | {"rlnOpticsGroup": group_of_row + 1}
-    for field, column, factor in (
-        ("ctf/df1_A", "rlnDefocusU", 1.0),
-        ("ctf/df2_A", "rlnDefocusV", 1.0),
-        ("ctf/df_angle_rad", "rlnDefocusAngle", 180 / np.pi),
-        ("ctf/phase_shift_rad", "rlnPhaseShift", 180 / np.pi),
-    ):
+    for field, column in CTF_OF_PARTICLES.items():
         if field in names:
-            columns[column] = factor * _numbers(path, records, field)
+            values = _numbers(path, records, field)
+            columns[column] = np.rad2deg(values) if field.endswith("_rad") else values
     if "alignments3D/pose" in names:
         columns |= _pose_columns(path, records)
     for name in names:
@@ -111,7 +110,8 @@ def table_from_records(path: Path, records: np.ndarray, companions: tuple[Path, 
 def _optics(path: Path, records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
     """data_optics, a row for every exposure group and optics that occur together; and each particle's row."""
     names = field_names(records)
-    columns = {column: _numbers(path, records, field) for field, column in _OPTICS.items() if field in names}
+    known = CTF_OF_GROUPS | {"blob/psize_A": "rlnImagePixelSize"}
+    columns = {column: _numbers(path, records, field) for field, column in known.items() if field in names}
     if "blob/shape" in names:
         columns["rlnImageSize"] = _numbers(path, records, "blob/shape", (2,))[:, -1]
     exposure_groups = records["ctf/exp_group_id"] if "ctf/exp_group_id" in names else np.zeros(len(records))
@@ -126,7 +126,7 @@ def _optics(path: Path, records: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
             ],
             "rlnOpticsGroup": [str(row + 1) for row in range(len(groups))],
         }
-        | {column: [format_number(x) for x in groups[:, at]] for at, column in enumerate(columns, 1)}
+        | {column: format_numbers(groups[:, at]) for at, column in enumerate(columns, 1)}
         | {"rlnImageDimensionality": "2"},
         dtype=str,
     )
@@ -158,7 +158,7 @@ def _pose_columns(path: Path, records: np.ndarray) -> dict[str, np.ndarray]:
         # The refinement may have worked on smaller images: its pixels are not those of the stack.
         size = "alignments3D/psize_A" if "alignments3D/psize_A" in names else "blob/psize_A"
         shifts = _numbers(path, records, "alignments3D/shift", (2,)) * _numbers(path, records, size)[:, None]
-        columns |= dict(zip(_ORIGINS, shifts.T, strict=True))
+        columns |= dict(zip(ORIGIN_COLUMNS, shifts.T, strict=True))
     if "alignments3D/split" in names and len(np.unique(records["alignments3D/split"])) == 2:
         columns["rlnRandomSubset"] = records["alignments3D/split"].astype(np.int64) + 1
     return columns

@@ -118,12 +118,11 @@ def without_fields(records: np.ndarray, prefix: str, but: Collection[str] = ()) 
 
 def joined_records(tables: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The records of several tables in order, with the fields that all have in one form; and the others."""
-    everywhere = dict.fromkeys(name for table in tables for name in field_names(table))
-    lost = [name for name in everywhere if len({_form(table, name) for table in tables}) > 1]
+    names = dict.fromkeys(name for table in tables for name in field_names(table) if name != "uid")
+    lost = tuple(name for name in names if len({_form(table, name) for table in tables}) > 1)
     uids = np.concatenate([table["uid"].astype("<u8") for table in tables])
-    common = [name for name in everywhere if name not in (*lost, "uid")]
-    fields = {name: np.concatenate([table[name] for table in tables]) for name in common}
-    return with_fields(uids.view([("uid", "<u8")]), fields), tuple(name for name in lost if name != "uid")
+    fields = {name: np.concatenate([table[name] for table in tables]) for name in names if name not in lost}
+    return with_fields(uids.view([("uid", "<u8")]), fields), lost
 
 
 def _form(table: np.ndarray, name: str) -> tuple[str, tuple[int, ...]] | None:
@@ -148,9 +147,8 @@ def _job(path: Path) -> str | None:
 
 def _rows_of_uids(path: Path, wanted: np.ndarray, companion: Path, uids: np.ndarray) -> np.ndarray:
     """Row of each wanted uid among the companion's."""
-    order = np.argsort(uids, kind="stable")
-    places = np.searchsorted(uids, wanted, sorter=order).clip(max=len(uids) - 1)
-    rows = order[places]
+    known, first_rows = np.unique(uids, return_index=True)
+    rows = first_rows[np.searchsorted(known, wanted).clip(max=len(known) - 1)]
     lost = uids[rows] != wanted
     if lost.any():
         row = int(lost.argmax())

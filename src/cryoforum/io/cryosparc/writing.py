@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cryoforum.dataset.columns import ANGLE_COLUMNS, CTF_COLUMNS, OWN
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import unitquat_to_rotvec
-from cryoforum.io.cryosparc.reading import OWN, table_from_records
+from cryoforum.io.cryosparc.reading import CTF_OF_GROUPS, CTF_OF_PARTICLES, table_from_records
 from cryoforum.io.cryosparc.records import field_names, with_fields, without_fields, write_records
 from cryoforum.io.relion.lengths import pixel_sizes_from_table
 from cryoforum.io.relion.particles import (
-    ANGLE_COLUMNS,
-    CTF_COLUMNS,
     ctf_from_table,
     half_sets_from_table,
     parsed_image_names,
@@ -104,7 +103,7 @@ def records_from_table(table: ParticleTable) -> np.ndarray:
     import of the table would make them.
     """
     if table.dataset is None:
-        records, before = _new_records(table), None
+        records, before = _new_records(table), pd.DataFrame()
     else:
         records, before = table.dataset, table_from_records(table.path, table.dataset).particles
     changed = _changed_columns(table.particles, before)
@@ -119,10 +118,8 @@ def records_from_table(table: ParticleTable) -> np.ndarray:
     return _with_own_columns(table, records)
 
 
-def _changed_columns(particles: pd.DataFrame, before: pd.DataFrame | None) -> set[str]:
+def _changed_columns(particles: pd.DataFrame, before: pd.DataFrame) -> set[str]:
     """Columns that are new or say something else than before."""
-    if before is None:
-        return set(particles.columns)
     return {
         name for name in particles if name not in before or particles[name].tolist() != before[name].tolist()
     }
@@ -133,13 +130,10 @@ def _ctf_fields(table: ParticleTable, records: np.ndarray) -> Fields:
     if ctf_from_table(table) is None:
         missing = missing_columns(table, CTF_COLUMNS)
         raise InputError(f"{table.path}: expected {missing[0]} for the CTF, found none; add the column")
-    columns = {"ctf/df1_A": "rlnDefocusU", "ctf/df2_A": "rlnDefocusV", "ctf/df_angle_rad": "rlnDefocusAngle"}
-    fields: Fields = {}
+    columns, fields = CTF_OF_PARTICLES, Fields()
     if "ctf/df1_A" not in field_names(records):
         fields = _filled(len(table), _CTF)
-        columns |= {"ctf/accel_kv": "rlnVoltage", "ctf/cs_mm": "rlnSphericalAberration"}
-        columns |= {"ctf/amp_contrast": "rlnAmplitudeContrast", "ctf/exp_group_id": "rlnOpticsGroup"}
-    columns["ctf/phase_shift_rad"] = "rlnPhaseShift"
+        columns = CTF_OF_PARTICLES | CTF_OF_GROUPS | {"ctf/exp_group_id": "rlnOpticsGroup"}
     for field, column in columns.items():
         values = number_column(table, column)
         if values is not None:
@@ -174,9 +168,9 @@ def _with_own_columns(table: ParticleTable, records: np.ndarray) -> np.ndarray:
 
 def _new_records(table: ParticleTable) -> np.ndarray:
     """Records of the images alone, with a uid that is the same for the same image name."""
-    names = table.particles["rlnImageName"].tolist()
-    slices, stacks = parsed_image_names(table, names)
-    digests = (hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8) for name in names)
+    slices, stacks = parsed_image_names(table)
+    names = (name.encode("utf-8", "surrogateescape") for name in table.particles["rlnImageName"])
+    digests = (hashlib.blake2b(name, digest_size=8) for name in names)
     uids = np.array([int.from_bytes(digest.digest(), "little") for digest in digests], dtype="<u8")
     fields: Fields = {
         "blob/path": np.array([stack.encode("utf-8", "surrogateescape") for stack in stacks]),

@@ -2,9 +2,10 @@
 
 import bz2
 import gzip
+import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -42,8 +43,12 @@ class Layout:
     @property
     def voxel_bytes(self) -> int:
         """As many bytes as all voxels take."""
-        sections, rows, columns = self.shape
-        return sections * rows * columns * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def file_bytes(self) -> int:
+        """As many bytes as the whole file has at least, once decompressed."""
+        return self.offset + self.voxel_bytes
 
 
 @dataclass(frozen=True)
@@ -92,56 +97,51 @@ def read_header(path: Path) -> Header:
 
 def unpacked_voxels(layout: Layout) -> np.ndarray:
     """All voxels (nz, ny, nx) of a compressed file, in its numbers; only as many bytes as there are."""
-    if layout.offset + layout.voxel_bytes > MOST_UNPACKED_BYTES:
+    if layout.file_bytes > MOST_UNPACKED_BYTES:
         raise InputError(
             f"{layout.path}: expected at most {MOST_UNPACKED_BYTES / 1e9:.1f} GB once decompressed, found "
             f"{layout.voxel_bytes / 1e9:.1f} GB; decompress it"
         )
-    content = _unpacked_bytes(layout.path, layout.offset + layout.voxel_bytes)
+    content = _unpacked_bytes(layout.path, layout.file_bytes)
     _refuse_cut_off(layout, len(content))
     return np.frombuffer(content, layout.dtype, offset=layout.offset).reshape(layout.shape)
 
 
 def unpack(layout: Layout, copy: Path) -> None:
     """Write a compressed file decompressed to ``copy``; no more of it than its header says."""
-    left = layout.offset + layout.voxel_bytes
-    with open(layout.path, "rb") as start:
-        opener = _opener(start.read(HEADER_BYTES))
-    if opener is None:
-        raise InputError(f"{layout.path}: expected a file compressed by gzip or bzip2; it has changed")
-    try:
-        with cast(BinaryIO, opener(layout.path)) as packed, open(copy, "wb") as file:
-            while left and (chunk := packed.read(min(left, _CHUNK_BYTES))):
-                file.write(chunk)
-                left -= len(chunk)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise _damaged(layout.path, error) from error
+    with open(copy, "wb") as file:
+        file.writelines(_unpacked_chunks(layout.path, layout.file_bytes))
     _refuse_cut_off(layout, copy.stat().st_size)
-
-
-def _opener(start: bytes) -> Callable[[Path], object] | None:
-    """What opens a compressed file; its first bytes count, not its name."""
-    return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
 def _unpacked_bytes(path: Path, count: int) -> bytearray:
     """The first ``count`` bytes, or as many as there are, of a compressed file."""
     content = bytearray()
-    with open(path, "rb") as start:
-        opener = _opener(start.read(HEADER_BYTES))
-    try:
-        if opener is not None:
-            with cast(BinaryIO, opener(path)) as file:
-                # A chunk at a time: the count is what a header claims, and may be anything.
-                while chunk := file.read(min(count - len(content), _CHUNK_BYTES)):
-                    content += chunk
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise _damaged(path, error) from error
+    for chunk in _unpacked_chunks(path, count):
+        content += chunk
     return content
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: expected a file that can be decompressed, found: {error}; copy it again")
+def _unpacked_chunks(path: Path, count: int) -> Iterator[bytes]:
+    """The same in parts: the count is what a header claims, and may be anything."""
+    with open(path, "rb") as start:
+        opener = _opener(start.read(HEADER_BYTES))
+    if opener is None:
+        raise InputError(f"{path}: expected a file compressed by gzip or bzip2; it has changed")
+    try:
+        with cast(BinaryIO, opener(path)) as packed:
+            while count and (chunk := packed.read(min(count, _CHUNK_BYTES))):
+                yield chunk
+                count -= len(chunk)
+    except (EOFError, OSError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path}: expected a file that can be decompressed, found: {error}; copy it again"
+        ) from error
+
+
+def _opener(start: bytes) -> Callable[[Path], object] | None:
+    """What opens a compressed file; its first bytes count, not its name."""
+    return next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
 
 
 def _record(path: Path, start: bytes | bytearray) -> tuple[np.void, str]:
@@ -171,10 +171,9 @@ def _bytes_are_unsigned(record: np.void, byte_order: str) -> bool:
 
 def _refuse_cut_off(layout: Layout, found_bytes: int) -> None:
     """InputError where a file of so many bytes is shorter than its header says."""
-    expected = layout.offset + layout.voxel_bytes
-    if found_bytes < expected:
+    if found_bytes < layout.file_bytes:
         nz, ny, nx = layout.shape
         raise InputError(
-            f"{layout.path}: file cut off: expected {expected} bytes for {nz} × {ny} × {nx} voxels, "
+            f"{layout.path}: file cut off: expected {layout.file_bytes} bytes for {nz} × {ny} × {nx} voxels, "
             f"found {found_bytes}; copy it again"
         )

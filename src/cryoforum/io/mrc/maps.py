@@ -112,8 +112,7 @@ def _pixel_size(header: Header) -> float:
 def _voxels(layout: Layout) -> np.ndarray:
     if layout.is_packed:
         return unpacked_voxels(layout)
-    sections, rows, columns = layout.shape
-    count = sections * rows * columns
+    count = math.prod(layout.shape)
     return np.fromfile(layout.path, layout.dtype, count, offset=layout.offset).reshape(layout.shape)
 
 

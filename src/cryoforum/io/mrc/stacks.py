@@ -4,10 +4,9 @@ import copy
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from io import FileIO
 from pathlib import Path
 
 import mrcfile
@@ -35,16 +34,16 @@ class LazyImages:
     ----------
     paths: n stack files, one for each image.
     indices: n slices in these stacks, counted from 0.
-    names: n names that errors give; by default slice@path.
     signs: n factors 1 or -1 of the pixels, -1 where the contrast is to be inverted; by default 1.
+    name_of: what errors call an image by its place among the n; by default slice@path and its row.
     """
 
     def __init__(
         self,
         paths: Sequence[Path],
         indices: Sequence[int],
-        names: Sequence[str] | None = None,
         signs: np.ndarray | None = None,
+        name_of: Callable[[int], str] | None = None,
     ) -> None:
         if not len(paths) or len(paths) != len(indices):
             raise InputError(
@@ -60,9 +59,9 @@ class LazyImages:
         counts = np.array([layout.shape[0] for layout in self._layouts])[self._stack_of_row]
         wrong = (row for row, index in enumerate(indices) if not 0 <= index < counts[row])
         if (row := next(wrong, None)) is not None:
-            name = f"{indices[row] + 1}@{paths[row]}" if names is None else names[row]
+            name = name_of(row) if name_of else f"{indices[row] + 1}@{paths[row]} (row {row + 1})"
             raise InputError(
-                f"image {name} (row {row + 1}): expected a slice from 1 to {counts[row]}, "
+                f"image {name}: expected a slice from 1 to {counts[row]}, "
                 f"as many as {paths[row]} has, found {indices[row] + 1}"
             )
         self._slice_of_row = np.asarray(indices, dtype=np.int64)
@@ -185,24 +184,16 @@ def _read_slices(layout: Layout, slices: np.ndarray) -> Iterator[np.ndarray]:
     size = rows * columns * layout.dtype.itemsize
     most = max(1, _READ_BYTES // size)
     buffer = np.empty((most, rows, columns), layout.dtype)
-    with open(layout.path, "rb", buffering=0) as file:
+    with open(layout.path, "rb") as file:
         for run in np.split(slices, np.flatnonzero(np.diff(slices) != 1) + 1):
             file.seek(layout.offset + int(run[0]) * size)
             for start in range(0, len(run), most):
                 images = buffer[: min(most, len(run) - start)]
-                if not _filled(file, images.view(np.uint8).data):
+                if file.readinto(images.data) < images.nbytes:
                     raise InputError(
                         f"{layout.path}: the file became shorter while it was read; run again when whole"
                     )
                 yield images
-
-
-def _filled(file: FileIO, place: memoryview) -> bool:
-    """Whether the file had enough bytes for all of ``place``."""
-    left = place.cast("B")
-    while len(left) and (count := file.readinto(left)):
-        left = left[count:]
-    return not len(left)
 
 
 def _common_box(layouts: Sequence[Layout]) -> int:

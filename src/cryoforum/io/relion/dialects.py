@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cryoforum.dataset.particle_table import ParticleTable, format_number, number_column, optics_rows
+from cryoforum.dataset.particle_table import ParticleTable, format_numbers, number_column, optics_rows
 from cryoforum.io.relion.lengths import pixel_sizes_from_table
 
 OPTICS_COLUMNS = (  # what RELION 3.1 keeps for an optics group, and 3.0 for a particle
@@ -57,8 +57,8 @@ def relion30(table: ParticleTable) -> ParticleTable:
     added = {name: moved[name] for name in moved}
     if groups is not None and len(table.optics) > 1:
         added[_GROUP_30] = groups
-    added["rlnDetectorPixelSize"] = _texts(sizes * _MAGNIFICATION / 1e4)
-    added["rlnMagnification"] = _texts(np.full(len(table), _MAGNIFICATION))
+    added["rlnDetectorPixelSize"] = format_numbers(sizes * _MAGNIFICATION / 1e4)
+    added["rlnMagnification"] = format_numbers(np.full(len(table), _MAGNIFICATION))
     return replace(table, optics=None, particles=particles.assign(**added).astype(str))
 
 
@@ -68,7 +68,7 @@ def relion31(table: ParticleTable) -> ParticleTable:
         return table
     sizes = pixel_sizes_from_table(table)
     particles = table.particles.drop(columns=list(_PIXEL_SIZE_30), errors="ignore")
-    particles = particles.assign(rlnImagePixelSize=_texts(sizes))
+    particles = particles.assign(rlnImagePixelSize=format_numbers(sizes))
     shared = [name for name in OPTICS_COLUMNS if name in particles]
     marks = [name for name in (*shared, _GROUP_30, "rlnOpticsGroup") if name in particles]
     group_of_row = particles[marks].apply(_as_numbers).groupby(marks, sort=False).ngroup().to_numpy()
@@ -107,12 +107,9 @@ def _with_other_lengths(
         if name in twins and not counts and twins[name] in particles:
             continue
         values = number_column(table, name) if name in names else None
-        columns[names.get(name, name)] = particles[name] if values is None else _texts(values * factors)
+        texts = particles[name] if values is None else format_numbers(values * factors)
+        columns[names.get(name, name)] = texts
     return pd.DataFrame(columns, index=particles.index)
-
-
-def _texts(values: np.ndarray) -> list[str]:
-    return [format_number(value) for value in values.tolist()]
 
 
 def _as_numbers(column: pd.Series) -> pd.Series:

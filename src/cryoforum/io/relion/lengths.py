@@ -5,7 +5,13 @@ import logging
 import numpy as np
 
 from cryoforum.dataset.image_grid import SAME_PIXEL_SIZE
-from cryoforum.dataset.particle_table import ParticleTable, number_column, place_of_row
+from cryoforum.dataset.particle_table import (
+    ParticleTable,
+    number_column,
+    number_columns,
+    place_of_row,
+    refuse_rows,
+)
 from cryoforum.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -17,19 +23,16 @@ def pixel_sizes_from_table(table: ParticleTable) -> np.ndarray:
     """Pixel size of each image in Å, (n,)."""
     sizes = number_column(table, "rlnImagePixelSize")
     if sizes is None:
-        detector_um, magnification = (
-            number_column(table, f"rln{name}") for name in ("DetectorPixelSize", "Magnification")
-        )
-        if detector_um is None or magnification is None:
+        parts = number_columns(table, ("rlnDetectorPixelSize", "rlnMagnification"))
+        if parts is None:
             raise InputError(
                 f"{table.path}: expected a column rlnImagePixelSize (Å) in data_optics, found none"
             )
+        detector_um, magnification = parts
         with np.errstate(divide="ignore", invalid="ignore"):
             sizes = 1e4 * detector_um / magnification
     wrong = ~(np.isfinite(sizes) & (sizes > 0))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(f"{place_of_row(table, row)}: expected a pixel size > 0 Å, found {sizes[row]:g}")
+    refuse_rows(table, wrong, lambda row: f"expected a pixel size > 0 Å, found {sizes[row]:g}")
     return sizes
 
 

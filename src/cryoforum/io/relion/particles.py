@@ -16,10 +16,12 @@ from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_table import (
     ParticleTable,
-    format_number,
+    format_numbers,
     missing_columns,
     number_column,
+    number_columns,
     place_of_row,
+    refuse_rows,
     split_image_name,
     with_columns,
 )
@@ -33,6 +35,11 @@ from cryoforum.io.mrc.header import read_header
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.lengths import pixel_sizes_from_table, shift_angstrom, warn_of_contradicting_origins
 
+_CHANGED_BY_THE_CTF = {
+    "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
+    "rlnCtfDataArePhaseFlipped": "phase flipped already",
+}
+
 
 def particles_from_table(
     table: ParticleTable, root: Path | None = None, grid: ImageGrid | None = None
@@ -43,29 +50,29 @@ def particles_from_table(
     images that are resampled to it, and of origins in Å that contradict those in pixels.
     """
     pixel_sizes = pixel_sizes_from_table(table)
-    poses, optics = poses_from_table(table), ctf_from_table(table)
+    poses, ctf = poses_from_table(table), ctf_from_table(table)
     names = table.particles["rlnImageName"].tolist()
-    slices, stacks = parsed_image_names(table, names)
-    paths = found_stacks(table, stacks, root)
+    slices, paths = located_images(table, root)
     expected_boxes = number_column(table, "rlnImageSize")
-
     signs = contrast_signs(table)
+    groups = optics_groups_from_table(table)
 
     def images_of(rows: np.ndarray) -> LazyImages:
-        own_paths, own_slices, own_names = (
-            [column[row] for row in rows] for column in (paths, slices, names)
+        images = LazyImages(
+            [paths[row] for row in rows],
+            [slices[row] for row in rows],
+            None if signs is None else signs[rows],
+            name_of=lambda at: f"{names[rows[at]]} (row {rows[at] + 1})",
         )
-        images = LazyImages(own_paths, own_slices, own_names, None if signs is None else signs[rows])
         _check_boxes(table, None if expected_boxes is None else expected_boxes[rows], images.shape[-1])
         return images
 
-    groups = optics_groups_from_table(table)
-
-    def box_of(row: int) -> int:
-        return read_header(paths[row]).layout.shape[2]
-
     images, target = images_on_one_grid(
-        images_of, box_of, np.zeros(len(table)) if groups is None else groups.numpy(), pixel_sizes, grid
+        images_of,
+        lambda row: read_header(paths[row]).layout.shape[2],
+        np.zeros(len(table)) if groups is None else groups.numpy(),
+        pixel_sizes,
+        grid,
     )
     warn_of_contradicting_origins(table)
     return Particles(
@@ -73,7 +80,7 @@ def particles_from_table(
         target.pixel_size_angstrom,
         tuple(names),
         poses,
-        optics,
+        ctf,
         half_sets=half_sets_from_table(table),
         optics_groups=groups,
         sources=_sources(paths, slices),
@@ -105,9 +112,8 @@ def contrast_signs(table: ParticleTable) -> np.ndarray | None:
 
 def poses_from_table(table: ParticleTable) -> Poses | None:
     """Poses of all particles; None where one of the three angles has no column."""
-    found = [number_column(table, column) for column in ANGLE_COLUMNS]
-    angles = [column for column in found if column is not None]
-    if len(angles) < len(ANGLE_COLUMNS):
+    angles = number_columns(table, ANGLE_COLUMNS)
+    if angles is None:
         return None
     quaternions = relion_euler_to_unitquat(torch.from_numpy(np.stack(angles, axis=-1)))
     shifts = np.stack([shift_angstrom(table, axis) for axis in "XY"], axis=-1)
@@ -124,21 +130,13 @@ def has_only_2d_alignments(table: ParticleTable) -> bool:
 
 def ctf_from_table(table: ParticleTable) -> CtfParameters | None:
     """CTF parameters of all particles; None where one of `CTF_COLUMNS` is missing."""
-    multiplied = number_column(table, "rlnCtfDataAreCtfPremultiplied")
-    if multiplied is not None and multiplied.any():
-        raise InputError(
-            f"{table.path}: images were multiplied by their CTF (rlnCtfDataAreCtfPremultiplied); "
-            "extract them again without"
-        )
-    flipped = number_column(table, "rlnCtfDataArePhaseFlipped")
-    if flipped is not None and flipped.any():
-        raise InputError(
-            f"{table.path}: images were phase flipped already (rlnCtfDataArePhaseFlipped); "
-            "extract them again without"
-        )
-    if missing_columns(table, CTF_COLUMNS):
+    for column, change in _CHANGED_BY_THE_CTF.items():
+        flags = number_column(table, column)
+        if flags is not None and flags.any():
+            raise InputError(f"{table.path}: images were {change} ({column}); extract them again without")
+    values = number_columns(table, CTF_COLUMNS)
+    if values is None:
         return None
-    values = [number_column(table, column) for column in CTF_COLUMNS]
     phase_shift = number_column(table, "rlnPhaseShift")
     values.append(np.zeros(len(table)) if phase_shift is None else phase_shift)
     _check_range(table, "rlnVoltage", values[3], 10, 1000, "kV")
@@ -156,17 +154,13 @@ def _check_boxes(table: ParticleTable, expected: np.ndarray | None, box: int) ->
 
 
 def _check_range(
-    table: ParticleTable, column: str, values: np.ndarray | None, low: float, high: float, unit: str
+    table: ParticleTable, column: str, values: np.ndarray, low: float, high: float, unit: str
 ) -> None:
-    if values is None:
-        return
-    wrong = ~((values >= low) & (values <= high))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(
-            f"{place_of_row(table, row)}: expected {column} from {low:g} to {high:g} {unit}, "
-            f"found {values[row]:g}"
-        )
+    refuse_rows(
+        table,
+        (values < low) | (values > high),
+        lambda row: f"expected {column} from {low:g} to {high:g} {unit}, found {values[row]:g}",
+    )
 
 
 def half_sets_from_table(table: ParticleTable) -> Tensor | None:
@@ -175,11 +169,7 @@ def half_sets_from_table(table: ParticleTable) -> Tensor | None:
     if half_sets is None:
         return None
     wrong = ~np.isin(half_sets, (1, 2))
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(
-            f"{place_of_row(table, row)}: expected rlnRandomSubset 1 or 2, found {half_sets[row]:g}"
-        )
+    refuse_rows(table, wrong, lambda row: f"expected rlnRandomSubset 1 or 2, found {half_sets[row]:g}")
     return torch.from_numpy(half_sets).long()
 
 
@@ -195,16 +185,17 @@ def with_poses(table: ParticleTable, poses: Poses) -> ParticleTable:
     names, stale = ORIGIN_COLUMNS, ORIGIN_PIXEL_COLUMNS
     if table.optics is None:
         names, stale = stale, names
-    if table.optics is None:
         shifts = shifts / pixel_sizes_from_table(table)[:, None]
     # origins in both units could contradict each other
     cleaned = replace(table, particles=table.particles.drop(columns=list(stale), errors="ignore"))
-    return with_columns(cleaned, _angle_columns(poses.quaternions) | dict(zip(names, shifts.T, strict=True)))
+    turned = with_orientations(cleaned, poses.quaternions)
+    return with_columns(turned, dict(zip(names, shifts.T, strict=True)))
 
 
 def with_orientations(table: ParticleTable, quaternions: Tensor) -> ParticleTable:
     """The same file with the angles of unit ``quaternions`` (n, 4); origins stay as they are."""
-    return with_columns(table, _angle_columns(quaternions))
+    angles = unitquat_to_relion_euler(quaternions.detach().cpu()).numpy()
+    return with_columns(table, dict(zip(ANGLE_COLUMNS, angles.T, strict=True)))
 
 
 def table_from_particles(particles: Particles, image_names: Sequence[str]) -> ParticleTable:
@@ -214,10 +205,6 @@ def table_from_particles(particles: Particles, image_names: Sequence[str]) -> Pa
     # RELION refuses a data_optics without voltage and Cs, also where it never computes a CTF from them
     microscope = np.tile([300.0, 2.7, 0.1], (len(particles), 1))
     columns: dict[str, np.ndarray] = {}
-    if particles.poses is not None:
-        columns |= _angle_columns(particles.poses.quaternions)
-        shifts = particles.poses.shifts_angstrom.detach().cpu().numpy()
-        columns |= {f"rlnOrigin{axis}Angst": shifts[:, at] for at, axis in enumerate("XY")}
     if particles.ctf is not None:
         ctf = particles.ctf
         parts = (ctf.voltage_kv, ctf.spherical_aberration_mm, ctf.amplitude_contrast)
@@ -229,17 +216,17 @@ def table_from_particles(particles: Particles, image_names: Sequence[str]) -> Pa
     columns["rlnOpticsGroup"] = group_of_row.reshape(-1) + 1
     if particles.half_sets is not None:
         columns["rlnRandomSubset"] = particles.half_sets.cpu().numpy()
-    table = pd.DataFrame({"rlnImageName": list(image_names)}, dtype=str)
     optics = _optics_table(groups, particles.pixel_size_angstrom, particles.box)
-    return with_columns(ParticleTable(Path(), optics, table), columns)
+    table = ParticleTable(Path(), optics, pd.DataFrame({"rlnImageName": list(image_names)}, dtype=str))
+    if particles.poses is not None:
+        table = with_poses(table, particles.poses)
+    return with_columns(table, columns)
 
 
-def parsed_image_names(table: ParticleTable, names: Sequence[str]) -> tuple[list[int], list[str]]:
+def parsed_image_names(table: ParticleTable) -> tuple[list[int], list[str]]:
     """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
-    slices: list[int] = []
-    stacks: list[str] = []
     seen: dict[tuple[int, str], int] = {}
-    for row, name in enumerate(names):
+    for row, name in enumerate(table.particles["rlnImageName"]):
         at_slice, stack = split_image_name(name)
         number = at_slice.removesuffix("@")
         if at_slice and not (number.isdecimal() and stack):
@@ -252,13 +239,12 @@ def parsed_image_names(table: ParticleTable, names: Sequence[str]) -> tuple[list
             raise InputError(
                 f"{place_of_row(table, row)}: the image is already in row {first + 1}; remove the duplicates"
             )
-        slices.append(image[0])
-        stacks.append(image[1])
-    return slices, stacks
+    return [at for at, _ in seen], [stack for _, stack in seen]
 
 
-def found_stacks(table: ParticleTable, stacks: Sequence[str], root: Path | None) -> list[Path]:
-    """The file of each stack name; every name is looked for once."""
+def located_images(table: ParticleTable, root: Path | None) -> tuple[list[int], list[Path]]:
+    """The slice, from 0, and the stack of each image; every stack is looked for once."""
+    slices, stacks = parsed_image_names(table)
     found: dict[str, Path] = {}
     for row, stack in enumerate(stacks):
         if stack not in found:
@@ -266,30 +252,23 @@ def found_stacks(table: ParticleTable, stacks: Sequence[str], root: Path | None)
                 found[stack] = find_file(stack, table.path.absolute().parent, root)
             except InputError as error:
                 raise InputError(f"{place_of_row(table, row)}: {error}") from error
-    return [found[stack] for stack in stacks]
-
-
-def _angle_columns(quaternions: Tensor) -> dict[str, np.ndarray]:
-    angles = unitquat_to_relion_euler(quaternions.detach().cpu()).numpy()
-    return {name: angles[:, at] for at, name in enumerate(ANGLE_COLUMNS)}
+    return slices, [found[stack] for stack in stacks]
 
 
 def _optics_table(groups: np.ndarray, pixel_size_angstrom: float, box: int) -> pd.DataFrame:
     """data_optics of groups (g, 3): voltage in kV, Cs in mm, amplitude contrast."""
-    size = format_number(pixel_size_angstrom)
-    rows = []
-    for number, (voltage, spherical, contrast) in enumerate(groups.tolist(), 1):
-        rows.append(
-            {
-                "rlnOpticsGroupName": f"opticsGroup{number}",
-                "rlnOpticsGroup": str(number),
-                "rlnMicrographOriginalPixelSize": size,
-                "rlnVoltage": format_number(voltage),
-                "rlnSphericalAberration": format_number(spherical),
-                "rlnAmplitudeContrast": format_number(contrast),
-                "rlnImagePixelSize": size,
-                "rlnImageSize": str(box),
-                "rlnImageDimensionality": "2",
-            }
-        )
-    return pd.DataFrame(rows, dtype=str)
+    numbers = [str(number) for number in range(1, len(groups) + 1)]
+    (size,) = format_numbers([pixel_size_angstrom])
+    voltages, aberrations, contrasts = map(format_numbers, groups.T)
+    columns = {
+        "rlnOpticsGroupName": [f"opticsGroup{number}" for number in numbers],
+        "rlnOpticsGroup": numbers,
+        "rlnMicrographOriginalPixelSize": size,
+        "rlnVoltage": voltages,
+        "rlnSphericalAberration": aberrations,
+        "rlnAmplitudeContrast": contrasts,
+        "rlnImagePixelSize": size,
+        "rlnImageSize": str(box),
+        "rlnImageDimensionality": "2",
+    }
+    return pd.DataFrame(columns, dtype=str)

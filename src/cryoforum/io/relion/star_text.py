@@ -35,8 +35,11 @@ class _Table:
         if len(self.rows) == _CHUNK_ROWS:
             self._finish_rows()
 
-    def dataframe(self) -> pd.DataFrame:
-        """All rows as a table of str."""
+    def dataframe(self, path: Path) -> pd.DataFrame:
+        """All rows as a table of str; InputError, which names ``path``, where two columns have one name."""
+        repeated = [column for column in self.columns if self.columns.count(column) > 1]
+        if repeated:
+            raise InputError(f"{path}: column {repeated[0]} occurs twice in data_{self.block}")
         if self.rows or not self.finished:
             self._finish_rows()
         return self.finished[0] if len(self.finished) == 1 else pd.concat(self.finished, ignore_index=True)
@@ -92,7 +95,7 @@ def read_tables(path: Path) -> list[tuple[str, pd.DataFrame]]:
             raise InputError(
                 f"{path}, line {number}: expected data_, loop_ or _name of a STAR file, found '{first[:40]}'"
             )
-    return [(table.block, _dataframe(path, table)) for table in tables]
+    return [(table.block, table.dataframe(path)) for table in tables]
 
 
 def first_value(path: Path, column: str) -> str | None:
@@ -179,10 +182,3 @@ def _in_quotes(value: str) -> str:
     if mark in value or "\n" in value:
         raise InputError(f"the value {value!r} cannot be written to a STAR file; rename it")
     return f"{mark}{value}{mark}"
-
-
-def _dataframe(path: Path, table: _Table) -> pd.DataFrame:
-    repeated = [column for column in table.columns if table.columns.count(column) > 1]
-    if repeated:
-        raise InputError(f"{path}: column {repeated[0]} occurs twice in data_{table.block}")
-    return table.dataframe()
