@@ -174,7 +174,7 @@ def test_whitening_divides_by_the_deviation_of_each_group() -> None:
     model = NoiseModel((1, 2), squares * flat, flat, scales * flat)
     points = frequency_points(BOX, HIGHEST)
     rows = torch.arange(10, 150)
-    white = model.whiten(found, rows, points)
+    white = model.whiten(found.select(rows), points)
     assert len(white) == 140
     for group, scale in ((1, 3.0), (2, 5.0)):
         own = groups[rows] == group
@@ -242,7 +242,7 @@ def test_nothing_is_looked_for_where_images_hold_nothing() -> None:
     known = measured(full)
     for model in (measured(found), background, known.adapted_to(background)):
         assert not model.scale[:, empty].any() and bool((model.scale[:, 1:6] > 0).all())
-        white = model.whiten(found, torch.arange(COUNT), frequency_points(BOX, HIGHEST))
+        white = model.whiten(found, frequency_points(BOX, HIGHEST))
         assert white.transfer.isfinite().all() and white.values.isfinite().all()
         assert not white.transfer[:, white.points.shell > 7].any()
     # the shells that are there say how strong the noise is, not those that are empty

@@ -14,7 +14,7 @@ from torch import Tensor
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.global_search import SearchConfig, make_templates
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
-from cryoforum.alignment.map_aligner import MapAligner, SearchedMap
+from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.sampling import evenly_spaced_rows, has_usual_contrast
@@ -97,7 +97,8 @@ def fitted_aligner(
     if share < LEAST_EXPLAINED:
         logger.warning(_misfit(share, checked, draft, particles, rows, background))
     fits = explained_share(aligner.noise, background, highest) >= LEAST_EXPLAINED
-    if fits and draft.may_search_finer and aligner.source != "network" and _are_faint(found):
+    may_search_finer = draft.config.search == "auto" and aligner.source != "network"
+    if fits and may_search_finer and _are_faint(found):
         logger.info("the particles are faint: searching orientations on a finer grid, with more frequencies")
         aligner = draft.aligner(aligner.noise, FINE_SEARCH, FINE_REFINEMENT)
     return aligner
@@ -111,10 +112,6 @@ class _Draft:
     model: TrainedModel | None
     config: AlignmentConfig
     transforms: tuple[Tensor, ...]
-
-    @property
-    def may_search_finer(self) -> bool:
-        return self.config.search == "auto"
 
     def search(self, automatic: SearchConfig) -> SearchConfig:
         """The settings of the search: explicit ones as they are, ``automatic`` where it may choose.
@@ -140,17 +137,14 @@ class _Draft:
         """The aligner under this noise."""
         reference, config, model = self.reference, self.config, self.model
         box, search = len(reference.full.voxels), self.search(automatic)
-        maps = tuple(
-            SearchedMap(transform, make_templates(transform, box, search, reference.symmetry))
-            for transform in self.transforms
-        )
+        maps = tuple(make_templates(each, box, search, reference.symmetry) for each in self.transforms)
         refinement = config.local_refinement
         return MapAligner(
             maps=maps,
             noise=noise,
             points=frequency_points(box, reference.highest_frequency),
             model=model,
-            features=torch.empty(0) if model is None else model.head.features(maps[0].templates.rotations),
+            features=torch.empty(0) if model is None else model.head.features(maps[0].rotations),
             source="search" if model is None else config.source or "both",
             local_refinement=automatic_refinement if refinement == "auto" else refinement,
             refine_defocus=config.refine_defocus,
@@ -197,7 +191,7 @@ def _misfit(
     reference = draft.reference
     if aligner.model is None or aligner.source == "search" or reference.halves is not None:
         return f"{found}: it may be another molecule, or {wrong}"
-    highest = aligner.maps[0].templates.config.highest_frequency
+    highest = aligner.maps[0].config.highest_frequency
     for voxels, finding in _other_maps(reference.full.voxels):
         other = replace(reference, full=replace(reference.full, voxels=voxels))
         config = replace(draft.config, source=aligner.source)

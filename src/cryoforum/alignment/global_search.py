@@ -65,10 +65,12 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Templates:
-    """Slices of a reference on a grid of rotations, ready to be compared with images.
+    """A reference, and slices of it on a grid of rotations, ready to be compared with images.
 
     Parameters
     ----------
+    transform
+        `projection.cropped_transform` of the reference.
     config, symmetry, points
         Settings of the search, point group of the reference, frequencies that are compared.
     rotations
@@ -79,6 +81,7 @@ class Templates:
         The grid of origins, and exp(-2πi k·o) of each.
     """
 
+    transform: Float[Tensor, "z y x 2"]
     config: SearchConfig
     symmetry: str
     points: FrequencyPoints
@@ -96,6 +99,7 @@ def make_templates(transform: Tensor, box: int, config: SearchConfig, symmetry: 
     slices = torch.cat([slices_at(transform, part, points) for part in rotations.split(2048)])
     origins = _origin_grid(config.max_shift_pixel, box / (8 * config.highest_frequency))
     return Templates(
+        transform=transform,
         config=config,
         symmetry=symmetry,
         points=points,

@@ -4,12 +4,14 @@ Three rotations and two origins per particle, from low to high frequency, from s
 the likeliest is kept. What the image says about the pose comes out beside it: the Fisher information.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cryoforum.dataset.rows import take
 from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_curvature
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
@@ -103,9 +105,10 @@ class _Climbers:
     evaluation: Evaluation
 
     def __getitem__(self, chosen: Tensor) -> "_Climbers":
-        return _Climbers(
-            self.rows[chosen], self.quaternions[chosen], self.origins_pixel[chosen], self.evaluation[chosen]
-        )
+        return take(self, chosen)
+
+
+Entries = TypeVar("Entries", _Climbers, Evaluation)
 
 
 def refine_locally(
@@ -268,23 +271,11 @@ def _survivors(climbers: _Climbers, count: int, margin: float) -> Tensor:
     return (_ranks(rows, gain) < count) & (gain >= best[position] - margin)
 
 
-def _replaced(climbers: _Climbers, places: Tensor, by: _Climbers) -> _Climbers:
-    """``climbers`` with those at ``places`` taken from ``by``."""
-    old, new = climbers.evaluation, by.evaluation
-
-    def mixed(values: Tensor, others: Tensor) -> Tensor:
-        return values.index_copy(0, places, others)
-
-    return _Climbers(
-        climbers.rows,
-        mixed(climbers.quaternions, by.quaternions),
-        mixed(climbers.origins_pixel, by.origins_pixel),
-        Evaluation(
-            mixed(old.cross, new.cross),
-            mixed(old.power, new.power),
-            mixed(old.gradient, new.gradient),
-            mixed(old.information, new.information),
-        ),
+def _replaced(old: Entries, places: Tensor, new: Entries) -> Entries:
+    """``old`` with the entries at ``places`` of every field taken from ``new``."""
+    pairs = [(getattr(old, entry.name), getattr(new, entry.name)) for entry in fields(old)]
+    return type(old)(
+        *(a.index_copy(0, places, b) if isinstance(a, Tensor) else _replaced(a, places, b) for a, b in pairs)
     )
 
 

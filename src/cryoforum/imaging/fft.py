@@ -77,6 +77,11 @@ class FrequencyPoints:
         """Distance from zero, rounded, (p,) int64."""
         return self.radius.round().long()
 
+    def per_angstrom(self, pixel_size_angstrom: float) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """kx and ky, (p,) each, in cycles per Å where the images have this pixel size."""
+        extent = self.box * pixel_size_angstrom
+        return self.kx / extent, self.ky / extent
+
     def phases(self, origins_pixel: Float[Tensor, "m 2"]) -> Complex[Tensor, "m p"]:
         """exp(2πi k·o) of origins (m, 2) in pixels, (m, p): what moves a centred slice to where they are."""
         kx, ky = self.kx.to(origins_pixel.device), self.ky.to(origins_pixel.device)
@@ -93,13 +98,9 @@ class FrequencyPoints:
         result[..., self.ky.long() % self.box, self.kx.long()] = values
         return result
 
-    def count_within(self, radius: float) -> int:
-        """How many points lie within ``radius`` cycles per box."""
-        return int((self.radius <= radius).sum())
-
     def within(self, radius: float) -> "FrequencyPoints":
         """The points up to ``radius``, of points in order of their distance."""
-        count = self.count_within(radius)
+        count = int((self.radius <= radius).sum())
         return FrequencyPoints(self.box, self.kx[:count], self.ky[:count])
 
 

@@ -1,7 +1,7 @@
 """How strong noise and signal are in the images: by shell, and by optics group."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -64,20 +64,12 @@ class NoiseModel:
         groups = self.rows_of(particles)
         return (self.scale[groups] / self.power[groups].sqrt())[:, points.shell]
 
-    def whiten(
-        self, particles: Particles, rows: Int[Tensor, " m"], points: FrequencyPoints
-    ) -> WhitenedImages:
-        """The images of the given rows, divided by the deviation of their noise."""
-        chosen = particles.select(rows)
-        groups = self.rows_of(chosen)
-        return whiten(
-            chosen.images[torch.arange(len(rows))],
-            chosen.ctf,
-            particles.pixel_size_angstrom,
-            points,
-            self.power[groups][:, points.shell],
-            self.scale[groups][:, points.shell],
-        )
+    def whiten(self, particles: Particles, points: FrequencyPoints) -> WhitenedImages:
+        """The images of all particles, divided by the deviation of their noise."""
+        groups = self.rows_of(particles)
+        power, scale = (of[groups][:, points.shell] for of in (self.power, self.scale))
+        images = particles.images[torch.arange(len(particles))]
+        return whiten(images, particles.ctf, particles.pixel_size_angstrom, points, power, scale)
 
 
 def background_noise(
@@ -97,8 +89,7 @@ def background_noise(
     background = background.maximum(LEAST_BACKGROUND * power)
     low = points.within(highest_frequency)
     random = random_unitquat(len(rows), generator=torch.Generator().manual_seed(0))
-    flat = torch.ones(len(rows), len(low.kx))
-    bare = whiten(images, particles.select(rows).ctf, particles.pixel_size_angstrom, low, flat, flat)
+    bare = _undivided(replace(particles.select(rows), images=images), low)
     found = bare.values.abs().square().mean(0)
     signal = (bare.transfer * slices_at(transform, random, low)).abs().square().mean(0)
     above = (found - background[low.shell]).sum().clamp_min(0.01 * found.sum())
@@ -133,16 +124,12 @@ def measured_noise(
     # Points of the last shell in use that lie beyond the highest frequency belong with those above it.
     beyond = (points.radius > highest_frequency) & (points.shell <= highest_frequency)
     shell = points.shell + beyond.long()
-    labels = torch.zeros(len(rows), dtype=torch.long)
-    if particles.optics_groups is not None:
-        labels = particles.optics_groups[rows]
+    groups_of_all = particles.optics_groups
+    labels = torch.zeros(len(rows)).long() if groups_of_all is None else groups_of_all[rows]
     sums = torch.zeros(3, len(rows), shells, dtype=torch.float64)
     for batch in all_rows(len(rows), 128):
-        flat = torch.ones(len(batch), len(points.kx))
-        chosen = particles.select(rows[batch])
-        images = chosen.images[torch.arange(len(batch))]
-        bare = whiten(images, chosen.ctf, particles.pixel_size_angstrom, points, flat, flat)
-        model = torch.zeros(len(batch), len(points.kx), dtype=torch.complex64)
+        bare = _undivided(particles.select(rows[batch]), points)
+        model = torch.zeros_like(bare.values)
         for at, transform in enumerate(transforms):
             own = which[batch] == at
             model[own, : len(low.kx)] = slices_at(transform, poses.quaternions[batch][own], low)
@@ -168,12 +155,15 @@ def explained_share(measured: NoiseModel, background: NoiseModel, highest_freque
     compact molecules share, do not count.
     """
     shells = slice(min(3, highest_frequency), highest_frequency + 1)
-    explained, left, noise = (
-        measured.signal[0, shells],
-        measured.power[0, shells],
-        background.power[0, shells],
-    )
-    return float(explained.sum() / (explained + left - noise).sum().clamp_min(1e-30))
+    explained, left = measured.signal[0, shells], measured.power[0, shells]
+    above = explained + left - background.power[0, shells]
+    return float(explained.sum() / above.sum().clamp_min(1e-30))
+
+
+def _undivided(particles: Particles, points: FrequencyPoints) -> WhitenedImages:
+    """The images as they are, with the CTF alone as their transfer."""
+    images, flat = particles.images[torch.arange(len(particles))], torch.ones(len(particles), len(points.kx))
+    return whiten(images, particles.ctf, particles.pixel_size_angstrom, points, flat, flat)
 
 
 def _regression(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

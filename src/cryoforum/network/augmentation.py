@@ -1,7 +1,7 @@
 """Random changes of training images."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from cryoforum.config import AugmentationConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
+from cryoforum.dataset.rows import take
 from cryoforum.geometry.rotations import compose, rotation_about_view_axis
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import to_fourier, to_real
@@ -38,8 +39,7 @@ class Changes:
     factors: Tensor | None
 
     def __getitem__(self, rows: Tensor) -> "Changes":
-        each = (getattr(self, entry.name) for entry in fields(self))
-        return Changes(*(None if values is None else values[rows] for values in each))
+        return take(self, rows)
 
 
 def draw_changes(

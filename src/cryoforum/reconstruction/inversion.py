@@ -126,8 +126,7 @@ def _weighted_slices(batch: Particles, poses: Poses, points: FrequencyPoints) ->
     values = points.values_of(to_fourier(images)) * points.phases(origins).conj()
     transfer = torch.ones(values.shape)
     if batch.ctf is not None:
-        extent = batch.box * batch.pixel_size_angstrom
-        transfer = ctf_at(batch.ctf, points.kx / extent, points.ky / extent)
+        transfer = ctf_at(batch.ctf, *points.per_angstrom(batch.pixel_size_angstrom))
     # A half transform holds column kx = 0 with its mates: each counts half.
     weighted = torch.where(points.kx == 0, 0.5, 1.0) * transfer
     return weighted * values, weighted * transfer
