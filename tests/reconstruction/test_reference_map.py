@@ -23,11 +23,10 @@ from cryoforum.reconstruction.reference_map import (
     forget_reference,
     load_reference,
     noise_of_halves,
+    origin_reach_angstrom,
     reference_from_half_maps,
     reference_from_map,
     save_reference,
-    with_noise,
-    with_origin_reach,
 )
 
 BOX, COUNT = 24, 120
@@ -75,9 +74,9 @@ def made() -> Reference:
     reference = reference_from_half_maps(reconstruct(found), "C1")
     rows = torch.arange(COUNT)
     assert found.half_sets is not None
-    reference = with_noise(reference, noise_of_halves(reference, found, rows, found.half_sets[rows]))
+    noise = noise_of_halves(reference, found, rows, found.half_sets[rows])
     assert found.poses is not None
-    return with_origin_reach(reference, found.poses)
+    return replace(reference, noise=noise, origin_reach_angstrom=origin_reach_angstrom(found.poses))
 
 
 def test_shells_are_weighted_by_what_their_fsc_says(without_mask: None) -> None:
@@ -204,7 +203,7 @@ def equal(first: NoiseModel | None, second: NoiseModel | None) -> None:
 def test_round_trip(made: Reference, tmp_path: Path) -> None:
     groups = torch.arange(3).float()[:, None] * torch.ones(BOX // 2 + 1) + 1
     noise = NoiseModel((4, 9), groups, 2 * groups, 3 * groups)
-    for reference in (made, with_noise(replace(made, symmetry="D7"), noise)):
+    for reference in (made, replace(made, symmetry="D7", noise=noise)):
         save_reference(reference, tmp_path)
         assert tuple(sorted(path.name for path in tmp_path.iterdir())) == FILES
         loaded = load_reference(tmp_path)
@@ -235,14 +234,14 @@ def test_a_folder_without_a_reference_has_none_and_forgetting_leaves_the_rest(
     assert load_reference(tmp_path) is None
 
 
-def test_the_reach_of_origins_leaves_out_one_in_a_hundred(made: Reference) -> None:
+def test_the_reach_of_origins_leaves_out_one_in_a_hundred() -> None:
     shifts = 10 * torch.rand(500, 2, generator=seeded(0)) - 5
     far = shifts.clone()
     far[::250, 1] = -90
     for given, sign in ((shifts, 1), (far, 1), (shifts, -1)):
         poses = Poses(torch.zeros(500, 4), sign * given)
-        reach = with_origin_reach(made, poses).origin_reach_angstrom
-        assert reach is not None and 4.5 < reach <= 5
+        reach = origin_reach_angstrom(poses)
+        assert 4.5 < reach <= 5
         within = (given.abs() <= reach).all(1)
         assert 0.985 < float(within.double().mean()) <= 0.995
 

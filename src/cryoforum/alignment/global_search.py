@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import asymmetric_unit, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -59,8 +59,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if min(self.nside, self.highest_frequency, self.candidates) < 1:
             raise InputError("expected nside, highest_frequency and candidates of 1 or more")
-        if not 0 <= self.max_shift_pixel < math.inf:
-            raise InputError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")
+        largest = self.max_shift_pixel
+        require(0 <= largest < math.inf, "a largest shift of 0 or more pixels", largest)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ the likeliest is kept. What the image says about the pose comes out beside it: t
 """
 
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryoforum.dataset.rows import take
+from cryoforum.dataset.rows import Noun, take
 from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_curvature
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.imaging.likelihood import Evaluation, WhitenedImages, evaluate
@@ -46,11 +45,9 @@ class LocalRefinementConfig:
     last_steps: int = 12
 
     def __post_init__(self) -> None:
-        if len(self.stage_shells) != len(self.stage_survivors):
-            raise InputError(
-                "expected as many stage_survivors as stage_shells, found "
-                f"{len(self.stage_survivors)} and {len(self.stage_shells)}"
-            )
+        shells, survivors = len(self.stage_shells), len(self.stage_survivors)
+        found = f"{survivors} and {shells}"
+        require(survivors == shells, "as many stage_survivors as stage_shells", found)
         if min(self.stage_survivors, default=1) < 1 or min(self.stage_steps, self.last_steps) < 1:
             raise InputError("expected survivors and steps of 1 or more in every stage")
 
@@ -106,9 +103,6 @@ class _Climbers:
 
     def __getitem__(self, chosen: Tensor) -> "_Climbers":
         return take(self, chosen)
-
-
-Entries = TypeVar("Entries", _Climbers, Evaluation)
 
 
 def refine_locally(
@@ -271,7 +265,7 @@ def _survivors(climbers: _Climbers, count: int, margin: float) -> Tensor:
     return (_ranks(rows, gain) < count) & (gain >= best[position] - margin)
 
 
-def _replaced(old: Entries, places: Tensor, new: Entries) -> Entries:
+def _replaced(old: Noun, places: Tensor, new: Noun) -> Noun:
     """``old`` with the entries at ``places`` of every field taken from ``new``."""
     pairs = [(getattr(old, entry.name), getattr(new, entry.name)) for entry in fields(old)]
     return type(old)(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 
 
 def frequency_grid(
@@ -37,8 +37,8 @@ def crop_or_pad(
     Scaled so that mean pixel values stay as they are. Both boxes are even; the old Nyquist row
     is dropped when padding and the new one zeroed when cropping, so results are exactly real.
     """
-    if box % 2 or new_box % 2:
-        raise InputError(f"expected even boxes, found {box} and {new_box}; pad the images to an even box")
+    found = f"{box} and {new_box}; pad the images to an even box"
+    require(box % 2 == new_box % 2 == 0, "even boxes", found)
     kept = min(box, new_box) // 2
     shape = (*transforms.shape[:-2], new_box, new_box // 2 + 1)
     result = torch.zeros(shape, dtype=transforms.dtype, device=transforms.device)
@@ -110,8 +110,7 @@ def frequency_points(box: int, radius: int) -> FrequencyPoints:
     Of k and -k, which say the same of a real image, only one is here. InputError where ``radius`` is not
     between 0 and box / 2.
     """
-    if not 0 < radius < box / 2:
-        raise InputError(f"expected a frequency from 1 to below {box // 2} cycles per box, found {radius}")
+    require(0 < radius < box / 2, f"a frequency from 1 to below {box // 2} cycles per box", radius)
     axis = torch.arange(-radius, radius + 1).float()
     ky, kx = torch.meshgrid(axis, axis, indexing="ij")
     distance = torch.hypot(kx, ky)

@@ -118,20 +118,6 @@ def changed_orientations(quaternions: Tensor, changes: Changes) -> Tensor:
     return turn_orientations(quaternions, changes.angles_rad, changes.mirrored)
 
 
-def augment(
-    images: Tensor,
-    quaternions: Tensor,
-    config: AugmentationConfig,
-    generator: torch.Generator,
-    ctf: CtfParameters | None = None,
-    pixel_size_angstrom: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Network inputs (b, m, m) changed at random, and their orientations (b, 4) (Cryo-forum, 3.2)."""
-    changes = draw_changes(len(images), images.shape[-1], config, generator, has_ctf=ctf is not None)
-    images = changed_images(images, changes, config, ctf, pixel_size_angstrom)
-    return images, changed_orientations(quaternions, changes)
-
-
 def with_defocus_error(
     images: Tensor, ctf: CtfParameters, change_angstrom: Tensor, pixel_size_angstrom: float
 ) -> Tensor:

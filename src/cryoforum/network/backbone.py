@@ -8,18 +8,7 @@ from cryoforum.config import NetworkConfig
 from cryoforum.network.normalisation import BatchNorm
 
 # Kernel width, max-pooling after: the ten blocks of Cryo-forum, Supplementary Table 1.
-PAPER_BLOCKS = (
-    (7, True),
-    (5, True),
-    (3, False),
-    (3, True),
-    (3, False),
-    (3, True),
-    (3, False),
-    (3, True),
-    (3, False),
-    (3, True),
-)
+PAPER_BLOCKS = ((7, True), (5, True), *[(3, False), (3, True)] * 4)
 
 
 class PerElementPReLU(nn.Module):

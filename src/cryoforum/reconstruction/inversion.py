@@ -14,7 +14,7 @@ from torch import Tensor
 from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import HalfMaps, Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, to_fourier
@@ -46,10 +46,8 @@ class ReconstructionConfig:
     symmetry: str = "C1"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"expected a batch_size of 1 or more, found {self.batch_size}")
-        if not 0 < self.weight_floor <= 1:
-            raise InputError(f"expected a weight_floor in (0, 1], found {self.weight_floor}")
+        require(self.batch_size >= 1, "a batch_size of 1 or more", self.batch_size)
+        require(0 < self.weight_floor <= 1, "a weight_floor in (0, 1]", self.weight_floor)
         symmetry_group(self.symmetry)
 
 

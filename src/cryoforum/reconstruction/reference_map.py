@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.sampling import evenly_spaced_rows
 from cryoforum.dataset.volumes import HalfMaps, Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform
@@ -97,10 +98,8 @@ def reference_from_map(
     nyquist = len(volume.voxels) // 2
     highest = int(HIGHEST_OF_NYQUIST * nyquist)
     if resolution_angstrom is not None:
-        if not 0 < resolution_angstrom <= extent / 2:
-            raise InputError(
-                f"expected a resolution above 0 and at most {extent / 2:.0f} Å, found {resolution_angstrom}"
-            )
+        expected = f"a resolution above 0 and at most {extent / 2:.0f} Å"
+        require(0 < resolution_angstrom <= extent / 2, expected, resolution_angstrom)
         highest = min(round(extent / resolution_angstrom), nyquist - 1)
     return Reference(volume, None, highest, symmetry)
 
@@ -130,15 +129,9 @@ def noise_of_halves(
     return measured_noise(particles, rows, poses, (second, first), half_sets - 1, reference.highest_frequency)
 
 
-def with_origin_reach(reference: Reference, poses: Poses) -> Reference:
-    """The same reference with how far the origins of its particles are off."""
-    reach = np.quantile(poses.shifts_angstrom.abs().amax(1).numpy(), 0.99)
-    return replace(reference, origin_reach_angstrom=float(reach))
-
-
-def with_noise(reference: Reference, noise: NoiseModel) -> Reference:
-    """The same reference with the noise of its particles."""
-    return replace(reference, noise=noise)
+def origin_reach_angstrom(poses: Poses) -> float:
+    """How far origins are off along x and y, but for one in a hundred."""
+    return float(np.quantile(poses.shifts_angstrom.abs().amax(1).numpy(), 0.99))
 
 
 def forget_reference(folder: Path) -> None:
@@ -212,11 +205,11 @@ def load_reference(folder: Path) -> Reference | None:
     raise InputError(f"expected the reference written by 'cryoforum train' in {folder}: {reason}")
 
 
-def _rounded(values: Tensor) -> list[float] | list[list[float]]:
+def _rounded(values: Tensor) -> list[Any]:
     """Six digits of each number: as many as float32 has, and a file that can be read."""
-    if values.ndim == 1:
-        return [float(f"{value:.6g}") for value in values.tolist()]
-    return [[float(f"{value:.6g}") for value in row] for row in values.tolist()]
+    if values.ndim > 1:
+        return [_rounded(row) for row in values]
+    return [float(f"{value:.6g}") for value in values.tolist()]
 
 
 NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
@@ -237,6 +230,7 @@ def reference_from_particles(
     half_sets = checked_half_sets(particles)
     config = ReconstructionConfig(symmetry=symmetry)
     maps = reconstruct(replace(particles, half_sets=half_sets), config, progress=progress)
-    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), particles.poses)
+    reference = reference_from_half_maps(maps, symmetry)
     rows = evenly_spaced_rows(len(particles), NOISE_SAMPLE)
-    return with_noise(reference, noise_of_halves(reference, particles, rows, half_sets[rows]))
+    noise = noise_of_halves(reference, particles, rows, half_sets[rows])
+    return replace(reference, noise=noise, origin_reach_angstrom=origin_reach_angstrom(particles.poses))

@@ -3,12 +3,12 @@
 import hashlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cryoforum.choices import SCHEDULES
-from cryoforum.config import Config, as_plain_dict
+from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, part_of_each
 from cryoforum.errors import InputError
@@ -168,7 +168,7 @@ def _fingerprint(
     for values in known:
         digest.update(values.numpy().tobytes())
     return {
-        "config": as_plain_dict(config),
+        "config": asdict(config),
         "seed": options.seed,
         "max_minutes": options.max_minutes,
         "device": compute.device.type,

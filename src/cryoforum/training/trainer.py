@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cryoforum.choices import LOSSES
 from cryoforum.config import Config
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
@@ -23,7 +24,7 @@ from cryoforum.runtime.random_streams import RandomStream
 from cryoforum.training.batches import Batch, BatchSource
 from cryoforum.training.data import TrainingData
 from cryoforum.training.history import TrainingHistory
-from cryoforum.training.losses import l2_penalty, loss_function
+from cryoforum.training.losses import Loss, l2_penalty
 
 GRADIENT_NORM_LIMIT = 5.0
 VALIDATION_BATCH_SIZE = 256
@@ -60,7 +61,7 @@ class Trainer:
     def __init__(self, config: Config, data: TrainingData, compute: Compute, seed: int) -> None:
         self.config, self.compute, self.data, self.seed = config, compute, data, seed
         generator = torch.Generator().manual_seed(seed)
-        self.loss = loss_function(config, generator, compute)
+        self.loss: Loss = LOSSES.chosen(config.training.loss)(config, generator, compute)
         self.batches = BatchSource(data.particles, config, data.simulator, generator, compute.device)
         self.random_stream = RandomStream(seed, compute.device)
         with self.random_stream.drawn_from():
