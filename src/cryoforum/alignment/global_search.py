@@ -168,8 +168,7 @@ def best_origins(
     points = images.points
     origins = _origin_grid(config.max_shift_pixel, 0.5)
     product = images.transfer * images.values * slices_at(transform, quaternions, points).conj()
-    phases = _real_part_of_product(points.phases(origins).mH)
-    return origins[(torch.view_as_real(product).flatten(1) @ phases).argmax(1)]
+    return _highest(product, origins, points.phases(origins).mH)
 
 
 def _separated_peaks(templates: Templates, log_density: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,13 +192,13 @@ def _best_origins(templates: Templates, images: WhitenedImages, rows: Tensor) ->
     images = images.within(float(templates.points.radius[-1]))
     slices = torch.view_as_complex(templates.slices.T.contiguous().view(len(templates.rotations), -1, 2))
     product = (images.transfer * images.values)[:, None] * slices[rows].conj()
-    cross = torch.view_as_real(product).flatten(2) @ _real_part_of_product(templates.phases)
-    return templates.origins_pixel[cross.argmax(-1)]
+    return _highest(product, templates.origins_pixel, templates.phases)
 
 
-def _real_part_of_product(phases: Tensor) -> Tensor:
-    """(2 p, s) by which real and imaginary parts in turn give the real part of a product with (p, s)."""
-    return torch.stack([phases.real, -phases.imag], dim=1).flatten(0, 1)
+def _highest(product: Tensor, origins: Tensor, phases: Tensor) -> Tensor:
+    """The one of ``origins`` (s, 2) at which the real part of ``product`` · ``phases`` (p, s) is highest."""
+    by_parts = torch.stack([phases.real, -phases.imag], dim=1).flatten(0, 1)  # of numbers side by side
+    return origins[(torch.view_as_real(product).flatten(-2) @ by_parts).argmax(-1)]
 
 
 def _origin_grid(largest: float, step: float) -> Tensor:

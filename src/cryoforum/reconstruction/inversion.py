@@ -153,18 +153,14 @@ def inverted(data: Tensor, weight: Tensor, box: int, weight_floor: float) -> Ten
     Weights below ``weight_floor`` times the mean of their shell are raised to it.
     """
     size = PADDING * box
-    weight, data = _padded(hermitian_sum(weight), box), _padded(hermitian_sum(data), box)
+    # The part of a grid that is the half transform of the padded map.
+    weight, data = (hermitian_sum(grid)[:size, :size] for grid in (weight, data))
     # In place, on the copy that `hermitian_sum` made; as real numbers, which are faster to divide.
     torch.view_as_real(data).div_(weight.maximum(_weight_floor(weight, weight_floor))[..., None])
     transform = torch.fft.ifftshift(data, dim=(0, 1))
     padded = torch.fft.fftshift(torch.fft.irfftn(transform, s=(size,) * 3))
     kept = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
     return padded[kept, kept, kept] / gridding_correction(box)
-
-
-def _padded(grid: Tensor, box: int) -> Tensor:
-    """The part of a grid that is the half transform of the padded map, (2 box, 2 box, box + 1)."""
-    return grid[: PADDING * box, : PADDING * box]
 
 
 def _weight_floor(weight: Tensor, share: float) -> Tensor:

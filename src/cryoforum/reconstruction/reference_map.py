@@ -147,14 +147,12 @@ def save_reference(reference: Reference, folder: Path) -> None:
         raise InputError("expected a reference made from particles, found a map from elsewhere")
     for volume, name in zip((reference.full, *reference.halves), (REFERENCE, *HALVES), strict=True):
         write_volume(volume, folder / name)
-    noise = reference.noise
+    noise, extent = reference.noise, len(reference.full.voxels) * reference.full.pixel_size_angstrom
     description = {
         "format": FORMAT,
         "symmetry": reference.symmetry,
         "highest_frequency": reference.highest_frequency,
-        "resolution_angstrom": len(reference.full.voxels)
-        * reference.full.pixel_size_angstrom
-        / reference.highest_frequency,
+        "resolution_angstrom": extent / reference.highest_frequency,
         "origin_reach_angstrom": reference.origin_reach_angstrom,
         "fsc": _rounded(reference.fsc),
         "optics_groups": list(noise.groups),
@@ -176,16 +174,14 @@ def load_reference(folder: Path) -> Reference | None:
         if description["format"] != FORMAT:
             raise InputError(f"its format is {description['format']!r}, not {FORMAT!r}")
         full, half1, half2 = (read_volume(folder / name) for name in (REFERENCE, *HALVES))
-        noise = NoiseModel(
-            tuple(description["optics_groups"]),
-            torch.tensor(description["noise_power"]),
-            torch.tensor(description["signal_power"]),
-            torch.tensor(description["signal_scale"]),
-        )
+        spectra = [
+            torch.tensor(description[name]) for name in ("noise_power", "signal_power", "signal_scale")
+        ]
+        noise = NoiseModel(tuple(description["optics_groups"]), *spectra)
         if not full.voxels.shape == half1.voxels.shape == half2.voxels.shape:
             raise InputError("its three maps are not of one box")
         expected = (1 + len(noise.groups), len(full.voxels) // 2 + 1)
-        if any(values.shape != expected for values in (noise.power, noise.signal, noise.scale)):
+        if any(spectrum.shape != expected for spectrum in spectra):
             raise InputError(f"{DESCRIPTION} does not hold noise and signal of {expected[0]} x {expected[1]}")
         return Reference(
             full=full,
