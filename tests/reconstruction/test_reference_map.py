@@ -72,9 +72,7 @@ def made() -> Reference:
     """A reference from particles, with their noise."""
     found = particles(deviation=0.3)
     reference = reference_from_half_maps(reconstruct(found), "C1")
-    rows = torch.arange(COUNT)
-    assert found.half_sets is not None
-    noise = noise_of_halves(reference, found, rows, found.half_sets[rows])
+    noise = noise_of_halves(reference, found)
     assert found.poses is not None
     return replace(reference, noise=noise, origin_reach_angstrom=origin_reach_angstrom(found.poses))
 
@@ -160,15 +158,14 @@ def test_the_own_noise_of_a_particle_does_not_pass_for_signal() -> None:
     noise = particles(strength=0.0)
     maps = reconstruct(noise)
     reference = Reference(maps.full, (maps.half1, maps.half2), 8)
-    rows = torch.arange(COUNT)
     assert noise.half_sets is not None
-    fair = noise_of_halves(reference, noise, rows, noise.half_sets)
-    unfair = noise_of_halves(reference, noise, rows, 3 - noise.half_sets)
+    fair = noise_of_halves(reference, noise)
+    unfair = noise_of_halves(reference, replace(noise, half_sets=3 - noise.half_sets))
     shells = slice(2, 9)
     assert float(unfair.signal[0, shells].sum()) > 10 * float(fair.signal[0, shells].sum())
     assert float(fair.signal[0, shells].sum() / fair.power[0, shells].sum()) < 0.02
     with pytest.raises(ValueError, match="half maps and particles with poses"):
-        noise_of_halves(reference_from_map(maps.full), noise, rows, noise.half_sets)
+        noise_of_halves(reference_from_map(maps.full), noise)
 
 
 def test_noise_and_scale_by_the_other_half_are_about_right(made: Reference) -> None:

@@ -46,8 +46,8 @@ class LocalRefinementConfig:
 
     def __post_init__(self) -> None:
         shells, survivors = len(self.stage_shells), len(self.stage_survivors)
-        found = f"{survivors} and {shells}"
-        require(survivors == shells, "as many stage_survivors as stage_shells", found)
+        expected = "as many stage_survivors as stage_shells"
+        require(survivors == shells, expected, f"{survivors} and {shells}")
         if min(self.stage_survivors, default=1) < 1 or min(self.stage_steps, self.last_steps) < 1:
             raise InputError("expected survivors and steps of 1 or more in every stage")
 

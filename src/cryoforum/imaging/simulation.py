@@ -31,10 +31,9 @@ def simulate(volume: Volume, config: SimulationConfig) -> Particles:
     """
     _check(volume, config)
     generator = torch.Generator().manual_seed(config.seed)
-    poses = Poses(
-        _orientations(config, generator),
-        _shifts_pixel(config, generator) * volume.pixel_size_angstrom,
-    )
+    quaternions = _orientations(config, generator)
+    shifts_pixel = (2 * torch.rand(config.count, 2, generator=generator) - 1) * config.max_shift_pixel
+    poses = Poses(quaternions, shifts_pixel * volume.pixel_size_angstrom)
     ctf = _optics(config, generator)
     grid = ImageGrid(len(volume.voxels), volume.pixel_size_angstrom)
     clean = SimulatedImages(cropped_transform(volume.voxels), grid, poses, ctf, 1.0, None)
@@ -108,10 +107,6 @@ def _orientations(config: SimulationConfig, generator: torch.Generator) -> Tenso
     chosen = grid[torch.randperm(len(grid), generator=generator)[: config.count]]
     # One random turn of the whole grid, as RELION perturbs its own, so that no set sees poles twice.
     return compose(random_unitquat(1, generator=generator), chosen)
-
-
-def _shifts_pixel(config: SimulationConfig, generator: torch.Generator) -> Tensor:
-    return (2 * torch.rand(config.count, 2, generator=generator) - 1) * config.max_shift_pixel
 
 
 def _optics(config: SimulationConfig, generator: torch.Generator) -> CtfParameters:

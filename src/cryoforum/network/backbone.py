@@ -83,13 +83,10 @@ class ResidualBlock(nn.Module):
             BatchNorm(width),
         )
         self.activation = activated(width, side)
-        self.shortcut = (
-            nn.Identity()
-            if stride == 1 and channels == width
-            else nn.Sequential(
-                nn.AvgPool2d(stride) if stride > 1 else nn.Identity(), nn.Conv2d(channels, width, 1)
-            )
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or channels != width:
+            smaller = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+            self.shortcut = nn.Sequential(smaller, nn.Conv2d(channels, width, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.activation(self.body(features) + self.shortcut(features))

@@ -114,19 +114,16 @@ def masked_reference(reference: Reference, mask: Tensor) -> Reference:
     return replace(reference, full=masked(reference.full), halves=halves)
 
 
-def noise_of_halves(
-    reference: Reference, particles: Particles, rows: Tensor, half_sets: Tensor
-) -> NoiseModel:
+def noise_of_halves(reference: Reference, particles: Particles) -> NoiseModel:
     """Noise and scale of particles with known poses, each compared with the map of the other half.
 
-    That map holds none of the particle's own noise, which would pass for signal. ``half_sets`` (m,)
-    are 1 or 2, those of ``rows`` (m,).
+    That map holds none of the particle's own noise, which would pass for signal.
     """
-    if reference.halves is None or particles.poses is None:
-        raise InputError("expected half maps and particles with poses, found none")
+    poses, half_sets = particles.poses, particles.half_sets
+    if reference.halves is None or poses is None or half_sets is None:
+        raise InputError("expected half maps and particles with poses and half sets, found none")
     first, second = (cropped_transform(half.voxels, reference.highest_frequency) for half in reference.halves)
-    poses = particles.poses[rows]
-    return measured_noise(particles, rows, poses, (second, first), half_sets - 1, reference.highest_frequency)
+    return measured_noise(particles, poses, (second, first), half_sets - 1, reference.highest_frequency)
 
 
 def origin_reach_angstrom(poses: Poses) -> float:
@@ -223,10 +220,9 @@ def reference_from_particles(
     """
     if particles.poses is None:
         raise InputError("expected particles with poses to make a reference of, found none")
-    half_sets = checked_half_sets(particles)
-    config = ReconstructionConfig(symmetry=symmetry)
-    maps = reconstruct(replace(particles, half_sets=half_sets), config, progress=progress)
+    reach = origin_reach_angstrom(particles.poses)
+    particles = replace(particles, half_sets=checked_half_sets(particles))
+    maps = reconstruct(particles, ReconstructionConfig(symmetry=symmetry), progress=progress)
     reference = reference_from_half_maps(maps, symmetry)
-    rows = evenly_spaced_rows(len(particles), NOISE_SAMPLE)
-    noise = noise_of_halves(reference, particles, rows, half_sets[rows])
-    return replace(reference, noise=noise, origin_reach_angstrom=origin_reach_angstrom(particles.poses))
+    sample = particles.select(evenly_spaced_rows(len(particles), NOISE_SAMPLE))
+    return replace(reference, noise=noise_of_halves(reference, sample), origin_reach_angstrom=reach)
