@@ -67,7 +67,9 @@ def accumulate(
     pixels, float32.
     """
     pairs, count = len(rows), len(kx)
-    reach = int(max(np.abs(kx).max(), np.abs(ky).max()))
+    reach = 0
+    for p in range(count):
+        reach = max(reach, int(abs(kx[p])), int(abs(ky[p])))
     height, width = transform.shape[0], transform.shape[2]
     flat, angle = transform.ravel(), np.float32(2 * math.pi / box)
     result = np.zeros((pairs, 22))

@@ -108,9 +108,8 @@ def evaluate(
     from cryoforum.imaging.kernels import accumulate  # importing numba takes a second: only on first use
 
     points, pairs = images.points, (rows, rotations, origins_pixel.float())
-    return _unpacked(
-        accumulate(transform, points.kx, points.ky, points.box, images.values, images.transfer, *pairs)
-    )
+    sums = accumulate(transform, points.kx, points.ky, points.box, images.values, images.transfer, *pairs)
+    return _unpacked(sums)
 
 
 def evaluate_plainly(

@@ -147,9 +147,8 @@ def turn_and_shift(images: Tensor, angles_rad: Tensor, mirrored: Tensor, shifts_
     cosine, sine = torch.cos(angles_rad), torch.sin(angles_rad)
     flip = torch.where(mirrored, -1.0, 1.0)
     # Output position p reads the input at F Rz(-α) (p - shift); positions relative to pixel box // 2.
-    matrix = torch.stack(
-        [torch.stack([cosine, sine], -1), torch.stack([-sine * flip, cosine * flip], -1)], dim=1
-    )
+    rows = torch.stack([cosine, sine], -1), torch.stack([-sine * flip, cosine * flip], -1)
+    matrix = torch.stack(rows, dim=1)
     origin = torch.tensor([1 / box, 1 / box])  # pixel box // 2 in coordinates where edges are ±1
     moved = -(matrix @ (origin + 2 * shifts_pixel / box)[..., None])[..., 0] + origin
     theta = torch.cat([matrix, moved[..., None]], dim=-1).to(images)

@@ -171,9 +171,7 @@ def load_reference(folder: Path) -> Reference | None:
         if description["format"] != FORMAT:
             raise InputError(f"its format is {description['format']!r}, not {FORMAT!r}")
         full, half1, half2 = (read_volume(folder / name) for name in (REFERENCE, *HALVES))
-        spectra = [
-            torch.tensor(description[name]) for name in ("noise_power", "signal_power", "signal_scale")
-        ]
+        spectra = [torch.tensor(description[key]) for key in ("noise_power", "signal_power", "signal_scale")]
         noise = NoiseModel(tuple(description["optics_groups"]), *spectra)
         if not full.voxels.shape == half1.voxels.shape == half2.voxels.shape:
             raise InputError("its three maps are not of one box")
