@@ -94,11 +94,9 @@ def train(
     refuse_different((made_with, str(options.state_path)))
     data = training_data(particles, config, split, compute, reference=reference, reporter=reporter)
     trainer = Trainer(config, data, compute, options.seed)
-    history = trainer.history
     if options.resume:
         trainer.load_state_dict(_resumable_state(options.state_path, made_with))
-        history = trainer.history
-    schedule = SCHEDULES.chosen(settings.schedule)
+    history, schedule = trainer.history, SCHEDULES.chosen(settings.schedule)
     start = time.monotonic() - history.seconds
     saved = time.monotonic()
     while True:
