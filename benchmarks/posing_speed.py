@@ -68,8 +68,8 @@ def steps(arguments: argparse.Namespace) -> None:
     aligner = fitted_aligner(reference, particles, model, AlignmentConfig("network"))
     batch = next(loaded_batches(particles, COUNT))
     everything = torch.arange(COUNT)
-    images = aligner.noise.whiten(batch, everything, aligner.points)
-    templates, transform = aligner.maps[0].templates, aligner.maps[0].transform
+    images = aligner.noise.whiten(batch, aligner.points)
+    templates, transform = aligner.maps[0], aligner.maps[0].transform
     numbers = network_numbers(model, batch)
     density = model.head.log_density(numbers, aligner.features)
     starts = candidates(templates, images, density)
@@ -98,7 +98,7 @@ def steps(arguments: argparse.Namespace) -> None:
     print(f"| refine | {speed:.0f} | {1 / found:.0f} | {counted} | {speed * found:.2f} |")
     rest: list[tuple[str, Callable[[], object]]] = [
         ("read", lambda: particles.images[everything]),
-        ("whiten", lambda: aligner.noise.whiten(batch, everything, aligner.points)),
+        ("whiten", lambda: aligner.noise.whiten(batch, aligner.points)),
         ("network", lambda: network_numbers(model, batch)),
         ("candidates", lambda: candidates(templates, images, density)),
         ("a batch from file to posterior, without the search", lambda: aligner.align_batch(batch)),
@@ -174,7 +174,7 @@ def boxes(arguments: argparse.Namespace) -> None:
     volume = load_structure("4v5d", 128, 2.8)
     particles = simulate(volume, SimulationConfig(count=128, snr=0.1))
     aligner = fitted_aligner(reference_from_map(volume), particles)
-    images = aligner.noise.whiten(particles, torch.arange(128), aligner.points)
+    images = aligner.noise.whiten(particles, aligner.points)
     for nside, highest in ((3, 10), (4, 10), (5, 10), (5, 14), (6, 14)):
         config = SearchConfig(nside=nside, highest_frequency=highest)
         templates = make_templates(aligner.maps[0].transform, 128, config)
@@ -184,8 +184,8 @@ def boxes(arguments: argparse.Namespace) -> None:
 
 
 def print_row(label: str, aligner: MapAligner, particles: Particles) -> None:
-    images = aligner.noise.whiten(particles, torch.arange(len(particles)), aligner.points)
-    templates, transform = aligner.maps[0].templates, aligner.maps[0].transform
+    images = aligner.noise.whiten(particles, aligner.points)
+    templates, transform = aligner.maps[0], aligner.maps[0].transform
     density = log_likelihood_on_grid(templates, images)
     starts = candidates(templates, images, density)
     search = len(particles) / median_seconds(lambda: log_likelihood_on_grid(templates, images))

@@ -1,6 +1,7 @@
 """Presets, and TOML files that change them or are refused by name."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ import pytest
 from cryoforum.config import (
     PRESETS,
     Config,
-    as_plain_dict,
     chosen_config,
     preset,
     read_config,
@@ -34,7 +34,7 @@ def test_presets_are_known_by_name() -> None:
 
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_a_preset_survives_json(name: str) -> None:
-    values = json.loads(json.dumps(as_plain_dict(preset(name))))
+    values = json.loads(json.dumps(asdict(preset(name))))
     assert updated(Config(), values, where="model.json") == preset(name)
 
 
@@ -196,13 +196,13 @@ def test_symmetry_is_set_with_a_degree_that_can_tell_it() -> None:
     assert with_symmetry(preset("tiny"), "D2").network == preset("tiny").network
     octahedral = with_symmetry(preset("tiny"), "O")
     assert octahedral.symmetry == "O" and octahedral.network.degree == 4
-    assert updated(Config(), as_plain_dict(octahedral), where="model.json") == octahedral
+    assert updated(Config(), asdict(octahedral), where="model.json") == octahedral
     assert with_symmetry(preset("paper"), "I1").symmetry == "I1"
     with pytest.raises(ValueError, match="found 'D2h'"):
         with_symmetry(Config(), "D2h")
 
 
 def test_models_made_before_there_was_symmetry_have_none() -> None:
-    values = as_plain_dict(Config())
+    values = asdict(Config())
     del values["symmetry"]
     assert updated(Config(), values, where="model.json").symmetry == "C1"

@@ -1,4 +1,4 @@
-"""`import cryoforum`: one list of names, said three times."""
+"""`import cryoforum`: one list of names, said twice."""
 
 import ast
 from pathlib import Path

@@ -7,155 +7,98 @@ package is cheap: a name brings its module, and torch, when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what editors and type checkers read; `_HOMES` says the same to Python
-    from cryoforum.alignment.aligner import align
-    from cryoforum.alignment.config import AlignmentConfig
-    from cryoforum.alignment.global_search import SearchConfig
-    from cryoforum.alignment.local_refinement import LocalRefinementConfig
-    from cryoforum.config import REALISTIC, Config, Imperfections, SimulationConfig, preset
-    from cryoforum.curation.selection import select
-    from cryoforum.dataset.ctf_parameters import CtfParameters
-    from cryoforum.dataset.image_grid import ImageGrid
-    from cryoforum.dataset.particle_set import ParticleSet
-    from cryoforum.dataset.particles import Particles
-    from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
-    from cryoforum.dataset.poses import Poses
-    from cryoforum.dataset.predictions import Predictions
-    from cryoforum.dataset.split import Split, split_rows
-    from cryoforum.dataset.volumes import HalfMaps, Volume
-    from cryoforum.distributions.bingham import OrientationPosterior
-    from cryoforum.errors import InputError
-    from cryoforum.io.particle_files import load_particle_set, read_particle_file, write_particle_file
-    from cryoforum.io.predictions import prediction_columns, with_predictions
-    from cryoforum.molecules.structures import load_structure
-    from cryoforum.network.model import TrainedModel
-    from cryoforum.network.model_folder import load_model, save_model
-    from cryoforum.network.predict import predict, resampled_to_model
-    from cryoforum.reconstruction.fsc import fsc_curve
-    from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
-    from cryoforum.reconstruction.reference_map import (
-        Reference,
-        load_reference,
-        reference_from_map,
-        reference_from_particles,
-    )
-    from cryoforum.report.page import write_report
-    from cryoforum.runtime.reporter import Reporter
-    from cryoforum.simulation.ideal import simulate
-    from cryoforum.simulation.realistic import simulate_realistic
-    from cryoforum.training.calibration import calibrated
-    from cryoforum.training.loop import TrainingOptions, train
-    from cryoforum.training.lr_finder import RangeTestOptions, learning_rate_range, suggested_rate
+if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same to Python
+    from cryoforum.alignment.aligner import align as align
+    from cryoforum.alignment.config import AlignmentConfig as AlignmentConfig
+    from cryoforum.alignment.global_search import SearchConfig as SearchConfig
+    from cryoforum.alignment.local_refinement import LocalRefinementConfig as LocalRefinementConfig
+    from cryoforum.config import REALISTIC as REALISTIC
+    from cryoforum.config import Config as Config
+    from cryoforum.config import Imperfections as Imperfections
+    from cryoforum.config import SimulationConfig as SimulationConfig
+    from cryoforum.config import preset as preset
+    from cryoforum.curation.selection import select as select
+    from cryoforum.dataset.ctf_parameters import CtfParameters as CtfParameters
+    from cryoforum.dataset.image_grid import ImageGrid as ImageGrid
+    from cryoforum.dataset.particle_set import ParticleSet as ParticleSet
+    from cryoforum.dataset.particles import Particles as Particles
+    from cryoforum.dataset.pose_errors import orientation_errors as orientation_errors
+    from cryoforum.dataset.pose_errors import summarise_errors as summarise_errors
+    from cryoforum.dataset.poses import Poses as Poses
+    from cryoforum.dataset.predictions import Predictions as Predictions
+    from cryoforum.dataset.split import Split as Split
+    from cryoforum.dataset.split import split_rows as split_rows
+    from cryoforum.dataset.volumes import HalfMaps as HalfMaps
+    from cryoforum.dataset.volumes import Volume as Volume
+    from cryoforum.distributions.bingham import OrientationPosterior as OrientationPosterior
+    from cryoforum.errors import InputError as InputError
+    from cryoforum.io.particle_files import load_particle_set as load_particle_set
+    from cryoforum.io.particle_files import read_particle_file as read_particle_file
+    from cryoforum.io.particle_files import write_particle_file as write_particle_file
+    from cryoforum.io.predictions import prediction_columns as prediction_columns
+    from cryoforum.io.predictions import with_predictions as with_predictions
+    from cryoforum.molecules.structures import load_structure as load_structure
+    from cryoforum.network.model import TrainedModel as TrainedModel
+    from cryoforum.network.model_folder import load_model as load_model
+    from cryoforum.network.model_folder import save_model as save_model
+    from cryoforum.network.predict import predict as predict
+    from cryoforum.network.predict import resampled_to_model as resampled_to_model
+    from cryoforum.reconstruction.fsc import fsc_curve as fsc_curve
+    from cryoforum.reconstruction.inversion import ReconstructionConfig as ReconstructionConfig
+    from cryoforum.reconstruction.inversion import reconstruct as reconstruct
+    from cryoforum.reconstruction.reference_map import Reference as Reference
+    from cryoforum.reconstruction.reference_map import load_reference as load_reference
+    from cryoforum.reconstruction.reference_map import reference_from_map as reference_from_map
+    from cryoforum.reconstruction.reference_map import reference_from_particles as reference_from_particles
+    from cryoforum.report.page import write_report as write_report
+    from cryoforum.runtime.reporter import Reporter as Reporter
+    from cryoforum.simulation.ideal import simulate as simulate
+    from cryoforum.simulation.realistic import simulate_realistic as simulate_realistic
+    from cryoforum.training.calibration import calibrated as calibrated
+    from cryoforum.training.loop import TrainingOptions as TrainingOptions
+    from cryoforum.training.loop import train as train
+    from cryoforum.training.lr_finder import RangeTestOptions as RangeTestOptions
+    from cryoforum.training.lr_finder import learning_rate_range as learning_rate_range
+    from cryoforum.training.lr_finder import suggested_rate as suggested_rate
 
-_HOMES = {
-    "align": "alignment.aligner",
-    "AlignmentConfig": "alignment.config",
-    "SearchConfig": "alignment.global_search",
-    "LocalRefinementConfig": "alignment.local_refinement",
-    "load_structure": "molecules.structures",
-    "Config": "config",
-    "Imperfections": "config",
-    "REALISTIC": "config",
-    "SimulationConfig": "config",
-    "preset": "config",
-    "select": "curation.selection",
-    "CtfParameters": "dataset.ctf_parameters",
-    "ImageGrid": "dataset.image_grid",
-    "ParticleSet": "dataset.particle_set",
-    "Particles": "dataset.particles",
-    "orientation_errors": "dataset.pose_errors",
-    "summarise_errors": "dataset.pose_errors",
-    "Poses": "dataset.poses",
-    "Predictions": "dataset.predictions",
-    "Split": "dataset.split",
-    "split_rows": "dataset.split",
-    "HalfMaps": "dataset.volumes",
-    "Volume": "dataset.volumes",
-    "OrientationPosterior": "distributions.bingham",
-    "InputError": "errors",
-    "simulate": "simulation.ideal",
-    "simulate_realistic": "simulation.realistic",
-    "load_particle_set": "io.particle_files",
-    "read_particle_file": "io.particle_files",
-    "write_particle_file": "io.particle_files",
-    "prediction_columns": "io.predictions",
-    "with_predictions": "io.predictions",
-    "TrainedModel": "network.model",
-    "load_model": "network.model_folder",
-    "save_model": "network.model_folder",
-    "resampled_to_model": "network.predict",
-    "predict": "network.predict",
-    "fsc_curve": "reconstruction.fsc",
-    "ReconstructionConfig": "reconstruction.inversion",
-    "reconstruct": "reconstruction.inversion",
-    "Reference": "reconstruction.reference_map",
-    "load_reference": "reconstruction.reference_map",
-    "reference_from_map": "reconstruction.reference_map",
-    "reference_from_particles": "reconstruction.reference_map",
-    "write_report": "report.page",
-    "Reporter": "runtime.reporter",
-    "calibrated": "training.calibration",
-    "TrainingOptions": "training.loop",
-    "train": "training.loop",
-    "RangeTestOptions": "training.lr_finder",
-    "learning_rate_range": "training.lr_finder",
-    "suggested_rate": "training.lr_finder",
+_NAMES = {  # by module
+    "alignment.aligner": "align",
+    "alignment.config": "AlignmentConfig",
+    "alignment.global_search": "SearchConfig",
+    "alignment.local_refinement": "LocalRefinementConfig",
+    "config": "Config Imperfections REALISTIC SimulationConfig preset",
+    "curation.selection": "select",
+    "dataset.ctf_parameters": "CtfParameters",
+    "dataset.image_grid": "ImageGrid",
+    "dataset.particle_set": "ParticleSet",
+    "dataset.particles": "Particles",
+    "dataset.pose_errors": "orientation_errors summarise_errors",
+    "dataset.poses": "Poses",
+    "dataset.predictions": "Predictions",
+    "dataset.split": "Split split_rows",
+    "dataset.volumes": "HalfMaps Volume",
+    "distributions.bingham": "OrientationPosterior",
+    "errors": "InputError",
+    "io.particle_files": "load_particle_set read_particle_file write_particle_file",
+    "io.predictions": "prediction_columns with_predictions",
+    "molecules.structures": "load_structure",
+    "network.model": "TrainedModel",
+    "network.model_folder": "load_model save_model",
+    "network.predict": "predict resampled_to_model",
+    "reconstruction.fsc": "fsc_curve",
+    "reconstruction.inversion": "ReconstructionConfig reconstruct",
+    "reconstruction.reference_map": "Reference load_reference reference_from_map reference_from_particles",
+    "report.page": "write_report",
+    "runtime.reporter": "Reporter",
+    "simulation.ideal": "simulate",
+    "simulation.realistic": "simulate_realistic",
+    "training.calibration": "calibrated",
+    "training.loop": "TrainingOptions train",
+    "training.lr_finder": "RangeTestOptions learning_rate_range suggested_rate",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = [
-    "AlignmentConfig",
-    "Config",
-    "CtfParameters",
-    "HalfMaps",
-    "ImageGrid",
-    "Imperfections",
-    "InputError",
-    "LocalRefinementConfig",
-    "OrientationPosterior",
-    "ParticleSet",
-    "Particles",
-    "Poses",
-    "Predictions",
-    "REALISTIC",
-    "RangeTestOptions",
-    "ReconstructionConfig",
-    "Reference",
-    "Reporter",
-    "SearchConfig",
-    "SimulationConfig",
-    "Split",
-    "TrainedModel",
-    "TrainingOptions",
-    "Volume",
-    "align",
-    "calibrated",
-    "fsc_curve",
-    "learning_rate_range",
-    "load_model",
-    "load_particle_set",
-    "load_reference",
-    "load_structure",
-    "orientation_errors",
-    "predict",
-    "prediction_columns",
-    "preset",
-    "read_particle_file",
-    "reconstruct",
-    "reference_from_map",
-    "reference_from_particles",
-    "resampled_to_model",
-    "save_model",
-    "select",
-    "simulate",
-    "simulate_realistic",
-    "split_rows",
-    "suggested_rate",
-    "summarise_errors",
-    "train",
-    "with_predictions",
-    "write_particle_file",
-    "write_report",
-]
+__all__ = sorted(_HOMES)
 
 
 def __dir__() -> list[str]:

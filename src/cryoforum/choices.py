@@ -9,7 +9,7 @@ stands above each table.
 from importlib import import_module
 from typing import Any, Literal, get_args
 
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 
 CandidateSource = Literal["network", "search", "both"]
 HalfMapsChoice = Literal["own", "all"]
@@ -28,8 +28,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 def check_choice(what: str, word: str | None, kind: Any) -> None:
     """InputError where ``word`` is neither None nor one of the words of ``kind``, a Literal."""
-    if word is not None and word not in get_args(kind):
-        raise InputError(f"expected {what} from {', '.join(get_args(kind))}, found '{word}'")
+    known = get_args(kind)
+    require(word is None or word in known, f"{what} from {', '.join(known)}", f"'{word}'")
 
 
 class Choices(dict[str, Any]):
@@ -43,8 +43,7 @@ class Choices(dict[str, Any]):
         InputError
             Where the table has no such name; the message lists those it has.
         """
-        if name not in self:
-            raise InputError(f"expected one of {', '.join(self)}, found '{name}'")
+        require(name in self, f"one of {', '.join(self)}", f"'{name}'")
         entry = self[name]
         if not isinstance(entry, str):
             return entry

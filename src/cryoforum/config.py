@@ -3,7 +3,7 @@
 import math
 import tomllib
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +21,7 @@ from cryoforum.choices import (
     check_choice,
 )
 from cryoforum.distributions.exponential_family import least_degree
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 
 # Of the exponential family: its basis takes gigabytes and minutes beyond, as for n-fold axes of n above 16.
 HIGHEST_DEGREE = 16
@@ -78,15 +78,15 @@ class Imperfections:
     def __post_init__(self) -> None:
         shares, per_micrograph = self.conformation_shares, self.particles_per_micrograph
         is_whole = min(shares, default=0) > 0 and abs(sum(shares) - 1) < 1e-6
-        _require(is_whole, "shares of conformations that add up to 1", shares)
-        _require(per_micrograph >= 1, "1 or more particles per micrograph", per_micrograph)
+        require(is_whole, "shares of conformations that add up to 1", shares)
+        require(per_micrograph >= 1, "1 or more particles per micrograph", per_micrograph)
         for name in ("wrong_pose_share", "junk_share"):
-            _require(0 <= getattr(self, name) < 1, f"{name} from 0 to below 1", getattr(self, name))
+            require(0 <= getattr(self, name) < 1, f"{name} from 0 to below 1", getattr(self, name))
         for kind in self.junk_kinds or ("none",):
             check_choice("junk kinds", kind, JunkKind)
         for name, value in asdict(self).items():
             if isinstance(value, float):
-                _require(0 <= value < math.inf, f"{name} of 0 or more", value)
+                require(0 <= value < math.inf, f"{name} of 0 or more", value)
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,9 @@ class PreprocessingConfig:
 
     def __post_init__(self) -> None:
         _require_known_names(self)
-        _require(self.box >= 8 and self.box % 2 == 0, "an even box of 8 or more", self.box)
+        require(self.box >= 8 and self.box % 2 == 0, "an even box of 8 or more", self.box)
         edges = (self.mask_inner, self.mask_outer)
-        _require(0 < edges[0] < edges[1], "0 < mask_inner < mask_outer", edges)
+        require(0 < edges[0] < edges[1], "0 < mask_inner < mask_outer", edges)
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class AugmentationConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_shift_pixel", "noise", "defocus_angstrom", "contrast", "simulated_share"):
-            _require(getattr(self, name) >= 0, f"{name} of 0 or more", getattr(self, name))
-        _require(self.simulated_share <= 1, "simulated_share of 1 or less", self.simulated_share)
+            require(getattr(self, name) >= 0, f"{name} of 0 or more", getattr(self, name))
+        require(self.simulated_share <= 1, "simulated_share of 1 or less", self.simulated_share)
 
 
 @dataclass(frozen=True)
@@ -146,14 +146,14 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         _require_known_names(self)
-        _require(len(self.widths) > 0 and min(self.widths) > 0, "widths of 1 or more", self.widths)
+        require(len(self.widths) > 0 and min(self.widths) > 0, "widths of 1 or more", self.widths)
         most = MOST_WIDTHS.get(self.backbone, len(self.widths))
-        _require(len(self.widths) <= most, f"at most {most} widths for backbone {self.backbone}", self.widths)
-        _require(self.stem_stride in (1, 2, 4), "stem_stride of 1, 2 or 4", self.stem_stride)
-        _require(self.depth >= 1, "depth of 1 or more", self.depth)
-        _require(0 <= self.dropout < 1, "dropout of 0 or more, below 1", self.dropout)
-        _require(self.degree >= 1, "degree of 1 or more", self.degree)
-        _require(1 <= self.head_nside <= 8, "head_nside of 1 to 8", self.head_nside)
+        require(len(self.widths) <= most, f"at most {most} widths for backbone {self.backbone}", self.widths)
+        require(self.stem_stride in (1, 2, 4), "stem_stride of 1, 2 or 4", self.stem_stride)
+        require(self.depth >= 1, "depth of 1 or more", self.depth)
+        require(0 <= self.dropout < 1, "dropout of 0 or more, below 1", self.dropout)
+        require(self.degree >= 1, "degree of 1 or more", self.degree)
+        require(1 <= self.head_nside <= 8, "head_nside of 1 to 8", self.head_nside)
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,12 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _require_known_names(self)
         for name in ("image_passes", "grid_nside", "grid_count"):
-            _require(getattr(self, name) >= 1, f"{name} of 1 or more", getattr(self, name))
-        _require(self.batch_size >= 2, "batch_size of 2 or more", self.batch_size)
-        _require(self.max_learning_rate > 0, "max_learning_rate above 0", self.max_learning_rate)
+            require(getattr(self, name) >= 1, f"{name} of 1 or more", getattr(self, name))
+        require(self.batch_size >= 2, "batch_size of 2 or more", self.batch_size)
+        require(self.max_learning_rate > 0, "max_learning_rate above 0", self.max_learning_rate)
         for name in ("weight_decay", "l2"):
-            _require(getattr(self, name) >= 0, f"{name} of 0 or more", getattr(self, name))
-        _require(self.curriculum_exponent > 0, "curriculum_exponent above 0", self.curriculum_exponent)
+            require(getattr(self, name) >= 0, f"{name} of 0 or more", getattr(self, name))
+        require(self.curriculum_exponent > 0, "curriculum_exponent above 0", self.curriculum_exponent)
 
 
 @dataclass(frozen=True)
@@ -206,17 +206,17 @@ class Config:
         _require_known_names(self)
         share, batch = self.augmentation.simulated_share, self.training.batch_size
         expected = f"simulated_share of 0, or of an image or more in a batch of {batch}"
-        _require(share == 0 or share * batch >= 1, expected, share)
+        require(share == 0 or share * batch >= 1, expected, share)
         box, stages = self.preprocessing.box, len(self.network.widths)
         if self.network.backbone == "residual":
             shrinking = self.network.stem_stride * 2 ** (stages - 1)
-            _require(box % shrinking == 0, f"a box divisible by {shrinking} for {stages} widths", box)
+            require(box % shrinking == 0, f"a box divisible by {shrinking} for {stages} widths", box)
         least = least_degree(self.learned_symmetry)
         if self.network.head == "exponential_family":
             expected = f"degree of {least} or more for symmetry {self.symmetry}"
-            _require(self.network.degree >= least, expected, self.network.degree)
+            require(self.network.degree >= least, expected, self.network.degree)
             expected = f"degree of {HIGHEST_DEGREE} or less, as 'cryoforum align' needs none"
-            _require(self.network.degree <= HIGHEST_DEGREE, expected, self.network.degree)
+            require(self.network.degree <= HIGHEST_DEGREE, expected, self.network.degree)
 
     @property
     def learned_symmetry(self) -> str:
@@ -233,11 +233,6 @@ def shares_from_text(text: str) -> tuple[float, ...]:
     if not percents or abs(sum(percents) - 100) > 0.5 or min(percents) <= 0:  # room for thirds
         raise InputError(f"expected percentages above 0 that add up to 100, as in 60,40; found '{text}'")
     return tuple(percent / sum(percents) for percent in percents)
-
-
-def _require(is_met: bool, expected: str, found: object) -> None:
-    if not is_met:
-        raise InputError(f"expected {expected}, found {found}")
 
 
 def _require_known_names(config: Any) -> None:
@@ -303,8 +298,7 @@ PRESETS = {
 
 def preset(name: str) -> Config:
     """The configuration called ``name``; InputError lists the known ones."""
-    if name not in PRESETS:
-        raise InputError(f"expected a preset out of {', '.join(PRESETS)}, found '{name}'")
+    require(name in PRESETS, f"a preset out of {', '.join(PRESETS)}", f"'{name}'")
     return PRESETS[name]
 
 
@@ -382,8 +376,3 @@ def chosen_config(
         config = read_config(file, config)
     config = with_settings(config, settings)
     return config if symmetry is None else with_symmetry(config, symmetry)
-
-
-def as_plain_dict(config: Any) -> dict[str, Any]:
-    """Nested dictionaries of plain values, for JSON."""
-    return asdict(config)

@@ -54,7 +54,7 @@ def strong(volume: Volume) -> Particles:
 
 
 def search_of(aligner: MapAligner) -> SearchConfig:
-    return aligner.maps[0].templates.config
+    return aligner.maps[0].config
 
 
 def test_faint_particles_get_a_finer_search_where_the_choice_is_left(

@@ -55,7 +55,7 @@ def measured(found: Particles, rows: Tensor | None = None, highest: int = HIGHES
     transform = cropped_transform(blobs(BOX), highest)
     assert found.poses is not None
     which = torch.zeros(len(rows), dtype=torch.long)
-    return measured_noise(found, rows, found.poses[rows], (transform,), which, highest)
+    return measured_noise(found.select(rows), found.poses[rows], (transform,), which, highest)
 
 
 def agree(power: Tensor, expected: Tensor, count: int) -> None:
@@ -122,8 +122,8 @@ def test_a_reference_that_shows_less_and_less_gets_a_scale_that_falls_to_zero() 
     axis = torch.arange(-width, width + 1).float()
     radius = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + torch.arange(width + 1) ** 2).sqrt() / 2
     transform[radius > 5] = other[radius > 5]
-    rows = torch.arange(COUNT)
-    result = measured_noise(found, rows, found.poses, (transform,), torch.zeros_like(rows), HIGHEST)
+    which = torch.zeros(COUNT, dtype=torch.long)
+    result = measured_noise(found, found.poses, (transform,), which, HIGHEST)
     torch.testing.assert_close(result.scale[0, 1:5], torch.ones(4), atol=0.1, rtol=0)
     assert float(result.scale[0, 8 : HIGHEST + 1].max()) < 0.25  # measured over neighbouring shells
 
@@ -135,17 +135,17 @@ def test_each_particle_is_compared_with_its_own_reference() -> None:
     right, wrong = cropped_transform(blobs(BOX), HIGHEST), cropped_transform(blobs(BOX, seed=5), HIGHEST)
     rows = torch.arange(COUNT)
     which = rows % 2
-    mixed = measured_noise(found, rows, found.poses, (right, wrong), which, HIGHEST)
+    mixed = measured_noise(found, found.poses, (right, wrong), which, HIGHEST)
     own = [rows[which == at] for at in (0, 1)]
     alone = [
-        measured_noise(found, r, found.poses[r], (t,), torch.zeros_like(r), HIGHEST)
+        measured_noise(found.select(r), found.poses[r], (t,), torch.zeros_like(r), HIGHEST)
         for r, t in zip(own, (right, wrong), strict=True)
     ]
     assert float(alone[0].scale[0, 2:HIGHEST].mean()) > 0.9 > 0.3 > float(alone[1].scale[0, 2:HIGHEST].mean())
     low = slice(2, HIGHEST + 1)
     assert bool((alone[0].scale[0, low] > mixed.scale[0, low]).all())
     assert bool((mixed.scale[0, low] > alone[1].scale[0, low]).all())
-    swapped = measured_noise(found, rows, found.poses, (wrong, right), 1 - which, HIGHEST)
+    swapped = measured_noise(found, found.poses, (wrong, right), 1 - which, HIGHEST)
     torch.testing.assert_close(swapped.power, mixed.power)
 
 
@@ -174,7 +174,7 @@ def test_whitening_divides_by_the_deviation_of_each_group() -> None:
     model = NoiseModel((1, 2), squares * flat, flat, scales * flat)
     points = frequency_points(BOX, HIGHEST)
     rows = torch.arange(10, 150)
-    white = model.whiten(found, rows, points)
+    white = model.whiten(found.select(rows), points)
     assert len(white) == 140
     for group, scale in ((1, 3.0), (2, 5.0)):
         own = groups[rows] == group
@@ -191,7 +191,7 @@ def test_noise_around_the_particles_is_a_first_guess() -> None:
     transform = cropped_transform(blobs(BOX), HIGHEST)
     for strength in (0.5, 2.0):
         found = particles(torch.full((COUNT,), strength), coloured(COUNT, spectrum))
-        guess = background_noise(found, rows, transform, HIGHEST)
+        guess = background_noise(found.select(rows), transform, HIGHEST)
         assert guess.groups == () and guess.power.shape == (1, SHELLS)
         ratio = guess.power[0, 2:-1] / (BOX**2 * spectrum[2:-1])
         assert bool((ratio > 0.6).all()) and bool((ratio < 1.8).all())
@@ -201,14 +201,13 @@ def test_noise_around_the_particles_is_a_first_guess() -> None:
 
 def test_the_right_map_explains_the_signal_and_another_molecule_does_not() -> None:
     noise = torch.randn(COUNT, BOX, BOX, generator=seeded(0))
-    rows = torch.arange(COUNT)
     transform = cropped_transform(blobs(BOX), HIGHEST)
     right = particles(torch.ones(COUNT), noise)
-    background = background_noise(right, rows, transform, HIGHEST)
+    background = background_noise(right, transform, HIGHEST)
     share = explained_share(measured(right), background, HIGHEST)
     assert share == pytest.approx(1, abs=0.15)
     wrong = particles(torch.ones(COUNT), noise, voxels=blobs(BOX, seed=5))
-    background = background_noise(wrong, rows, transform, HIGHEST)
+    background = background_noise(wrong, transform, HIGHEST)
     assert abs(explained_share(measured(wrong), background, HIGHEST)) < 0.25
     inverted = particles(torch.full((COUNT,), -1.0), noise)
     assert explained_share(measured(inverted), background, HIGHEST) == pytest.approx(0, abs=0.01)
@@ -224,7 +223,7 @@ def test_images_without_ctf_or_signal_are_no_trouble() -> None:
     model = measured(found)
     agree(model.power[0], torch.full((SHELLS,), float(BOX**2)), COUNT)
     assert float(model.scale[0, 1 : HIGHEST + 1].max()) < 0.1 and bool((model.scale >= 0).all())
-    guess = background_noise(found, torch.arange(COUNT), cropped_transform(blobs(BOX), HIGHEST), HIGHEST)
+    guess = background_noise(found, cropped_transform(blobs(BOX), HIGHEST), HIGHEST)
     for values in (guess.power, guess.scale, guess.signal):
         assert bool(values.isfinite().all()) and bool((values >= 0).all())
     assert bool(guess.power.gt(0).all())
@@ -238,11 +237,11 @@ def test_nothing_is_looked_for_where_images_hold_nothing() -> None:
     found = replace(full, images=to_real(crop_or_pad(to_fourier(narrow), BOX // 2, BOX), BOX))
     empty = torch.arange(SHELLS) > 7
     transform = cropped_transform(blobs(BOX), HIGHEST)
-    background = background_noise(found, torch.arange(COUNT), transform, HIGHEST)
+    background = background_noise(found, transform, HIGHEST)
     known = measured(full)
     for model in (measured(found), background, known.adapted_to(background)):
         assert not model.scale[:, empty].any() and bool((model.scale[:, 1:6] > 0).all())
-        white = model.whiten(found, torch.arange(COUNT), frequency_points(BOX, HIGHEST))
+        white = model.whiten(found, frequency_points(BOX, HIGHEST))
         assert white.transfer.isfinite().all() and white.values.isfinite().all()
         assert not white.transfer[:, white.points.shell > 7].any()
     # the shells that are there say how strong the noise is, not those that are empty

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.augmented import augment
 from helpers.clean_images import random_ctf, seeded
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.imaging.masks import circular_mask
-from cryoforum.network.augmentation import augment, turn_and_shift, turn_orientations, with_defocus_error
+from cryoforum.network.augmentation import turn_and_shift, turn_orientations, with_defocus_error
 from cryoforum.network.preprocessing import prepare, prepare_all
 
 BOX, NETWORK_PIXEL_SIZE = 32, 6.0

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.augmented import augment
 from torch import Tensor
 
 from cryoforum.config import AugmentationConfig, PreprocessingConfig
@@ -17,7 +18,7 @@ from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.imaging.masks import circular_mask
 from cryoforum.imaging.projection import cropped_transform, project
 from cryoforum.molecules.structures import load_structure
-from cryoforum.network.augmentation import augment, turn_and_shift, turn_orientations
+from cryoforum.network.augmentation import turn_and_shift, turn_orientations
 from cryoforum.network.preprocessing import Intensity, prepare, prepare_all, set_intensity
 
 BOX = 48

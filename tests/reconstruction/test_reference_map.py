@@ -23,11 +23,10 @@ from cryoforum.reconstruction.reference_map import (
     forget_reference,
     load_reference,
     noise_of_halves,
+    origin_reach_angstrom,
     reference_from_half_maps,
     reference_from_map,
     save_reference,
-    with_noise,
-    with_origin_reach,
 )
 
 BOX, COUNT = 24, 120
@@ -73,11 +72,9 @@ def made() -> Reference:
     """A reference from particles, with their noise."""
     found = particles(deviation=0.3)
     reference = reference_from_half_maps(reconstruct(found), "C1")
-    rows = torch.arange(COUNT)
-    assert found.half_sets is not None
-    reference = with_noise(reference, noise_of_halves(reference, found, rows, found.half_sets[rows]))
+    noise = noise_of_halves(reference, found)
     assert found.poses is not None
-    return with_origin_reach(reference, found.poses)
+    return replace(reference, noise=noise, origin_reach_angstrom=origin_reach_angstrom(found.poses))
 
 
 def test_shells_are_weighted_by_what_their_fsc_says(without_mask: None) -> None:
@@ -161,15 +158,14 @@ def test_the_own_noise_of_a_particle_does_not_pass_for_signal() -> None:
     noise = particles(strength=0.0)
     maps = reconstruct(noise)
     reference = Reference(maps.full, (maps.half1, maps.half2), 8)
-    rows = torch.arange(COUNT)
     assert noise.half_sets is not None
-    fair = noise_of_halves(reference, noise, rows, noise.half_sets)
-    unfair = noise_of_halves(reference, noise, rows, 3 - noise.half_sets)
+    fair = noise_of_halves(reference, noise)
+    unfair = noise_of_halves(reference, replace(noise, half_sets=3 - noise.half_sets))
     shells = slice(2, 9)
     assert float(unfair.signal[0, shells].sum()) > 10 * float(fair.signal[0, shells].sum())
     assert float(fair.signal[0, shells].sum() / fair.power[0, shells].sum()) < 0.02
     with pytest.raises(ValueError, match="half maps and particles with poses"):
-        noise_of_halves(reference_from_map(maps.full), noise, rows, noise.half_sets)
+        noise_of_halves(reference_from_map(maps.full), noise)
 
 
 def test_noise_and_scale_by_the_other_half_are_about_right(made: Reference) -> None:
@@ -204,7 +200,7 @@ def equal(first: NoiseModel | None, second: NoiseModel | None) -> None:
 def test_round_trip(made: Reference, tmp_path: Path) -> None:
     groups = torch.arange(3).float()[:, None] * torch.ones(BOX // 2 + 1) + 1
     noise = NoiseModel((4, 9), groups, 2 * groups, 3 * groups)
-    for reference in (made, with_noise(replace(made, symmetry="D7"), noise)):
+    for reference in (made, replace(made, symmetry="D7", noise=noise)):
         save_reference(reference, tmp_path)
         assert tuple(sorted(path.name for path in tmp_path.iterdir())) == FILES
         loaded = load_reference(tmp_path)
@@ -235,14 +231,14 @@ def test_a_folder_without_a_reference_has_none_and_forgetting_leaves_the_rest(
     assert load_reference(tmp_path) is None
 
 
-def test_the_reach_of_origins_leaves_out_one_in_a_hundred(made: Reference) -> None:
+def test_the_reach_of_origins_leaves_out_one_in_a_hundred() -> None:
     shifts = 10 * torch.rand(500, 2, generator=seeded(0)) - 5
     far = shifts.clone()
     far[::250, 1] = -90
     for given, sign in ((shifts, 1), (far, 1), (shifts, -1)):
         poses = Poses(torch.zeros(500, 4), sign * given)
-        reach = with_origin_reach(made, poses).origin_reach_angstrom
-        assert reach is not None and 4.5 < reach <= 5
+        reach = origin_reach_angstrom(poses)
+        assert 4.5 < reach <= 5
         within = (given.abs() <= reach).all(1)
         assert 0.985 < float(within.double().mean()) <= 0.995
 

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cryoforum.choices import AUXILIARIES, HEADS
+from cryoforum.choices import AUXILIARIES, HEADS, LOSSES
 from cryoforum.config import Config, NetworkConfig, TrainingConfig
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.network.heads import head_of
 from cryoforum.runtime.devices import Compute
-from cryoforum.training.losses import curriculum, l2_penalty, loss_function, pair_loss
+from cryoforum.training.losses import curriculum, l2_penalty, pair_loss
 from cryoforum.training.pairs import all_pairs
 
 C1, EVERY = symmetry_group("C1"), all_pairs(8)
@@ -121,7 +121,9 @@ def settings(head: str, symmetry: str = "C1", handling: Any = "group", **trainin
 
 
 def loss_of(config: Config, numbers: Tensor, truth: Tensor, progress: float = 0.25) -> Tensor:
-    loss = loss_function(config, torch.Generator().manual_seed(0), Compute(numbers.device))
+    loss = LOSSES.chosen(config.training.loss)(
+        config, torch.Generator().manual_seed(0), Compute(numbers.device)
+    )
     return loss(numbers, truth, all_pairs(len(truth)), progress, 0)
 
 

@@ -4,7 +4,7 @@ Commands and the Python API go through the same aligners: a map's (`map_aligner`
 of either for two half sets.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -81,14 +81,6 @@ def _of_half(predictions: Predictions, half: int) -> Predictions:
     return replace(predictions, model_half=used, evidence=evidence)
 
 
-def aligned_batches(
-    aligner: Aligner, particles: Particles, batch_size: int = BATCH_SIZE
-) -> Iterator[Predictions]:
-    """Predictions of consecutive particles; only two batches of images are in memory."""
-    for batch in loaded_batches(particles, batch_size):
-        yield aligner.align_batch(batch)
-
-
 def align(
     reference: Reference,
     particles: Particles,
@@ -127,7 +119,7 @@ def align(
     """
     aligner = fitted_aligner(reference, particles, model, config, own_half_maps=own_half_maps)
     advance, batches = reporter.progress("aligning", len(particles)), []
-    for predictions in aligned_batches(aligner, particles):
-        batches.append(predictions)
-        advance(len(predictions))
+    for batch in loaded_batches(particles, BATCH_SIZE):
+        batches.append(aligner.align_batch(batch))
+        advance(len(batch))
     return joined_predictions(batches)

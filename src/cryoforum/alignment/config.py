@@ -1,12 +1,13 @@
 """How poses are looked for."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from cryoforum.alignment.global_search import SearchConfig
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.choices import CandidateSource, Precision, check_choice
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.network.predict import TTA_COPIES
 from cryoforum.runtime.devices import Compute, compute_for
 
@@ -47,11 +48,10 @@ class AlignmentConfig:
     def __post_init__(self) -> None:
         check_choice("candidates", self.source, CandidateSource)
         check_choice("precision", self.precision, Precision)
-        if self.tta is not None and self.tta not in TTA_COPIES:
-            known = ", ".join(map(str, TTA_COPIES))
-            raise InputError(f"expected test-time augmentation of {known} copies, found {self.tta}")
-        if self.max_shift_pixel is not None and not 0 <= self.max_shift_pixel < float("inf"):
-            raise InputError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")
+        copies = ", ".join(map(str, TTA_COPIES))
+        require(self.tta in (None, *TTA_COPIES), f"test-time augmentation of {copies} copies", self.tta)
+        largest = self.max_shift_pixel or 0
+        require(0 <= largest < math.inf, "a largest shift of 0 or more pixels", largest)
 
     @property
     def compute(self) -> Compute:

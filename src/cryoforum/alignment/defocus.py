@@ -38,8 +38,7 @@ def defocus_change(
         Pose of each particle.
     """
     points = images.points
-    extent = points.box * pixel_size_angstrom
-    kx, ky = points.kx / extent, points.ky / extent
+    kx, ky = points.per_angstrom(pixel_size_angstrom)
     projection = weight * slices_at(transform, quaternions, points) * points.phases(origins_pixel)
     # All that is needed of image and projection, whatever the defocus: Re⟨y, F⟩ and |F|² of every frequency.
     cross, power = (images.values * projection.conj()).real, projection.abs().square()

@@ -14,7 +14,7 @@ from torch import Tensor
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.global_search import SearchConfig, make_templates
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
-from cryoforum.alignment.map_aligner import MapAligner, SearchedMap
+from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.sampling import evenly_spaced_rows, has_usual_contrast
@@ -78,26 +78,27 @@ def fitted_aligner(
     draft = _Draft(
         reference, model, config or AlignmentConfig(), _transforms(reference, particles, own_half_maps)
     )
-    rows = _sample(particles)
+    sample = _sample(particles)
     highest = draft.search(COARSE_SEARCH).highest_frequency
-    background = background_noise(particles, rows, draft.transforms[0], highest)
+    background = background_noise(sample, draft.transforms[0], highest)
     first = background if reference.noise is None else reference.noise.adapted_to(background)
     aligner = draft.aligner(first, COARSE_SEARCH, COARSE_REFINEMENT)
-    if len(rows) < FEWEST_OF_A_GROUP:
+    if len(sample) < FEWEST_OF_A_GROUP:
         logger.info(
             "fewer than %d particles: too few to measure noise or to check the reference", FEWEST_OF_A_GROUP
         )
         return aligner
-    aligner, found = _measured(aligner, particles, rows, rounds=1 if reference.noise else 2)
+    aligner, found = _measured(aligner, sample, rounds=1 if reference.noise else 2)
     checked = aligner
     if aligner.source == "both" and reference.halves is None:
         # A search fits a map of either hand, turned in any way: whether it is the model's, the network tells.
-        checked, _ = _measured(replace(aligner, source="network"), particles, rows, rounds=1)
+        checked, _ = _measured(replace(aligner, source="network"), sample, rounds=1)
     share = explained_share(checked.noise, background, highest)
     if share < LEAST_EXPLAINED:
-        logger.warning(_misfit(share, checked, draft, particles, rows, background))
+        logger.warning(_misfit(share, checked, draft, sample, background))
     fits = explained_share(aligner.noise, background, highest) >= LEAST_EXPLAINED
-    if fits and draft.may_search_finer and aligner.source != "network" and _are_faint(found):
+    may_search_finer = draft.config.search == "auto" and aligner.source != "network"
+    if fits and may_search_finer and _are_faint(found):
         logger.info("the particles are faint: searching orientations on a finer grid, with more frequencies")
         aligner = draft.aligner(aligner.noise, FINE_SEARCH, FINE_REFINEMENT)
     return aligner
@@ -112,10 +113,6 @@ class _Draft:
     config: AlignmentConfig
     transforms: tuple[Tensor, ...]
 
-    @property
-    def may_search_finer(self) -> bool:
-        return self.config.search == "auto"
-
     def search(self, automatic: SearchConfig) -> SearchConfig:
         """The settings of the search: explicit ones as they are, ``automatic`` where it may choose.
 
@@ -123,16 +120,14 @@ class _Draft:
         """
         reference, config = self.reference, self.config
         search = automatic if config.search == "auto" else config.search
-        largest = config.max_shift_pixel
-        if largest is None and config.search == "auto":
+        largest = search.max_shift_pixel
+        if config.max_shift_pixel is not None:
+            largest = config.max_shift_pixel
+        elif config.search == "auto":
             reach = (reference.origin_reach_angstrom or 0.0) / reference.full.pixel_size_angstrom
             largest = max(LEAST_SHIFT_PIXEL, reach)
         highest = min(search.highest_frequency, reference.highest_frequency)
-        return replace(
-            search,
-            highest_frequency=highest,
-            max_shift_pixel=search.max_shift_pixel if largest is None else largest,
-        )
+        return replace(search, highest_frequency=highest, max_shift_pixel=largest)
 
     def aligner(
         self, noise: NoiseModel, automatic: SearchConfig, automatic_refinement: LocalRefinementConfig
@@ -140,17 +135,14 @@ class _Draft:
         """The aligner under this noise."""
         reference, config, model = self.reference, self.config, self.model
         box, search = len(reference.full.voxels), self.search(automatic)
-        maps = tuple(
-            SearchedMap(transform, make_templates(transform, box, search, reference.symmetry))
-            for transform in self.transforms
-        )
+        maps = tuple(make_templates(each, box, search, reference.symmetry) for each in self.transforms)
         refinement = config.local_refinement
         return MapAligner(
             maps=maps,
             noise=noise,
             points=frequency_points(box, reference.highest_frequency),
             model=model,
-            features=torch.empty(0) if model is None else model.head.features(maps[0].templates.rotations),
+            features=torch.empty(0) if model is None else model.head.features(maps[0].rotations),
             source="search" if model is None else config.source or "both",
             local_refinement=automatic_refinement if refinement == "auto" else refinement,
             refine_defocus=config.refine_defocus,
@@ -168,28 +160,20 @@ def _transforms(reference: Reference, particles: Particles, own_half_maps: bool)
     return tuple(cropped_transform(volume.voxels, reference.highest_frequency) for volume in volumes)
 
 
-def _measured(
-    aligner: MapAligner, particles: Particles, rows: Tensor, rounds: int
-) -> tuple[MapAligner, Predictions]:
+def _measured(aligner: MapAligner, sample: Particles, rounds: int) -> tuple[MapAligner, Predictions]:
     """The aligner with noise and scale as its own poses of a sample show them, and these poses."""
-    sample = particles.select(rows)
     which = aligner.map_of(sample)
     highest_frequency = int(aligner.points.radius[-1])
     for _ in range(rounds):
         batches = map(aligner.align_batch, loaded_batches(sample, BATCH_SIZE))
         found = joined_predictions(list(batches))
-        noise = measured_noise(particles, rows, found.poses, aligner.transforms, which, highest_frequency)
+        noise = measured_noise(sample, found.poses, aligner.transforms, which, highest_frequency)
         aligner = replace(aligner, noise=noise)
     return aligner, found
 
 
 def _misfit(
-    share: float,
-    aligner: MapAligner,
-    draft: _Draft,
-    particles: Particles,
-    rows: Tensor,
-    background: NoiseModel,
+    share: float, aligner: MapAligner, draft: _Draft, sample: Particles, background: NoiseModel
 ) -> str:
     """Which mistake may be the cause where the reference does not explain the images."""
     found = f"the reference explains only {100 * max(share, 0):.0f} % of the signal in the images"
@@ -197,15 +181,13 @@ def _misfit(
     reference = draft.reference
     if aligner.model is None or aligner.source == "search" or reference.halves is not None:
         return f"{found}: it may be another molecule, or {wrong}"
-    highest = aligner.maps[0].templates.config.highest_frequency
+    highest = aligner.maps[0].config.highest_frequency
     for voxels, finding in _other_maps(reference.full.voxels):
         other = replace(reference, full=replace(reference.full, voxels=voxels))
         config = replace(draft.config, source=aligner.source)
-        tried = replace(
-            draft, reference=other, config=config, transforms=_transforms(other, particles, False)
-        )
+        tried = replace(draft, reference=other, config=config, transforms=_transforms(other, sample, False))
         first = tried.aligner(background, COARSE_SEARCH, COARSE_REFINEMENT)
-        measured, _ = _measured(first, particles, rows, rounds=2)
+        measured, _ = _measured(first, sample, rounds=2)
         if explained_share(measured.noise, background, highest) > LEAST_EXPLAINED:
             return f"{found}, but {finding}"
     return (
@@ -222,12 +204,12 @@ def _other_maps(voxels: Tensor) -> Iterator[tuple[Tensor, str]]:
         yield mirrored, "its mirror image fits: it is of the other hand than the model; mirror it"
 
 
-def _sample(particles: Particles) -> Tensor:
-    """Rows spread evenly over the particles, without images that are far stronger than the others."""
+def _sample(particles: Particles) -> Particles:
+    """Particles spread evenly over all, without those whose images are far stronger than the others."""
     size = min(max(len(particles) // 8, SMALLEST_SAMPLE), LARGEST_SAMPLE)
     rows = evenly_spaced_rows(len(particles), size)
     variance = torch.cat([particles.images[part].var(dim=(1, 2)) for part in rows.split(BATCH_SIZE)])
-    return rows[has_usual_contrast(variance)]
+    return particles.select(rows[has_usual_contrast(variance)])
 
 
 def _are_faint(found: Predictions) -> bool:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import asymmetric_unit, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -59,16 +59,18 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if min(self.nside, self.highest_frequency, self.candidates) < 1:
             raise InputError("expected nside, highest_frequency and candidates of 1 or more")
-        if not 0 <= self.max_shift_pixel < math.inf:
-            raise InputError(f"expected a largest shift of 0 or more pixels, found {self.max_shift_pixel}")
+        largest = self.max_shift_pixel
+        require(0 <= largest < math.inf, "a largest shift of 0 or more pixels", largest)
 
 
 @dataclass(frozen=True)
 class Templates:
-    """Slices of a reference on a grid of rotations, ready to be compared with images.
+    """A reference, and slices of it on a grid of rotations, ready to be compared with images.
 
     Parameters
     ----------
+    transform
+        `projection.cropped_transform` of the reference.
     config, symmetry, points
         Settings of the search, point group of the reference, frequencies that are compared.
     rotations
@@ -79,6 +81,7 @@ class Templates:
         The grid of origins, and exp(-2πi k·o) of each.
     """
 
+    transform: Float[Tensor, "z y x 2"]
     config: SearchConfig
     symmetry: str
     points: FrequencyPoints
@@ -96,6 +99,7 @@ def make_templates(transform: Tensor, box: int, config: SearchConfig, symmetry: 
     slices = torch.cat([slices_at(transform, part, points) for part in rotations.split(2048)])
     origins = _origin_grid(config.max_shift_pixel, box / (8 * config.highest_frequency))
     return Templates(
+        transform=transform,
         config=config,
         symmetry=symmetry,
         points=points,
@@ -164,8 +168,7 @@ def best_origins(
     points = images.points
     origins = _origin_grid(config.max_shift_pixel, 0.5)
     product = images.transfer * images.values * slices_at(transform, quaternions, points).conj()
-    phases = _real_part_of_product(points.phases(origins).mH)
-    return origins[(torch.view_as_real(product).flatten(1) @ phases).argmax(1)]
+    return _highest(product, origins, points.phases(origins).mH)
 
 
 def _separated_peaks(templates: Templates, log_density: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,13 +192,13 @@ def _best_origins(templates: Templates, images: WhitenedImages, rows: Tensor) ->
     images = images.within(float(templates.points.radius[-1]))
     slices = torch.view_as_complex(templates.slices.T.contiguous().view(len(templates.rotations), -1, 2))
     product = (images.transfer * images.values)[:, None] * slices[rows].conj()
-    cross = torch.view_as_real(product).flatten(2) @ _real_part_of_product(templates.phases)
-    return templates.origins_pixel[cross.argmax(-1)]
+    return _highest(product, templates.origins_pixel, templates.phases)
 
 
-def _real_part_of_product(phases: Tensor) -> Tensor:
-    """(2 p, s) by which real and imaginary parts in turn give the real part of a product with (p, s)."""
-    return torch.stack([phases.real, -phases.imag], dim=1).flatten(0, 1)
+def _highest(product: Tensor, origins: Tensor, phases: Tensor) -> Tensor:
+    """The one of ``origins`` (s, 2) at which the real part of ``product`` · ``phases`` (p, s) is highest."""
+    by_parts = torch.stack([phases.real, -phases.imag], dim=1).flatten(0, 1)  # of numbers side by side
+    return origins[(torch.view_as_real(product).flatten(-2) @ by_parts).argmax(-1)]
 
 
 def _origin_grid(largest: float, step: float) -> Tensor:

@@ -4,14 +4,15 @@ Three rotations and two origins per particle, from low to high frequency, from s
 the likeliest is kept. What the image says about the pose comes out beside it: the Fisher information.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cryoforum.dataset.rows import Noun, take
 from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_curvature
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.imaging.likelihood import Evaluation, WhitenedImages, evaluate
@@ -44,11 +45,9 @@ class LocalRefinementConfig:
     last_steps: int = 12
 
     def __post_init__(self) -> None:
-        if len(self.stage_shells) != len(self.stage_survivors):
-            raise InputError(
-                "expected as many stage_survivors as stage_shells, found "
-                f"{len(self.stage_survivors)} and {len(self.stage_shells)}"
-            )
+        shells, survivors = len(self.stage_shells), len(self.stage_survivors)
+        expected = "as many stage_survivors as stage_shells"
+        require(survivors == shells, expected, f"{survivors} and {shells}")
         if min(self.stage_survivors, default=1) < 1 or min(self.stage_steps, self.last_steps) < 1:
             raise InputError("expected survivors and steps of 1 or more in every stage")
 
@@ -103,9 +102,7 @@ class _Climbers:
     evaluation: Evaluation
 
     def __getitem__(self, chosen: Tensor) -> "_Climbers":
-        return _Climbers(
-            self.rows[chosen], self.quaternions[chosen], self.origins_pixel[chosen], self.evaluation[chosen]
-        )
+        return take(self, chosen)
 
 
 def refine_locally(
@@ -268,23 +265,11 @@ def _survivors(climbers: _Climbers, count: int, margin: float) -> Tensor:
     return (_ranks(rows, gain) < count) & (gain >= best[position] - margin)
 
 
-def _replaced(climbers: _Climbers, places: Tensor, by: _Climbers) -> _Climbers:
-    """``climbers`` with those at ``places`` taken from ``by``."""
-    old, new = climbers.evaluation, by.evaluation
-
-    def mixed(values: Tensor, others: Tensor) -> Tensor:
-        return values.index_copy(0, places, others)
-
-    return _Climbers(
-        climbers.rows,
-        mixed(climbers.quaternions, by.quaternions),
-        mixed(climbers.origins_pixel, by.origins_pixel),
-        Evaluation(
-            mixed(old.cross, new.cross),
-            mixed(old.power, new.power),
-            mixed(old.gradient, new.gradient),
-            mixed(old.information, new.information),
-        ),
+def _replaced(old: Noun, places: Tensor, new: Noun) -> Noun:
+    """``old`` with the entries at ``places`` of every field taken from ``new``."""
+    pairs = [(getattr(old, entry.name), getattr(new, entry.name)) for entry in fields(old)]
+    return type(old)(
+        *(a.index_copy(0, places, b) if isinstance(a, Tensor) else _replaced(a, places, b) for a, b in pairs)
     )
 
 

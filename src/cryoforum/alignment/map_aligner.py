@@ -36,21 +36,13 @@ DEFOCUS_ROUNDS = 2  # poses and defocus in turn: they hardly depend on each othe
 
 
 @dataclass(frozen=True)
-class SearchedMap:
-    """A map as images are compared with it: its `projection.cropped_transform`, and templates of it."""
-
-    transform: Tensor
-    templates: Templates
-
-
-@dataclass(frozen=True)
 class MapAligner:
     """Finds the poses of batches against one map, or each half set against the map of its own half.
 
     Parameters
     ----------
     maps
-        Of all particles, or of half 1 and half 2.
+        Of all particles, or of half 1 and half 2, with templates of each.
     noise, points
         Noise and signal scale of the particles; the frequencies that are compared.
     model, features
@@ -65,7 +57,7 @@ class MapAligner:
         Where the network runs; None: as `compute_for` chooses.
     """
 
-    maps: tuple[SearchedMap, ...]
+    maps: tuple[Templates, ...]
     noise: NoiseModel
     points: FrequencyPoints
     model: TrainedModel | None
@@ -89,7 +81,7 @@ class MapAligner:
 
     def align_batch(self, batch: Particles) -> Predictions:
         """Candidates of each particle, refined against its map."""
-        images = self.noise.whiten(batch, torch.arange(len(batch)), self.points)
+        images = self.noise.whiten(batch, self.points)
         numbers = None
         if self.model is not None and self.source != "search":
             numbers = network_numbers(self.model, batch, self.compute)
@@ -110,8 +102,7 @@ class MapAligner:
             order.append(rows)
         return joined_predictions(parts)[torch.argsort(torch.cat(order))]
 
-    def _refined(self, own_map: SearchedMap, images: WhitenedImages, numbers: Tensor | None) -> RefinedPoses:
-        templates = own_map.templates
+    def _refined(self, templates: Templates, images: WhitenedImages, numbers: Tensor | None) -> RefinedPoses:
         density = torch.zeros(len(images), len(templates.rotations))
         if self.model is not None and numbers is not None:
             density = self.model.sharpness * self.model.head.log_density(numbers, self.features)
@@ -119,7 +110,7 @@ class MapAligner:
             density = density + log_likelihood_on_grid(templates, images)
         starts = candidates(templates, images, density)
         return refine_locally(
-            own_map.transform,
+            templates.transform,
             images,
             starts.quaternions,
             starts.origins_pixel,
@@ -134,13 +125,13 @@ class MapAligner:
         """Poses and defocus in turn: each particle and its image at its own defocus, and the change (n,)."""
         if batch.ctf is None:
             raise InputError("expected particles with CTF parameters to refine their defocus, found none")
-        rows, weight = torch.arange(len(batch)), self.noise.weight(batch, self.points)
+        weight = self.noise.weight(batch, self.points)
         own, change = images, torch.zeros(len(batch))
         for _ in range(DEFOCUS_ROUNDS):
             pose = refined.quaternions, refined.origins_pixel
             change = defocus_change(transform, images, weight, batch.ctf, batch.pixel_size_angstrom, *pose)
             refocused = replace(batch, ctf=batch.ctf.defocused_by(change))
-            own = self.noise.whiten(refocused, rows, self.points)
+            own = self.noise.whiten(refocused, self.points)
             refined = _refined_again(transform, own, refined)
         return refined, own, change
 
@@ -158,12 +149,12 @@ class NetworkPoseAligner:
         if aligner.model is None:
             raise InputError("expected a model whose orientations to use, found none")
         predictions = predict_batch(aligner.model, batch, self.tta, aligner.compute)
-        images = aligner.noise.whiten(batch, torch.arange(len(batch)), aligner.points)
+        images = aligner.noise.whiten(batch, aligner.points)
         which = aligner.map_of(batch)
         origins = torch.zeros(len(batch), 2)
         for half, own_map in enumerate(aligner.maps):
             own = which == half
-            modes, search = predictions.posterior.mode[own], own_map.templates.config
+            modes, search = predictions.posterior.mode[own], own_map.config
             origins[own] = best_origins(own_map.transform, images[own], modes, search)
         return replace(predictions, shifts_angstrom=origins * batch.pixel_size_angstrom)
 

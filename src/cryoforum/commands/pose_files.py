@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.alignment.aligner import Aligner, aligned_batches
+from cryoforum.alignment.aligner import Aligner
 from cryoforum.alignment.map_aligner import SCALE_RANGE
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, SIGNAL_SCALE
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import ParticleTable
+from cryoforum.dataset.particles import loaded_batches
 from cryoforum.errors import InputError
 from cryoforum.io.particle_files import write_particle_file
 from cryoforum.io.predictions import prediction_columns, with_predictions
@@ -140,9 +141,9 @@ def write_poses(
             _say_where_it_goes_on(log, len(share))
         if left:
             advance = (reporter if rank == 0 else SILENT).progress("aligning", len(left))
-            for predictions in aligned_batches(aligner, particles.select(_tensor(left)), batch_size):
-                log.append(prediction_columns(predictions))
-                advance(len(predictions))
+            for batch in loaded_batches(particles.select(_tensor(left)), batch_size):
+                log.append(prediction_columns(aligner.align_batch(batch)))
+                advance(len(batch))
     wait_for_all()
     if rank > 0:
         return PoseSummary(len(particle_set))

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+NODES = 256  # of the quadrature of the normalising constant
 _LOG_SHARPNESS = math.log(1 / 50), math.log(10)  # beyond, a network has learned nothing
 # Where numbers 0-9 of the head go in the lower triangle of L (row, column).
 LOWER_TRIANGLE = torch.tril_indices(4, 4)
@@ -117,25 +118,23 @@ def smallest_eigenvector(matrices: Float[Tensor, "*n 4 4"]) -> Float[Tensor, "*n
     return _SmallestEigenvector.apply(matrices)
 
 
-@lru_cache(maxsize=4)
-def _nodes(count: int) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=1)
+def _nodes() -> tuple[Tensor, Tensor]:
     """Gauss-Legendre nodes and weights, clustered at both ends of [0, 1] by s = sin²(π u / 2)."""
-    nodes, weights = np.polynomial.legendre.leggauss(count)
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
     u = (nodes + 1) / 2
     s = np.sin(np.pi * u / 2) ** 2
     jacobian = np.pi / 2 * np.sin(np.pi * u)
     return torch.from_numpy(s), torch.from_numpy(weights / 2 * jacobian)
 
 
-def log_normalising_constant(exponents: Float[Tensor, "*n 4"], node_count: int = 256) -> Float[Tensor, "*n"]:
+def log_normalising_constant(exponents: Float[Tensor, "*n 4"]) -> Float[Tensor, "*n"]:
     """log ∫_{S³} exp(Σ lᵢ qᵢ²) dq, differentiable.
 
     Parameters
     ----------
     exponents : Tensor
         l, (n, 4), ascending.
-    node_count : int
-        Of the quadrature.
 
     Returns
     -------
@@ -148,7 +147,7 @@ def log_normalising_constant(exponents: Float[Tensor, "*n 4"], node_count: int =
     integral over s is left; the scaled I₀ and log-sum-exp keep it stable.
     """
     l1, l2, l3, l4 = exponents.double()[..., None, :].unbind(-1)
-    s, weights = (values.to(exponents.device) for values in _nodes(node_count))
+    s, weights = (values.to(exponents.device) for values in _nodes())
     high, low = s * (l4 - l3) / 2, (1 - s) * (l2 - l1) / 2
     exponent = s * (l3 + l4) / 2 + (1 - s) * (l1 + l2) / 2 + _log_bessel(high) + _log_bessel(low)
     integral = torch.logsumexp(exponent + torch.log(weights), dim=-1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_curvature, tangent_basis
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.geometry.point_groups import finest_axis, symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 
@@ -241,9 +241,8 @@ def rotation_polynomials(degree: int, symmetry: str = "C1") -> RotationPolynomia
         Where ``degree`` is below `least_degree` of the symmetry.
     """
     least = least_degree(symmetry)
-    if degree < least:
-        reason = "" if least == 1 else f" for symmetry {symmetry}"
-        raise InputError(f"expected degree of {least} or more{reason}, found {degree}")
+    reason = "" if least == 1 else f" for symmetry {symmetry}"
+    require(degree >= least, f"degree of {least} or more{reason}", degree)
     polynomials = _all_polynomials(degree)
     group = symmetry_group(symmetry, torch.float64)
     if len(group) > 1:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from cryoforum.distributions.exponential_family import RotationPolynomials
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.geometry.point_groups import asymmetric_unit, finest_axis, symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -122,10 +122,8 @@ def sampled_log_z(
     base = rotation_grid(nside)
     turned = [compose(turn, base) for turn in random_unitquat(count, generator=generator)]
     grids = [asymmetric_unit(grid, group) for grid in turned]
-    if not all(map(len, grids)):
-        raise InputError(
-            f"expected a finer grid for symmetry {polynomials.symmetry}, found training.grid_nside of {nside}"
-        )
+    expected = f"a finer grid for symmetry {polynomials.symmetry}"
+    require(all(map(len, grids)), expected, f"training.grid_nside of {nside}")
     spacing = math.radians(60 / nside)
     # The regions of equivalent rotations must not meet.
     reach = min(SPACINGS * spacing, 0.9 * math.pi / finest_axis(polynomials.symmetry))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 
 
 def frequency_grid(
@@ -37,8 +37,8 @@ def crop_or_pad(
     Scaled so that mean pixel values stay as they are. Both boxes are even; the old Nyquist row
     is dropped when padding and the new one zeroed when cropping, so results are exactly real.
     """
-    if box % 2 or new_box % 2:
-        raise InputError(f"expected even boxes, found {box} and {new_box}; pad the images to an even box")
+    found = f"{box} and {new_box}; pad the images to an even box"
+    require(box % 2 == new_box % 2 == 0, "even boxes", found)
     kept = min(box, new_box) // 2
     shape = (*transforms.shape[:-2], new_box, new_box // 2 + 1)
     result = torch.zeros(shape, dtype=transforms.dtype, device=transforms.device)
@@ -77,6 +77,11 @@ class FrequencyPoints:
         """Distance from zero, rounded, (p,) int64."""
         return self.radius.round().long()
 
+    def per_angstrom(self, pixel_size_angstrom: float) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """kx and ky, (p,) each, in cycles per Å where the images have this pixel size."""
+        extent = self.box * pixel_size_angstrom
+        return self.kx / extent, self.ky / extent
+
     def phases(self, origins_pixel: Float[Tensor, "m 2"]) -> Complex[Tensor, "m p"]:
         """exp(2πi k·o) of origins (m, 2) in pixels, (m, p): what moves a centred slice to where they are."""
         kx, ky = self.kx.to(origins_pixel.device), self.ky.to(origins_pixel.device)
@@ -93,13 +98,9 @@ class FrequencyPoints:
         result[..., self.ky.long() % self.box, self.kx.long()] = values
         return result
 
-    def count_within(self, radius: float) -> int:
-        """How many points lie within ``radius`` cycles per box."""
-        return int((self.radius <= radius).sum())
-
     def within(self, radius: float) -> "FrequencyPoints":
         """The points up to ``radius``, of points in order of their distance."""
-        count = self.count_within(radius)
+        count = int((self.radius <= radius).sum())
         return FrequencyPoints(self.box, self.kx[:count], self.ky[:count])
 
 
@@ -109,8 +110,7 @@ def frequency_points(box: int, radius: int) -> FrequencyPoints:
     Of k and -k, which say the same of a real image, only one is here. InputError where ``radius`` is not
     between 0 and box / 2.
     """
-    if not 0 < radius < box / 2:
-        raise InputError(f"expected a frequency from 1 to below {box // 2} cycles per box, found {radius}")
+    require(0 < radius < box / 2, f"a frequency from 1 to below {box // 2} cycles per box", radius)
     axis = torch.arange(-radius, radius + 1).float()
     ky, kx = torch.meshgrid(axis, axis, indexing="ij")
     distance = torch.hypot(kx, ky)

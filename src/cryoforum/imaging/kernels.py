@@ -71,7 +71,7 @@ def accumulate(
     for p in range(count):
         reach = max(reach, int(abs(kx[p])), int(abs(ky[p])))
     height, width = transform.shape[0], transform.shape[2]
-    flat = transform.ravel()
+    flat, angle = transform.ravel(), np.float32(2 * math.pi / box)
     result = np.zeros((pairs, 22))
     for pair in prange(pairs):
         turn_x, turn_y = _phases(origins[pair, 0], box, reach), _phases(origins[pair, 1], box, reach)
@@ -87,17 +87,7 @@ def accumulate(
                 y = values[rows[pair], start + j] * turn_x[int(u[j]) + reach] * turn_y[int(v[j]) + reach]
                 data[0, j], data[1, j] = y.real, y.imag
             weight = transfer[rows[pair], start : start + size]
-            _add(
-                corner,
-                place,
-                u,
-                v,
-                weight,
-                data,
-                rotations[pair],
-                np.float32(2 * math.pi / box),
-                result[pair],
-            )
+            _add(corner, place, u, v, weight, data, rotations[pair], angle, result[pair])
     return result
 
 
@@ -190,18 +180,12 @@ def _add(
         # F(-k) = conj F(k): the value is conjugated; so is the slope, with the other sign.
         mr, mi = c * (f0r + z * szr), sign * c * (f0i + z * szi)
         tr, ti = TWO * sign * c, TWO * c
-        gxr, gxi = (
-            tr * (r[0, 0] * sxr + r[1, 0] * syr + r[2, 0] * szr),
-            ti * (r[0, 0] * sxi + r[1, 0] * syi + r[2, 0] * szi),
-        )
-        gyr, gyi = (
-            tr * (r[0, 1] * sxr + r[1, 1] * syr + r[2, 1] * szr),
-            ti * (r[0, 1] * sxi + r[1, 1] * syi + r[2, 1] * szi),
-        )
-        gzr, gzi = (
-            tr * (r[0, 2] * sxr + r[1, 2] * syr + r[2, 2] * szr),
-            ti * (r[0, 2] * sxi + r[1, 2] * syi + r[2, 2] * szi),
-        )
+        gxr = tr * (r[0, 0] * sxr + r[1, 0] * syr + r[2, 0] * szr)
+        gxi = ti * (r[0, 0] * sxi + r[1, 0] * syi + r[2, 0] * szi)
+        gyr = tr * (r[0, 1] * sxr + r[1, 1] * syr + r[2, 1] * szr)
+        gyi = ti * (r[0, 1] * sxi + r[1, 1] * syi + r[2, 1] * szi)
+        gzr = tr * (r[0, 2] * sxr + r[1, 2] * syr + r[2, 2] * szr)
+        gzi = ti * (r[0, 2] * sxi + r[1, 2] * syi + r[2, 2] * szi)
         # Derivatives by the three rotations, a; those by the origin are i (angle k) times the model.
         a0r, a0i, a1r, a1i = q * gzr, q * gzi, -p * gzr, -p * gzi
         a2r, a2i = p * gyr - q * gxr, p * gyi - q * gxi

@@ -16,6 +16,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
+from cryoforum.dataset.rows import take
 from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import FrequencyPoints, to_fourier
@@ -45,10 +46,8 @@ class WhitenedImages:
     def within(self, radius: float) -> "WhitenedImages":
         """The same images up to ``radius`` cycles per box."""
         points = self.points.within(radius)
-        count = len(points.kx)
-        return WhitenedImages(
-            points, self.values[:, :count].contiguous(), self.transfer[:, :count].contiguous()
-        )
+        values, transfer = (of[:, : len(points.kx)].contiguous() for of in (self.values, self.transfer))
+        return WhitenedImages(points, values, transfer)
 
 
 def whiten(
@@ -63,8 +62,7 @@ def whiten(
     inverse_deviation = noise_power.rsqrt()
     transfer = scale * inverse_deviation
     if ctf is not None:
-        extent = points.box * pixel_size_angstrom
-        transfer = transfer * ctf_at(ctf, points.kx / extent, points.ky / extent)
+        transfer = transfer * ctf_at(ctf, *points.per_angstrom(pixel_size_angstrom))
     return WhitenedImages(points, points.values_of(to_fourier(images)) * inverse_deviation, transfer)
 
 
@@ -83,9 +81,7 @@ class Evaluation:
     information: Float[Tensor, "m 5 5"]
 
     def __getitem__(self, chosen: Tensor) -> "Evaluation":
-        return Evaluation(
-            self.cross[chosen], self.power[chosen], self.gradient[chosen], self.information[chosen]
-        )
+        return take(self, chosen)
 
     @property
     def gain(self) -> Float[Tensor, " m"]:
@@ -111,18 +107,8 @@ def evaluate(
     rotations = checked_rotations(transform, quaternions, images.points)
     from cryoforum.imaging.kernels import accumulate  # importing numba takes a second: only on first use
 
-    points = images.points
-    sums = accumulate(
-        transform,
-        points.kx,
-        points.ky,
-        points.box,
-        images.values,
-        images.transfer,
-        rows,
-        rotations,
-        origins_pixel.float(),
-    )
+    points, pairs = images.points, (rows, rotations, origins_pixel.float())
+    sums = accumulate(transform, points.kx, points.ky, points.box, images.values, images.transfer, *pairs)
     return _unpacked(sums)
 
 

@@ -1,14 +1,14 @@
 """How strong noise and signal are in the images: by shell, and by optics group."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-from cryoforum.dataset.particles import Particles, all_rows
+from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.fft import FrequencyPoints, frequency_points, to_fourier
@@ -64,24 +64,16 @@ class NoiseModel:
         groups = self.rows_of(particles)
         return (self.scale[groups] / self.power[groups].sqrt())[:, points.shell]
 
-    def whiten(
-        self, particles: Particles, rows: Int[Tensor, " m"], points: FrequencyPoints
-    ) -> WhitenedImages:
-        """The images of the given rows, divided by the deviation of their noise."""
-        chosen = particles.select(rows)
-        groups = self.rows_of(chosen)
-        return whiten(
-            chosen.images[torch.arange(len(rows))],
-            chosen.ctf,
-            particles.pixel_size_angstrom,
-            points,
-            self.power[groups][:, points.shell],
-            self.scale[groups][:, points.shell],
-        )
+    def whiten(self, particles: Particles, points: FrequencyPoints) -> WhitenedImages:
+        """The images of all particles, divided by the deviation of their noise."""
+        groups = self.rows_of(particles)
+        power, scale = (of[groups][:, points.shell] for of in (self.power, self.scale))
+        images = particles.images[torch.arange(len(particles))]
+        return whiten(images, particles.ctf, particles.pixel_size_angstrom, points, power, scale)
 
 
 def background_noise(
-    particles: Particles, rows: Int[Tensor, " m"], transform: Float[Tensor, "z y x 2"], highest_frequency: int
+    particles: Particles, transform: Float[Tensor, "z y x 2"], highest_frequency: int
 ) -> NoiseModel:
     """A first guess without poses: noise from around the particles, scale from the power above it.
 
@@ -90,15 +82,14 @@ def background_noise(
     box = particles.box
     points = frequency_points(box, box // 2 - 1)
     around = 1 - circular_mask(box, BACKGROUND_INNER, BACKGROUND_OUTER)
-    images = particles.images[rows]
+    images = particles.images[torch.arange(len(particles))]
     level = (images * around).sum((1, 2), keepdim=True) / around.sum()
     power = _powers(images, points)
     background = _powers((images - level) * around, points) / around.square().mean()
     background = background.maximum(LEAST_BACKGROUND * power)
     low = points.within(highest_frequency)
-    random = random_unitquat(len(rows), generator=torch.Generator().manual_seed(0))
-    flat = torch.ones(len(rows), len(low.kx))
-    bare = whiten(images, particles.select(rows).ctf, particles.pixel_size_angstrom, low, flat, flat)
+    random = random_unitquat(len(particles), generator=torch.Generator().manual_seed(0))
+    bare = _undivided(replace(particles, images=images), low)
     found = bare.values.abs().square().mean(0)
     signal = (bare.transfer * slices_at(transform, random, low)).abs().square().mean(0)
     above = (found - background[low.shell]).sum().clamp_min(0.01 * found.sum())
@@ -110,10 +101,9 @@ def background_noise(
 
 def measured_noise(
     particles: Particles,
-    rows: Int[Tensor, " m"],
     poses: Poses,
     transforms: Sequence[Float[Tensor, "_ _ _ 2"]],
-    which: Int[Tensor, " m"],
+    which: Int[Tensor, " n"],
     highest_frequency: int,
 ) -> NoiseModel:
     """Noise and scale from what projections at known poses leave of the images.
@@ -124,37 +114,32 @@ def measured_noise(
 
     Parameters
     ----------
-    rows : (m,) particles to use. poses : of these m.
-    transforms, which : `projection.cropped_transform` of one or two references, and the one (m,) of each.
+    particles, poses : n of them.
+    transforms, which : `projection.cropped_transform` of one or two references, and the one (n,) of each.
     """
-    box, shells = particles.box, particles.box // 2 + 1
+    count, box, shells = len(particles), particles.box, particles.box // 2 + 1
     points = frequency_points(box, box // 2 - 1)
     low = points.within(highest_frequency)
     # Points of the last shell in use that lie beyond the highest frequency belong with those above it.
     beyond = (points.radius > highest_frequency) & (points.shell <= highest_frequency)
     shell = points.shell + beyond.long()
-    labels = torch.zeros(len(rows), dtype=torch.long)
-    if particles.optics_groups is not None:
-        labels = particles.optics_groups[rows]
-    sums = torch.zeros(3, len(rows), shells, dtype=torch.float64)
-    for batch in all_rows(len(rows), 128):
-        flat = torch.ones(len(batch), len(points.kx))
-        chosen = particles.select(rows[batch])
-        images = chosen.images[torch.arange(len(batch))]
-        bare = whiten(images, chosen.ctf, particles.pixel_size_angstrom, points, flat, flat)
-        model = torch.zeros(len(batch), len(points.kx), dtype=torch.complex64)
+    sums = torch.zeros(3, count, shells, dtype=torch.float64)
+    for rows, batch in zip(all_rows(count, 128), loaded_batches(particles, 128), strict=True):
+        bare = _undivided(batch, points)
+        model = torch.zeros_like(bare.values)
         for at, transform in enumerate(transforms):
-            own = which[batch] == at
-            model[own, : len(low.kx)] = slices_at(transform, poses.quaternions[batch][own], low)
-        origins = poses.shifts_angstrom[batch] / particles.pixel_size_angstrom
+            own = which[rows] == at
+            model[own, : len(low.kx)] = slices_at(transform, poses.quaternions[rows][own], low)
+        origins = poses.shifts_angstrom[rows] / particles.pixel_size_angstrom
         model = bare.transfer * model * points.phases(origins)
         products = ((bare.values * model.conj()).real, model.abs().square(), bare.values.abs().square())
         for total, product in zip(sums, products, strict=True):
-            total[batch] = sum_by_shell(product, shell, shells).double()
+            total[rows] = sum_by_shell(product, shell, shells).double()
     counts = torch.bincount(shell, minlength=shells)
+    labels = torch.zeros(count).long() if particles.optics_groups is None else particles.optics_groups
     found, members = labels.unique(return_counts=True)
     groups = [int(g) for g, n in zip(found, members, strict=True) if n >= FEWEST_OF_A_GROUP]
-    chosen_rows = [torch.ones(len(rows), dtype=torch.bool), *(labels == group for group in groups)]
+    chosen_rows = [torch.ones(count, dtype=torch.bool), *(labels == group for group in groups)]
     power, explained, scale = zip(
         *(_regression(sums[:, own], counts * int(own.sum())) for own in chosen_rows), strict=True
     )
@@ -168,12 +153,15 @@ def explained_share(measured: NoiseModel, background: NoiseModel, highest_freque
     compact molecules share, do not count.
     """
     shells = slice(min(3, highest_frequency), highest_frequency + 1)
-    explained, left, noise = (
-        measured.signal[0, shells],
-        measured.power[0, shells],
-        background.power[0, shells],
-    )
-    return float(explained.sum() / (explained + left - noise).sum().clamp_min(1e-30))
+    explained, left = measured.signal[0, shells], measured.power[0, shells]
+    above = explained + left - background.power[0, shells]
+    return float(explained.sum() / above.sum().clamp_min(1e-30))
+
+
+def _undivided(particles: Particles, points: FrequencyPoints) -> WhitenedImages:
+    """The images as they are, with the CTF alone as their transfer."""
+    images, flat = particles.images[torch.arange(len(particles))], torch.ones(len(particles), len(points.kx))
+    return whiten(images, particles.ctf, particles.pixel_size_angstrom, points, flat, flat)
 
 
 def _regression(sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Complex, Float, Num
 from torch import Tensor
 
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.imaging.fft import FrequencyPoints, half_transform_points
 
@@ -108,10 +108,8 @@ def slices_at(
 def check_reach(transform: Num[Tensor, "z y x *c"], points: FrequencyPoints, height: float = 0.0) -> None:
     """InputError where ``points``, at a height above the central slice, go beyond a transform."""
     reach, highest = reach_of(transform), float(torch.hypot(points.radius.max(), torch.tensor(height)))
-    if highest > reach * (1 + 1e-6):
-        raise InputError(
-            f"expected frequencies up to the transform's {reach} cycles per box, found {highest:.1f}"
-        )
+    expected = f"frequencies up to the transform's {reach} cycles per box"
+    require(highest <= reach * (1 + 1e-6), expected, f"{highest:.1f}")
 
 
 def checked_rotations(

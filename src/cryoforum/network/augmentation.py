@@ -1,7 +1,7 @@
 """Random changes of training images."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from cryoforum.config import AugmentationConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
+from cryoforum.dataset.rows import take
 from cryoforum.geometry.rotations import compose, rotation_about_view_axis
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import to_fourier, to_real
@@ -38,8 +39,7 @@ class Changes:
     factors: Tensor | None
 
     def __getitem__(self, rows: Tensor) -> "Changes":
-        each = (getattr(self, entry.name) for entry in fields(self))
-        return Changes(*(None if values is None else values[rows] for values in each))
+        return take(self, rows)
 
 
 def draw_changes(
@@ -118,20 +118,6 @@ def changed_orientations(quaternions: Tensor, changes: Changes) -> Tensor:
     return turn_orientations(quaternions, changes.angles_rad, changes.mirrored)
 
 
-def augment(
-    images: Tensor,
-    quaternions: Tensor,
-    config: AugmentationConfig,
-    generator: torch.Generator,
-    ctf: CtfParameters | None = None,
-    pixel_size_angstrom: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Network inputs (b, m, m) changed at random, and their orientations (b, 4) (Cryo-forum, 3.2)."""
-    changes = draw_changes(len(images), images.shape[-1], config, generator, has_ctf=ctf is not None)
-    images = changed_images(images, changes, config, ctf, pixel_size_angstrom)
-    return images, changed_orientations(quaternions, changes)
-
-
 def with_defocus_error(
     images: Tensor, ctf: CtfParameters, change_angstrom: Tensor, pixel_size_angstrom: float
 ) -> Tensor:
@@ -161,9 +147,8 @@ def turn_and_shift(images: Tensor, angles_rad: Tensor, mirrored: Tensor, shifts_
     cosine, sine = torch.cos(angles_rad), torch.sin(angles_rad)
     flip = torch.where(mirrored, -1.0, 1.0)
     # Output position p reads the input at F Rz(-α) (p - shift); positions relative to pixel box // 2.
-    matrix = torch.stack(
-        [torch.stack([cosine, sine], -1), torch.stack([-sine * flip, cosine * flip], -1)], dim=1
-    )
+    rows = torch.stack([cosine, sine], -1), torch.stack([-sine * flip, cosine * flip], -1)
+    matrix = torch.stack(rows, dim=1)
     origin = torch.tensor([1 / box, 1 / box])  # pixel box // 2 in coordinates where edges are ±1
     moved = -(matrix @ (origin + 2 * shifts_pixel / box)[..., None])[..., 0] + origin
     theta = torch.cat([matrix, moved[..., None]], dim=-1).to(images)

@@ -8,18 +8,7 @@ from cryoforum.config import NetworkConfig
 from cryoforum.network.normalisation import BatchNorm
 
 # Kernel width, max-pooling after: the ten blocks of Cryo-forum, Supplementary Table 1.
-PAPER_BLOCKS = (
-    (7, True),
-    (5, True),
-    (3, False),
-    (3, True),
-    (3, False),
-    (3, True),
-    (3, False),
-    (3, True),
-    (3, False),
-    (3, True),
-)
+PAPER_BLOCKS = ((7, True), (5, True), *[(3, False), (3, True)] * 4)
 
 
 class PerElementPReLU(nn.Module):
@@ -94,13 +83,10 @@ class ResidualBlock(nn.Module):
             BatchNorm(width),
         )
         self.activation = activated(width, side)
-        self.shortcut = (
-            nn.Identity()
-            if stride == 1 and channels == width
-            else nn.Sequential(
-                nn.AvgPool2d(stride) if stride > 1 else nn.Identity(), nn.Conv2d(channels, width, 1)
-            )
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or channels != width:
+            smaller = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+            self.shortcut = nn.Sequential(smaller, nn.Conv2d(channels, width, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.activation(self.body(features) + self.shortcut(features))

@@ -67,10 +67,8 @@ class ExponentialFamilyHead:
         log_total = log_z_adaptive(self.polynomials, numbers, posterior, grid, features)
         return (self.features(rotations) @ numbers[..., None])[..., 0] - log_total[:, None]
 
-    def likelihood(
-        self, settings: TrainingConfig, generator: torch.Generator, compute: Compute
-    ) -> Likelihood:
-        grids = settings.grid_nside, settings.grid_count
+    def likelihood(self, config: TrainingConfig, generator: torch.Generator, compute: Compute) -> Likelihood:
+        grids = config.grid_nside, config.grid_count
         sampled = sampled_log_z(self.polynomials, *grids, generator, compute.device, compute.dtype)
 
         def mean(numbers: Tensor, truth: Tensor, step: int) -> Tensor:
@@ -117,9 +115,7 @@ class GridHead:
         nearest = self.features(rotations.flatten(0, 1)).view(rotations.shape[:2])
         return numbers.log_softmax(-1).gather(1, nearest) + math.log(self.size)
 
-    def likelihood(
-        self, settings: TrainingConfig, generator: torch.Generator, compute: Compute
-    ) -> Likelihood:
+    def likelihood(self, config: TrainingConfig, generator: torch.Generator, compute: Compute) -> Likelihood:
         """Cross-entropy with the truth spread over its nearest rotations, a normal of half the spacing."""
         deviation = math.radians(60 / self.nside) / 2
 

@@ -76,14 +76,12 @@ class Head(Protocol):
         """
         ...
 
-    def likelihood(
-        self, settings: TrainingConfig, generator: torch.Generator, compute: Compute
-    ) -> Likelihood:
+    def likelihood(self, config: TrainingConfig, generator: torch.Generator, compute: Compute) -> Likelihood:
         """The function that training by likelihood maximises.
 
         Parameters
         ----------
-        settings : TrainingConfig
+        config : TrainingConfig
             A density without a closed normalising constant takes it far from the truth over ``grid_count``
             turned copies, in turn, of the grid of ``grid_nside``; see `distributions.log_z_training`.
         generator : torch.Generator

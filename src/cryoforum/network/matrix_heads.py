@@ -58,9 +58,7 @@ class MatrixHead:
         """That of the one Bingham distribution, which knows of no equivalents."""
         return log_density(self.posterior(numbers), rotations) + LOG_AREA
 
-    def likelihood(
-        self, settings: TrainingConfig, generator: torch.Generator, compute: Compute
-    ) -> Likelihood:
+    def likelihood(self, config: TrainingConfig, generator: torch.Generator, compute: Compute) -> Likelihood:
         group = symmetry_group(self.symmetry)
 
         def exact(numbers: Tensor, truth: Tensor, step: int) -> Tensor:

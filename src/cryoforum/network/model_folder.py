@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cryoforum.config import Config, as_plain_dict, updated
+from cryoforum.config import Config, updated
 from cryoforum.dataset.split import read_split, write_split
 from cryoforum.errors import InputError
 from cryoforum.network.model import OrientationNetwork, TrainedModel
@@ -59,7 +59,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
         "device": model.compute.device.type,
         "precision": model.compute.precision,
         "intensity": None if model.intensity is None else asdict(model.intensity),
-        "config": as_plain_dict(model.config),
+        "config": asdict(model.config),
     }
     with replacing(folder / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")

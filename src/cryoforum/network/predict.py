@@ -13,7 +13,7 @@ from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.resampling import resampled
 from cryoforum.distributions.bingham import OrientationPosterior
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.network.augmentation import turn_and_shift, turn_orientations
 from cryoforum.network.heads import mean_posterior
 from cryoforum.network.model import TrainedModel
@@ -94,8 +94,7 @@ def _posterior_of_copies(
     model: TrainedModel, images: Tensor, tta: int, compute: Compute | None
 ) -> OrientationPosterior:
     """What the network says on average of images turned by quarters, of eight copies half are mirrored."""
-    if tta not in TTA_COPIES:
-        raise InputError(f"expected {', '.join(map(str, TTA_COPIES))} copies of each image, found {tta}")
+    require(tta in TTA_COPIES, f"{', '.join(map(str, TTA_COPIES))} copies of each image", tta)
     count = len(images)
     identity, nowhere = torch.tensor([[0.0, 0.0, 0.0, 1.0]]), torch.zeros(count, 2)
     numbers, turns = [], []

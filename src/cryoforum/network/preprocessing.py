@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cryoforum.config import PreprocessingConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
-from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
+from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.errors import InputError
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import crop_or_pad, to_fourier, to_real
@@ -93,9 +93,9 @@ def set_intensity(particles: Particles, config: PreprocessingConfig) -> Intensit
     chosen = particles.select(rows)
     mask = circular_mask(config.box, config.mask_inner, config.mask_outer)
     moments = []
-    for batch in all_rows(len(chosen), 256):
-        ctf = None if chosen.ctf is None else chosen.ctf[batch]
-        images = _flipped_and_resized(chosen.images[batch], ctf, particles.pixel_size_angstrom, config)
+    for batch in loaded_batches(chosen, 256):
+        images = batch.images[torch.arange(len(batch))]
+        images = _flipped_and_resized(images, batch.ctf, batch.pixel_size_angstrom, config)
         moments.append(torch.stack(_masked_moments(images, mask)).flatten(1))
     means, variances = torch.cat(moments, dim=1)
     deviation = (variances.mean() + means.var(correction=0)).sqrt().clamp_min(1e-12)

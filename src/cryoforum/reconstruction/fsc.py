@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.dataset.volumes import HalfMaps, Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.shells import shell_index, sum_by_shell
 
@@ -43,9 +43,7 @@ class FscCurve:
             {
                 "shell": shell,
                 "frequency_per_angstrom": frequency,
-                "resolution_angstrom": np.divide(
-                    1, frequency, out=np.full(len(shell), np.inf), where=shell > 0
-                ),
+                "resolution_angstrom": np.append(np.inf, 1 / frequency[1:]),
                 "fsc_unmasked": self.unmasked.numpy(),
                 "fsc_masked": self.masked.numpy(),
             }
@@ -76,12 +74,10 @@ def fourier_shell_correlation(first: Volume, second: Volume) -> Tensor:
 
     InputError where their boxes differ.
     """
-    if first.voxels.shape != second.voxels.shape:
-        raise InputError(
-            f"expected two maps of one box, found {tuple(first.voxels.shape)} and "
-            f"{tuple(second.voxels.shape)}; resample one of them"
-        )
-    box = first.voxels.shape[0]
+    shapes = tuple(first.voxels.shape), tuple(second.voxels.shape)
+    found = f"{shapes[0]} and {shapes[1]}; resample one of them"
+    require(shapes[0] == shapes[1], "two maps of one box", found)
+    box = len(first.voxels)
     a, b = (torch.fft.rfftn(volume.voxels.float()) for volume in (first, second))
     # Columns strictly between zero and Nyquist stand for their mates at -kx as well.
     column = torch.arange(box // 2 + 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import HalfMaps, Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, to_fourier
@@ -46,10 +46,8 @@ class ReconstructionConfig:
     symmetry: str = "C1"
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"expected a batch_size of 1 or more, found {self.batch_size}")
-        if not 0 < self.weight_floor <= 1:
-            raise InputError(f"expected a weight_floor in (0, 1], found {self.weight_floor}")
+        require(self.batch_size >= 1, "a batch_size of 1 or more", self.batch_size)
+        require(0 < self.weight_floor <= 1, "a weight_floor in (0, 1]", self.weight_floor)
         symmetry_group(self.symmetry)
 
 
@@ -126,8 +124,7 @@ def _weighted_slices(batch: Particles, poses: Poses, points: FrequencyPoints) ->
     values = points.values_of(to_fourier(images)) * points.phases(origins).conj()
     transfer = torch.ones(values.shape)
     if batch.ctf is not None:
-        extent = batch.box * batch.pixel_size_angstrom
-        transfer = ctf_at(batch.ctf, points.kx / extent, points.ky / extent)
+        transfer = ctf_at(batch.ctf, *points.per_angstrom(batch.pixel_size_angstrom))
     # A half transform holds column kx = 0 with its mates: each counts half.
     weighted = torch.where(points.kx == 0, 0.5, 1.0) * transfer
     return weighted * values, weighted * transfer
@@ -156,18 +153,14 @@ def inverted(data: Tensor, weight: Tensor, box: int, weight_floor: float) -> Ten
     Weights below ``weight_floor`` times the mean of their shell are raised to it.
     """
     size = PADDING * box
-    weight, data = _padded(hermitian_sum(weight), box), _padded(hermitian_sum(data), box)
+    # The part of a grid that is the half transform of the padded map.
+    weight, data = (hermitian_sum(grid)[:size, :size] for grid in (weight, data))
     # In place, on the copy that `hermitian_sum` made; as real numbers, which are faster to divide.
     torch.view_as_real(data).div_(weight.maximum(_weight_floor(weight, weight_floor))[..., None])
     transform = torch.fft.ifftshift(data, dim=(0, 1))
     padded = torch.fft.fftshift(torch.fft.irfftn(transform, s=(size,) * 3))
     kept = slice(size // 2 - box // 2, size // 2 - box // 2 + box)
     return padded[kept, kept, kept] / gridding_correction(box)
-
-
-def _padded(grid: Tensor, box: int) -> Tensor:
-    """The part of a grid that is the half transform of the padded map, (2 box, 2 box, box + 1)."""
-    return grid[: PADDING * box, : PADDING * box]
 
 
 def _weight_floor(weight: Tensor, share: float) -> Tensor:

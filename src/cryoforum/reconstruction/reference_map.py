@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.sampling import evenly_spaced_rows
 from cryoforum.dataset.volumes import HalfMaps, Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform
@@ -97,10 +98,8 @@ def reference_from_map(
     nyquist = len(volume.voxels) // 2
     highest = int(HIGHEST_OF_NYQUIST * nyquist)
     if resolution_angstrom is not None:
-        if not 0 < resolution_angstrom <= extent / 2:
-            raise InputError(
-                f"expected a resolution above 0 and at most {extent / 2:.0f} Å, found {resolution_angstrom}"
-            )
+        expected = f"a resolution above 0 and at most {extent / 2:.0f} Å"
+        require(0 < resolution_angstrom <= extent / 2, expected, resolution_angstrom)
         highest = min(round(extent / resolution_angstrom), nyquist - 1)
     return Reference(volume, None, highest, symmetry)
 
@@ -115,30 +114,21 @@ def masked_reference(reference: Reference, mask: Tensor) -> Reference:
     return replace(reference, full=masked(reference.full), halves=halves)
 
 
-def noise_of_halves(
-    reference: Reference, particles: Particles, rows: Tensor, half_sets: Tensor
-) -> NoiseModel:
+def noise_of_halves(reference: Reference, particles: Particles) -> NoiseModel:
     """Noise and scale of particles with known poses, each compared with the map of the other half.
 
-    That map holds none of the particle's own noise, which would pass for signal. ``half_sets`` (m,)
-    are 1 or 2, those of ``rows`` (m,).
+    That map holds none of the particle's own noise, which would pass for signal.
     """
-    if reference.halves is None or particles.poses is None:
-        raise InputError("expected half maps and particles with poses, found none")
+    poses, half_sets = particles.poses, particles.half_sets
+    if reference.halves is None or poses is None or half_sets is None:
+        raise InputError("expected half maps and particles with poses and half sets, found none")
     first, second = (cropped_transform(half.voxels, reference.highest_frequency) for half in reference.halves)
-    poses = particles.poses[rows]
-    return measured_noise(particles, rows, poses, (second, first), half_sets - 1, reference.highest_frequency)
+    return measured_noise(particles, poses, (second, first), half_sets - 1, reference.highest_frequency)
 
 
-def with_origin_reach(reference: Reference, poses: Poses) -> Reference:
-    """The same reference with how far the origins of its particles are off."""
-    reach = np.quantile(poses.shifts_angstrom.abs().amax(1).numpy(), 0.99)
-    return replace(reference, origin_reach_angstrom=float(reach))
-
-
-def with_noise(reference: Reference, noise: NoiseModel) -> Reference:
-    """The same reference with the noise of its particles."""
-    return replace(reference, noise=noise)
+def origin_reach_angstrom(poses: Poses) -> float:
+    """How far origins are off along x and y, but for one in a hundred."""
+    return float(np.quantile(poses.shifts_angstrom.abs().amax(1).numpy(), 0.99))
 
 
 def forget_reference(folder: Path) -> None:
@@ -154,14 +144,12 @@ def save_reference(reference: Reference, folder: Path) -> None:
         raise InputError("expected a reference made from particles, found a map from elsewhere")
     for volume, name in zip((reference.full, *reference.halves), (REFERENCE, *HALVES), strict=True):
         write_volume(volume, folder / name)
-    noise = reference.noise
+    noise, extent = reference.noise, len(reference.full.voxels) * reference.full.pixel_size_angstrom
     description = {
         "format": FORMAT,
         "symmetry": reference.symmetry,
         "highest_frequency": reference.highest_frequency,
-        "resolution_angstrom": len(reference.full.voxels)
-        * reference.full.pixel_size_angstrom
-        / reference.highest_frequency,
+        "resolution_angstrom": extent / reference.highest_frequency,
         "origin_reach_angstrom": reference.origin_reach_angstrom,
         "fsc": _rounded(reference.fsc),
         "optics_groups": list(noise.groups),
@@ -183,16 +171,12 @@ def load_reference(folder: Path) -> Reference | None:
         if description["format"] != FORMAT:
             raise InputError(f"its format is {description['format']!r}, not {FORMAT!r}")
         full, half1, half2 = (read_volume(folder / name) for name in (REFERENCE, *HALVES))
-        noise = NoiseModel(
-            tuple(description["optics_groups"]),
-            torch.tensor(description["noise_power"]),
-            torch.tensor(description["signal_power"]),
-            torch.tensor(description["signal_scale"]),
-        )
+        spectra = [torch.tensor(description[key]) for key in ("noise_power", "signal_power", "signal_scale")]
+        noise = NoiseModel(tuple(description["optics_groups"]), *spectra)
         if not full.voxels.shape == half1.voxels.shape == half2.voxels.shape:
             raise InputError("its three maps are not of one box")
         expected = (1 + len(noise.groups), len(full.voxels) // 2 + 1)
-        if any(values.shape != expected for values in (noise.power, noise.signal, noise.scale)):
+        if any(spectrum.shape != expected for spectrum in spectra):
             raise InputError(f"{DESCRIPTION} does not hold noise and signal of {expected[0]} x {expected[1]}")
         return Reference(
             full=full,
@@ -212,11 +196,11 @@ def load_reference(folder: Path) -> Reference | None:
     raise InputError(f"expected the reference written by 'cryoforum train' in {folder}: {reason}")
 
 
-def _rounded(values: Tensor) -> list[float] | list[list[float]]:
+def _rounded(values: Tensor) -> list[Any]:
     """Six digits of each number: as many as float32 has, and a file that can be read."""
-    if values.ndim == 1:
-        return [float(f"{value:.6g}") for value in values.tolist()]
-    return [[float(f"{value:.6g}") for value in row] for row in values.tolist()]
+    if values.ndim > 1:
+        return [_rounded(row) for row in values]
+    return [float(f"{value:.6g}") for value in values.tolist()]
 
 
 NOISE_SAMPLE = 1000  # training particles on which noise and signal scale are measured
@@ -234,9 +218,9 @@ def reference_from_particles(
     """
     if particles.poses is None:
         raise InputError("expected particles with poses to make a reference of, found none")
-    half_sets = checked_half_sets(particles)
-    config = ReconstructionConfig(symmetry=symmetry)
-    maps = reconstruct(replace(particles, half_sets=half_sets), config, progress=progress)
-    reference = with_origin_reach(reference_from_half_maps(maps, symmetry), particles.poses)
-    rows = evenly_spaced_rows(len(particles), NOISE_SAMPLE)
-    return with_noise(reference, noise_of_halves(reference, particles, rows, half_sets[rows]))
+    reach = origin_reach_angstrom(particles.poses)
+    particles = replace(particles, half_sets=checked_half_sets(particles))
+    maps = reconstruct(particles, ReconstructionConfig(symmetry=symmetry), progress=progress)
+    reference = reference_from_half_maps(maps, symmetry)
+    sample = particles.select(evenly_spaced_rows(len(particles), NOISE_SAMPLE))
+    return replace(reference, noise=noise_of_halves(reference, sample), origin_reach_angstrom=reach)

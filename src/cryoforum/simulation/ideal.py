@@ -13,7 +13,7 @@ from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.rotations import compose, random_unitquat
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.ctf import ctf_2d
@@ -31,10 +31,9 @@ def simulate(volume: Volume, config: SimulationConfig) -> Particles:
     """
     _check(volume, config)
     generator = torch.Generator().manual_seed(config.seed)
-    poses = Poses(
-        _orientations(config, generator),
-        _shifts_pixel(config, generator) * volume.pixel_size_angstrom,
-    )
+    quaternions = _orientations(config, generator)
+    shifts_pixel = (2 * torch.rand(config.count, 2, generator=generator) - 1) * config.max_shift_pixel
+    poses = Poses(quaternions, shifts_pixel * volume.pixel_size_angstrom)
     ctf = _optics(config, generator)
     grid = ImageGrid(len(volume.voxels), volume.pixel_size_angstrom)
     clean = SimulatedImages(cropped_transform(volume.voxels), grid, poses, ctf, 1.0, None)
@@ -89,23 +88,14 @@ def white_noise(seed: int, row: int, box: int) -> Float[Tensor, "box box"]:
 
 
 def _check(volume: Volume, config: SimulationConfig) -> None:
-    if volume.voxels.shape[0] % 2 or volume.voxels.shape[0] < 8:
-        raise InputError(f"expected an even box of 8 px or more, found {volume.voxels.shape[0]}")
-    if not 0 <= config.seed < 2**32:
-        raise InputError(f"expected a seed of 0 to 2³² - 1, found {config.seed}")
-    if config.count < 1:
-        raise InputError(f"expected at least 1 particle, found --n {config.count}")
-    if not 0 < config.snr < math.inf:
-        raise InputError(f"expected a signal-to-noise ratio above 0, found --snr {config.snr}")
-    numbers = {name: value for name, value in asdict(config).items() if isinstance(value, float)}
-    for name, value in numbers.items():
-        if not math.isfinite(value):
-            raise InputError(f"expected a finite {name}, found {value}")
-    if not 0 <= config.min_defocus_angstrom <= config.max_defocus_angstrom:
-        raise InputError(
-            "expected 0 <= smallest defocus <= largest defocus, found "
-            f"{config.min_defocus_angstrom} and {config.max_defocus_angstrom} Å"
-        )
+    box, least, most = len(volume.voxels), config.min_defocus_angstrom, config.max_defocus_angstrom
+    require(box % 2 == 0 and box >= 8, "an even box of 8 px or more", box)
+    require(0 <= config.seed < 2**32, "a seed of 0 to 2³² - 1", config.seed)
+    require(config.count >= 1, "at least 1 particle", f"--n {config.count}")
+    require(0 < config.snr < math.inf, "a signal-to-noise ratio above 0", f"--snr {config.snr}")
+    for name, value in asdict(config).items():
+        require(not isinstance(value, float) or math.isfinite(value), f"a finite {name}", value)
+    require(0 <= least <= most, "0 <= smallest defocus <= largest defocus", f"{least} and {most} Å")
 
 
 def _orientations(config: SimulationConfig, generator: torch.Generator) -> Tensor:
@@ -118,10 +108,6 @@ def _orientations(config: SimulationConfig, generator: torch.Generator) -> Tenso
     chosen = grid[torch.randperm(len(grid), generator=generator)[: config.count]]
     # One random turn of the whole grid, as RELION perturbs its own, so that no set sees poles twice.
     return compose(random_unitquat(1, generator=generator), chosen)
-
-
-def _shifts_pixel(config: SimulationConfig, generator: torch.Generator) -> Tensor:
-    return (2 * torch.rand(config.count, 2, generator=generator) - 1) * config.max_shift_pixel
 
 
 def _optics(config: SimulationConfig, generator: torch.Generator) -> CtfParameters:

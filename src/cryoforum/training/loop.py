@@ -3,12 +3,12 @@
 import hashlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cryoforum.choices import SCHEDULES
-from cryoforum.config import Config, as_plain_dict
+from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, part_of_each
 from cryoforum.errors import InputError
@@ -94,11 +94,9 @@ def train(
     refuse_different((made_with, str(options.state_path)))
     data = training_data(particles, config, split, compute, reference=reference, reporter=reporter)
     trainer = Trainer(config, data, compute, options.seed)
-    history = trainer.history
     if options.resume:
         trainer.load_state_dict(_resumable_state(options.state_path, made_with))
-        history = trainer.history
-    schedule = SCHEDULES.chosen(settings.schedule)
+    history, schedule = trainer.history, SCHEDULES.chosen(settings.schedule)
     start = time.monotonic() - history.seconds
     saved = time.monotonic()
     while True:
@@ -168,7 +166,7 @@ def _fingerprint(
     for values in known:
         digest.update(values.numpy().tobytes())
     return {
-        "config": as_plain_dict(config),
+        "config": asdict(config),
         "seed": options.seed,
         "max_minutes": options.max_minutes,
         "device": compute.device.type,

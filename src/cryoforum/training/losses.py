@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cryoforum.choices import AUXILIARIES, LOSSES
+from cryoforum.choices import AUXILIARIES
 from cryoforum.config import Config
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.network.heads import head_of
@@ -16,20 +16,8 @@ from cryoforum.runtime.distributed import gathered, own_share
 # Of several processes each gives the numbers of its own share of the images, and all else of the whole batch;
 # the mean of their losses is that of the batch.
 Loss = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
-
-
-def loss_function(config: Config, generator: torch.Generator, compute: Compute) -> Loss:
-    """The loss that ``config.training.loss`` names.
-
-    Parameters
-    ----------
-    config : Config
-    generator : torch.Generator
-        For what a loss draws once, such as turned grids.
-    compute : Compute
-        Where the numbers will be, and in which format large tables may be.
-    """
-    return LOSSES.chosen(config.training.loss)(config, generator, compute)
+# What makes one takes the configuration, a generator for what is drawn once, such as turned grids, and where
+# the numbers will be and in which format large tables may be.
 
 
 def likelihood_loss(config: Config, generator: torch.Generator, compute: Compute) -> Loss:

@@ -8,7 +8,7 @@ import torch
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import refuse_different
@@ -45,8 +45,7 @@ class RangeTestOptions:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise InputError(f"expected 2 steps or more, found {self.steps}")
+        require(self.steps >= 2, "2 steps or more", self.steps)
 
 
 def learning_rate_range(
@@ -106,11 +105,9 @@ def suggested_rate(found: list[tuple[float, float]]) -> float:
     InputError
         Where it has fewer than `FEWEST_RATES` steps.
     """
-    if len(found) < FEWEST_RATES:
-        raise InputError(
-            f"expected {FEWEST_RATES} steps or more to choose a rate from, found {len(found)} before "
-            "training diverged; start at a lower rate"
-        )
+    expected = f"{FEWEST_RATES} steps or more to choose a rate from"
+    fewer = f"{len(found)} before training diverged; start at a lower rate"
+    require(len(found) >= FEWEST_RATES, expected, fewer)
     losses = torch.tensor([loss for _, loss in found])
     smooth = losses.unfold(0, SMOOTHED_RATES, 1).median(dim=-1).values
     return found[int(smooth.argmin()) + SMOOTHED_RATES // 2][0] / 10

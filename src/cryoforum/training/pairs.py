@@ -31,10 +31,11 @@ def uniform_pairs(quaternions: Tensor, group: Tensor, count: int, generator: tor
     return random_pairs(len(quaternions), count, generator)
 
 
-def stratified_pairs(
-    quaternions: Tensor, group: Tensor, count: int, generator: torch.Generator, bins: int = DISTANCE_BINS
-) -> Tensor:
-    """Pairs of particles with as many in each of several equal ranges of distance.
+def stratified_pairs(quaternions: Tensor, group: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Pairs of particles with as many in each of `DISTANCE_BINS` equal ranges of distance.
+
+    Ranges go from 0 to the largest distance among some thousand pairs. Where one is empty, pairs at random
+    take its place.
 
     Parameters
     ----------
@@ -45,9 +46,6 @@ def stratified_pairs(
     count : int
         How many pairs.
     generator : torch.Generator
-    bins : int
-        Ranges of distance, from 0 to the largest among some thousand pairs. Where one is empty, pairs at
-        random take its place.
 
     Returns
     -------
@@ -55,15 +53,15 @@ def stratified_pairs(
         Rows (2, count).
     """
     kept: list[Tensor] = []
-    missing = torch.full((bins,), count // bins)
-    missing[torch.randperm(bins, generator=generator)[: count % bins]] += 1
+    missing = torch.full((DISTANCE_BINS,), count // DISTANCE_BINS)
+    missing[torch.randperm(DISTANCE_BINS, generator=generator)[: count % DISTANCE_BINS]] += 1
     reach = 0.0
     for _ in range(_ROUNDS):
         candidates = random_pairs(len(quaternions), max(_CANDIDATES * count, 4096), generator)
         distance = symmetric_distance(quaternions[candidates[0]], quaternions[candidates[1]], group)
         reach = reach or max(float(distance.max()), 1e-6)
-        place = (distance / reach * bins).long().clamp_max(bins - 1)
-        for one in range(bins):
+        place = (distance / reach * DISTANCE_BINS).long().clamp_max(DISTANCE_BINS - 1)
+        for one in range(DISTANCE_BINS):
             found = candidates[:, place == one][:, : missing[one]]
             kept.append(found)
             missing[one] -= found.shape[1]

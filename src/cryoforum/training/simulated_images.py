@@ -90,8 +90,8 @@ class ImageSimulator:
         signal = signal * self.signal_scale[noise_rows].to(device)
         ctf = self.particles.ctf
         if ctf is not None:
-            extent = self.particles.box * self.particles.pixel_size_angstrom
-            transfer = ctf_at(ctf[rows], self.points.kx / extent, self.points.ky / extent).to(device)
+            frequencies = self.points.per_angstrom(self.particles.pixel_size_angstrom)
+            transfer = ctf_at(ctf[rows], *frequencies).to(device)
             signal = signal * (transfer.abs() if self.config.phase_flip else transfer)
         poses = self.particles.poses
         if poses is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cryoforum.choices import LOSSES
 from cryoforum.config import Config
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
@@ -23,10 +24,11 @@ from cryoforum.runtime.random_streams import RandomStream
 from cryoforum.training.batches import Batch, BatchSource
 from cryoforum.training.data import TrainingData
 from cryoforum.training.history import TrainingHistory
-from cryoforum.training.losses import l2_penalty, loss_function
+from cryoforum.training.losses import Loss, l2_penalty
 
 GRADIENT_NORM_LIMIT = 5.0
 VALIDATION_BATCH_SIZE = 256
+STATEFUL = ("network", "optimizer", "batches", "random_stream")  # parts of a trainer, besides its history
 
 
 class Diverged(InputError):
@@ -60,7 +62,7 @@ class Trainer:
     def __init__(self, config: Config, data: TrainingData, compute: Compute, seed: int) -> None:
         self.config, self.compute, self.data, self.seed = config, compute, data, seed
         generator = torch.Generator().manual_seed(seed)
-        self.loss = loss_function(config, generator, compute)
+        self.loss: Loss = LOSSES.chosen(config.training.loss)(config, generator, compute)
         self.batches = BatchSource(data.particles, config, data.simulator, generator, compute.device)
         self.random_stream = RandomStream(seed, compute.device)
         with self.random_stream.drawn_from():
@@ -129,20 +131,13 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values that `load_state_dict` needs to go on."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "batches": self.batches.state_dict(),
-            "random_stream": self.random_stream.state_dict(),
-            "history": dict(vars(self.history)),
-        }
+        states = {name: getattr(self, name).state_dict() for name in STATEFUL}
+        return {**states, "history": dict(vars(self.history))}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where another trainer of the same configuration and particles was."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.batches.load_state_dict(state["batches"])
-        self.random_stream.load_state_dict(state["random_stream"])
+        for name in STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
         self.history = TrainingHistory(**state["history"])
         self._give_each_process_its_own_dropout()
 
