@@ -8,7 +8,7 @@ from typing import Any
 
 from cryoforum.commands.predict import hash_of_model
 from cryoforum.errors import InputError
-from cryoforum.storage.files import is_leftover, replacing
+from cryoforum.storage.files import is_leftover, write_json
 
 FORMAT = "cryo-forum watch 1"
 JOB, LOCK, PREDICTED = "watch.json", "watch.lock", "predicted"
@@ -103,5 +103,4 @@ def read_job(out: Path) -> dict[str, Any]:
 
 def write_job(out: Path, job: dict[str, Any]) -> None:
     """Write the job down, atomically."""
-    with replacing(Path(out) / JOB) as temporary:
-        temporary.write_text(json.dumps(job, indent=2) + "\n")
+    write_json(Path(out) / JOB, job)
