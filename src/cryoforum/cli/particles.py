@@ -30,19 +30,18 @@ def check(
     Ends with "ready", with the problems and their fixes (exit code 1), or with "cannot tell".
     """
     with running():
-        from cryoforum.commands.check.check import Reference, check_files
+        from cryoforum.commands.check.check import check_files
         from cryoforum.commands.check.page import write_check
+        from cryoforum.commands.reference_maps import ReferenceMap
         from cryoforum.errors import InputError
-        from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
+        from cryoforum.storage.files import check_output
 
-        if out is not None:
-            refuse_to_overwrite(out, overwrite)
-            require_folder_of(out)
-            if out.suffix not in (".html", ".png"):
-                raise InputError(f"expected --out PAGE.html or PICTURES.png, found {out}")
+        check_output(out, overwrite)
+        if out is not None and out.suffix not in (".html", ".png"):
+            raise InputError(f"expected --out PAGE.html or PICTURES.png, found {out}")
         if reference is None and map_pixel_size is not None:
             raise InputError("expected --map-pixel-size with --reference; leave it out, or give the map")
-        given = None if reference is None else Reference(reference, map_pixel_size)
+        given = None if reference is None else ReferenceMap(reference, map_pixel_size)
         result = check_files(particles, root, symmetry, given)
         show_check(result)
         if out is not None:

@@ -99,7 +99,7 @@ def study(
             if particles is None
             else runs_on(particles, symmetry, scale, seeds)
         )
-        run_all(runs, out, (1, 1) if shard is None else parsed_shard(shard), reporter)
+        run_all(runs, out, parsed_shard(shard), reporter)
         write_pages(out)
         typer.echo(f"tables and figures: {out / 'study.html'}")
 
