@@ -125,11 +125,7 @@ _COMMANDS: dict[str, Callable[[ExternalJob, str], list[str]]] = {
 
 def _spelled(options: Sequence[str]) -> list[str]:
     """Labels written as RELION's own, --max_minutes, in our spelling; what follows = stays."""
-    parts = [word.partition("=") for word in options]
-    return [
-        name.replace("_", "-") + sign + value if name.startswith("--") else name + sign + value
-        for name, sign, value in parts
-    ]
+    return [re.sub("^--[^=]*", lambda label: label[0].replace("_", "-"), word) for word in options]
 
 
 def write_output_nodes(job: ExternalJob) -> None:
