@@ -47,12 +47,11 @@ def report(
     with running():
         from cryoforum.errors import InputError
         from cryoforum.report.page import write_report
-        from cryoforum.storage.files import refuse_to_overwrite
+        from cryoforum.storage.files import check_output
 
         if not folder.is_dir():
             raise InputError(f"expected a folder of results at {folder}, found none")
+        check_output(out, overwrite)
         output = out or folder / "report.html"
-        if out is not None:
-            refuse_to_overwrite(out, overwrite)
         write_report(folder, output, root)
         typer.echo(f"report in {output}")

@@ -17,7 +17,7 @@ from cryoforum.io.particle_files import (
     refuse_unwritable,
     write_particle_file,
 )
-from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
+from cryoforum.storage.files import check_output
 
 STATISTICS = {
     "error": EXPECTED_ERROR,
@@ -66,8 +66,7 @@ def filter_particles(request: FilterRequest) -> tuple[int, int]:
     """Write the surest particles, and the others where asked for; how many were kept and dropped."""
     outputs = [Path(path) for path in (request.out, request.dropped_out) if path is not None]
     for path in outputs:
-        refuse_to_overwrite(path, request.overwrite)
-        require_folder_of(path)
+        check_output(path, request.overwrite)
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise InputError(f"expected two files to write to, found {request.out} for both --out and --drop-out")
     table = read_particle_file(request.predictions)

@@ -13,7 +13,7 @@ from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.runtime.distributed import is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.csv_tables import write_csv
-from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
+from cryoforum.storage.files import check_output
 from cryoforum.training.lr_finder import FEWEST_RATES, RangeTestOptions, learning_rate_range, suggested_rate
 
 
@@ -47,9 +47,7 @@ class FindRateRequest:
 
 def find_rate(request: FindRateRequest, reporter: Reporter = SILENT) -> float:
     """The largest learning rate that a range test on the particles suggests."""
-    if request.out is not None:
-        refuse_to_overwrite(request.out, request.overwrite)
-        require_folder_of(request.out)
+    check_output(request.out, request.overwrite)
     wait_for_all()
     particle_set = load_particle_set(request.particles, request.root)
     checked_poses(particle_set, "to learn from")

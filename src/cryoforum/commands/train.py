@@ -28,7 +28,7 @@ from cryoforum.reconstruction.reference_map import (
 from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
-from cryoforum.storage.files import is_leftover
+from cryoforum.storage.files import remove_leftovers_in
 from cryoforum.training import loop
 from cryoforum.training.calibration import calibrated
 
@@ -195,8 +195,7 @@ def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -
     if reference is not None:
         save_reference(reference, out)
     (out / STATE).unlink(missing_ok=True)
-    for leftover in filter(is_leftover, out.iterdir()):
-        leftover.unlink()
+    remove_leftovers_in(out)
 
 
 def is_unfinished(folder: Path) -> bool:
