@@ -6,24 +6,24 @@ from typing import Annotated
 import typer
 
 from cryoforum.choices import Orientations, RelionDialect
+from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.options import MapPixelSize, Out, Overwrite, Particles, Root, Symmetry
 from cryoforum.cli.terminal import counted, running, show_check
 
 
 @app.command(epilog="Example: cryoforum check refined.star --out check.html")
 def check(
-    particles: Particles,
+    particles: options.Particles,
     reference: Annotated[
         str | None, typer.Option(help="Map of the molecule, to tell the hand and the pixel size by.")
     ] = None,
-    map_pixel_size: MapPixelSize = None,
-    symmetry: Symmetry = "C1",
+    map_pixel_size: options.MapPixelSize = None,
+    symmetry: options.Symmetry = "C1",
     out: Annotated[
         Path | None, typer.Option(help="Picture page (.html), or the pictures alone (.png).")
     ] = None,
-    root: Root = None,
-    overwrite: Overwrite = False,
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Say what was understood of a file, and whether its images bear it out: units, signs, CTF, contrast.
 
@@ -51,12 +51,12 @@ def check(
 
 @app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
 def simulate(
-    out: Out,
+    out: options.Out,
     structure: Annotated[str, typer.Option(help="4v5d, 6z6u, a PDB/mmCIF file or an MRC map.")] = "4v5d",
     n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
     box: Annotated[int, typer.Option(help="Image width in pixels.")] = 128,
     pixel_size: Annotated[float, typer.Option(help="Å per pixel.")] = 2.8,
-    map_pixel_size: MapPixelSize = None,
+    map_pixel_size: options.MapPixelSize = None,
     snr: Annotated[float, typer.Option(help="var(signal) / var(noise) over the whole image.")] = 0.1,
     orientations: Annotated[
         Orientations, typer.Option(help="At random, or on a HEALPix-based uniform grid.")
@@ -67,7 +67,7 @@ def simulate(
     ] = (10_000, 30_000),
     astigmatism: Annotated[float, typer.Option(help="Largest defocus U - V, Å.")] = 500.0,
     seed: int = 0,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Make particles of a known structure: particles.star (with true poses) and particles.mrcs."""
     with running() as reporter:
@@ -95,7 +95,7 @@ def convert(
         list[Path],
         typer.Argument(metavar="PARTICLES", help="A .star file; or a .cs file, and its passthrough files."),
     ],
-    out: Out,
+    out: options.Out,
     relion: Annotated[
         RelionDialect | None, typer.Option(help="Dialect of a .star file; default: 3.1.")
     ] = None,
@@ -113,8 +113,8 @@ def convert(
             "of the micrographs, stay as they are.",
         ),
     ] = 1.0,
-    root: Root = None,
-    overwrite: Overwrite = False,
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Turn a particle file of cryoSPARC into one of RELION, back, or RELION 3.0 into 3.1 and back.
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cryoforum.choices import StudyName, StudyScale
+from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.options import Out, Overwrite, Preset, Root, Symmetry
 from cryoforum.cli.terminal import counted, running, show_demo
 
 
@@ -18,7 +18,7 @@ def watch(
         Path, typer.Argument(metavar="FOLDER", help="Where particle files appear, at any depth.")
     ],
     model: Annotated[Path, typer.Option(help="Folder written by train.")],
-    out: Out,
+    out: options.Out,
     pattern: Annotated[str, typer.Option(help="Which files are particle files.")] = "*.star",
     keep: Annotated[
         float, typer.Option(help="Share of the first 1000 particles whose expected errors set the threshold.")
@@ -33,7 +33,7 @@ def watch(
         float | None, typer.Option(help="End when nothing new came for so many seconds.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Process what is there, and end.")] = False,
-    root: Root = None,
+    root: options.Root = None,
     refine: Annotated[
         bool | None,
         typer.Option("--refine/--no-refine", help="As of predict; default: where the model has a reference."),
@@ -61,7 +61,7 @@ def watch(
 @app.command(epilog="Example: cryoforum study table1 --scale cpu --seeds 3 --out study")
 def study(
     name: Annotated[StudyName, typer.Argument(metavar="STUDY", help="table1, snr, symmetry, real or all.")],
-    out: Out,
+    out: options.Out,
     scale: Annotated[
         StudyScale, typer.Option(help="Reduced for a CPU, or the paper's protocol, for a GPU.")
     ] = "cpu",
@@ -74,7 +74,7 @@ def study(
         Path | None,
         typer.Option(metavar="STAR", help="With study real: a refinement of your own, not simulated sets."),
     ] = None,
-    symmetry: Symmetry = "C1",
+    symmetry: options.Symmetry = "C1",
 ) -> None:
     """Run the paper's comparisons over several seeds and write its tables and figures.
 
@@ -106,12 +106,12 @@ def study(
 
 @app.command(epilog="Example: cryoforum demo --out demo")
 def demo(
-    out: Out = Path("demo"),
+    out: options.Out = Path("demo"),
     n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
-    preset: Preset = "small",
+    preset: options.Preset = "small",
     max_minutes: Annotated[float, typer.Option(help="Time to train.")] = 6.0,
     seed: int = 0,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """All steps in a row on the package's 70S ribosome, ending with report.html.
 

@@ -1,11 +1,12 @@
 """What the command line shows: messages, progress bars, tables, the one line of an error."""
 
 import logging
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,8 @@ def running(each_message_once: bool = False, interrupted: str = INTERRUPTED) -> 
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
     try:
-        with _messages_shown(each_message_once), _reporter() as reporter:
-            yield reporter
+        with _messages_shown(each_message_once), closing(_Bars()) as bars:
+            yield bars if _speaks() else Reporter()
     except (InputError, OSError, MemoryError) as error:
         if _tracebacks:
             raise
@@ -164,7 +165,7 @@ class _Bars(Reporter):
             self._training.stop()
             self._training = None
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Leave the terminal as it was."""
         for progress in self._running:
             progress.stop()
@@ -174,18 +175,6 @@ class _Bars(Reporter):
         progress.start()
         self._running.append(progress)
         return progress
-
-
-@contextmanager
-def _reporter() -> Iterator[Reporter]:
-    if not _speaks():
-        yield Reporter()
-        return
-    bars = _Bars()
-    try:
-        yield bars
-    finally:
-        bars.stop()
 
 
 def tell(line: str) -> None:
@@ -200,18 +189,19 @@ def say(line: str) -> None:
         typer.echo(line)
 
 
-def say_what_was_written(summary: "PoseSummary", out: Path, folder: Path, root: Path | None) -> None:
+def say_what_was_written(
+    summary: "PoseSummary", out: Path, particles: Sequence[Path], root: Path | None
+) -> None:
     """How many poses are where, and how good they should be; of several processes the first says it."""
+    from cryoforum.io.image_paths import common_folder
+
     if not _speaks():
         return
     typer.echo(f"{counted(summary.count, 'pose')} in {out}")
-    expected, bound = summary.expected_error_deg, summary.bound_deg
-    words = [] if expected is None else [f"expected error {expected:.2f}°"]
-    words += [] if bound is None else [f"Cramér-Rao bound {bound:.2f}°"]
+    bound = "" if summary.bound_deg is None else f", Cramér-Rao bound {summary.bound_deg:.2f}°"
     weak = "" if summary.weak is None else f"; {counted(summary.weak, 'image')} without signal"
-    if words:
-        typer.echo(f"{', '.join(words)} (medians){weak}")
-    hint_at_root(out, folder, root)
+    typer.echo(f"expected error {summary.expected_error_deg:.2f}°{bound} (medians){weak}")
+    hint_at_root(out, common_folder(particles), root)
 
 
 def counted(count: int, noun: str) -> str:
@@ -322,5 +312,5 @@ def angle(radians: float) -> str:
 
 
 def _compact_angle(radians: float) -> str:
-    degrees = radians * 57.29577951
+    degrees = math.degrees(radians)
     return f"{radians:.4f} ({degrees:.{1 if degrees >= 1 else 2}f}°)"
