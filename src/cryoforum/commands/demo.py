@@ -24,7 +24,7 @@ from cryoforum.dataset.columns import CRAMER_RAO_BOUND
 from cryoforum.dataset.particle_table import number_column, select_rows
 from cryoforum.dataset.pose_errors import ErrorSummary
 from cryoforum.dataset.split import split_rows
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.report.page import write_report
@@ -87,8 +87,7 @@ class DemoRequest:
 def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
     """Simulate, train, predict the test part with and without refinement, filter, make four maps, report."""
     config, count = preset(request.preset), request.count
-    if not request.max_minutes > 0:
-        raise InputError(f"expected --max-minutes above 0, found {request.max_minutes}")
+    require(request.max_minutes > 0, "--max-minutes above 0", request.max_minutes)
     split_rows(count)  # too few particles are refused before anything is made or replaced
     out = new_folder(request.out, request.overwrite, RESULTS)
     particles = [out / "particles.star"]

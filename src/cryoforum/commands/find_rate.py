@@ -8,7 +8,7 @@ from cryoforum.choices import Precision
 from cryoforum.commands.train import reference_and_config
 from cryoforum.config import Config
 from cryoforum.dataset.split import chosen_split
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.runtime.distributed import is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
@@ -41,8 +41,7 @@ class FindRateRequest:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        if self.steps < FEWEST_RATES:
-            raise InputError(f"expected --steps of {FEWEST_RATES} or more, found {self.steps}")
+        require(self.steps >= FEWEST_RATES, f"--steps of {FEWEST_RATES} or more", self.steps)
 
 
 def find_rate(request: FindRateRequest, reporter: Reporter = SILENT) -> float:

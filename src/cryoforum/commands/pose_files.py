@@ -21,7 +21,7 @@ from cryoforum.alignment.map_aligner import SCALE_RANGE
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, SIGNAL_SCALE
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import ParticleTable
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.particle_files import write_particle_file
 from cryoforum.io.predictions import prediction_columns, with_predictions
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
@@ -59,8 +59,7 @@ class PoseOutput:
     scratch: Scratch = NO_SCRATCH
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"expected --batch-size of 1 or more, found {self.batch_size}")
+        require(self.batch_size >= 1, "--batch-size of 1 or more", self.batch_size)
         parsed_shard(self.shard)
 
     def check(self, inputs: Sequence[Path] = ()) -> None:

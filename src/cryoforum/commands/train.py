@@ -13,7 +13,7 @@ from cryoforum.config import Config
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, chosen_split
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
@@ -85,8 +85,8 @@ class TrainRequest:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise InputError(f"expected --max-minutes above 0, found {self.max_minutes}")
+        minutes = self.max_minutes
+        require(minutes is None or minutes > 0, "--max-minutes above 0", minutes)
 
 
 def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedModel, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoforum.commands.predict import hash_of_model
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.storage.files import is_leftover, write_json
 
 FORMAT = "cryo-forum watch 1"
@@ -40,16 +40,13 @@ class WatchRequest:
     def __post_init__(self) -> None:
         if not Path(self.folder).is_dir():
             raise InputError(f"expected a folder to watch, found none at {self.folder}")
-        if not 0 < self.keep <= 1:
-            raise InputError(f"expected --keep above 0 and at most 1, found {self.keep}")
-        if self.max_error_deg is not None and not self.max_error_deg > 0:
-            raise InputError(f"expected --max-error above 0 degrees, found {self.max_error_deg}")
-        if not 0 < self.every_seconds < math.inf:
-            raise InputError(f"expected --every above 0 seconds, found {self.every_seconds}")
-        if self.once and self.until_idle_seconds is not None:
-            raise InputError("expected --once or --until-idle, found both")
-        if self.pattern.startswith("/") or not self.pattern:
-            raise InputError(f"expected --pattern as '*.star', found '{self.pattern}'")
+        error, seconds = self.max_error_deg, self.every_seconds
+        require(0 < self.keep <= 1, "--keep above 0 and at most 1", self.keep)
+        require(error is None or error > 0, "--max-error above 0 degrees", error)
+        require(0 < seconds < math.inf, "--every above 0 seconds", seconds)
+        require(not self.once or self.until_idle_seconds is None, "--once or --until-idle", "both")
+        is_relative = bool(self.pattern) and not self.pattern.startswith("/")
+        require(is_relative, "--pattern as '*.star'", f"'{self.pattern}'")
 
 
 def prepare_folder(request: WatchRequest) -> None:
