@@ -274,9 +274,8 @@ def show_check(check: "Check") -> None:
     for what, understood in check.inventory:
         table.add_row(Text(what), Text(understood))
     Console(width=_width()).print(table)
-    findings = check.findings
-    if findings is not None:
-        _show_alternatives(findings.alternatives)
+    if check.findings is not None:
+        _show_alternatives(check.findings.alternatives)
     if check.comparison is not None:
         hands = check.comparison.correlation, check.comparison.mirrored_correlation
         typer.echo(f"correlation with the reference: {hands[0]:.3f}; of the other hand: {hands[1]:.3f}")

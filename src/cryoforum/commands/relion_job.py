@@ -8,7 +8,7 @@ that says how it ended, and a table of the files that later jobs may take as inp
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,11 +116,7 @@ def _filter(job: ExternalJob, particles: str) -> list[str]:
     return ["filter", particles, *out, "--overwrite"]
 
 
-_COMMANDS: dict[str, Callable[[ExternalJob, str], list[str]]] = {
-    "train": _train,
-    "predict": _predict,
-    "filter": _filter,
-}
+_COMMANDS = {"train": _train, "predict": _predict, "filter": _filter}
 
 
 def _spelled(options: Sequence[str]) -> list[str]:
@@ -130,14 +126,9 @@ def _spelled(options: Sequence[str]) -> list[str]:
 
 def write_output_nodes(job: ExternalJob) -> None:
     """The table of results, for RELION 3.1 (types as numbers) and 4 or 5 (labels) alike."""
-    results = job.results
-    table = pd.DataFrame(
-        {
-            "rlnPipeLineNodeName": [_name_in_project(path) for path, _ in results],
-            "rlnPipeLineNodeType": [str(kind.number) for _, kind in results],
-            "rlnPipeLineNodeTypeLabel": [kind.label for _, kind in results],
-        }
-    )
+    columns = ["rlnPipeLineNodeName", "rlnPipeLineNodeType", "rlnPipeLineNodeTypeLabel"]
+    rows = [(_name_in_project(path), str(kind.number), kind.label) for path, kind in job.results]
+    table = pd.DataFrame(rows, columns=columns)
     with replacing(job.folder / OUTPUT_NODES) as temporary, open_for_writing(temporary) as file:
         write_tables(file, [("output_nodes", table)], version_line="# version 30001")
 

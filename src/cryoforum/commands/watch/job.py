@@ -71,17 +71,13 @@ def begin_or_go_on(request: WatchRequest) -> None:
     known = read_job(request.out)
     for name, value in job.items():
         if known and known.get(name) != value:
+            # Of a model there are only hashes.
+            values = "" if name == "model" else f" ({known.get(name)}, not {value})"
             raise InputError(
-                f"{request.out} holds the results of another {name}{_values(name, known, value)}; "
-                "choose another --out"
+                f"{request.out} holds the results of another {name}{values}; choose another --out"
             )
     write_job(request.out, {**known, **job})
     (Path(request.out) / PREDICTED).mkdir(exist_ok=True)
-
-
-def _values(name: str, known: dict[str, Any], value: object) -> str:
-    """What differs, where a person can read it: of a model there are only hashes."""
-    return "" if name == "model" else f" ({known.get(name)}, not {value})"
 
 
 def read_job(out: Path) -> dict[str, Any]:
