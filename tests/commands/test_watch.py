@@ -465,6 +465,14 @@ def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path, model: Path) 
     assert names.is_unique and len(names) == 40
 
 
+def test_a_stack_may_have_an_at_sign_in_its_name(tmp_path: Path, model: Path) -> None:
+    live, out = tmp_path / "live", tmp_path / "out"
+    deliver(live / "a@b", 0, 20).unlink()
+    write_star(frame(0, 20, "a@b/p.mrcs"), live / "p.star")
+    look(live, model, out)
+    assert len(read_star(out / "all.star")) == 20
+
+
 def test_names_that_lead_to_the_images_from_the_output_stay_as_they_are(tmp_path: Path, model: Path) -> None:
     """As of a RELION project, whose names are relative to its folder."""
     live = tmp_path / "Extract" / "job001"

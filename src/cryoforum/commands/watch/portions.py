@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cryoforum.dataset.columns import EXPECTED_ERROR, IMAGE_NAME, OPTICS_GROUP, SIGNAL_SCALE
-from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
+from cryoforum.dataset.particle_table import ParticleTable, number_column, split_image_name, with_columns
 from cryoforum.errors import InputError
 from cryoforum.io.image_paths import find_file
 
@@ -118,8 +118,8 @@ def with_findable_names(table: ParticleTable, root: Path | None, place: Path) ->
         meant = find_file(stack, folder, root)
         return stack if _leads_to(stack, place, meant) else str(meant.absolute())
 
-    parts = (name.rpartition("@") for name in table.particles[IMAGE_NAME])
-    return with_columns(table, {IMAGE_NAME: [index + at + findable(stack) for index, at, stack in parts]})
+    parts = map(split_image_name, table.particles[IMAGE_NAME])
+    return with_columns(table, {IMAGE_NAME: [number + findable(stack) for number, stack in parts]})
 
 
 def _leads_to(stack: str, place: Path, meant: Path) -> bool:
@@ -140,13 +140,13 @@ def image_keys(table: ParticleTable) -> list[str]:
         except InputError:  # removed after it was predicted
             return stack
 
-    parts = (name.rpartition("@") for name in table.particles[IMAGE_NAME])
-    return [f"{int(index or 1)}@{place_of(stack)}" for index, _, stack in parts]
+    parts = map(split_image_name, table.particles[IMAGE_NAME])
+    return [f"{int(number.removesuffix('@') or 1)}@{place_of(stack)}" for number, stack in parts]
 
 
 def last_change_of_images(table: ParticleTable, root: Path | None) -> float:
     """When the last of the stacks was changed, in the time of `time.time`. InputError: one is missing."""
-    stacks = {name.rpartition("@")[2] for name in table.particles[IMAGE_NAME]}
+    stacks = {split_image_name(name)[1] for name in table.particles[IMAGE_NAME]}
     folder = table.path.absolute().parent
     return max(find_file(stack, folder, root).stat().st_mtime for stack in stacks)
 
