@@ -144,6 +144,7 @@ class Results:
         grown = names[: len(self._joined)] == self._joined and threshold == self._joined_threshold
         tables = [self._rows(counted) for counted in new] if grown else []
         kept = [self._rows(counted, threshold) for counted in new] if grown else []
+        self._joined_threshold = np.nan  # where only one of them can be written, both are written anew
         if not (grown and self._all.append(tables) and self._kept.append(kept)):
             self._all.rewrite(lambda: map(self._rows, self._counted))
             self._kept.rewrite(lambda: (self._rows(counted, threshold) for counted in self._counted))
