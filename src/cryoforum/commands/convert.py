@@ -20,8 +20,6 @@ from cryoforum.storage.files import check_output
 
 logger = logging.getLogger(__name__)
 
-NO_CORRECTIONS = Corrections()
-
 
 @dataclass(frozen=True)
 class ConvertRequest:
@@ -47,7 +45,7 @@ class ConvertRequest:
     out: Path
     relion: RelionDialect | None = None
     root: Path | None = None
-    corrections: Corrections = NO_CORRECTIONS
+    corrections: Corrections = Corrections()
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -70,7 +68,7 @@ def convert(request: ConvertRequest) -> int:
         )
     check_writable(table, out)
     to_cryosparc = out.suffix == CRYOSPARC
-    if request.corrections == NO_CORRECTIONS:
+    if request.corrections == Corrections():
         _refuse_idle_work(table, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
     elif relion is None and table.optics is None:  # a correction keeps the dialect
         relion = "3.0"

@@ -15,6 +15,7 @@ Whatever a kill interrupts, the next start finds `predicted` true and everything
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -212,11 +213,8 @@ class _Watcher:
             refine=request.refine,
             half_maps="all" if mixed else None,
         )
-
-        def findable(table: ParticleTable) -> ParticleTable:
-            """Under their own names, by which a model may know them, they are aligned; then made findable."""
-            return with_findable_names(table, request.root, path.parent)
-
+        # They are aligned under their own names, by which a model may know them, and then made findable.
+        findable = partial(with_findable_names, root=request.root, place=path.parent)
         predict_set(models, rows, prediction, self._reporter, findable)
 
     def _say_once(self, line: str) -> None:
