@@ -45,12 +45,11 @@ def report(
 ) -> None:
     """One self-contained HTML page of pictures of a run."""
     with running():
-        from cryoforum.errors import InputError
+        from cryoforum.errors import require
         from cryoforum.report.page import write_report
         from cryoforum.storage.files import check_output
 
-        if not folder.is_dir():
-            raise InputError(f"expected a folder of results at {folder}, found none")
+        require(folder.is_dir(), f"a folder of results at {folder}", "none")
         check_output(out, overwrite)
         output = out or folder / "report.html"
         write_report(folder, output, root)

@@ -83,15 +83,13 @@ def study(
     """
     with running() as reporter:
         from cryoforum.commands.pose_files import parsed_shard
-        from cryoforum.errors import InputError
+        from cryoforum.errors import InputError, require
         from cryoforum.study.pages import write_pages
         from cryoforum.study.runs import run_all
         from cryoforum.study.variants import planned_runs, runs_on
 
-        if particles is not None and name != "real":
-            raise InputError(f"expected --particles with study real, found study {name}")
-        if particles is not None and only is not None:
-            raise InputError("expected --only with simulated sets, found --particles, too")
+        require(particles is None or name == "real", "--particles with study real", f"study {name}")
+        require(particles is None or only is None, "--only with simulated sets", "--particles, too")
         if particles is None and symmetry != "C1":
             raise InputError("expected --symmetry with --particles: simulated sets have their own")
         runs = (

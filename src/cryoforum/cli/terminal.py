@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.runtime.reporter import Reporter, TrainingProgress
 from cryoforum.storage.files import reason_of
 
@@ -117,8 +117,7 @@ def share_among(devices: int) -> None:
     _, count = process_rank_and_count()
     if devices == 1 or devices == count:
         return
-    if count > 1:
-        raise InputError(f"expected no --devices where {count} processes were started, found {devices}")
+    require(count == 1, f"no --devices where {count} processes were started", devices)
     raise typer.Exit(start_processes(devices, sys.argv[1:]))
 
 

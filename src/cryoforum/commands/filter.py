@@ -10,7 +10,7 @@ from cryoforum.choices import CertaintyStatistic
 from cryoforum.curation.selection import quantile_threshold, select
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, LAMBDA_MAX, TRACE
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.particle_files import (
     check_writable,
     read_particle_file,
@@ -73,8 +73,7 @@ def filter_particles(request: FilterRequest) -> tuple[int, int]:
     inputs = (request.predictions, request.quantile_of, *table.companions)
     resolved = {Path(path).resolve() for path in inputs if path is not None}
     for path in outputs:
-        if path.resolve() in resolved:
-            raise InputError(f"expected other names to write to than the input's, found {path}")
+        require(path.resolve() not in resolved, "other names to write to than the input's", path)
     check_writable(table, outputs[0])
     for path in outputs[1:]:
         refuse_unwritable(table, path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from cryoforum.commands.train import is_unfinished
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.relion.star_text import open_for_writing, write_tables
 from cryoforum.network.model_folder import model_folders
 from cryoforum.reconstruction.reference_map import REFERENCE
@@ -60,8 +60,7 @@ class ExternalJob:
     @property
     def words(self) -> list[str]:
         """The words of the `cryoforum` command that does the job; what it wrote before it may replace."""
-        if self.action not in _COMMANDS:
-            raise InputError(f"expected --action {', '.join(_COMMANDS)}, found '{self.action}'")
+        require(self.action in _COMMANDS, f"--action {', '.join(_COMMANDS)}", f"'{self.action}'")
         if self.particles is None:
             raise InputError("expected --in_parts: particles in the Input tab of the job, found none")
         others = [word for word in self.options if word in OTHER_INPUTS]

@@ -109,8 +109,7 @@ def _train_half_set_models(
     folders = [out / name for name in HALF_FOLDERS]
     if (out / DESCRIPTION).exists():
         raise InputError(f"{out} holds a model of all particles; choose another --out for half-set models")
-    if resume and not is_unfinished(out):
-        raise InputError(f"expected an unfinished training at {out} to resume, found none")
+    require(not resume or is_unfinished(out), f"an unfinished training at {out} to resume", "none")
     if not (resume or request.overwrite) and any(map(_is_filled, folders)):
         raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
     if particle_set.particles.half_sets is None:
@@ -167,8 +166,7 @@ def _refuse_folder(out: Path, request: TrainRequest) -> None:
             f"expected {out / STATE} to resume from, found none: the training is finished or never "
             "began; train without --resume"
         )
-    if out.is_file():
-        raise InputError(f"expected a folder at --out {out}, found a file; choose another")
+    require(not out.is_file(), f"a folder at --out {out}", "a file; choose another")
     if not (request.resume or request.overwrite) and _is_filled(out):
         raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
 

@@ -38,8 +38,7 @@ class WatchRequest:
     refine: bool | None = None
 
     def __post_init__(self) -> None:
-        if not Path(self.folder).is_dir():
-            raise InputError(f"expected a folder to watch, found none at {self.folder}")
+        require(Path(self.folder).is_dir(), "a folder to watch", f"none at {self.folder}")
         error, seconds = self.max_error_deg, self.every_seconds
         require(0 < self.keep <= 1, "--keep above 0 and at most 1", self.keep)
         require(error is None or error > 0, "--max-error above 0 degrees", error)
@@ -52,8 +51,7 @@ class WatchRequest:
 def prepare_folder(request: WatchRequest) -> None:
     """Make the output folder; InputError where it is somebody's own."""
     out = Path(request.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"expected a folder at {out}, found a file; choose another --out")
+    require(not out.exists() or out.is_dir(), f"a folder at {out}", "a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     entries = [path.name for path in out.iterdir() if path.name != LOCK and not is_leftover(path)]
     if entries and JOB not in entries:
