@@ -78,7 +78,7 @@ def running(each_message_once: bool = False, interrupted: str = INTERRUPTED) -> 
 
 
 class _Messages(logging.Handler):
-    """Shows what the library logs, as `tell` does."""
+    """Shows what the library logs; of several processes the first says it."""
 
     def __init__(self, each_once: bool) -> None:
         super().__init__(logging.INFO)
@@ -86,8 +86,8 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
-        if not (self._each_once and line in self._shown):
-            tell(line)
+        if _speaks() and not (self._each_once and line in self._shown):
+            typer.echo(line, err=True)
         self._shown.add(line)
 
 
@@ -174,12 +174,6 @@ class _Bars(Reporter):
         progress.start()
         self._running.append(progress)
         return progress
-
-
-def tell(line: str) -> None:
-    """A line that the user should know; of several processes the first says it."""
-    if _speaks():
-        typer.echo(line, err=True)
 
 
 def say(line: str) -> None:

@@ -37,11 +37,10 @@ class Portion:
 
 def listed_portions(folder: Path) -> list[Portion]:
     """All finished portions, in the order of their arrival."""
-    found = [(path, _NAME.fullmatch(path.name)) for path in Path(folder).iterdir()]
     portions = [
         Portion(path, int(match[1]), match[2], int(match[3]), int(match[4]), match[5])
-        for path, match in found
-        if match is not None
+        for path in Path(folder).iterdir()
+        if (match := _NAME.fullmatch(path.name))
     ]
     return sorted(portions, key=lambda portion: (portion.number, portion.path.name))
 
