@@ -86,7 +86,7 @@ def check_files(
     symmetry
         Point group of the molecule.
     reference
-        Decides the hand, and the pixel size of files without CTF parameters.
+        Decides the hand, and the pixel size of files without CTF parameters; its resolution is not asked for.
 
     Raises
     ------
