@@ -198,7 +198,7 @@ def test_orientations_of_other_images_are_caught() -> None:
 
 def test_a_certain_but_tiny_difference_excludes_nothing() -> None:
     outcomes = [
-        Alternative("other", Interpretation(), *numbers).outcome
+        Alternative("other", *numbers).outcome
         for numbers in ((-21.0, -0.009), (21.0, 0.009), (-21.0, -0.011), (21.0, 0.011), (-4.9, -0.2))
     ]
     assert outcomes == [Outcome.CLOSE, Outcome.CLOSE, Outcome.WORSE, Outcome.BETTER, Outcome.UNDECIDED]

@@ -32,6 +32,7 @@ from cryoforum.commands.watch.sums import load_sums
 from cryoforum.commands.watch.watch import watch
 from cryoforum.config import preset
 from cryoforum.curation.selection import quantile_threshold
+from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.io.mrc.maps import read_volume
@@ -463,6 +464,39 @@ def test_images_of_one_name_in_two_folders_are_two(tmp_path: Path, model: Path) 
     look(live, model, out)
     names = read_star(out / "all.star").particles["rlnImageName"]
     assert names.is_unique and len(names) == 40
+
+
+def test_rows_are_joined_once_though_one_of_the_files_could_not_be_written(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live, out = tmp_path / "live", tmp_path / "out"
+    deliver(live / "a", 0, 20)
+    look(live, model, out)
+    request = WatchRequest(live, model, out, max_error_deg=180.0)
+    found = results.Results(request, "C1", ImageGrid(BOX, PIXEL_SIZE))
+    found.update()
+    deliver(live / "b", 20, 40)
+    look(live, model, tmp_path / "other")
+    _, new = portions.listed_portions(tmp_path / "other" / "predicted")
+    found.add(new)
+
+    def full_disk(tables: Sequence[ParticleTable]) -> bool:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr(found._kept, "append", full_disk)
+        found.update()
+    found.update()
+    joined = identities(read_star(out / "all.star"))
+    assert len(joined) == len(set(joined)) == 40
+
+
+def test_a_stack_may_have_an_at_sign_in_its_name(tmp_path: Path, model: Path) -> None:
+    live, out = tmp_path / "live", tmp_path / "out"
+    deliver(live / "a@b", 0, 20).unlink()
+    write_star(frame(0, 20, "a@b/p.mrcs"), live / "p.star")
+    look(live, model, out)
+    assert len(read_star(out / "all.star")) == 20
 
 
 def test_names_that_lead_to_the_images_from_the_output_stay_as_they_are(tmp_path: Path, model: Path) -> None:

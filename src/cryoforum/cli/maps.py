@@ -5,20 +5,20 @@ from typing import Annotated
 
 import typer
 
+from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.options import KeepScratch, Out, Overwrite, Particles, Root, ScratchFolder, Symmetry
 from cryoforum.cli.terminal import running
 
 
 @app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
 def reconstruct(
-    particles: Particles,
-    out: Out,
-    symmetry: Symmetry = "C1",
-    scratch: ScratchFolder = None,
-    keep_scratch: KeepScratch = False,
-    root: Root = None,
-    overwrite: Overwrite = False,
+    particles: options.Particles,
+    out: options.Out,
+    symmetry: options.Symmetry = "C1",
+    scratch: options.ScratchFolder = None,
+    keep_scratch: options.KeepScratch = False,
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Reconstruct half maps and map by direct Fourier inversion, with FSC and resolution."""
     with running() as reporter:
@@ -40,19 +40,17 @@ def reconstruct(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder laid out as the demo's.")],
     out: Annotated[Path | None, typer.Option(help="HTML file; DIR/report.html if not given.")] = None,
-    root: Root = None,
-    overwrite: Overwrite = False,
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """One self-contained HTML page of pictures of a run."""
     with running():
-        from cryoforum.errors import InputError
+        from cryoforum.errors import require
         from cryoforum.report.page import write_report
-        from cryoforum.storage.files import refuse_to_overwrite
+        from cryoforum.storage.files import check_output
 
-        if not folder.is_dir():
-            raise InputError(f"expected a folder of results at {folder}, found none")
+        require(folder.is_dir(), f"a folder of results at {folder}", "none")
+        check_output(out, overwrite)
         output = out or folder / "report.html"
-        if out is not None:
-            refuse_to_overwrite(out, overwrite)
         write_report(folder, output, root)
         typer.echo(f"report in {output}")

@@ -6,40 +6,26 @@ from typing import Annotated
 
 import typer
 
+from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.options import (
-    ConfigFile,
-    Device,
-    Devices,
-    KeepScratch,
-    Out,
-    Overwrite,
-    Particles,
-    Precision,
-    Preset,
-    Root,
-    ScratchFolder,
-    Set,
-    Split,
-)
 from cryoforum.cli.terminal import angle, counted, running, say, share_among
 
 
 @app.command(epilog="Example: cryoforum train simulated/particles.star --out model --max-minutes 6")
 def train(
-    particles: Particles,
-    out: Out,
-    preset: Preset = "small",
+    particles: options.Particles,
+    out: options.Out,
+    preset: options.Preset = "small",
     max_minutes: Annotated[
         float | None,
         typer.Option(help="Let the schedule span this time; with --half-set-models that of both."),
     ] = None,
-    config: ConfigFile = None,
-    set_: Set = None,
+    config: options.ConfigFile = None,
+    set_: options.Set = None,
     symmetry: Annotated[
         str | None, typer.Option(help="Point group as in RELION: C4, D2, T, O, I1 ...; default: C1.")
     ] = None,
-    split: Split = None,
+    split: options.Split = None,
     half_set_models: Annotated[
         bool,
         typer.Option(
@@ -48,13 +34,13 @@ def train(
     ] = False,
     seed: int = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
-    scratch: ScratchFolder = None,
-    keep_scratch: KeepScratch = False,
-    devices: Devices = 1,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    root: Root = None,
-    overwrite: Overwrite = False,
+    scratch: options.ScratchFolder = None,
+    keep_scratch: options.KeepScratch = False,
+    devices: options.Devices = 1,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Learn from particles with known poses; writes the model folder.
 
@@ -94,19 +80,19 @@ def train(
 
 @app.command(epilog="Example: cryoforum find-rate simulated/particles.star --set network.pooling=gem")
 def find_rate(
-    particles: Particles,
-    preset: Preset = "small",
-    config: ConfigFile = None,
-    set_: Set = None,
+    particles: options.Particles,
+    preset: options.Preset = "small",
+    config: options.ConfigFile = None,
+    set_: options.Set = None,
     symmetry: Annotated[str | None, typer.Option(help="Point group as in RELION.")] = None,
-    split: Split = None,
+    split: options.Split = None,
     steps: Annotated[int, typer.Option(help="Batches; the rate grows a little in each.")] = 200,
     out: Annotated[Path | None, typer.Option(help="Write rates and losses to this CSV file.")] = None,
     seed: int = 0,
-    root: Root = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    overwrite: Overwrite = False,
+    root: options.Root = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Suggest training.max_learning_rate: raise the rate until learning fails."""
     with running() as reporter:

@@ -6,43 +6,42 @@ from typing import Annotated, Any, get_args
 import typer
 
 from cryoforum.choices import JunkKind, Orientations, RelionDialect
+from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.options import MapPixelSize, Out, Overwrite, Particles, Root, Symmetry
 from cryoforum.cli.terminal import counted, running, show_check
 
 
 @app.command(epilog="Example: cryoforum check refined.star --out check.html")
 def check(
-    particles: Particles,
+    particles: options.Particles,
     reference: Annotated[
         str | None, typer.Option(help="Map of the molecule, to tell the hand and the pixel size by.")
     ] = None,
-    map_pixel_size: MapPixelSize = None,
-    symmetry: Symmetry = "C1",
+    map_pixel_size: options.MapPixelSize = None,
+    symmetry: options.Symmetry = "C1",
     out: Annotated[
         Path | None, typer.Option(help="Picture page (.html), or the pictures alone (.png).")
     ] = None,
-    root: Root = None,
-    overwrite: Overwrite = False,
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Say what was understood of a file, and whether its images bear it out: units, signs, CTF, contrast.
 
     Ends with "ready", with the problems and their fixes (exit code 1), or with "cannot tell".
     """
     with running():
-        from cryoforum.commands.check.check import Reference, check_files
+        from cryoforum.commands.check.check import check_files
         from cryoforum.commands.check.page import write_check
+        from cryoforum.commands.reference_maps import ReferenceMap
         from cryoforum.errors import InputError
-        from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
+        from cryoforum.storage.files import check_output
 
-        if out is not None:
-            refuse_to_overwrite(out, overwrite)
-            require_folder_of(out)
-            if out.suffix not in (".html", ".png"):
-                raise InputError(f"expected --out PAGE.html or PICTURES.png, found {out}")
+        check_output(out, overwrite)
+        if out is not None and out.suffix not in (".html", ".png"):
+            raise InputError(f"expected --out PAGE.html or PICTURES.png, found {out}")
         if reference is None and map_pixel_size is not None:
             raise InputError("expected --map-pixel-size with --reference; leave it out, or give the map")
-        given = None if reference is None else Reference(reference, map_pixel_size)
+        given = None if reference is None else ReferenceMap(reference, map_pixel_size)
         result = check_files(particles, root, symmetry, given)
         show_check(result)
         if out is not None:
@@ -52,12 +51,12 @@ def check(
 
 @app.command(epilog="Example: cryoforum simulate --structure 4v5d --n 5000 --snr 0.1 --out simulated")
 def simulate(
-    out: Out,
+    out: options.Out,
     structure: Annotated[str, typer.Option(help="4v5d, 6z6u, a PDB/mmCIF file or an MRC map.")] = "4v5d",
     n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
     box: Annotated[int, typer.Option(help="Image width in pixels.")] = 128,
     pixel_size: Annotated[float, typer.Option(help="Å per pixel.")] = 2.8,
-    map_pixel_size: MapPixelSize = None,
+    map_pixel_size: options.MapPixelSize = None,
     snr: Annotated[float, typer.Option(help="var(signal) / var(noise) over the whole image.")] = 0.1,
     orientations: Annotated[
         Orientations, typer.Option(help="At random, or on a HEALPix-based uniform grid.")
@@ -113,7 +112,7 @@ def simulate(
         typer.Option(metavar="KINDS", help=f"Of {','.join(get_args(JunkKind))}; default: all alike."),
     ] = None,
     seed: int = 0,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Make particles of a known structure: particles.star and particles.mrcs.
 
@@ -172,7 +171,7 @@ def convert(
         list[Path],
         typer.Argument(metavar="PARTICLES", help="A .star file; or a .cs file, and its passthrough files."),
     ],
-    out: Out,
+    out: options.Out,
     relion: Annotated[
         RelionDialect | None, typer.Option(help="Dialect of a .star file; default: 3.1.")
     ] = None,
@@ -190,8 +189,8 @@ def convert(
             "of the micrographs, stay as they are.",
         ),
     ] = 1.0,
-    root: Root = None,
-    overwrite: Overwrite = False,
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Turn a particle file of cryoSPARC into one of RELION, back, or RELION 3.0 into 3.1 and back.
 

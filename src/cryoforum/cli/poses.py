@@ -6,33 +6,16 @@ from typing import Annotated
 import typer
 
 from cryoforum.choices import CandidateSource, CertaintyStatistic, HalfMapsChoice, SplitPart, TtaCopies
+from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.options import (
-    BatchSize,
-    Device,
-    KeepScratch,
-    MapPixelSize,
-    MaxShift,
-    Out,
-    Overwrite,
-    Particles,
-    Precision,
-    RefineDefocus,
-    RefineScale,
-    Resolution,
-    Root,
-    ScratchFolder,
-    Shard,
-    Symmetry,
-)
 from cryoforum.cli.terminal import counted, hint_at_root, running, say_what_was_written, show_errors
 
 
 @app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
-    particles: Particles,
-    out: Out,
+    particles: options.Particles,
+    out: options.Out,
     refine: Annotated[
         bool | None,
         typer.Option(
@@ -58,11 +41,11 @@ def predict(
             "answers are averaged. Default: 8, or fewer if the network did not learn from such copies."
         ),
     ] = None,
-    map_pixel_size: MapPixelSize = None,
-    resolution: Resolution = None,
-    max_shift: MaxShift = None,
-    refine_defocus: RefineDefocus = False,
-    refine_scale: RefineScale = False,
+    map_pixel_size: options.MapPixelSize = None,
+    resolution: options.Resolution = None,
+    max_shift: options.MaxShift = None,
+    refine_defocus: options.RefineDefocus = False,
+    refine_scale: options.RefineScale = False,
     half_maps: Annotated[
         HalfMapsChoice | None,
         typer.Option(
@@ -79,14 +62,14 @@ def predict(
         ),
     ] = False,
     part: Annotated[SplitPart | None, typer.Option(help="Only this part of the model's split.")] = None,
-    shard: Shard = None,
-    batch_size: BatchSize = 256,
-    scratch: ScratchFolder = None,
-    keep_scratch: KeepScratch = False,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    root: Root = None,
-    overwrite: Overwrite = False,
+    shard: options.Shard = None,
+    batch_size: options.BatchSize = 256,
+    scratch: options.ScratchFolder = None,
+    keep_scratch: options.KeepScratch = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Predict poses with their uncertainty; every other column of the file is kept.
 
@@ -100,7 +83,6 @@ def predict(
         from cryoforum.commands.predict_request import PredictRequest
         from cryoforum.commands.reference_maps import ReferenceMap
         from cryoforum.errors import InputError
-        from cryoforum.io.image_paths import common_folder
         from cryoforum.io.scratch import Scratch
 
         if reference is None and resolution is not None:
@@ -126,26 +108,26 @@ def predict(
             ),
         )
         summary = command.predict(request, reporter)
-        say_what_was_written(summary, out, common_folder(particles), root)
+        say_what_was_written(summary, out, particles, root)
 
 
 @app.command(epilog="Example: cryoforum align map.mrc new.star --out aligned.star")
 def align(
     reference: Annotated[str, typer.Argument(metavar="MAP.mrc", help="Map or structure to compare with.")],
-    particles: Particles,
-    out: Out,
-    symmetry: Symmetry = "C1",
-    map_pixel_size: MapPixelSize = None,
-    resolution: Resolution = None,
-    max_shift: MaxShift = None,
-    refine_defocus: RefineDefocus = False,
-    refine_scale: RefineScale = False,
-    shard: Shard = None,
-    batch_size: BatchSize = 256,
-    scratch: ScratchFolder = None,
-    keep_scratch: KeepScratch = False,
-    root: Root = None,
-    overwrite: Overwrite = False,
+    particles: options.Particles,
+    out: options.Out,
+    symmetry: options.Symmetry = "C1",
+    map_pixel_size: options.MapPixelSize = None,
+    resolution: options.Resolution = None,
+    max_shift: options.MaxShift = None,
+    refine_defocus: options.RefineDefocus = False,
+    refine_scale: options.RefineScale = False,
+    shard: options.Shard = None,
+    batch_size: options.BatchSize = 256,
+    scratch: options.ScratchFolder = None,
+    keep_scratch: options.KeepScratch = False,
+    root: options.Root = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Find poses against a map, without a model: global search over orientations, then local refinement."""
     with running() as reporter:
@@ -153,7 +135,6 @@ def align(
         from cryoforum.commands import align as command
         from cryoforum.commands.pose_files import PoseOutput
         from cryoforum.commands.reference_maps import ReferenceMap
-        from cryoforum.io.image_paths import common_folder
         from cryoforum.io.scratch import Scratch
 
         request = command.AlignRequest(
@@ -165,13 +146,13 @@ def align(
             alignment=AlignmentConfig(None, max_shift, refine_defocus, refine_scale),
         )
         summary = command.align(request, reporter)
-        say_what_was_written(summary, out, common_folder(particles), root)
+        say_what_was_written(summary, out, particles, root)
 
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
 def filter_(
     predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
-    out: Out,
+    out: options.Out,
     keep: Annotated[float, typer.Option(help="Share of particles to keep.")] = 0.75,
     by: Annotated[
         CertaintyStatistic | None,
@@ -188,7 +169,7 @@ def filter_(
         ),
     ] = None,
     drop_out: Annotated[Path | None, typer.Option(help="Write the others here.")] = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Keep the particles whose orientation is most certain."""
     with running():
@@ -204,9 +185,9 @@ def filter_(
 def compare(
     predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH.star")],
-    symmetry: Symmetry = "C1",
+    symmetry: options.Symmetry = "C1",
     json: Annotated[Path | None, typer.Option(help="Write the numbers here, too.")] = None,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Errors of orientations and shifts against known poses, matched by image name."""
     with running():

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from cryoforum.choices import StudyName, StudyScale
+from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.options import Out, Overwrite, Preset, Root, Symmetry
 from cryoforum.cli.terminal import counted, running, show_demo
 
 
@@ -18,7 +18,7 @@ def watch(
         Path, typer.Argument(metavar="FOLDER", help="Where particle files appear, at any depth.")
     ],
     model: Annotated[Path, typer.Option(help="Folder written by train.")],
-    out: Out,
+    out: options.Out,
     pattern: Annotated[str, typer.Option(help="Which files are particle files.")] = "*.star",
     keep: Annotated[
         float, typer.Option(help="Share of the first 1000 particles whose expected errors set the threshold.")
@@ -33,7 +33,7 @@ def watch(
         float | None, typer.Option(help="End when nothing new came for so many seconds.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Process what is there, and end.")] = False,
-    root: Root = None,
+    root: options.Root = None,
     refine: Annotated[
         bool | None,
         typer.Option("--refine/--no-refine", help="As of predict; default: where the model has a reference."),
@@ -61,7 +61,7 @@ def watch(
 @app.command(epilog="Example: cryoforum study table1 --scale cpu --seeds 3 --out study")
 def study(
     name: Annotated[StudyName, typer.Argument(metavar="STUDY", help="table1, snr, symmetry, real or all.")],
-    out: Out,
+    out: options.Out,
     scale: Annotated[
         StudyScale, typer.Option(help="Reduced for a CPU, or the paper's protocol, for a GPU.")
     ] = "cpu",
@@ -74,7 +74,7 @@ def study(
         Path | None,
         typer.Option(metavar="STAR", help="With study real: a refinement of your own, not simulated sets."),
     ] = None,
-    symmetry: Symmetry = "C1",
+    symmetry: options.Symmetry = "C1",
 ) -> None:
     """Run the paper's comparisons over several seeds and write its tables and figures.
 
@@ -83,15 +83,13 @@ def study(
     """
     with running() as reporter:
         from cryoforum.commands.pose_files import parsed_shard
-        from cryoforum.errors import InputError
+        from cryoforum.errors import InputError, require
         from cryoforum.study.pages import write_pages
         from cryoforum.study.runs import run_all
         from cryoforum.study.variants import planned_runs, runs_on
 
-        if particles is not None and name != "real":
-            raise InputError(f"expected --particles with study real, found study {name}")
-        if particles is not None and only is not None:
-            raise InputError("expected --only with simulated sets, found --particles, too")
+        require(particles is None or name == "real", "--particles with study real", f"study {name}")
+        require(particles is None or only is None, "--only with simulated sets", "--particles, too")
         if particles is None and symmetry != "C1":
             raise InputError("expected --symmetry with --particles: simulated sets have their own")
         runs = (
@@ -99,19 +97,19 @@ def study(
             if particles is None
             else runs_on(particles, symmetry, scale, seeds)
         )
-        run_all(runs, out, (1, 1) if shard is None else parsed_shard(shard), reporter)
+        run_all(runs, out, parsed_shard(shard), reporter)
         write_pages(out)
         typer.echo(f"tables and figures: {out / 'study.html'}")
 
 
 @app.command(epilog="Example: cryoforum demo --out demo")
 def demo(
-    out: Out = Path("demo"),
+    out: options.Out = Path("demo"),
     n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
-    preset: Preset = "small",
+    preset: options.Preset = "small",
     max_minutes: Annotated[float, typer.Option(help="Time to train.")] = 6.0,
     seed: int = 0,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """All steps in a row on the package's 70S ribosome, ending with report.html.
 

@@ -1,11 +1,12 @@
 """What the command line shows: messages, progress bars, tables, the one line of an error."""
 
 import logging
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.runtime.reporter import Reporter, TrainingProgress
 from cryoforum.storage.files import reason_of
 
@@ -62,8 +63,8 @@ def running(each_message_once: bool = False, interrupted: str = INTERRUPTED) -> 
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
     try:
-        with _messages_shown(each_message_once), _reporter() as reporter:
-            yield reporter
+        with _messages_shown(each_message_once), closing(_Bars()) as bars:
+            yield bars if _speaks() else Reporter()
     except (InputError, OSError, MemoryError) as error:
         if _tracebacks:
             raise
@@ -77,7 +78,7 @@ def running(each_message_once: bool = False, interrupted: str = INTERRUPTED) -> 
 
 
 class _Messages(logging.Handler):
-    """Shows what the library logs, as `tell` does."""
+    """Shows what the library logs; of several processes the first says it."""
 
     def __init__(self, each_once: bool) -> None:
         super().__init__(logging.INFO)
@@ -85,8 +86,8 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
-        if not (self._each_once and line in self._shown):
-            tell(line)
+        if _speaks() and not (self._each_once and line in self._shown):
+            typer.echo(line, err=True)
         self._shown.add(line)
 
 
@@ -116,8 +117,7 @@ def share_among(devices: int) -> None:
     _, count = process_rank_and_count()
     if devices == 1 or devices == count:
         return
-    if count > 1:
-        raise InputError(f"expected no --devices where {count} processes were started, found {devices}")
+    require(count == 1, f"no --devices where {count} processes were started", devices)
     raise typer.Exit(start_processes(devices, sys.argv[1:]))
 
 
@@ -164,7 +164,7 @@ class _Bars(Reporter):
             self._training.stop()
             self._training = None
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Leave the terminal as it was."""
         for progress in self._running:
             progress.stop()
@@ -176,42 +176,25 @@ class _Bars(Reporter):
         return progress
 
 
-@contextmanager
-def _reporter() -> Iterator[Reporter]:
-    if not _speaks():
-        yield Reporter()
-        return
-    bars = _Bars()
-    try:
-        yield bars
-    finally:
-        bars.stop()
-
-
-def tell(line: str) -> None:
-    """A line that the user should know; of several processes the first says it."""
-    if _speaks():
-        typer.echo(line, err=True)
-
-
 def say(line: str) -> None:
     """What came out; of several processes the first says it."""
     if _speaks():
         typer.echo(line)
 
 
-def say_what_was_written(summary: "PoseSummary", out: Path, folder: Path, root: Path | None) -> None:
+def say_what_was_written(
+    summary: "PoseSummary", out: Path, particles: Sequence[Path], root: Path | None
+) -> None:
     """How many poses are where, and how good they should be; of several processes the first says it."""
+    from cryoforum.io.image_paths import common_folder
+
     if not _speaks():
         return
     typer.echo(f"{counted(summary.count, 'pose')} in {out}")
-    expected, bound = summary.expected_error_deg, summary.bound_deg
-    words = [] if expected is None else [f"expected error {expected:.2f}°"]
-    words += [] if bound is None else [f"Cramér-Rao bound {bound:.2f}°"]
+    bound = "" if summary.bound_deg is None else f", Cramér-Rao bound {summary.bound_deg:.2f}°"
     weak = "" if summary.weak is None else f"; {counted(summary.weak, 'image')} without signal"
-    if words:
-        typer.echo(f"{', '.join(words)} (medians){weak}")
-    hint_at_root(out, folder, root)
+    typer.echo(f"expected error {summary.expected_error_deg:.2f}°{bound} (medians){weak}")
+    hint_at_root(out, common_folder(particles), root)
 
 
 def counted(count: int, noun: str) -> str:
@@ -284,9 +267,8 @@ def show_check(check: "Check") -> None:
     for what, understood in check.inventory:
         table.add_row(Text(what), Text(understood))
     Console(width=_width()).print(table)
-    findings = check.findings
-    if findings is not None:
-        _show_alternatives(findings.alternatives)
+    if check.findings is not None:
+        _show_alternatives(check.findings.alternatives)
     if check.comparison is not None:
         hands = check.comparison.correlation, check.comparison.mirrored_correlation
         typer.echo(f"correlation with the reference: {hands[0]:.3f}; of the other hand: {hands[1]:.3f}")
@@ -322,5 +304,5 @@ def angle(radians: float) -> str:
 
 
 def _compact_angle(radians: float) -> str:
-    degrees = radians * 57.29577951
+    degrees = math.degrees(radians)
     return f"{radians:.4f} ({degrees:.{1 if degrees >= 1 else 2}f}°)"

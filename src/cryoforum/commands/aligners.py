@@ -13,7 +13,7 @@ from cryoforum.commands.reference_maps import load_mask, load_reference_map
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import parts_of
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import model_folders
 from cryoforum.network.predict import check_compatible
@@ -39,8 +39,7 @@ def chosen_aligner(
         logger.info("the model has no reference: orientations of the network alone, origins stay as they are")
     if len(models) == 2:
         return _of_two_models(particle_set, models, references, request)
-    if request.cross_fit:
-        raise InputError(f"expected two half-set models for --cross-fit, found one in {request.model}")
+    require(not request.cross_fit, "two half-set models for --cross-fit", f"one in {request.model}")
     particle_set, own_half_maps = _with_half_sets(particle_set, models[0], references[0], request)
     return particle_set, _aligner(models[0], references[0], particle_set.particles, request, own_half_maps)
 
@@ -86,10 +85,8 @@ def _of_two_models(
     request: PredictRequest,
 ) -> tuple[ParticleSet, Aligner]:
     """The particles with half sets, and what aligns each by the model of its half."""
-    if request.half_maps == "all":
-        raise InputError(
-            "expected half sets for two half-set models, found --half-maps all; give the folder of one"
-        )
+    found = "--half-maps all; give the folder of one"
+    require(request.half_maps != "all", "half sets for two half-set models", found)
     if not request.cross_fit:
         particle_set = with_half_sets_of_training(particle_set, models)
     particles = particle_set.particles

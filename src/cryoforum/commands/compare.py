@@ -1,6 +1,5 @@
 """Errors of poses against known ones."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import poses_from_table
-from cryoforum.storage.files import refuse_to_overwrite, replacing, require_folder_of
+from cryoforum.storage.files import check_output, write_json
 
 
 @dataclass(frozen=True)
@@ -43,35 +42,32 @@ def compare(
     overwrite: bool = False,
 ) -> PoseErrors:
     """Errors of the particles of the first file, matched by image name; a summary goes to ``json_path``."""
-    if json_path is not None:
-        refuse_to_overwrite(json_path, overwrite)
-        require_folder_of(json_path)
+    check_output(json_path, overwrite)
     errors = pose_errors(read_particle_file(predictions), read_particle_file(truth), symmetry)
     if json_path is not None:
-        with replacing(json_path) as temporary:
-            temporary.write_text(json.dumps(errors.summary.to_dict(), indent=2) + "\n")
+        write_json(json_path, errors.summary.to_dict())
     return errors
 
 
 def pose_errors(predicted: ParticleTable, truth: ParticleTable, symmetry: str = "C1") -> PoseErrors:
     """Errors in the order of ``predicted``; InputError where a particle is not in ``truth``."""
-    found, true = _matched_poses(predicted, truth)
+    found, true = _poses(predicted), _poses(truth)[matching_rows(truth, predicted)]
     shifts = torch.linalg.vector_norm(found.shifts_angstrom - true.shifts_angstrom, dim=1)
     return PoseErrors(orientation_errors(found.quaternions, true.quaternions, symmetry), shifts)
 
 
-def _matched_poses(predicted: ParticleTable, truth: ParticleTable) -> tuple[Poses, Poses]:
-    """Poses of ``predicted`` and those of the same image names in ``truth``."""
-    poses = []
-    for table in (predicted, truth):
-        found = poses_from_table(table)
-        if found is None:
-            raise InputError(f"{table.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to compare")
-        poses.append(found)
-    row_of_name = {name: row for row, name in enumerate(truth.particles[IMAGE_NAME])}
-    rows = []
-    for name in predicted.particles[IMAGE_NAME]:
+def _poses(table: ParticleTable) -> Poses:
+    poses = poses_from_table(table)
+    if poses is None:
+        raise InputError(f"{table.path}: expected rlnAngleRot, rlnAngleTilt and rlnAnglePsi to compare")
+    return poses
+
+
+def matching_rows(table: ParticleTable, wanted: ParticleTable) -> Tensor:
+    """The rows (n,) of ``table`` that hold the images of ``wanted``, in its order; InputError: one is not."""
+    row_of_name = {name: row for row, name in enumerate(table.particles[IMAGE_NAME])}
+    names = wanted.particles[IMAGE_NAME]
+    for name in names:
         if name not in row_of_name:
-            raise InputError(f"{truth.path}: expected image {name} of {predicted.path}, found none")
-        rows.append(row_of_name[name])
-    return poses[0], poses[1][torch.tensor(rows)]
+            raise InputError(f"{table.path}: expected image {name} of {wanted.path}, found none")
+    return torch.tensor([row_of_name[name] for name in names])

@@ -16,11 +16,9 @@ from cryoforum.io.image_paths import find_file
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.particle_files import CRYOSPARC, check_writable, read_files, write_particle_file
 from cryoforum.io.relion.dialects import relion30, relion31
-from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
+from cryoforum.storage.files import check_output
 
 logger = logging.getLogger(__name__)
-
-NO_CORRECTIONS = Corrections()
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class ConvertRequest:
     out: Path
     relion: RelionDialect | None = None
     root: Path | None = None
-    corrections: Corrections = NO_CORRECTIONS
+    corrections: Corrections = Corrections()
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -61,8 +59,7 @@ def convert(request: ConvertRequest) -> int:
     out, relion, root = Path(request.out), request.relion, request.root
     if any(Path(path).resolve() == out.resolve() for path in request.inputs):
         raise InputError(f"expected another name at --out than the input's, found {out}")
-    refuse_to_overwrite(out, request.overwrite)
-    require_folder_of(out)
+    check_output(out, request.overwrite)
     table, *others = read_files(request.inputs)
     if others:
         raise InputError(
@@ -71,7 +68,7 @@ def convert(request: ConvertRequest) -> int:
         )
     check_writable(table, out)
     to_cryosparc = out.suffix == CRYOSPARC
-    if request.corrections == NO_CORRECTIONS:
+    if request.corrections == Corrections():
         _refuse_idle_work(table, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
     elif relion is None and table.optics is None:  # a correction keeps the dialect
         relion = "3.0"
@@ -93,12 +90,7 @@ def _refuse_idle_work(table: ParticleTable, out: Path, wanted: str) -> None:
 def _for_cryosparc(table: ParticleTable, root: Path | None) -> ParticleTable:
     if table.dataset is not None:
         return table
-    sized = with_image_sizes(relion31(table), root)
-    if missing_columns(sized, ["rlnImageSize"]):
-        logger.warning(
-            "the stacks are not found, so there is no blob/shape, which cryoSPARC needs; give --root"
-        )
-    return sized
+    return _with_image_sizes(table, root, "there is no blob/shape, which cryoSPARC needs; give --root")
 
 
 def _for_relion(table: ParticleTable, relion: str | None, root: Path | None) -> ParticleTable:
@@ -113,23 +105,24 @@ def _for_relion(table: ParticleTable, relion: str | None, root: Path | None) -> 
         )
     if relion == "3.0":
         return relion30(table)
-    sized = with_image_sizes(relion31(table), root)
-    if missing_columns(sized, ["rlnImageSize"]):
-        logger.warning("the stacks are not found, so rlnImageSize is left out; RELION needs it: give --root")
-    return sized
+    return _with_image_sizes(table, root, "rlnImageSize is left out; RELION needs it: give --root")
 
 
-def with_image_sizes(table: ParticleTable, root: Path | None) -> ParticleTable:
-    """The same with rlnImageSize, where it is missing and the first stack of every optics group is found."""
+def _with_image_sizes(table: ParticleTable, root: Path | None, without: str) -> ParticleTable:
+    """In the dialect of RELION 3.1, with rlnImageSize where the first stack of every optics group is found.
+
+    ``without``: what follows where one is not, for a warning.
+    """
+    table = relion31(table)
     if table.optics is None or not missing_columns(table, ["rlnImageSize"]):
         return table
     used, first_rows = np.unique(optics_rows(table, table.optics), return_index=True)
     boxes = [_box(table, int(row), root) for row in first_rows]
     if None in boxes:
+        logger.warning(f"the stacks are not found, so {without}")
         return table
-    sizes = [str(boxes[0])] * len(
-        table.optics
-    )  # a group without particles has no stack to ask; any size does
+    # A group without particles has no stack to ask; any size does.
+    sizes = [str(boxes[0])] * len(table.optics)
     for group, box in zip(used, boxes, strict=True):
         sizes[group] = str(box)
     return replace(table, optics=table.optics.assign(rlnImageSize=sizes).astype(str))

@@ -12,7 +12,7 @@ from cryoforum.dataset.particle_table import (
     number_column,
     with_columns,
 )
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.rotations import inverse
 from cryoforum.io.cryosparc.records import with_fields
 from cryoforum.io.relion.lengths import pixel_sizes_from_table
@@ -35,10 +35,9 @@ class Corrections:
     pixel_size_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.origin_factor):
-            raise InputError(f"expected a number for --scale-origins, found {self.origin_factor}")
-        if not 0 < self.pixel_size_factor < math.inf:
-            raise InputError(f"expected --scale-pixel-size above 0, found {self.pixel_size_factor}")
+        require(math.isfinite(self.origin_factor), "a number for --scale-origins", self.origin_factor)
+        factor = self.pixel_size_factor
+        require(0 < factor < math.inf, "--scale-pixel-size above 0", factor)
 
 
 def corrected(table: ParticleTable, corrections: Corrections) -> ParticleTable:

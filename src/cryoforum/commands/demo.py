@@ -1,6 +1,5 @@
 """The whole way on the package's 70S ribosome: from a structure to poses, a filtered set, maps and a page."""
 
-import json
 import resource
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 
 from cryoforum.choices import PresetName
-from cryoforum.commands.compare import pose_errors
+from cryoforum.commands.compare import matching_rows, pose_errors
 from cryoforum.commands.filter import FilterRequest, filter_particles
 from cryoforum.commands.pose_files import PoseOutput
 from cryoforum.commands.predict import predict
@@ -21,16 +20,16 @@ from cryoforum.commands.reconstruct import ReconstructRequest, reconstruct
 from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.commands.train import TrainRequest, train
 from cryoforum.config import SimulationConfig, preset
-from cryoforum.dataset.columns import CRAMER_RAO_BOUND, IMAGE_NAME
+from cryoforum.dataset.columns import CRAMER_RAO_BOUND
 from cryoforum.dataset.particle_table import number_column, select_rows
 from cryoforum.dataset.pose_errors import ErrorSummary
 from cryoforum.dataset.split import split_rows
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.report.page import write_report
 from cryoforum.runtime.reporter import SILENT, Reporter
-from cryoforum.storage.files import new_folder, replacing
+from cryoforum.storage.files import new_folder, write_json
 
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8
 KEPT_SHARE = 0.75
@@ -88,8 +87,7 @@ class DemoRequest:
 def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
     """Simulate, train, predict the test part with and without refinement, filter, make four maps, report."""
     config, count = preset(request.preset), request.count
-    if not request.max_minutes > 0:
-        raise InputError(f"expected --max-minutes above 0, found {request.max_minutes}")
+    require(request.max_minutes > 0, "--max-minutes above 0", request.max_minutes)
     split_rows(count)  # too few particles are refused before anything is made or replaced
     out = new_folder(request.out, request.overwrite, RESULTS)
     particles = [out / "particles.star"]
@@ -124,9 +122,7 @@ def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
 def _write_truth(out: Path) -> None:
     """The true poses of the particles that were predicted, in the same order."""
     table = read_star(out / "particles.star")
-    row_of_name = {name: row for row, name in enumerate(table.particles[IMAGE_NAME])}
-    names = read_star(out / "predictions.star").particles[IMAGE_NAME]
-    rows = torch.tensor([row_of_name[name] for name in names])
+    rows = matching_rows(table, read_star(out / "predictions.star"))
     write_star(select_rows(table, rows), out / "truth.star")
 
 
@@ -170,8 +166,7 @@ def _write_summary(result: DemoResult, timings: Timings, shown: float, path: Pat
         "timings": timings,
         "training_images_shown": shown,
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+    write_json(path, summary)
 
 
 @contextmanager

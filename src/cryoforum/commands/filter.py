@@ -10,14 +10,14 @@ from cryoforum.choices import CertaintyStatistic
 from cryoforum.curation.selection import quantile_threshold, select
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, LAMBDA_MAX, TRACE
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.particle_files import (
     check_writable,
     read_particle_file,
     refuse_unwritable,
     write_particle_file,
 )
-from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
+from cryoforum.storage.files import check_output
 
 STATISTICS = {
     "error": EXPECTED_ERROR,
@@ -66,16 +66,14 @@ def filter_particles(request: FilterRequest) -> tuple[int, int]:
     """Write the surest particles, and the others where asked for; how many were kept and dropped."""
     outputs = [Path(path) for path in (request.out, request.dropped_out) if path is not None]
     for path in outputs:
-        refuse_to_overwrite(path, request.overwrite)
-        require_folder_of(path)
+        check_output(path, request.overwrite)
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise InputError(f"expected two files to write to, found {request.out} for both --out and --drop-out")
     table = read_particle_file(request.predictions)
     inputs = (request.predictions, request.quantile_of, *table.companions)
     resolved = {Path(path).resolve() for path in inputs if path is not None}
     for path in outputs:
-        if path.resolve() in resolved:
-            raise InputError(f"expected other names to write to than the input's, found {path}")
+        require(path.resolve() not in resolved, "other names to write to than the input's", path)
     check_writable(table, outputs[0])
     for path in outputs[1:]:
         refuse_unwritable(table, path)

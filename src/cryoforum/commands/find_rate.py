@@ -8,12 +8,12 @@ from cryoforum.choices import Precision
 from cryoforum.commands.train import reference_and_config
 from cryoforum.config import Config
 from cryoforum.dataset.split import chosen_split
-from cryoforum.errors import InputError
+from cryoforum.errors import require
 from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.runtime.distributed import is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.csv_tables import write_csv
-from cryoforum.storage.files import refuse_to_overwrite, require_folder_of
+from cryoforum.storage.files import check_output
 from cryoforum.training.lr_finder import FEWEST_RATES, RangeTestOptions, learning_rate_range, suggested_rate
 
 
@@ -41,15 +41,12 @@ class FindRateRequest:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        if self.steps < FEWEST_RATES:
-            raise InputError(f"expected --steps of {FEWEST_RATES} or more, found {self.steps}")
+        require(self.steps >= FEWEST_RATES, f"--steps of {FEWEST_RATES} or more", self.steps)
 
 
 def find_rate(request: FindRateRequest, reporter: Reporter = SILENT) -> float:
     """The largest learning rate that a range test on the particles suggests."""
-    if request.out is not None:
-        refuse_to_overwrite(request.out, request.overwrite)
-        require_folder_of(request.out)
+    check_output(request.out, request.overwrite)
     wait_for_all()
     particle_set = load_particle_set(request.particles, request.root)
     checked_poses(particle_set, "to learn from")

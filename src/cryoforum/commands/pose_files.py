@@ -22,7 +22,7 @@ from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, SIGNAL_S
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.particles import loaded_batches
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.particle_files import write_particle_file
 from cryoforum.io.predictions import prediction_columns, with_predictions
 from cryoforum.io.scratch import NO_SCRATCH, Scratch
@@ -30,12 +30,7 @@ from cryoforum.network.predict import BATCH_SIZE
 from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.batch_log import BatchLog, read_batches
-from cryoforum.storage.files import (
-    progress_path,
-    refuse_to_overwrite,
-    remove_leftovers_of,
-    require_folder_of,
-)
+from cryoforum.storage.files import check_output, progress_path, remove_leftovers_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,22 +60,17 @@ class PoseOutput:
     scratch: Scratch = NO_SCRATCH
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise InputError(f"expected --batch-size of 1 or more, found {self.batch_size}")
-        if self.shard is not None:
-            parsed_shard(self.shard)
+        require(self.batch_size >= 1, "--batch-size of 1 or more", self.batch_size)
+        parsed_shard(self.shard)
 
     def check(self, inputs: Sequence[Path] = ()) -> None:
         """InputError where the file is in the way, its folder is missing, or it is one of the inputs."""
-        refuse_to_overwrite(self.path, self.overwrite)
-        require_folder_of(self.path)
+        check_output(self.path, self.overwrite)
         if Path(self.path).resolve() in {Path(path).resolve() for path in inputs}:
             raise InputError(f"expected another name at --out than the input's, found {self.path}")
 
     def rows(self, count: int) -> Tensor:
         """The rows of ``count`` that the shard names, whole batches."""
-        if self.shard is None:
-            return torch.arange(count)
         index, shard_count = parsed_shard(self.shard)
         shares = shares_of_batches(count, shard_count, self.batch_size)
         if not all(shares):
@@ -174,8 +164,10 @@ def _summary(columns: Mapping[str, np.ndarray]) -> PoseSummary:
     )
 
 
-def parsed_shard(shard: str) -> tuple[int, int]:
-    """Number, from 1, and count of a shard written as "1/4"."""
+def parsed_shard(shard: str | None) -> tuple[int, int]:
+    """Number, from 1, and count of a shard written as "1/4"; None is the one of one."""
+    if shard is None:
+        return 1, 1
     number, _, count = shard.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise InputError(f"expected --shard as 1/4, 2/4, 3/4 or 4/4, found '{shard}'")

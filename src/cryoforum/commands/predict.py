@@ -34,7 +34,6 @@ def predict(request: PredictRequest, reporter: Reporter = SILENT) -> PoseSummary
     request.output.check(request.particles)
     models = load_models(request.model)
     particle_set = load_particle_set(request.particles, request.root, grid_of(models[0]))
-    request.output.check(particle_set.table.companions)
     return predict_set(models, particle_set, request, reporter)
 
 
@@ -47,7 +46,7 @@ def predict_set(
 ) -> PoseSummary:
     """The same for models and particles that were read already. ``finished``: last change to the table."""
     output = request.output
-    output.check()
+    output.check(particle_set.table.companions)
     check_writable(particle_set.table, output.path)
     if request.part is not None:
         particle_set = particle_set.select(_rows_of_part(models, particle_set, request.part))

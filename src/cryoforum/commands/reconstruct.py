@@ -1,6 +1,5 @@
 """Half maps, map and FSC of particles in files."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.reconstruction import inversion
 from cryoforum.reconstruction.fsc import fsc_curve
 from cryoforum.runtime.reporter import SILENT, Reporter
-from cryoforum.storage.files import refuse_to_overwrite, replacing
+from cryoforum.storage.files import refuse_to_overwrite, replacing, write_json
 
 MAP_FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")
 
@@ -82,6 +81,5 @@ def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:
         "masked": curve.masked_resolution_angstrom,
         "independent": maps.independent,
     }
-    with replacing(resolution_path) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(resolution_path, result)
     return result

@@ -8,7 +8,7 @@ that says how it ended, and a table of the files that later jobs may take as inp
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from cryoforum.commands.train import is_unfinished
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.relion.star_text import open_for_writing, write_tables
 from cryoforum.network.model_folder import model_folders
 from cryoforum.reconstruction.reference_map import REFERENCE
@@ -60,8 +60,7 @@ class ExternalJob:
     @property
     def words(self) -> list[str]:
         """The words of the `cryoforum` command that does the job; what it wrote before it may replace."""
-        if self.action not in _COMMANDS:
-            raise InputError(f"expected --action {', '.join(_COMMANDS)}, found '{self.action}'")
+        require(self.action in _COMMANDS, f"--action {', '.join(_COMMANDS)}", f"'{self.action}'")
         if self.particles is None:
             raise InputError("expected --in_parts: particles in the Input tab of the job, found none")
         others = [word for word in self.options if word in OTHER_INPUTS]
@@ -116,32 +115,19 @@ def _filter(job: ExternalJob, particles: str) -> list[str]:
     return ["filter", particles, *out, "--overwrite"]
 
 
-_COMMANDS: dict[str, Callable[[ExternalJob, str], list[str]]] = {
-    "train": _train,
-    "predict": _predict,
-    "filter": _filter,
-}
+_COMMANDS = {"train": _train, "predict": _predict, "filter": _filter}
 
 
 def _spelled(options: Sequence[str]) -> list[str]:
     """Labels written as RELION's own, --max_minutes, in our spelling; what follows = stays."""
-    parts = [word.partition("=") for word in options]
-    return [
-        name.replace("_", "-") + sign + value if name.startswith("--") else name + sign + value
-        for name, sign, value in parts
-    ]
+    return [re.sub("^--[^=]*", lambda label: label[0].replace("_", "-"), word) for word in options]
 
 
 def write_output_nodes(job: ExternalJob) -> None:
     """The table of results, for RELION 3.1 (types as numbers) and 4 or 5 (labels) alike."""
-    results = job.results
-    table = pd.DataFrame(
-        {
-            "rlnPipeLineNodeName": [_name_in_project(path) for path, _ in results],
-            "rlnPipeLineNodeType": [str(kind.number) for _, kind in results],
-            "rlnPipeLineNodeTypeLabel": [kind.label for _, kind in results],
-        }
-    )
+    columns = ["rlnPipeLineNodeName", "rlnPipeLineNodeType", "rlnPipeLineNodeTypeLabel"]
+    rows = [(_name_in_project(path), str(kind.number), kind.label) for path, kind in job.results]
+    table = pd.DataFrame(rows, columns=columns)
     with replacing(job.folder / OUTPUT_NODES) as temporary, open_for_writing(temporary) as file:
         write_tables(file, [("output_nodes", table)], version_line="# version 30001")
 

@@ -13,7 +13,7 @@ from cryoforum.config import Config
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, chosen_split
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
@@ -28,7 +28,7 @@ from cryoforum.reconstruction.reference_map import (
 from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
-from cryoforum.storage.files import is_leftover
+from cryoforum.storage.files import remove_leftovers_in
 from cryoforum.training import loop
 from cryoforum.training.calibration import calibrated
 
@@ -85,8 +85,8 @@ class TrainRequest:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise InputError(f"expected --max-minutes above 0, found {self.max_minutes}")
+        minutes = self.max_minutes
+        require(minutes is None or minutes > 0, "--max-minutes above 0", minutes)
 
 
 def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedModel, ...]:
@@ -109,8 +109,7 @@ def _train_half_set_models(
     folders = [out / name for name in HALF_FOLDERS]
     if (out / DESCRIPTION).exists():
         raise InputError(f"{out} holds a model of all particles; choose another --out for half-set models")
-    if resume and not is_unfinished(out):
-        raise InputError(f"expected an unfinished training at {out} to resume, found none")
+    require(not resume or is_unfinished(out), f"an unfinished training at {out} to resume", "none")
     if not (resume or request.overwrite) and any(map(_is_filled, folders)):
         raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
     if particle_set.particles.half_sets is None:
@@ -167,8 +166,7 @@ def _refuse_folder(out: Path, request: TrainRequest) -> None:
             f"expected {out / STATE} to resume from, found none: the training is finished or never "
             "began; train without --resume"
         )
-    if out.is_file():
-        raise InputError(f"expected a folder at --out {out}, found a file; choose another")
+    require(not out.is_file(), f"a folder at --out {out}", "a file; choose another")
     if not (request.resume or request.overwrite) and _is_filled(out):
         raise InputError(f"{out} exists and is not empty; choose another --out or add --overwrite")
 
@@ -195,8 +193,7 @@ def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -
     if reference is not None:
         save_reference(reference, out)
     (out / STATE).unlink(missing_ok=True)
-    for leftover in filter(is_leftover, out.iterdir()):
-        leftover.unlink()
+    remove_leftovers_in(out)
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -1,12 +1,14 @@
 """Input files that are found or named as missing, and output that is written whole or not at all."""
 
 import glob
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cryoforum.errors import InputError
 
@@ -26,6 +28,12 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:  # Ctrl-C must not leave a torn file either
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values as JSON that people can read; the file appears whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def reason_of(error: Exception) -> str:
@@ -48,6 +56,13 @@ def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
         raise InputError(f"expected a file name, found the folder {path}; add a file name")
     if Path(path).exists() and not overwrite:
         raise InputError(f"{path} already exists; choose another name or allow it with --overwrite")
+
+
+def check_output(path: Path | None, overwrite: bool) -> None:
+    """InputError where no file can be written at ``path``, None for nowhere; asked before any work."""
+    if path is not None:
+        refuse_to_overwrite(path, overwrite)
+        require_folder_of(path)
 
 
 def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
@@ -77,6 +92,12 @@ def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
 def is_leftover(path: Path) -> bool:
     """Whether ``path`` is a temporary file of `replacing` or of `progress_path` that a kill left behind."""
     return path.name.startswith(".") and (".partial" in path.name or ".progress-" in path.name)
+
+
+def remove_leftovers_in(folder: Path) -> None:
+    """Remove the temporary files that kills left behind in a folder which nobody else writes to."""
+    for leftover in filter(is_leftover, Path(folder).iterdir()):
+        leftover.unlink(missing_ok=True)
 
 
 def progress_path(path: Path, process: int, process_count: int) -> Path:

@@ -39,14 +39,7 @@ def other_interpretations(
     )
     has_origins = bool(rms_pixel > LEAST_ORIGIN_PIXEL)
     if has_origins:
-        factors = _origin_factors(pixel_size)
-        respects.append(
-            {
-                name: replace(current, origin_factor=factor)
-                for factor, name in factors
-                if factor != current.origin_factor
-            }
-        )
+        respects.append(_other_origins(current, pixel_size))
     if sample.ctf is not None:
         transfers = [transfer for transfer in Transfer if transfer is not current.transfer]
         respects.append({f"images {transfer}": replace(current, transfer=transfer) for transfer in transfers})
@@ -71,8 +64,8 @@ def _other_pixel_sizes(
     }
 
 
-def _origin_factors(pixel_size: float) -> list[tuple[float, str]]:
-    """Factors on origins, each with its name; none nearly the same as an earlier one."""
+def _other_origins(current: Interpretation, pixel_size: float) -> dict[str, Interpretation]:
+    """Other factors on origins by name; none nearly the same as an earlier one."""
     named = [
         (1.0, "origins as in the file"),
         (-1.0, "origins of the opposite sign"),
@@ -82,8 +75,12 @@ def _origin_factors(pixel_size: float) -> list[tuple[float, str]]:
         (2.0, "origins too small by 2"),
         (0.5, "origins too large by 2"),
     ]
-    distinct: list[tuple[float, str]] = []
+    distinct: dict[float, str] = {}
     for factor, name in named:
-        if all(abs(factor - other) > SAME_FACTOR * abs(factor) for other, _ in distinct):
-            distinct.append((factor, name))
-    return distinct
+        if all(abs(factor - other) > SAME_FACTOR * abs(factor) for other in distinct):
+            distinct[factor] = name
+    return {
+        name: replace(current, origin_factor=factor)
+        for factor, name in distinct.items()
+        if factor != current.origin_factor
+    }

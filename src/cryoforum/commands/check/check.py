@@ -13,6 +13,7 @@ from cryoforum.commands.check.findings import Findings, Outcome, TooFewParticles
 from cryoforum.commands.check.inventory import inventory, origins_in_pixels, table_alone
 from cryoforum.commands.check.map_comparison import Comparison, compare_maps
 from cryoforum.commands.check.problems import LEAST_SKEWNESS, Problem, fixing_flags, problems, problems_beside
+from cryoforum.commands.reference_maps import ReferenceMap
 from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
@@ -25,22 +26,6 @@ from cryoforum.molecules.structures import check_structure, load_structure
 logger = logging.getLogger(__name__)
 
 SHOWN = 12  # particles in pictures
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A map of the molecule that the user gave.
-
-    Attributes
-    ----------
-    spec
-        A file, or the name of a structure of this package.
-    pixel_size_angstrom
-        Replaces that of the map's header; None to read the header.
-    """
-
-    spec: str
-    pixel_size_angstrom: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +73,7 @@ def check_files(
     paths: Sequence[Path],
     root: Path | None,
     symmetry: str = "C1",
-    reference: Reference | None = None,
+    reference: ReferenceMap | None = None,
 ) -> Check:
     """Read one or several particle files as one, and compare them with their images.
 
@@ -101,7 +86,7 @@ def check_files(
     symmetry
         Point group of the molecule.
     reference
-        Decides the hand, and the pixel size of files without CTF parameters.
+        Decides the hand, and the pixel size of files without CTF parameters; its resolution is not asked for.
 
     Raises
     ------
@@ -135,7 +120,7 @@ def _judged(
     findings: Findings,
     table: ParticleTable,
     root: Path | None,
-    reference: Reference | None,
+    reference: ReferenceMap | None,
 ) -> Check:
     """The check with its findings and problems, and a comparison with the reference."""
     size, in_pixels = unchecked.particles.pixel_size_angstrom, origins_in_pixels(table)
@@ -145,8 +130,11 @@ def _judged(
         undecided.append("contrast")
     volume, comparison = None, None
     if reference is not None and findings.oriented:
-        volume = _load_like(reference, findings.volume)
-        comparison = compare_maps(findings.volume.voxels, volume.voxels)
+        own = findings.volume
+        volume = load_structure(
+            reference.spec, len(own.voxels), own.pixel_size_angstrom, reference.pixel_size_angstrom
+        )
+        comparison = compare_maps(own.voxels, volume.voxels)
         found += problems_beside(reference.spec, comparison, findings.interpretation.pixel_factor * size)
     if comparison is None or comparison.other_hand is None:
         undecided.append("hand (needs --reference)" if reference is None else "hand")
@@ -184,12 +172,6 @@ def _why_not_checked(particles: Particles) -> str | None:
     if len(q) > 1 and bool((q == q[0]).all()):
         return f"{predictable}: all orientations are the same, as before a refinement"
     return None
-
-
-def _load_like(reference: Reference, own: Volume) -> Volume:
-    """The reference at the box and pixel size of the particles' own map."""
-    box, size = len(own.voxels), own.pixel_size_angstrom
-    return load_structure(reference.spec, box, size, reference.pixel_size_angstrom)
 
 
 def _conclusion(findings: Findings, found: list[Problem]) -> str:

@@ -82,15 +82,6 @@ def estimated_ctf(sample: Sample, plain: Support) -> EstimatedCtf:
 
 
 def _ctf_parameters(defocus_angstrom: Tensor) -> CtfParameters:
-    def constant(value: float) -> Tensor:
-        return torch.full_like(defocus_angstrom, value)
-
-    return CtfParameters(
-        defocus_u_angstrom=defocus_angstrom,
-        defocus_v_angstrom=defocus_angstrom,
-        defocus_angle_deg=constant(0.0),
-        voltage_kv=constant(VOLTAGE_KV),
-        spherical_aberration_mm=constant(SPHERICAL_MM),
-        amplitude_contrast=constant(AMPLITUDE_CONTRAST),
-        phase_shift_deg=constant(0.0),
-    )
+    zeros = torch.zeros_like(defocus_angstrom)
+    microscope = zeros + VOLTAGE_KV, zeros + SPHERICAL_MM, zeros + AMPLITUDE_CONTRAST
+    return CtfParameters(defocus_angstrom, defocus_angstrom, zeros, *microscope, phase_shift_deg=zeros)

@@ -71,7 +71,6 @@ class Alternative:
     """
 
     name: str
-    interpretation: Interpretation
     deviations: float
     share: float
 
@@ -217,7 +216,7 @@ def _alternative(name: str, found: Support, adopted: Support) -> Alternative:
     difference = found.gains - adopted.gains
     explained = max(float(found.gains.mean()), float(adopted.gains.mean()), 1e-30)
     error, mean = _standard_error(difference), float(difference.mean())
-    return Alternative(name, found.interpretation, mean / error if error > 0 else 0.0, mean / explained)
+    return Alternative(name, mean / error if error > 0 else 0.0, mean / explained)
 
 
 def _standard_error(values: Tensor) -> float:

@@ -70,7 +70,7 @@ class Sample:
     """Some particles of a file, ready to be read one way or another.
 
     values: (n, p) complex64, transforms of the images at ``points``, over the deviation (p,) of their shell.
-    extent_angstrom: width of the images. halves: (n,) 0 or 1. rows: of the particles in the file.
+    extent_angstrom: width of the images. halves: (n,) 0 or 1.
     used: (p,) bool, the points by which readings are judged.
     """
 
@@ -82,7 +82,6 @@ class Sample:
     ctf: CtfParameters | None
     halves: Tensor
     symmetry: str
-    rows: Tensor
     used: Tensor
 
     def __len__(self) -> int:
@@ -147,7 +146,6 @@ def drawn_sample(particles: Particles, count: int, symmetry: str, batch_size: in
         None if particles.ctf is None else particles.ctf[rows],
         _halves(particles, rows),
         symmetry,
-        rows,
         torch.ones(len(points.kx), dtype=torch.bool),
     )
 

@@ -6,10 +6,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.columns import ANGLE_COLUMNS, CTF_COLUMNS
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column, split_image_name
 from cryoforum.dataset.particles import Particles
-from cryoforum.io.mrc.header import Layout
-from cryoforum.io.relion.particles import ANGLE_COLUMNS, CTF_COLUMNS
 from cryoforum.io.scratch import layouts_of
 
 MICROSCOPE = {
@@ -132,11 +131,10 @@ def _distinct(quaternions: Tensor) -> int:
 
 def _stacks(particles: Particles) -> list[tuple[str, str]]:
     names = Counter(split_image_name(name)[1] for name in particles.names)
-    kinds = {_kind(layout) for layout in layouts_of(particles.images, torch.arange(len(particles)))}
+    kinds = {
+        f"{layout.dtype.name}{', compressed' if layout.is_packed else ''}"
+        for layout in layouts_of(particles.images, torch.arange(len(particles)))
+    }
     text = f"{len(names)} found, {' and '.join(sorted(kinds))}"
     listed = ", ".join(f"{name} ({count})" for name, count in list(names.items())[:STACKS_SHOWN])
     return [("stacks", f"{text}: {listed}{', …' if len(names) > STACKS_SHOWN else ''}")]
-
-
-def _kind(layout: Layout) -> str:
-    return f"{layout.dtype.name}, compressed" if layout.is_packed else layout.dtype.name

@@ -25,19 +25,6 @@ DENSE = 0.3  # of the maximum: what counts for the centre of mass
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """How a map lies on another: R of ``turn`` maps its coordinates to the other's.
-
-    correlations: (slices,) of their central slices, every shell alike. size: factor by which the pixel
-    size of the first must grow for both to agree best.
-    """
-
-    turn: Tensor
-    correlations: Tensor
-    size: float
-
-
-@dataclass(frozen=True)
 class Comparison:
     """How the particles' own map lies on one from elsewhere.
 
@@ -55,18 +42,14 @@ class Comparison:
 def compare_maps(voxels: Tensor, other: Tensor) -> Comparison:
     """Hand and size of a map (b, b, b) beside ``other`` (b, b, b); of either contrast."""
     own, other = (one if skewness(one) > 0 else -one for one in (voxels, other))
-    given, turned_over = align(own, other), align(mirrored(own), other)
-    difference = turned_over.correlations - given.correlations
+    (given, size), (turned_over, size_of_other) = align(own, other), align(mirrored(own), other)
+    difference = turned_over - given
     gain, error = float(difference.mean()), float(difference.std()) / math.sqrt(SLICES)
-    best = max(given, turned_over, key=lambda one: float(one.correlations.mean()))
-    alike = float(best.correlations.mean()) > LEAST_CORRELATION
+    means = float(given.mean()), float(turned_over.mean())
+    alike = max(means) > LEAST_CORRELATION
     told = alike and abs(gain) > max(LEAST_HAND, LEAST_DEVIATIONS * error)
-    return Comparison(
-        float(given.correlations.mean()),
-        float(turned_over.correlations.mean()),
-        gain > 0 if told else None,
-        best.size if alike else math.nan,
-    )
+    best_size = size if means[0] >= means[1] else size_of_other
+    return Comparison(*means, gain > 0 if told else None, best_size if alike else math.nan)
 
 
 def skewness(voxels: Tensor) -> float:
@@ -75,8 +58,14 @@ def skewness(voxels: Tensor) -> float:
     return float(centred.pow(3).mean() / centred.square().mean().pow(1.5).clamp_min(1e-30))
 
 
-def align(voxels: Tensor, other: Tensor) -> Alignment:
-    """The turn that lays a map (b, b, b) on ``other`` (b, b, b); both of positive contrast."""
+def align(voxels: Tensor, other: Tensor) -> tuple[Tensor, float]:
+    """How a map (b, b, b) agrees with ``other`` (b, b, b) when it is laid on it; both of positive contrast.
+
+    Returns
+    -------
+    (slices,) correlations of their central slices, every shell alike; and the factor by which the pixel size
+    of the first must grow for both to agree best.
+    """
     box = len(voxels)
     highest = min(FINE_SHELL, box // 2 - 2)
     transforms = [cropped_transform(_centred(one), box // 2 - 2) for one in (voxels, other)]
@@ -95,7 +84,7 @@ def align(voxels: Tensor, other: Tensor) -> Alignment:
         [_correlations(transforms, views, best[None], fine, float(size)).mean() for size in SIZES]
     )
     looks_larger = float(SIZES[sizes.argmax()])  # its transform at k is the other's at that times k
-    return Alignment(best, _correlations(transforms, views, best[None], fine)[0], 1 / looks_larger)
+    return _correlations(transforms, views, best[None], fine)[0], 1 / looks_larger
 
 
 def mirrored(voxels: Tensor) -> Tensor:

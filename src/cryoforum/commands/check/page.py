@@ -11,7 +11,6 @@ from cryoforum.commands.check.findings import ALTERNATIVES_HEADER, Findings
 from cryoforum.commands.check.interpretations import LARGEST_BOX, as_interpreted
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
-from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import relion_euler_to_unitquat
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import crop_or_pad, frequency_grid, phase_shift, to_fourier, to_real
@@ -89,8 +88,7 @@ def _small(check: Check) -> Particles:
 
 def _projections(volume: Volume, particles: Particles) -> Tensor:
     poses = particles.poses
-    if poses is None:
-        raise InputError("expected particles with poses, found none")
+    assert poses is not None
     slices = project(cropped_transform(volume.voxels), poses.quaternions, particles.box)
     if particles.ctf is not None:
         slices = slices * ctf_2d(particles.ctf, particles.box, particles.pixel_size_angstrom)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cryoforum.commands.predict import hash_of_model
-from cryoforum.errors import InputError
-from cryoforum.storage.files import is_leftover, replacing
+from cryoforum.errors import InputError, require
+from cryoforum.storage.files import is_leftover, write_json
 
 FORMAT = "cryo-forum watch 1"
 JOB, LOCK, PREDICTED = "watch.json", "watch.lock", "predicted"
@@ -38,25 +38,20 @@ class WatchRequest:
     refine: bool | None = None
 
     def __post_init__(self) -> None:
-        if not Path(self.folder).is_dir():
-            raise InputError(f"expected a folder to watch, found none at {self.folder}")
-        if not 0 < self.keep <= 1:
-            raise InputError(f"expected --keep above 0 and at most 1, found {self.keep}")
-        if self.max_error_deg is not None and not self.max_error_deg > 0:
-            raise InputError(f"expected --max-error above 0 degrees, found {self.max_error_deg}")
-        if not 0 < self.every_seconds < math.inf:
-            raise InputError(f"expected --every above 0 seconds, found {self.every_seconds}")
-        if self.once and self.until_idle_seconds is not None:
-            raise InputError("expected --once or --until-idle, found both")
-        if self.pattern.startswith("/") or not self.pattern:
-            raise InputError(f"expected --pattern as '*.star', found '{self.pattern}'")
+        require(Path(self.folder).is_dir(), "a folder to watch", f"none at {self.folder}")
+        error, seconds = self.max_error_deg, self.every_seconds
+        require(0 < self.keep <= 1, "--keep above 0 and at most 1", self.keep)
+        require(error is None or error > 0, "--max-error above 0 degrees", error)
+        require(0 < seconds < math.inf, "--every above 0 seconds", seconds)
+        require(not self.once or self.until_idle_seconds is None, "--once or --until-idle", "both")
+        is_relative = bool(self.pattern) and not self.pattern.startswith("/")
+        require(is_relative, "--pattern as '*.star'", f"'{self.pattern}'")
 
 
 def prepare_folder(request: WatchRequest) -> None:
     """Make the output folder; InputError where it is somebody's own."""
     out = Path(request.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"expected a folder at {out}, found a file; choose another --out")
+    require(not out.exists() or out.is_dir(), f"a folder at {out}", "a file; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     entries = [path.name for path in out.iterdir() if path.name != LOCK and not is_leftover(path)]
     if entries and JOB not in entries:
@@ -74,17 +69,13 @@ def begin_or_go_on(request: WatchRequest) -> None:
     known = read_job(request.out)
     for name, value in job.items():
         if known and known.get(name) != value:
+            # Of a model there are only hashes.
+            values = "" if name == "model" else f" ({known.get(name)}, not {value})"
             raise InputError(
-                f"{request.out} holds the results of another {name}{_values(name, known, value)}; "
-                "choose another --out"
+                f"{request.out} holds the results of another {name}{values}; choose another --out"
             )
     write_job(request.out, {**known, **job})
     (Path(request.out) / PREDICTED).mkdir(exist_ok=True)
-
-
-def _values(name: str, known: dict[str, Any], value: object) -> str:
-    """What differs, where a person can read it: of a model there are only hashes."""
-    return "" if name == "model" else f" ({known.get(name)}, not {value})"
 
 
 def read_job(out: Path) -> dict[str, Any]:
@@ -103,5 +94,4 @@ def read_job(out: Path) -> dict[str, Any]:
 
 def write_job(out: Path, job: dict[str, Any]) -> None:
     """Write the job down, atomically."""
-    with replacing(Path(out) / JOB) as temporary:
-        temporary.write_text(json.dumps(job, indent=2) + "\n")
+    write_json(Path(out) / JOB, job)

@@ -9,14 +9,15 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
+from cryoforum.dataset.columns import EXPECTED_ERROR, IMAGE_NAME, OPTICS_GROUP, SIGNAL_SCALE
+from cryoforum.dataset.particle_table import ParticleTable, number_column, split_image_name, with_columns
 from cryoforum.errors import InputError
 from cryoforum.io.image_paths import find_file
-from cryoforum.storage.files import is_leftover
 
 ROWS = 20_000  # in a portion at most: maps and report follow a large file while it is being predicted
 _NAME = re.compile(r"(\d{6,})-(.*-[0-9a-f]{8})-(\d+)-(\d+)-([0-9a-f]{12})\.star")
@@ -36,11 +37,10 @@ class Portion:
 
 def listed_portions(folder: Path) -> list[Portion]:
     """All finished portions, in the order of their arrival."""
-    found = [(path, _NAME.fullmatch(path.name)) for path in Path(folder).iterdir()]
     portions = [
         Portion(path, int(match[1]), match[2], int(match[3]), int(match[4]), match[5])
-        for path, match in found
-        if match is not None
+        for path in Path(folder).iterdir()
+        if (match := _NAME.fullmatch(path.name))
     ]
     return sorted(portions, key=lambda portion: (portion.number, portion.path.name))
 
@@ -97,9 +97,9 @@ def digest_of_rows(table: ParticleTable, start: int, stop: int) -> str:
     text = "\n".join("\t".join(row) for row in zip(*columns, strict=True))
     digest.update(text.encode("utf-8", "surrogateescape"))
     if table.optics is not None:
-        optics, groups = table.optics, "rlnOpticsGroup"
-        if groups in optics and groups in frame:
-            optics = optics[optics[groups].isin(set(frame[groups]))]
+        optics = table.optics
+        if OPTICS_GROUP in optics and OPTICS_GROUP in frame:
+            optics = optics[optics[OPTICS_GROUP].isin(set(frame[OPTICS_GROUP]))]
         digest.update(repr(optics.to_dict("records")).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:12]
 
@@ -111,15 +111,14 @@ def with_findable_names(table: ParticleTable, root: Path | None, place: Path) ->
     whoever reads the file may be in any folder. InputError where a stack is not found.
     """
     folder = table.path.absolute().parent
-    text_of: dict[str, str] = {}
-    names = []
-    for name in table.particles["rlnImageName"]:
-        index, at, stack = name.rpartition("@")
-        if stack not in text_of:
-            meant = find_file(stack, folder, root)
-            text_of[stack] = stack if _leads_to(stack, place, meant) else str(meant.absolute())
-        names.append(f"{index}{at}{text_of[stack]}")
-    return with_columns(table, {"rlnImageName": names})
+
+    @cache
+    def findable(stack: str) -> str:
+        meant = find_file(stack, folder, root)
+        return stack if _leads_to(stack, place, meant) else str(meant.absolute())
+
+    parts = map(split_image_name, table.particles[IMAGE_NAME])
+    return with_columns(table, {IMAGE_NAME: [number + findable(stack) for number, stack in parts]})
 
 
 def _leads_to(stack: str, place: Path, meant: Path) -> bool:
@@ -132,22 +131,21 @@ def _leads_to(stack: str, place: Path, meant: Path) -> bool:
 def image_keys(table: ParticleTable) -> list[str]:
     """What tells one image from another, whatever it is called: its slice, and the path of its stack."""
     folder = table.path.absolute().parent
-    path_of: dict[str, str] = {}
-    keys = []
-    for name in table.particles["rlnImageName"]:
-        index, _, stack = name.rpartition("@")
-        if stack not in path_of:
-            try:
-                path_of[stack] = str(find_file(stack, folder).resolve())
-            except InputError:  # removed after it was predicted
-                path_of[stack] = stack
-        keys.append(f"{int(index or 1)}@{path_of[stack]}")
-    return keys
+
+    @cache
+    def place_of(stack: str) -> str:
+        try:
+            return str(find_file(stack, folder).resolve())
+        except InputError:  # removed after it was predicted
+            return stack
+
+    parts = map(split_image_name, table.particles[IMAGE_NAME])
+    return [f"{int(number.removesuffix('@') or 1)}@{place_of(stack)}" for number, stack in parts]
 
 
 def last_change_of_images(table: ParticleTable, root: Path | None) -> float:
     """When the last of the stacks was changed, in the time of `time.time`. InputError: one is missing."""
-    stacks = {name.rpartition("@")[2] for name in table.particles["rlnImageName"]}
+    stacks = {split_image_name(name)[1] for name in table.particles[IMAGE_NAME]}
     folder = table.path.absolute().parent
     return max(find_file(stack, folder, root).stat().st_mtime for stack in stacks)
 
@@ -167,17 +165,8 @@ class PortionScores:
 
 def scores_of(table: ParticleTable, apart: bool) -> PortionScores:
     """Read from a predicted portion."""
-    errors, scales = (
-        number_column(table, name) for name in ("cryoforumExpectedErrorDeg", "cryoforumSignalScale")
-    )
+    errors, scales = number_column(table, EXPECTED_ERROR), number_column(table, SIGNAL_SCALE)
     if errors is None:
-        raise InputError(f"{table.path}: expected a column cryoforumExpectedErrorDeg")
+        raise InputError(f"{table.path}: expected a column {EXPECTED_ERROR}")
     scales = np.empty(0) if scales is None else scales
     return PortionScores(image_keys(table), errors.astype(np.float32), scales.astype(np.float32), apart)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what kills left behind of portions that nobody wants any more."""
-    for path in Path(folder).iterdir():
-        if is_leftover(path):
-            path.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """All that is made of predicted portions: joined files, maps, history and report, kept up to date."""
 
-import csv
 import logging
 import time
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from cryoforum.io.predictions import half_sets_are_independent
 from cryoforum.io.relion.growing import GrowingStar, check_joinable
 from cryoforum.reconstruction.inversion import ReconstructionConfig, finished_maps
 from cryoforum.report.watch import write_watch_report
-from cryoforum.storage.files import replacing
+from cryoforum.storage.csv_tables import read_csv, write_csv
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +87,6 @@ class Results:
 
     def remove(self, portions: list[Portion]) -> None:
         """Portions hold no longer: their files go, and what counts is counted anew."""
-        if not portions:
-            return
         for portion in portions:
             portion.path.unlink()
         left = [counted for counted in self._counted if counted.portion not in portions]
@@ -122,8 +119,8 @@ class Results:
         threshold = self._threshold()
         self._join(threshold)
         resolution = self._update_maps(threshold)
-        history = self._update_history(threshold, resolution)
         errors, scales = self._errors_deg(), self._scales()
+        history = self._update_history(errors, scales, threshold, resolution)
         write_watch_report(self._out, history, errors, threshold, scales, SCALE_RANGE[0])
 
     def _threshold(self) -> float:
@@ -134,11 +131,7 @@ class Results:
         job = read_job(self._out)
         if job.get("keep") == keep and "max_error_deg" in job:
             return float(job["max_error_deg"])
-        first: list[np.ndarray] = []
-        for counted in self._counted:
-            if sum(map(len, first)) < FIRST_COUNT:
-                first.append(counted.scores.errors_deg[counted.rows])
-        errors = torch.from_numpy(np.concatenate(first)[:FIRST_COUNT])
+        errors = torch.from_numpy(self._errors_deg()[:FIRST_COUNT])
         threshold = quantile_threshold(errors, keep)
         if len(errors) >= FIRST_COUNT:
             write_job(self._out, {**job, "keep": keep, "max_error_deg": threshold})
@@ -151,6 +144,7 @@ class Results:
         grown = names[: len(self._joined)] == self._joined and threshold == self._joined_threshold
         tables = [self._rows(counted) for counted in new] if grown else []
         kept = [self._rows(counted, threshold) for counted in new] if grown else []
+        self._joined_threshold = np.nan  # where only one of them can be written, both are written anew
         if not (grown and self._all.append(tables) and self._kept.append(kept)):
             self._all.rewrite(lambda: map(self._rows, self._counted))
             self._kept.rewrite(lambda: (self._rows(counted, threshold) for counted in self._counted))
@@ -183,15 +177,11 @@ class Results:
         return f"{counted.portion.path.name} {int(counted.rows.sum())} {threshold:.9g}"
 
     def _update_history(
-        self, threshold: float, resolution: dict[str, float | bool]
+        self, errors: np.ndarray, scales: np.ndarray, threshold: float, resolution: dict[str, float | bool]
     ) -> list[dict[str, float | None]]:
         """history.csv with a line of now, unless nothing has come since the last."""
         path = self._out / "history.csv"
-        rows: list[dict[str, str]] = []
-        if path.is_file():
-            with open(path, newline="") as file:
-                rows = list(csv.DictReader(file))
-        errors, scales = self._errors_deg(), self._scales()
+        rows = read_csv(path) if path.is_file() else []
         now = {
             "particles": str(len(errors)),
             "kept": str(int((errors <= threshold).sum())),
@@ -202,10 +192,7 @@ class Results:
         if not rows or any(rows[-1].get(name) != value for name, value in now.items()):
             rows.append({"seconds": f"{time.time():.1f}", **now})
             logger.info(_state_line(now))
-            with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-                writer = csv.DictWriter(file, HISTORY)
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(path, rows)
         return [{name: float(row[name]) if row.get(name) else None for name in HISTORY} for row in rows]
 
     def _errors_deg(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +36,9 @@ def updated_sums(
             logger.info("particles of the map have changed: it is summed up anew")
         found = None
     sums, held = (None, []) if found is None else found
-    unsaved = 0
-    for entry, particles in _each_new(wanted, held, particles_of):
+    known, unsaved = set(held), 0
+    for entry in (entry for entry in wanted if entry not in known):
+        particles = particles_of(entry)
         held.append(entry)
         if particles is not None:
             sums = sums or empty_sums(particles.box, particles.pixel_size_angstrom)
@@ -49,13 +50,6 @@ def updated_sums(
     if sums is not None and unsaved:
         save_sums(path, sums, held)
     return sums
-
-
-def _each_new(
-    wanted: Iterable[str], held: Sequence[str], particles_of: Callable[[str], Particles | None]
-) -> Iterator[tuple[str, Particles | None]]:
-    known = set(held)
-    return ((entry, particles_of(entry)) for entry in wanted if entry not in known)
 
 
 def save_sums(path: Path, sums: HalfSums, held: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ Whatever a kill interrupts, the next start finds `predicted` true and everything
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,6 @@ from cryoforum.commands.watch.job import LOCK, PREDICTED, WatchRequest, begin_or
 from cryoforum.commands.watch.portions import (
     last_change_of_images,
     new_portions,
-    remove_unfinished,
     source_of,
     split_by_change,
     with_findable_names,
@@ -46,7 +46,7 @@ from cryoforum.network.predict import grid_of
 from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.file_watcher import Arrivals
-from cryoforum.storage.files import reason_of
+from cryoforum.storage.files import reason_of, remove_leftovers_in
 from cryoforum.storage.locks import only_one
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class _Watcher:
                 break
         if self._problem is not None:
             raise InputError(self._problem)
-        remove_unfinished(self._predicted)
+        remove_leftovers_in(self._predicted)  # of portions that nobody wants any more
 
     def _is_over(self, idle_seconds: float) -> bool:
         limit = self._request.until_idle_seconds
@@ -213,11 +213,8 @@ class _Watcher:
             refine=request.refine,
             half_maps="all" if mixed else None,
         )
-
-        def findable(table: ParticleTable) -> ParticleTable:
-            """Under their own names, by which a model may know them, they are aligned; then made findable."""
-            return with_findable_names(table, request.root, path.parent)
-
+        # They are aligned under their own names, by which a model may know them, and then made findable.
+        findable = partial(with_findable_names, root=request.root, place=path.parent)
         predict_set(models, rows, prediction, self._reporter, findable)
 
     def _say_once(self, line: str) -> None:
