@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from cryoforum.dataset.columns import OPTICS_OF_READING
 from cryoforum.errors import InputError
+
+ROWS_NAMED = 5  # of the rows that have a fault
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,39 @@ def optics_rows(table: ParticleTable, optics: pd.DataFrame) -> np.ndarray:
 
 
 def refuse_rows(table: ParticleTable, wrong: np.ndarray, problem_of: Callable[[int], str]) -> None:
-    """InputError with the place and the problem of the first row that is ``wrong`` (n,), if any is."""
+    """InputError with the place and the problem of the first row that is ``wrong`` (n,), if any is.
+
+    Where there are more such rows the message says how many, and which are the first.
+    """
     if wrong.any():
         row = int(wrong.argmax())
-        raise InputError(f"{place_of_row(table, row)}: {problem_of(row)}")
+        raise InputError(f"{place_of_row(table, row)}: {problem_of(row)}{and_further_rows(wrong)}")
+
+
+def and_further_rows(wrong: np.ndarray) -> str:
+    """How many of all rows are ``wrong`` (n,), and the numbers of the first; empty where just one is."""
+    count = int(wrong.sum())
+    return "" if count < 2 else f" ({count} of {len(wrong)} rows are so: {numbers_of_rows(wrong)})"
+
+
+def numbers_of_rows(wrong: np.ndarray) -> str:
+    """The numbers, from 1, of the first rows of a mask (n,), as in ``3, 4, …``."""
+    rows = np.flatnonzero(wrong) + 1
+    return ", ".join(map(str, rows[:ROWS_NAMED])) + (", …" if len(rows) > ROWS_NAMED else "")
+
+
+def where_to_add(table: ParticleTable, column: str) -> str:
+    """What a user may do about a column that is missing: where it belongs in this file."""
+    if table.dataset is not None:
+        return "merge the file that has it: cryoforum convert PARTICLES.cs PASSTHROUGH.cs --out merged.cs"
+    if table.optics is not None:
+        return f"add the column to {'data_optics' if column in OPTICS_OF_READING else 'data_particles'}"
+    if "rlnOpticsGroup" in table.particles:
+        return (
+            "the rows name optics groups, but there is no data_optics: put that of the file which they came "
+            "from before data_particles"
+        )
+    return "add the column to the table of particles (without data_optics every row has its own value)"
 
 
 def place_of_row(table: ParticleTable, row: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cryoforum.dataset.columns import CTF_COLUMNS, IMAGE_NAME
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_set import ParticleSet
-from cryoforum.dataset.particle_table import ParticleTable, missing_columns, split_image_name
+from cryoforum.dataset.particle_table import ParticleTable, missing_columns, split_image_name, where_to_add
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import is_passthrough_of, read_cryosparc
@@ -148,7 +148,9 @@ def particle_set_of(
     """The particles of a table that has all of the CTF parameters or none: half of them is an oversight."""
     missing = missing_columns(table, CTF_COLUMNS)
     if missing and not missing_columns(table, [CTF_COLUMNS[0]]):
-        raise InputError(f"{table.path}: expected {missing[0]} for the CTF, found none; add the column")
+        raise InputError(
+            f"{table.path}: expected {missing[0]} for the CTF, found none; {where_to_add(table, missing[0])}"
+        )
     return ParticleSet(table, particles_from_table(table, root, grid))
 
 
