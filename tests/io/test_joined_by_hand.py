@@ -105,5 +105,7 @@ def test_half_of_a_ctf_is_asked_for_where_it_belongs(tmp_path: Path) -> None:
 def test_wrong_numbers_are_counted_and_their_rows_named(tmp_path: Path) -> None:
     rows = [f"{n}@a.mrcs 1 {'nan' if n % 2 else 10} 20 30" for n in range(1, 14)]
     table = read_star(star(tmp_path / "a.star", OPTICS.format(voltage=300), particles(*rows)))
-    with pytest.raises(InputError, match=r"row 1 .*found 'nan' \(7 of 13 rows are so: 1, 3, 5, 7, 9, …\)"):
+    with pytest.raises(
+        InputError, match=r"row 1 .*found 'nan' \(so it is in 7 of 13 rows: 1, 3, 5, 7, 9, …\)"
+    ):
         number_column(table, "rlnAngleRot")
