@@ -29,6 +29,7 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
+from cryoforum.io.aberrations import warn_of_unused_aberrations
 from cryoforum.io.image_paths import find_file
 from cryoforum.io.mixed_grids import images_on_one_grid
 from cryoforum.io.mrc.header import read_header
@@ -77,6 +78,7 @@ def particles_from_table(
         grid,
     )
     warn_of_contradicting_origins(table)
+    warn_of_unused_aberrations(table)
     return Particles(
         images,
         target.pixel_size_angstrom,

@@ -112,6 +112,6 @@ def _refuse_tiny_defocus(table: ParticleTable) -> None:
         largest = float(np.abs(defocus[tiny]).max())
         where = f"all {len(table)} rows" if tiny.all() else f"{tiny.sum()} rows ({numbers_of_rows(tiny)})"
         raise InputError(
-            f"{table.path}: expected rlnDefocusU in Å, thousands of them, found at most {largest:g} in {where}"
-            f"{DEFOCUS[0].remedy(largest) or '; leave it 0 where there is none'}"
+            f"{table.path}: expected rlnDefocusU in Å, thousands of them, found at most {largest:g} "
+            f"in {where}{DEFOCUS[0].remedy(largest) or '; leave it 0 where there is none'}"
         )
