@@ -146,9 +146,8 @@ def test_pixels_that_are_no_numbers(folder: Path, value: float) -> None:
         images[torch.tensor([0, 1])]
 
 
-@pytest.mark.parametrize("shape", [(2, 7, 7), (2, 6, 8)])
-def test_boxes_that_are_odd_or_not_square(tmp_path: Path, shape: tuple[int, int, int]) -> None:
-    with mrcfile.new(tmp_path / "odd.mrcs", np.zeros(shape, dtype=np.float32)):
+def test_boxes_that_are_not_square(tmp_path: Path) -> None:
+    with mrcfile.new(tmp_path / "odd.mrcs", np.zeros((2, 6, 8), dtype=np.float32)):
         pass
-    with pytest.raises(ValueError, match="square images of an even width"):
+    with pytest.raises(ValueError, match="expected square images of 2 px or more, found 8 × 6 px"):
         LazyImages([tmp_path / "odd.mrcs"], [0])

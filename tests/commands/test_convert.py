@@ -301,7 +301,8 @@ def test_columns_that_a_cs_file_has_no_field_for_are_told_and_no_others(
     table = replace(table, particles=table.particles.assign(**extra))
     write_star(table, tmp_path / "more.star")
     said = convert(tmp_path / "more.star", "--out", tmp_path / "more.cs")
-    assert "left out of the .cs file: rlnMicrographName, rlnClassNumber; keep more.star" in said
+    assert "left out of the .cs file: rlnMicrographName; keep more.star" in said
+    assert (np.load(tmp_path / "more.cs")["alignments3D/class"] == 2).all()
     convert(tmp_path / "more.cs", "--out", tmp_path / "back.star")
     back = read_star(tmp_path / "back.star")
     assert set(table.particles) - set(back.particles) - set(back.optics) == set(extra)
@@ -357,3 +358,32 @@ def test_particles_of_all_formats_train_alike(two_groups: Path) -> None:
     assert first.names == second.names
     assert torch.equal(first.images[torch.arange(40)], second.images[torch.arange(40)])
     assert_same_particles(read_star(two_groups), select_rows(read_particle_file(folder / "a.cs"), range(40)))
+
+
+def test_what_cannot_be_used_is_refused_or_left_out_and_told(simulated: Path, tmp_path: Path) -> None:
+    table = read_star(simulated)
+    angles, defocus = table.particles["rlnAngleTilt"].copy(), table.particles["rlnDefocusU"].copy()
+    angles[3], angles[7], defocus[7], defocus[9] = "nan", "inf", "", "3e6"
+    damaged = replace(table, particles=table.particles.assign(rlnAngleTilt=angles, rlnDefocusU=defocus))
+    write_star(damaged, tmp_path / "damaged.star")
+    refused = convert(tmp_path / "damaged.star", "--relion", "3.0", "--out", tmp_path / "old.star", code=1)
+    assert "row 8" in refused and "--drop-unusable" in refused
+    assert not (tmp_path / "old.star").exists()
+    told = convert(tmp_path / "damaged.star", "--drop-unusable", "--out", tmp_path / "usable.star")
+    assert "2 of 40 particles are left out (rows 4, 8): expected a number in column rlnAngleTilt" in told
+    assert "2 of 40 particles are left out (rows 8, 10): expected rlnDefocusU from" in told
+    assert "37 particles" in told
+    kept = [row for row in range(40) if row not in (3, 7, 9)]
+    expected = select_rows(damaged, kept)
+    assert read_star(tmp_path / "usable.star").particles.equals(expected.particles)
+
+
+def test_a_pixel_size_in_nanometres_is_corrected(simulated: Path, tmp_path: Path) -> None:
+    table = read_star(simulated)
+    assert table.optics is not None
+    wrong = replace(table, optics=table.optics.assign(rlnImagePixelSize="0.09"))
+    write_star(wrong, tmp_path / "wrong.star")
+    refused = convert(tmp_path / "wrong.star", "--relion", "3.0", "--out", tmp_path / "old.star", code=1)
+    assert "found 0.09; it seems to be in nm: multiply it by 10" in refused
+    convert(tmp_path / "wrong.star", "--scale-pixel-size", 10, "--out", tmp_path / "right.star")
+    assert pixel_size_from_table(read_star(tmp_path / "right.star")) == pytest.approx(0.9)

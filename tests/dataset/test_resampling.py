@@ -115,6 +115,18 @@ def test_nothing_lies_beyond_the_coarser_nyquist_frequency() -> None:
     assert float(found[:, :20, :20].mean()) > 10
 
 
-def test_odd_boxes_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected even boxes, found 95 and 64"):
-        resampling_matrix(ImageGrid(95, 1.0), COARSE)
+@pytest.mark.parametrize("new", [ImageGrid(64, 1.0), ImageGrid(48, 1.5)])
+def test_odd_boxes_lose_their_last_row_and_column(new: ImageGrid) -> None:
+    """So a particle that is centred on pixel n // 2 of 65 px is centred on pixel n // 2 of the new box."""
+    odd = torch.zeros(1, 65, 65)
+    odd[0, 32, 32] = 1.0
+    found = resampled(odd, ImageGrid(65, 1.0), new)[torch.tensor([0])][0]
+    assert divmod(int(found.argmax()), new.box) == (new.box // 2, new.box // 2)
+    noise = torch.randn(2, 65, 65, generator=torch.Generator().manual_seed(0))
+    expected = resampled(noise[:, :64, :64], ImageGrid(64, 1.0), new)[torch.arange(2)]
+    torch.testing.assert_close(resampled(noise, ImageGrid(65, 1.0), new)[torch.arange(2)], expected)
+
+
+def test_images_are_not_brought_to_an_odd_box() -> None:
+    with pytest.raises(ValueError, match="expected an even box to bring images to, found 95 px"):
+        resampling_matrix(COARSE, ImageGrid(95, 1.0))

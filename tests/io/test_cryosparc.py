@@ -138,13 +138,13 @@ def test_only_what_was_changed_is_written_anew(tmp_path: Path) -> None:
     vectors, shifts = rotation_vectors(draw, 6), draw.normal(0, 9, (6, 2))
     quaternions = torch.from_numpy(Rotation.from_rotvec(vectors).as_quat()).float()
     table = with_poses(table, Poses(quaternions, torch.from_numpy(shifts).float()))
-    table = with_columns(table, {"rlnRandomSubset": [1, 2, 2, 2, 1, 1], "rlnDefocusU": np.arange(6.0)})
+    table = with_columns(table, {"rlnRandomSubset": [1, 2, 2, 2, 1, 1], "rlnDefocusU": 1e4 + np.arange(6.0)})
     written = records_from_table(table)
     poses = Rotation.from_rotvec(written["alignments3D/pose"])
     assert degrees_between(poses, Rotation.from_rotvec(vectors)).max() < 1e-4
     np.testing.assert_allclose(written["alignments3D/shift"] * 2.69, shifts, atol=1e-3)
     assert written["alignments3D/split"].tolist() == [0, 1, 1, 1, 0, 0]
-    assert written["ctf/df1_A"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert written["ctf/df1_A"].tolist() == [10000, 10001, 10002, 10003, 10004, 10005]
     changed = {"alignments3D/pose", "alignments3D/shift", "alignments3D/split", "ctf/df1_A"}
     for name in set(fields) - changed:
         np.testing.assert_allclose(written[name], fields[name], rtol=1e-6) if fields[

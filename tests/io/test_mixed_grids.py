@@ -185,3 +185,39 @@ def test_training_and_finding_a_rate_take_several_files(folder: Path, tmp_path: 
     result = run("predict", tmp_path / "model", *paths, "--part", "test", "--out", tmp_path / "t.star")
     assert result.exit_code == 0, result.output + str(result.exception)
     assert len(read_star(tmp_path / "t.star")) == sum(part == "test" for part in model.parts.values())
+
+
+def test_an_odd_box_loses_its_last_row_and_column_and_says_so(tmp_path: Path) -> None:
+    """Also beside images of the even box, as those of a model; the centre stays pixel n // 2."""
+    done = run("simulate", "--out", tmp_path, "--n", 6, "--box", 32, "--pixel-size", 11.2)
+    assert done.exit_code == 0, done.output
+    table = read_star(tmp_path / "particles.star")
+    even = particles_from_table(table).images[torch.arange(6)]
+    odd = np.pad(even.numpy(), ((0, 0), (0, 1), (0, 1)), constant_values=7.0)
+    assert table.optics is not None
+    for name, count in (("odd", 6), ("both", 2)):
+        optics = pd.concat([table.optics] * 2, ignore_index=True)
+        optics = optics.assign(rlnOpticsGroup=["1", "2"], rlnImageSize=["33", "32"])
+        groups = [1] * count + [2] * (6 - count)
+        stacks = ["odd.mrcs"] * count + ["particles.mrcs"] * (6 - count)
+        names = [f"{row + 1}@{stack}" for row, stack in enumerate(stacks)]
+        mixed = with_columns(replace(table, optics=optics), {"rlnOpticsGroup": groups, "rlnImageName": names})
+        with mrcfile.new(tmp_path / "odd.mrcs", odd, overwrite=True):
+            pass
+        for wanted in (None, ImageGrid(32, 11.25)):
+            with messages() as found:
+                particles = particles_from_table(mixed, grid=wanted)
+            assert found == [
+                f"{count} of 6 particles have an odd box of 33 px; their last row and column are left out, and "
+                "the centre stays the same pixel"
+            ], name
+            torch.testing.assert_close(particles.images[torch.arange(6)], even, rtol=1e-5, atol=1e-5)
+
+
+def test_a_format_behind_a_colon_is_no_part_of_a_name(tmp_path: Path) -> None:
+    done = run("simulate", "--out", tmp_path, "--n", 3, "--box", 32, "--pixel-size", 11.2)
+    assert done.exit_code == 0, done.output
+    table = read_star(tmp_path / "particles.star")
+    (tmp_path / "particles.mrcs").rename(tmp_path / "particles.stk")
+    hinted = with_columns(table, {"rlnImageName": [f"{n}@particles.stk:mrcs" for n in (1, 2, 3)]})
+    assert particles_from_table(hinted).images.shape == (3, 32, 32)

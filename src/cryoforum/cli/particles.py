@@ -189,6 +189,10 @@ def convert(
             "of the micrographs, stay as they are.",
         ),
     ] = 1.0,
+    drop_unusable: Annotated[
+        bool,
+        typer.Option("--drop-unusable", help="Leave out particles with values that cannot be."),
+    ] = False,
     root: options.Root = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -201,6 +205,6 @@ def convert(
         from cryoforum.commands.correct import Corrections
 
         corrections = Corrections(scale_origins, invert_rotations, scale_pixel_size)
-        request = command.ConvertRequest(inputs, out, relion, root, corrections, overwrite)
+        request = command.ConvertRequest(inputs, out, relion, root, corrections, overwrite, drop_unusable)
         count = command.convert(request)
         typer.echo(f"{counted(count, 'particle')} in {out}")

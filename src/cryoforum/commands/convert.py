@@ -16,6 +16,8 @@ from cryoforum.io.image_paths import find_file
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.particle_files import CRYOSPARC, check_writable, read_files, write_particle_file
 from cryoforum.io.relion.dialects import relion30, relion31
+from cryoforum.io.relion.particles import poses_from_table
+from cryoforum.io.relion.units import refuse_impossible_ctf, refuse_impossible_pixel_sizes
 from cryoforum.storage.files import check_output
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class ConvertRequest:
         What the file said otherwise than it meant.
     overwrite
         Replace what is there.
+    drop_unusable
+        Leave out particles whose numbers are none or cannot be, rather than refuse the file.
     """
 
     inputs: Sequence[Path]
@@ -47,6 +51,7 @@ class ConvertRequest:
     root: Path | None = None
     corrections: Corrections = Corrections()
     overwrite: bool = False
+    drop_unusable: bool = False
 
     def __post_init__(self) -> None:
         check_choice("--relion", self.relion, RelionDialect)
@@ -60,7 +65,7 @@ def convert(request: ConvertRequest) -> int:
     if any(Path(path).resolve() == out.resolve() for path in request.inputs):
         raise InputError(f"expected another name at --out than the input's, found {out}")
     check_output(out, request.overwrite)
-    table, *others = read_files(request.inputs)
+    table, *others = read_files(request.inputs, request.drop_unusable)
     if others:
         raise InputError(
             f"expected one particle file, or a .cs file and what it lacks (passthrough), found "
@@ -68,11 +73,12 @@ def convert(request: ConvertRequest) -> int:
         )
     check_writable(table, out)
     to_cryosparc = out.suffix == CRYOSPARC
-    if request.corrections == Corrections():
+    if request.corrections == Corrections() and not request.drop_unusable:
         _refuse_idle_work(table, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
     elif relion is None and table.optics is None:  # a correction keeps the dialect
         relion = "3.0"
     table = corrected(table, request.corrections)
+    _refuse_unusable(table)
     converted = _for_cryosparc(table, root) if to_cryosparc else _for_relion(table, relion, root)
     write_particle_file(converted, out)
     return len(table)
@@ -85,6 +91,14 @@ def _refuse_idle_work(table: ParticleTable, out: Path, wanted: str) -> None:
         found = "RELION 3.0" if table.optics is None else "RELION 3.1"
     if found == wanted:
         raise InputError(f"{table.path} is a file of {found} already: nothing to convert into {out}")
+
+
+def _refuse_unusable(table: ParticleTable) -> None:
+    """InputError where what is read from the result would be refused: no number, or in another unit."""
+    refuse_impossible_ctf(table)
+    if not missing_columns(table, ["rlnImagePixelSize"]):
+        refuse_impossible_pixel_sizes(table)
+        poses_from_table(table)
 
 
 def _for_cryosparc(table: ParticleTable, root: Path | None) -> ParticleTable:

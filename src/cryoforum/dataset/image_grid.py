@@ -8,10 +8,15 @@ NEAR_PIXEL_SIZE = 0.01  # up to which images may be taken as they are
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """A box in pixels, which is even, and their size."""
+    """A box in pixels, which is even but for images on disk, and their size."""
 
     box: int
     pixel_size_angstrom: float
+
+    @property
+    def even(self) -> "ImageGrid":
+        """That of images whose odd box lost its last row and column: pixel n // 2 stays where it is."""
+        return ImageGrid(self.box - self.box % 2, self.pixel_size_angstrom)
 
     def is_same(self, other: "ImageGrid") -> bool:
         """Whether images of one are images of the other."""

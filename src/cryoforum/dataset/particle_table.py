@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from cryoforum.dataset.columns import OPTICS_OF_READING
 from cryoforum.errors import InputError
+
+ROWS_NAMED = 5  # of the rows that have a fault
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,35 @@ def number_column(table: ParticleTable, column: str) -> np.ndarray | None:
 
     InputError where a value is no finite number: it names file, row and image.
     """
-    if table.optics is not None and column in table.optics:
-        text, rows = table.optics[column], optics_rows(table, table.optics)
-    elif column in table.particles:
-        text, rows = table.particles[column], np.arange(len(table))
-    else:
+    found = _texts_and_rows(table, column)
+    if found is None:
         return None
-    numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)[rows]
+    texts, rows = found
+    numbers = _as_numbers(texts)[rows]
     refuse_rows(
         table,
         ~np.isfinite(numbers),
-        lambda row: f"expected a number in column {column}, found '{text.iloc[rows[row]]}'",
+        lambda row: f"expected a number in column {column}, found '{texts.iloc[rows[row]]}'",
+        "; correct it, or leave such rows out with cryoforum convert --drop-unusable",
     )
     return numbers
+
+
+def numbers_or_nan(table: ParticleTable, column: str) -> np.ndarray | None:
+    """What `number_column` gives, with NaN where a value is no number."""
+    found = _texts_and_rows(table, column)
+    return None if found is None else _as_numbers(found[0])[found[1]]
+
+
+def _texts_and_rows(table: ParticleTable, column: str) -> tuple[pd.Series, np.ndarray] | None:
+    """The values of a column, of optics groups or of particles, and which of them each particle has, (n,)."""
+    if table.optics is not None and column in table.optics:
+        return table.optics[column], optics_rows(table, table.optics)
+    return (table.particles[column], np.arange(len(table))) if column in table.particles else None
+
+
+def _as_numbers(texts: pd.Series) -> np.ndarray:
+    return pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64)
 
 
 def number_columns(table: ParticleTable, columns: Sequence[str]) -> list[np.ndarray] | None:
@@ -116,11 +135,46 @@ def optics_rows(table: ParticleTable, optics: pd.DataFrame) -> np.ndarray:
     return rows
 
 
-def refuse_rows(table: ParticleTable, wrong: np.ndarray, problem_of: Callable[[int], str]) -> None:
-    """InputError with the place and the problem of the first row that is ``wrong`` (n,), if any is."""
+def refuse_rows(
+    table: ParticleTable, wrong: np.ndarray, problem_of: Callable[[int], str], remedy: str = ""
+) -> None:
+    """InputError with the place and the problem of the first row that is ``wrong`` (n,), if any is.
+
+    Where there are more such rows the message says how many, and which are the first; ``remedy`` ends it.
+    """
     if wrong.any():
         row = int(wrong.argmax())
-        raise InputError(f"{place_of_row(table, row)}: {problem_of(row)}")
+        raise InputError(f"{place_of_row(table, row)}: {problem_of(row)}{and_further_rows(wrong)}{remedy}")
+
+
+def and_further_rows(wrong: np.ndarray) -> str:
+    """How many of all rows are ``wrong`` (n,), and the numbers of the first; empty where just one is."""
+    count = int(wrong.sum())
+    if count < 2:
+        return ""
+    if wrong.all():
+        return f" (so it is in all {count} rows)"
+    return f" (so it is in {count} of {len(wrong)} rows: {numbers_of_rows(wrong)})"
+
+
+def numbers_of_rows(wrong: np.ndarray) -> str:
+    """The numbers, from 1, of the first rows of a mask (n,), as in ``3, 4, …``."""
+    rows = np.flatnonzero(wrong) + 1
+    return ", ".join(map(str, rows[:ROWS_NAMED])) + (", …" if len(rows) > ROWS_NAMED else "")
+
+
+def where_to_add(table: ParticleTable, column: str) -> str:
+    """What a user may do about a column that is missing: where it belongs in this file."""
+    if table.dataset is not None:
+        return "merge the file that has it: cryoforum convert PARTICLES.cs PASSTHROUGH.cs --out merged.cs"
+    if table.optics is not None:
+        return f"add the column to {'data_optics' if column in OPTICS_OF_READING else 'data_particles'}"
+    if "rlnOpticsGroup" in table.particles:
+        return (
+            "the rows name optics groups, but there is no data_optics: put that of the file which they came "
+            "from before data_particles"
+        )
+    return "add the column to the table of particles (without data_optics every row has its own value)"
 
 
 def place_of_row(table: ParticleTable, row: int) -> str:

@@ -3,7 +3,8 @@
 Pixel values are kept: at a point that lies on both grids, what both Nyquist frequencies let through is the
 same. So a projection keeps its strength. White noise does, too, per area and frequency; its deviation per
 pixel falls by the ratio of the pixel sizes where pixels grow, and where they shrink nothing lies beyond the
-old Nyquist frequency. Pixel n // 2 stays the origin, so shifts in Å stay as they are.
+old Nyquist frequency. Pixel n // 2 stays the origin, so shifts in Å stay as they are. Images of an odd box
+lose their last row and column first: pixel n // 2 of what is left is the same one.
 
 What lies outside the new box is cut off. Outside the old box the image goes on as its own mirror image: there
 is noise of the same strength, and no particle. A constant there would pass for less noise everywhere.
@@ -52,14 +53,22 @@ def resampled(images: Images, old: ImageGrid, new: ImageGrid) -> Images:
     return ResampledImages(images, resampling_matrix(old, new).float())
 
 
+def _without_last(box: int) -> Tensor:
+    """Weights (box - 1, box) that leave out the last pixel."""
+    return torch.eye(box - 1, box, dtype=torch.float64)
+
+
 def resampling_matrix(old: ImageGrid, new: ImageGrid) -> Tensor:
-    """Weights (new box, old box), float64, by which pixels of the new grid follow from the old ones.
+    """Weights (new box, old box), float64, by which pixels of the new, even grid follow from the old ones.
 
     Trigonometric interpolation of the periodic image (where the new box is the wider one: of the image and
     its mirror images), without frequencies at or beyond either Nyquist frequency.
     """
-    if old.box % 2 or new.box % 2:
-        raise InputError(f"expected even boxes, found {old.box} and {new.box}; pad the images to an even box")
+    if new.box % 2:
+        raise InputError(f"expected an even box to bring images to, found {new.box} px")
+    if old.box % 2:
+        cropped = _without_last(old.box)
+        return cropped if old.even.is_same(new) else resampling_matrix(old.even, new) @ cropped
     ratio = new.pixel_size_angstrom / old.pixel_size_angstrom
     width = max(old.box, 2 * math.ceil(ratio * new.box / 2))  # in old pixels, even
     highest = math.ceil(width / 2 * min(1.0, 1 / ratio) - 1e-6) - 1

@@ -1,10 +1,13 @@
 """Which files the image names in a particle file mean."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from cryoforum.errors import InputError
+
+_FORMAT_HINT = re.compile(r"(?<=.):mrcs?$")
 
 
 def common_folder(paths: Sequence[Path]) -> Path:
@@ -25,9 +28,10 @@ def find_file(name: str, folder: Path, root: Path | None = None) -> Path:
 
     A relative name is looked for in ``root`` if given, in ``folder`` and its parents (names in RELION
     are relative to the project folder, somewhere above the STAR file), and in the current folder. An
-    absolute name is taken as it is, or else its last part is looked for in ``root``.
+    absolute name is taken as it is, or else its last part is looked for in ``root``. A format behind a colon,
+    as in ``a.stk:mrcs``, is no part of the file's name: RELION reads such a file as what the hint says.
     """
-    given = Path(name)
+    given = Path(_FORMAT_HINT.sub("", name))
     folder = Path(folder).absolute()
     if given.is_absolute():
         places = [given] if root is None else [given, Path(root) / given.name]

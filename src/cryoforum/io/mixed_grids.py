@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows (k,) of a table whose images have one box and pixel size."""
+    """Rows (k,) of a table whose images have one box, which may be odd, and pixel size."""
 
     grid: ImageGrid
     rows: np.ndarray
@@ -30,7 +30,9 @@ def images_on_one_grid(
     pixel_sizes: np.ndarray,
     wanted: ImageGrid | None = None,
 ) -> tuple[Images, ImageGrid]:
-    """The images of all rows at one box and pixel size, and which. Resampling is warned of, a line each.
+    """The images of all rows at one even box and pixel size, and which.
+
+    Of resampling, and of the row and column that odd boxes lose, a line each warns.
 
     Parameters
     ----------
@@ -43,9 +45,18 @@ def images_on_one_grid(
     parts = _parts(box_of, groups, pixel_sizes)
     target = _target(parts, wanted)
     if wanted is not None:
-        parts = [replace(p, grid=target) if p.grid.is_near(wanted) else p for p in parts]
+        size = target.pixel_size_angstrom  # as which images within 1 % of what is wanted are taken
+        parts = [
+            replace(p, grid=replace(p.grid, pixel_size_angstrom=size)) if p.grid.even.is_near(wanted) else p
+            for p in parts
+        ]
     for part in parts:
-        if not part.grid.is_same(target):
+        if part.grid.box % 2:
+            logger.warning(
+                f"{len(part.rows)} of {len(groups)} particles have an odd box of {part.grid.box} px; their "
+                "last row and column are left out, and the centre stays the same pixel"
+            )
+        if not part.grid.even.is_same(target):
             logger.warning(
                 f"{len(part.rows)} of {len(groups)} particles are resampled from {part.grid} to {target}"
             )
@@ -78,7 +89,7 @@ def _parts(box_of: Callable[[int], int], groups: np.ndarray, pixel_sizes: np.nda
 
 
 def _target(parts: Sequence[_Part], wanted: ImageGrid | None) -> ImageGrid:
-    fitting = [part for part in parts if wanted is None or part.grid.is_near(wanted)]
+    fitting = [part for part in parts if wanted is None or part.grid.even.is_near(wanted)]
     if wanted is not None and not fitting:
         return wanted
-    return max(fitting, key=lambda part: len(part.rows)).grid
+    return max(fitting, key=lambda part: len(part.rows)).grid.even

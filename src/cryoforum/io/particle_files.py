@@ -9,10 +9,10 @@ from pathlib import Path
 from cryoforum.dataset.columns import CTF_COLUMNS, IMAGE_NAME
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_set import ParticleSet
-from cryoforum.dataset.particle_table import ParticleTable, missing_columns, split_image_name
+from cryoforum.dataset.particle_table import ParticleTable, missing_columns, split_image_name, where_to_add
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
-from cryoforum.io.cryosparc.reading import is_passthrough_of, read_cryosparc
+from cryoforum.io.cryosparc.reading import is_passthrough_of, left_out_of_star, read_cryosparc
 from cryoforum.io.cryosparc.records import read_records, texts
 from cryoforum.io.cryosparc.writing import lost_in_records, write_cryosparc
 from cryoforum.io.image_paths import found_file
@@ -20,6 +20,7 @@ from cryoforum.io.join import joined
 from cryoforum.io.relion.particles import contrast_signs, has_only_2d_alignments, particles_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.io.relion.star_text import first_value
+from cryoforum.io.relion.usable import without_unusable_rows
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ def _first_cryosparc_stack(path: Path) -> str | None:
 
 # Another entry is another format that every command reads and writes.
 FORMATS = {
-    STAR: ParticleFormat(read_star, write_star, _first_star_stack, _refuse_dark_particles),
+    STAR: ParticleFormat(
+        read_star, write_star, _first_star_stack, _refuse_dark_particles, lost=left_out_of_star
+    ),
     CRYOSPARC: ParticleFormat(read_cryosparc, write_cryosparc, _first_cryosparc_stack, lost=lost_in_records),
 }
 _OTHER_SUFFIXES = {
@@ -120,10 +123,11 @@ def load_particle_set(
     return particle_set_of(joined(read_files(paths), root), root, grid)
 
 
-def read_files(paths: Sequence[Path]) -> list[ParticleTable]:
+def read_files(paths: Sequence[Path], drop_unusable: bool = False) -> list[ParticleTable]:
     """The table of each particle file; a .cs file that completes the one before it is merged with it.
 
-    Which files were merged is logged.
+    Which files were merged is logged, and so are the particles that ``drop_unusable`` leaves out, as their
+    numbers are none or cannot be.
     """
     if not paths:
         raise InputError("expected a particle file, found none")
@@ -134,12 +138,19 @@ def read_files(paths: Sequence[Path]) -> list[ParticleTable]:
             groups[-1].append(path)
         else:
             groups.append([path])
-    tables = [
-        read_cryosparc(first, others) if others else read_particle_file(first) for first, *others in groups
-    ]
+    tables = [_read_group(group, drop_unusable) for group in groups]
     for companion in (path for table in tables for path in table.companions):
         logger.info(f"merged with {companion}")
     return tables
+
+
+def _read_group(paths: Sequence[Path], drop_unusable: bool) -> ParticleTable:
+    """The table of a file and of those that complete it."""
+    first, *others = paths
+    if Path(first).suffix == CRYOSPARC:
+        return read_cryosparc(first, others, drop_unusable)
+    table = read_particle_file(first)
+    return without_unusable_rows(table) if drop_unusable else table
 
 
 def particle_set_of(
@@ -148,7 +159,9 @@ def particle_set_of(
     """The particles of a table that has all of the CTF parameters or none: half of them is an oversight."""
     missing = missing_columns(table, CTF_COLUMNS)
     if missing and not missing_columns(table, [CTF_COLUMNS[0]]):
-        raise InputError(f"{table.path}: expected {missing[0]} for the CTF, found none; add the column")
+        raise InputError(
+            f"{table.path}: expected {missing[0]} for the CTF, found none; {where_to_add(table, missing[0])}"
+        )
     return ParticleSet(table, particles_from_table(table, root, grid))
 
 

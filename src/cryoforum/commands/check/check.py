@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cryoforum.commands.check.columns import set_problems, unit_problems
 from cryoforum.commands.check.findings import Findings, Outcome, TooFewParticles, find_interpretation
 from cryoforum.commands.check.inventory import inventory, origins_in_pixels, table_alone
 from cryoforum.commands.check.map_comparison import Comparison, compare_maps
@@ -26,6 +27,7 @@ from cryoforum.molecules.structures import check_structure, load_structure
 logger = logging.getLogger(__name__)
 
 SHOWN = 12  # particles in pictures
+NOT_READY = "not ready"
 
 
 @dataclass(frozen=True)
@@ -103,15 +105,23 @@ def check_files(
         logger.info(f"{table.path} has {table_alone(table)}")
         raise
     conclusion, undecided = _why_not_checked(particles), () if reference is None else ("hand",)
+    units, of_the_set = unit_problems(table, particles), set_problems(table, particles)
     unchecked = Check(
-        table.path, particles, tuple(inventory(table, particles)), conclusion or "", undecided=undecided
+        table.path,
+        particles,
+        tuple(inventory(table, particles)),
+        NOT_READY if units or of_the_set else conclusion or "",
+        problems=(*units, *of_the_set),
+        undecided=undecided,
     )
+    if units:
+        return replace(unchecked, undecided=("whether the images agree, before the units do",))
     if conclusion is not None:
         return unchecked
     try:
         findings = find_interpretation(particles, symmetry)
     except TooFewParticles as error:
-        return replace(unchecked, conclusion=f"cannot tell: {error}")
+        return replace(unchecked, conclusion=unchecked.conclusion or f"cannot tell: {error}")
     return _judged(unchecked, findings, table, root, reference)
 
 
@@ -124,7 +134,9 @@ def _judged(
 ) -> Check:
     """The check with its findings and problems, and a comparison with the reference."""
     size, in_pixels = unchecked.particles.pixel_size_angstrom, origins_in_pixels(table)
-    found = problems(findings, size, in_pixels)
+    ctf = unchecked.particles.ctf
+    is_overfocus = ctf is not None and float(ctf.defocus_u_angstrom.median()) < 0
+    found = [*unchecked.problems, *problems(findings, size, in_pixels, is_overfocus)]
     undecided = [one.name for one in findings.alternatives if one.outcome is Outcome.UNDECIDED]
     if findings.oriented and abs(findings.skewness) < LEAST_SKEWNESS:
         undecided.append("contrast")
@@ -176,7 +188,7 @@ def _why_not_checked(particles: Particles) -> str | None:
 
 def _conclusion(findings: Findings, found: list[Problem]) -> str:
     if found:
-        return "not ready"
+        return NOT_READY
     if findings.oriented is None:
         return "cannot tell: the images are too few or too faint to say whether their orientations fit"
     return "ready"

@@ -9,6 +9,7 @@ from torch import Tensor
 from cryoforum.dataset.columns import ANGLE_COLUMNS, CTF_COLUMNS
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column, split_image_name
 from cryoforum.dataset.particles import Particles
+from cryoforum.io.aberrations import unused_aberrations
 from cryoforum.io.scratch import layouts_of
 
 MICROSCOPE = {
@@ -34,6 +35,9 @@ def inventory(table: ParticleTable, particles: Particles) -> list[tuple[str, str
     if particles.half_sets is not None:
         counts = [int((particles.half_sets == half).sum()) for half in (1, 2)]
         rows.append(("half sets", f"{counts[0]} and {counts[1]}"))
+    aberrations = unused_aberrations(table)
+    if aberrations:
+        rows.append(("not used", f"{', '.join(aberrations)}: the CTF is computed without"))
     rows += _stacks(particles)
     absent = missing(table, particles)
     return [*rows, ("missing", "; ".join(absent))] if absent else rows
@@ -95,7 +99,9 @@ def _ctf(table: ParticleTable, particles: Particles) -> list[tuple[str, str]]:
         return []
     mean = (ctf.defocus_u_angstrom + ctf.defocus_v_angstrom) / 2e4
     text = f"{mean.min():.2f} to {mean.max():.2f} µm, median {mean.median():.2f}"
-    if mean.median() < 0:
+    if not mean.any():
+        text = "0 in all particles: taken as in focus"
+    elif mean.median() < 0:
         text += " (underfocus should be positive)"
     astigmatism = (ctf.defocus_u_angstrom - ctf.defocus_v_angstrom).abs().median()
     rows = [("defocus", text), ("astigmatism", f"median {astigmatism:.0f} Å")]

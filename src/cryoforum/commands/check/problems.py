@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from cryoforum.commands.check.findings import Findings
+from cryoforum.commands.check.findings import Findings, Outcome
 from cryoforum.commands.check.interpretations import Interpretation, Transfer
 from cryoforum.commands.check.map_comparison import Comparison
 
@@ -46,7 +46,9 @@ _OF_TRANSFER = {
 }
 
 
-def problems(findings: Findings, pixel_size: float, in_pixels: bool) -> list[Problem]:
+def problems(
+    findings: Findings, pixel_size: float, in_pixels: bool, is_overfocus: bool = False
+) -> list[Problem]:
     """List the problems that the images show.
 
     Parameters
@@ -57,6 +59,8 @@ def problems(findings: Findings, pixel_size: float, in_pixels: bool) -> list[Pro
         In Å, as the file gives it.
     in_pixels
         Whether origins are in pixels (RELION 3.0) or in Å.
+    is_overfocus
+        Whether most of the defocus is negative: a sign that explains why images seem to have no CTF.
     """
     interpretation, found = findings.interpretation, []
     if interpretation.inverse_rotation:
@@ -64,8 +68,11 @@ def problems(findings: Findings, pixel_size: float, in_pixels: bool) -> list[Pro
     factor = _origin_factor(interpretation, in_pixels)
     if abs(factor - 1) > LEAST_PIXEL_CHANGE:
         found.append(_about_origins(factor, pixel_size, in_pixels))
-    if interpretation.transfer in _OF_TRANSFER:
-        found.append(_OF_TRANSFER[interpretation.transfer])
+    transfer = interpretation.transfer
+    if is_overfocus and transfer is Transfer.CORRECTED and _may_be_underfocus(findings):
+        transfer = Transfer.OVERFOCUS
+    if transfer in _OF_TRANSFER:
+        found.append(_OF_TRANSFER[transfer])
     if findings.undescribed_defocus_angstrom is not None:
         found.append(_about_undescribed_ctf(findings.undescribed_defocus_angstrom))
     if _size_factor(interpretation) != 1:
@@ -81,6 +88,12 @@ def problems(findings: Findings, pixel_size: float, in_pixels: bool) -> list[Pro
     elif findings.oriented and findings.skewness < -LEAST_SKEWNESS:
         found.append(INVERTED_CONTRAST)
     return found
+
+
+def _may_be_underfocus(findings: Findings) -> bool:
+    """Whether the images do not exclude the opposite defocus."""
+    name = f"images {Transfer.OVERFOCUS}"
+    return any(one.name == name and one.outcome is not Outcome.WORSE for one in findings.alternatives)
 
 
 def problems_beside(reference: str, comparison: Comparison, pixel_size: float) -> list[Problem]:

@@ -10,8 +10,8 @@ from cryoforum.errors import InputError
 
 # A .cs file is an .npy file; its header names every field, and NumPy's own limit is a few dozen fields.
 _LARGEST_HEADER = 10_000_000
+_STREAM = re.compile(rb"[\x80-\xff]CSDAT")  # the first byte has changed from version to version
 _OTHER_KINDS = {
-    b"\x94CSDAT": "cryoSPARC's stream format; load it with cryosparc-tools and save it in the NumPy format",
     b"PAR1": "a Parquet file; load it with cryosparc-tools and save it in the NumPy format",
     b"PK\x03\x04": "a ZIP archive; unpack it first",
 }
@@ -29,6 +29,12 @@ def read_records(path: Path) -> np.ndarray:
     for magic, kind in _OTHER_KINDS.items():
         if start.startswith(magic):
             raise InputError(f"{path}: expected a .cs file in the NumPy format, found {kind}")
+    if _STREAM.match(start):
+        raise InputError(
+            f"{path}: expected a .cs file in the NumPy format, found cryoSPARC's stream format; save it anew "
+            "with cryosparc-tools: from cryosparc.dataset import Dataset; "
+            f"Dataset.load({path.name!r}).save({f'{path.stem}_numpy.cs'!r})"
+        )
     if start != b"\x93NUMPY":
         raise InputError(f"{path}: expected a cryoSPARC .cs file, found something else or a damaged one")
     try:
@@ -58,6 +64,15 @@ def field_names(records: np.ndarray) -> tuple[str, ...]:
     return records.dtype.names or ()
 
 
+def numbers(path: Path, records: np.ndarray, field: str, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """A field as float64 (n, *shape); InputError where it is something else."""
+    kind = records.dtype[field]
+    if kind.base.kind not in "biuf" or kind.shape != shape:
+        expected = f"{shape[0]} numbers" if shape else "a number"
+        raise InputError(f"{path}: expected {expected} a particle in field {field}, found {kind}")
+    return records[field].astype(np.float64)
+
+
 def write_records(records: np.ndarray, path: Path) -> None:
     """Write records as cryoSPARC does."""
     with open(path, "wb") as file:  # given a name, NumPy would append .npy
@@ -84,13 +99,17 @@ def have_particles_in_common(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def merged_records(path: Path, records: np.ndarray, companions: Sequence[Path]) -> np.ndarray:
-    """The records of ``path`` with the fields that only companions have, joined by uid."""
+    """The records of ``path`` with the fields that only companions have, joined by uid.
+
+    InputError where a companion lacks a uid, or says two things of one.
+    """
     for companion in companions:
         other = read_records(companion)
         # as unsigned numbers: a comparison with signed ones would be one of rounded floats
         wanted, uids = records["uid"].astype(np.uint64), other["uid"].astype(np.uint64)
         rows = _rows_of_uids(path, wanted, companion, uids)
         new = [name for name in field_names(other) if name not in field_names(records)]
+        _refuse_two_meanings(companion, other[new], uids, wanted)
         records = with_fields(records, {name: other[name][rows] for name in new})
     return records
 
@@ -157,3 +176,16 @@ def _rows_of_uids(path: Path, wanted: np.ndarray, companion: Path, uids: np.ndar
             f"({lost.sum()} of {len(wanted)} are missing); give the passthrough file of the same job"
         )
     return rows
+
+
+def _refuse_two_meanings(companion: Path, added: np.ndarray, uids: np.ndarray, wanted: np.ndarray) -> None:
+    """InputError where rows of one uid say different things: whose they are cannot be told."""
+    _, first_rows, group_of_row = np.unique(uids, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first_rows[group_of_row] != np.arange(len(uids)))
+    for row in again[np.isin(uids[again], wanted)]:
+        first = first_rows[group_of_row[row]]
+        if added[row].tobytes() != added[first].tobytes():
+            raise InputError(
+                f"{companion}: expected a uid of its own for every particle, found {uids[row]} in rows "
+                f"{first + 1} and {row + 1}, which differ; give every particle a uid of its own, in all files"
+            )

@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cryoforum.dataset.columns import ANGLE_COLUMNS, CTF_COLUMNS, OWN
+from cryoforum.dataset.columns import (
+    ANGLE_COLUMNS,
+    CLASS_NUMBER,
+    CTF_COLUMNS,
+    ORIGIN_COLUMNS,
+    ORIGIN_PIXEL_COLUMNS,
+    OWN,
+)
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
@@ -29,7 +36,7 @@ Fields = dict[str, np.ndarray]
 SAID_BY_FIELDS = {
     *("rlnImageName", "rlnImageSize", "rlnImagePixelSize", "rlnDetectorPixelSize", "rlnMagnification"),
     *("rlnOriginXAngst", "rlnOriginYAngst", "rlnOriginX", "rlnOriginY", *ANGLE_COLUMNS),
-    *("rlnOpticsGroup", "rlnPhaseShift", "rlnRandomSubset", *CTF_COLUMNS),
+    *("rlnOpticsGroup", "rlnPhaseShift", "rlnRandomSubset", CLASS_NUMBER, *CTF_COLUMNS),
     *("rlnOpticsGroupName", "rlnImageDimensionality", "rlnMicrographOriginalPixelSize"),  # not missed there
 }
 
@@ -90,8 +97,8 @@ def lost_in_records(table: ParticleTable) -> list[str]:
     if table.dataset is not None:
         return []
     said = SAID_BY_FIELDS
-    if missing_columns(table, ANGLE_COLUMNS):  # half sets are a field of the poses
-        said = said - {"rlnRandomSubset"}
+    if missing_columns(table, ANGLE_COLUMNS):  # half sets and classes are fields of the poses
+        said = said - {"rlnRandomSubset", CLASS_NUMBER}
     columns = [*table.particles, *(() if table.optics is None else table.optics)]
     return [name for name in dict.fromkeys(columns) if name not in said and not name.startswith(OWN)]
 
@@ -110,10 +117,12 @@ def records_from_table(table: ParticleTable) -> np.ndarray:
     if changed & {*CTF_COLUMNS[:3], "rlnPhaseShift"}:
         records = with_fields(records, _ctf_fields(table, records))
     poses = poses_from_table(table)
-    if poses is not None and "alignments3D/pose" not in field_names(records):
+    has_new_poses = bool(changed & {*ANGLE_COLUMNS, *ORIGIN_COLUMNS, *ORIGIN_PIXEL_COLUMNS})
+    if poses is not None and has_new_poses and "alignments3D/pose" not in field_names(records):
+        changed = changed | set(table.particles)  # fields that are new hold nothing yet
         sizes = {"alignments3D/psize_A": pixel_sizes_from_table(table)}
         records = with_fields(with_fields(records, _filled(len(table), _ALIGNMENTS)), sizes)
-    if poses is not None:
+    if poses is not None and "alignments3D/pose" in field_names(records):
         records = with_fields(records, _alignment_fields(table, poses, records, changed))
     return _with_own_columns(table, records)
 
@@ -149,10 +158,15 @@ def _alignment_fields(table: ParticleTable, poses: Poses, records: np.ndarray, c
     if any(name.startswith("rlnOrigin") for name in changed):
         known = "alignments3D/psize_A" in field_names(records)
         sizes = records["alignments3D/psize_A"] if known else pixel_sizes_from_table(table)
+        if not (sizes > 0).all():  # a field that nobody filled, beside shifts of 0
+            sizes = fields["alignments3D/psize_A"] = np.where(sizes > 0, sizes, pixel_sizes_from_table(table))
         fields["alignments3D/shift"] = poses.shifts_angstrom.double().numpy() / sizes[:, None]
     half_sets = half_sets_from_table(table)
     if "rlnRandomSubset" in changed and half_sets is not None:
         fields["alignments3D/split"] = half_sets.numpy() - 1
+    classes = number_column(table, CLASS_NUMBER) if CLASS_NUMBER in changed else None
+    if classes is not None:
+        fields["alignments3D/class"] = classes.clip(min=1) - 1
     return _like(fields, _ALIGNMENTS)
 
 

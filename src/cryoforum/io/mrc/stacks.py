@@ -197,12 +197,12 @@ def _read_slices(layout: Layout, slices: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _common_box(layouts: Sequence[Layout]) -> int:
-    """The one even width of square images in all stacks."""
+    """The one width of square images in all stacks."""
     first = layouts[0]
     for layout in layouts:
         _, ny, nx = layout.shape
-        if nx != ny or nx % 2:
-            raise InputError(f"{layout.path}: expected square images of an even width, found {nx} × {ny} px")
+        if nx != ny or nx < 2:
+            raise InputError(f"{layout.path}: expected square images of 2 px or more, found {nx} × {ny} px")
         if layout.shape[1:] != first.shape[1:]:
             raise InputError(
                 f"{layout.path}: expected images of {first.shape[2]} px as in {first.path}, found {nx} px; "

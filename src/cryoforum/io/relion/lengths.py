@@ -11,6 +11,7 @@ from cryoforum.dataset.particle_table import (
     number_columns,
     place_of_row,
     refuse_rows,
+    where_to_add,
 )
 from cryoforum.errors import InputError
 
@@ -26,7 +27,9 @@ def pixel_sizes_from_table(table: ParticleTable) -> np.ndarray:
         parts = number_columns(table, ("rlnDetectorPixelSize", "rlnMagnification"))
         if parts is None:
             raise InputError(
-                f"{table.path}: expected a column rlnImagePixelSize (Å) in data_optics, found none"
+                f"{table.path}: expected a pixel size, as rlnImagePixelSize (Å) or, as before RELION 3.1, "
+                "rlnDetectorPixelSize (µm) and rlnMagnification, found none; "
+                f"{where_to_add(table, 'rlnImagePixelSize')}"
             )
         detector_um, magnification = parts
         with np.errstate(divide="ignore", invalid="ignore"):

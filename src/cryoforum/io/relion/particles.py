@@ -29,11 +29,13 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
+from cryoforum.io.aberrations import warn_of_unused_aberrations
 from cryoforum.io.image_paths import find_file
 from cryoforum.io.mixed_grids import images_on_one_grid
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.lengths import pixel_sizes_from_table, shift_angstrom, warn_of_contradicting_origins
+from cryoforum.io.relion.units import refuse_impossible_ctf, refuse_impossible_pixel_sizes
 
 _CHANGED_BY_THE_CTF = {
     "rlnCtfDataAreCtfPremultiplied": "multiplied by their CTF",
@@ -50,6 +52,7 @@ def particles_from_table(
     images that are resampled to it, and of origins in Å that contradict those in pixels.
     """
     pixel_sizes = pixel_sizes_from_table(table)
+    refuse_impossible_pixel_sizes(table)
     poses, ctf = poses_from_table(table), ctf_from_table(table)
     names = table.particles["rlnImageName"].tolist()
     slices, paths = located_images(table, root)
@@ -75,6 +78,7 @@ def particles_from_table(
         grid,
     )
     warn_of_contradicting_origins(table)
+    warn_of_unused_aberrations(table)
     return Particles(
         images,
         target.pixel_size_angstrom,
@@ -139,8 +143,7 @@ def ctf_from_table(table: ParticleTable) -> CtfParameters | None:
         return None
     phase_shift = number_column(table, "rlnPhaseShift")
     values.append(np.zeros(len(table)) if phase_shift is None else phase_shift)
-    _check_range(table, "rlnVoltage", values[3], 10, 1000, "kV")
-    _check_range(table, "rlnAmplitudeContrast", values[5], 0, 1, "as a fraction")
+    refuse_impossible_ctf(table)
     return CtfParameters(*(torch.from_numpy(column).float() for column in values))
 
 
@@ -151,16 +154,6 @@ def _check_boxes(table: ParticleTable, expected: np.ndarray | None, box: int) ->
             f"{table.path}: rlnImageSize says {expected[expected != box][0]:.0f} px, the images have "
             f"{box} px; correct rlnImageSize and rlnImagePixelSize"
         )
-
-
-def _check_range(
-    table: ParticleTable, column: str, values: np.ndarray, low: float, high: float, unit: str
-) -> None:
-    refuse_rows(
-        table,
-        (values < low) | (values > high),
-        lambda row: f"expected {column} from {low:g} to {high:g} {unit}, found {values[row]:g}",
-    )
 
 
 def half_sets_from_table(table: ParticleTable) -> Tensor | None:

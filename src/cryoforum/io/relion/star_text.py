@@ -15,8 +15,10 @@ import pandas as pd
 
 from cryoforum.errors import InputError
 
-_TOKEN = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""")
-_NEEDS_QUOTES = re.compile(r"""^$|\s|^[#"']""")
+# Only ASCII blanks part values, as in RELION: a no-break or an ideographic space is part of a name.
+_TOKEN = re.compile(r"""(?<!\S)(?:"([^"]*)"|'([^']*)')(?!\S)|(\S+)""", re.ASCII)
+_NEEDS_QUOTES = re.compile(r"""^$|\s|^[#"']""", re.ASCII)
+_WORD = re.compile(r"\S+", re.ASCII)
 _KEYWORDS = ("data_", "loop_", "_")  # with which a line begins that is no row
 _ODD_BYTES = "surrogateescape"  # in file names of other encodings they come back unchanged
 _CHUNK_ROWS = 20_000  # rows that are lists of Python strings at a time: a table takes a fraction of that
@@ -150,7 +152,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, list[str], bool]]:
 
 def _values(line: str) -> list[str]:
     if not _has_marks(line):
-        return line.split()
+        return _words(line)
     values = []
     for match in _TOKEN.finditer(line):
         double, single, plain = match.groups()
@@ -164,9 +166,14 @@ def _line(values: Sequence[str]) -> str:
     line = " ".join(values)
     if values[0].startswith("_") or len(values) == 1 and values[0].startswith(_KEYWORDS):
         return " ".join([_in_quotes(values[0]), *map(_quoted, values[1:])]) + "\n"
-    if _has_marks(line) or line.split() != list(values):  # rare, and dear to ask of every value
+    if _has_marks(line) or _words(line) != list(values):  # rare, and dear to ask of every value
         line = " ".join(map(_quoted, values))
     return line + "\n"
+
+
+def _words(line: str) -> list[str]:
+    """What stands between ASCII blanks; `str.split`, which is faster, knows further blanks beyond ASCII."""
+    return line.split() if line.isascii() else _WORD.findall(line)
 
 
 def _has_marks(text: str) -> bool:
