@@ -55,7 +55,9 @@ def test_a_log_cut_anywhere_keeps_its_whole_batches_and_goes_on_to_the_same_byte
         path.write_bytes(whole[:length])
         with BatchLog(path, "f", ROWS, BATCH) as log:
             kept.add(log.rows_done)
-            assert log.rows_done == sum(len(b) for b, end in zip(batches(3), ends, strict=True) if end <= length)
+            assert log.rows_done == sum(
+                len(b) for b, end in zip(batches(3), ends, strict=True) if end <= length
+            )
             for rows in batches(3):
                 if rows.start >= log.rows_done:
                     log.append(table(rows))

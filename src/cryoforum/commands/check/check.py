@@ -12,7 +12,14 @@ from torch import Tensor
 from cryoforum.commands.check.findings import Findings, Outcome, TooFewParticles, find_interpretation
 from cryoforum.commands.check.inventory import inventory, origins_in_pixels, table_alone
 from cryoforum.commands.check.map_comparison import Comparison, compare_maps
-from cryoforum.commands.check.problems import LEAST_SKEWNESS, Problem, fixing_flags, problems, problems_beside
+from cryoforum.commands.check.problems import (
+    LEAST_SKEWNESS,
+    Problem,
+    fixing_flags,
+    problems,
+    problems_beside,
+    problems_of_repeats,
+)
 from cryoforum.commands.reference_maps import ReferenceMap
 from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.particles import Particles
@@ -124,7 +131,7 @@ def _judged(
 ) -> Check:
     """The check with its findings and problems, and a comparison with the reference."""
     size, in_pixels = unchecked.particles.pixel_size_angstrom, origins_in_pixels(table)
-    found = problems(findings, size, in_pixels)
+    found = problems_of_repeats(unchecked.particles) + problems(findings, size, in_pixels)
     undecided = [one.name for one in findings.alternatives if one.outcome is Outcome.UNDECIDED]
     if findings.oriented and abs(findings.skewness) < LEAST_SKEWNESS:
         undecided.append("contrast")
