@@ -60,8 +60,6 @@ def folder(tmp_path: Path) -> Path:
     [
         ("", ["empty table"]),
         ("1@a.mrcs 1 1 0 0 0\n2@gone.mrcs 1 1 0 0 0", ["row 2", "gone.mrcs not found", "--root"]),
-        ("1@a.mrcs 1 1 0 0 0\n1@a.mrcs 1 1 0 0 0", ["row 2", "already in row 1"]),
-        ("1@a.mrcs 1 1 0 0 0\n001@a.mrcs 1 1 0 0 0", ["row 2", "already in row 1"]),
         ("1@a.mrcs 1 1 0 0 0\n2@a.mrcs 1 1 0 nan 0", ["row 2", "2@a.mrcs", "rlnAngleTilt", "'nan'"]),
         ("1@a.mrcs 1 1 0 zero 0", ["row 1", "rlnAngleTilt", "'zero'"]),
         ("1@a.mrcs 3 1 0 0 0", ["row 1", "optics group '3'"]),

@@ -54,6 +54,8 @@ def test_images_are_known_by_their_place_or_if_they_moved_by_their_name(
     assert parts_of(particles, known.parts, known.sources) == ["test", "train", "train", None]
     nowhere = replace(particles, sources=None)
     assert parts_of(nowhere, known.parts, known.sources) == [None, "train", "test", None]
+    respelt = replace(nowhere, names=("other.mrcs", "000001@./a.mrcs", './odd, "name".mrcs', "a.mrcs"))
+    assert parts_of(respelt, known.parts, known.sources) == [None, "train", "test", "train"]
 
 
 def test_round_trip(model: TrainedModel, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """Half sets are drawn in one place, by what an image is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -37,3 +39,32 @@ def test_given_half_sets_count_and_wrong_ones_are_refused() -> None:
         checked_half_sets(Particles(images, 1.0, names, half_sets=torch.tensor([1, 3, 2, 2])))
     with pytest.raises(ValueError, match="expected particles in both halves, found 4 in one"):
         checked_half_sets(Particles(images, 1.0, names, half_sets=torch.ones(4, dtype=torch.long)))
+
+
+def test_copies_of_an_image_are_drawn_into_one_half_under_all_their_names() -> None:
+    copies = [f"1@link{number}.mrcs" for number in range(20)]
+    assert len(drawn_half_sets(copies).unique()) == 2
+    sources = torch.zeros(20, dtype=torch.long)
+    assert len(drawn_half_sets(copies, sources=sources).unique()) == 1
+    some = torch.randperm(20, generator=torch.Generator().manual_seed(1))
+    again = drawn_half_sets([copies[row] for row in some.tolist()], sources=sources)
+    assert torch.equal(again, drawn_half_sets(copies, sources=sources))
+    apart = torch.arange(20)
+    assert torch.equal(drawn_half_sets(copies, sources=apart), drawn_half_sets(copies))
+    assert drawn_half_sets(["a/s.mrcs"]).tolist() == drawn_half_sets(["000001@s.mrcs"]).tolist()
+
+
+def test_an_image_in_both_halves_is_refused() -> None:
+    particles = Particles(
+        torch.zeros(4, 8, 8),
+        1.0,
+        ("1@a", "2@a", "1@./a", "2@a"),
+        half_sets=torch.tensor([1, 2, 2, 2]),
+        sources=torch.tensor([5, 6, 5, 6]),
+    )
+    with pytest.raises(
+        ValueError, match=r"copies of one image in one half set, found 1@a in both, rows 1 and 3"
+    ):
+        checked_half_sets(particles)
+    together = replace(particles, half_sets=torch.tensor([1, 2, 1, 2]))
+    assert checked_half_sets(together).tolist() == [1, 2, 1, 2]

@@ -1,5 +1,7 @@
 """A log of batches gives back what was appended, and nothing that was torn."""
 
+import errno
+import fcntl
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +47,17 @@ def test_a_log_cut_anywhere_keeps_its_whole_batches_and_goes_on_to_the_same_byte
     path = tmp_path / "log"
     write(path, 3)
     whole = path.read_bytes()
-    header = len(whole) - ROWS * 8
+    header = whole.index(b"\n") + 1
+    ends = [header + 16 * number + rows.stop * 8 for number, rows in enumerate(batches(3), 1)]
+    assert ends[-1] == len(whole)
     kept = set()
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         with BatchLog(path, "f", ROWS, BATCH) as log:
             kept.add(log.rows_done)
-            assert log.rows_done == sum(len(b) for b in batches(3) if header + b.stop * 8 <= length)
+            assert log.rows_done == sum(
+                len(b) for b, end in zip(batches(3), ends, strict=True) if end <= length
+            )
             for rows in batches(3):
                 if rows.start >= log.rows_done:
                     log.append(table(rows))
@@ -94,6 +100,78 @@ def test_only_one_writes(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="another run is writing"),
     ):
         BatchLog(tmp_path / "log", "f", ROWS, BATCH)
+
+
+@pytest.fixture
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on network file systems that know none."""
+
+    def unsupported(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+
+
+@pytest.mark.usefixtures("without_locks")
+@pytest.mark.parametrize("done", [0, 1])
+def test_without_locks_a_second_run_is_refused_before_it_writes(tmp_path: Path, done: int) -> None:
+    """It began when the first had done so many batches; the first ends as if it were alone."""
+    path, alone = tmp_path / "log", tmp_path / "alone"
+    write(alone, 3)
+    write(path, done)
+    with BatchLog(path, "f", ROWS, BATCH) as first:
+        with BatchLog(path, "f", ROWS, BATCH) as second:
+            first.append(table(batches(3)[done]))
+            with pytest.raises(ValueError, match="another run is writing"):
+                second.append(table(batches(3)[done]))
+        for rows in batches(3)[done + 1 :]:
+            first.append(table(rows))
+    assert path.read_bytes() == alone.read_bytes()
+
+
+@pytest.mark.usefixtures("without_locks")
+def test_a_log_that_another_run_removed_is_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with BatchLog(path, "f", ROWS, BATCH) as log:
+        log.append(table(batches(1)[0]))
+        path.unlink()
+        write(path, 1, "g")
+        with pytest.raises(ValueError, match="another run is writing"):
+            log.append(table(batches(2)[1]))
+    assert rows_done(path, "g") == BATCH
+
+
+def test_blocks_count_by_their_number_wherever_they_lie(tmp_path: Path) -> None:
+    """Written by two at once: a block that is there twice counts once, one that is out of turn does not."""
+    path = tmp_path / "log"
+    write(path, 3)
+    whole = path.read_bytes()
+    start = whole.index(b"\n") + 1
+    size = 16 + 8 * BATCH
+    header, first, second, last = (
+        whole[:start],
+        whole[start : start + size],
+        whole[start + size : start + 2 * size],
+        whole[start + 2 * size :],
+    )
+    path.write_bytes(header + first + first + second + first + last)
+    found = read_batches(path, "f", ROWS)
+    for name, values in table(range(ROWS)).items():
+        np.testing.assert_array_equal(found[name], values)
+    path.write_bytes(header + first + last + second)
+    assert rows_done(path) == BATCH
+    path.write_bytes(header + second + first)
+    assert rows_done(path) == 0
+
+
+@pytest.mark.parametrize("at", [3, 9, 13, 20])  # row number, row count, checksum, record
+def test_a_block_with_a_changed_byte_is_none(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "log"
+    write(path, 3)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\n") + 1 + 16 + 8 * BATCH + at] ^= 1
+    path.write_bytes(content)
+    assert rows_done(path) == BATCH
 
 
 def test_what_is_no_number_is_never_logged(tmp_path: Path) -> None:

@@ -89,6 +89,18 @@ def weights(model: TrainedModel) -> dict[str, torch.Tensor]:
     return dict(model.network.state_dict())
 
 
+def test_an_image_is_never_learned_from_and_judged_by(some: Particles) -> None:
+    """Two rows of one stack and slice, whatever their names: row 1 is learned from, row 60 validates."""
+    split = Split(torch.arange(30), torch.arange(30, 60), torch.arange(0))
+    sources = torch.arange(60)
+    sources[59] = sources[0]
+    doubled = replace(some, sources=sources)
+    with pytest.raises(ValueError, match=r"in train \(row 1\) and validation \(row 60\); remove the dup"):
+        train(doubled, QUICK, split)
+    with pytest.raises(ValueError, match="each image in one part"):
+        train(replace(some, names=(*some.names[:59], some.names[0])), QUICK, split)
+
+
 def test_the_default_split_is_the_papers() -> None:
     split = split_rows(5000)
     assert (len(split.train), len(split.validation), len(split.test)) == (2512, 838, 1650)

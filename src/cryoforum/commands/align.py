@@ -9,6 +9,7 @@ from cryoforum.alignment.fitting import fitted_aligner
 from cryoforum.commands.pose_files import PoseOutput, PoseSummary, hash_of_files, write_poses
 from cryoforum.commands.reference_maps import ReferenceMap, load_reference_map
 from cryoforum.dataset.particle_set import ParticleSet
+from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_expansion
 from cryoforum.io.particle_files import check_writable, load_particle_set
 from cryoforum.io.scratch import on_scratch
 from cryoforum.runtime.reporter import SILENT, Reporter
@@ -51,6 +52,7 @@ def align(request: AlignRequest, reporter: Reporter = SILENT) -> PoseSummary:
     output.check(companions)
     check_writable(particle_set.table, output.path)
     particles = particle_set.particles
+    refuse_expansion(particle_set, "to align", WITH_SYMMETRY)
     reference = load_reference_map(request.reference, particles, request.symmetry)
     inputs = hash_of_files([*request.particles, *companions, *request.reference.files])
     made_with = f"{inputs} {request.symmetry} {request.reference} {request.alignment}"

@@ -134,5 +134,7 @@ def _with_half_sets(
                 "particles are in the map of one half of the training"
             )
         logger.info("no rlnRandomSubset: half sets are drawn and written")
-        particle_set = particle_set.with_half_sets(drawn_half_sets(particle_set.particles.names))
+        particle_set = particle_set.with_half_sets(
+            drawn_half_sets(particles.names, sources=particles.sources)
+        )
     return particle_set, True

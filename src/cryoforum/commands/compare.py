@@ -1,19 +1,23 @@
 """Errors of poses against known ones."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.columns import IMAGE_NAME
-from cryoforum.dataset.particle_table import ParticleTable
+from cryoforum.dataset.particle_table import ParticleTable, place_of_row
 from cryoforum.dataset.pose_errors import ErrorSummary, orientation_errors, summarise_errors
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
+from cryoforum.io.located_images import numbers_by_name, numbers_by_place
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.storage.files import check_output, write_json
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def compare(
     json_path: Path | None = None,
     overwrite: bool = False,
 ) -> PoseErrors:
-    """Errors of the particles of the first file, matched by image name; a summary goes to ``json_path``."""
+    """Errors of the particles of the first file, matched by image; a summary goes to ``json_path``."""
     check_output(json_path, overwrite)
     errors = pose_errors(read_particle_file(predictions), read_particle_file(truth), symmetry)
     if json_path is not None:
@@ -64,10 +68,36 @@ def _poses(table: ParticleTable) -> Poses:
 
 
 def matching_rows(table: ParticleTable, wanted: ParticleTable) -> Tensor:
-    """The rows (n,) of ``table`` that hold the images of ``wanted``, in its order; InputError: one is not."""
-    row_of_name = {name: row for row, name in enumerate(table.particles[IMAGE_NAME])}
-    names = wanted.particles[IMAGE_NAME]
-    for name in names:
-        if name not in row_of_name:
-            raise InputError(f"{table.path}: expected image {name} of {wanted.path}, found none")
-    return torch.tensor([row_of_name[name] for name in names])
+    """The rows (n,) of ``table`` that hold the images of ``wanted``, in its order.
+
+    Images are known by their places on disk; where these are not found, or are those of a copied project, by
+    their names. In symmetry-expanded sets the copies of an image are matched in the order of their rows; a
+    single one in ``table`` stands for all of them. InputError where one is not there.
+    """
+    places, wanted_places = numbers_by_place(table), numbers_by_place(wanted)
+    if places is not None and wanted_places is not None:
+        rows = _rows_of_copies(places, wanted_places)
+        if (rows >= 0).all():
+            return rows
+    rows = _rows_of_copies(numbers_by_name(table), numbers_by_name(wanted))
+    lost = (rows < 0).nonzero()[:, 0]
+    if len(lost):
+        raise InputError(
+            f"{table.path}: expected each image as often as in {wanted.path}, found {len(lost)} of "
+            f"{len(wanted)} rows missing, first {place_of_row(wanted, int(lost[0]))}"
+        )
+    if places is not None and wanted_places is not None:
+        logger.warning(
+            f"matched by image name: the stacks of {table.path} and {wanted.path} are different files"
+        )
+    return rows
+
+
+def _rows_of_copies(numbers: Tensor, wanted: Tensor) -> Tensor:
+    """Row (n,) among ``numbers`` of each wanted one: of its k-th copy the k-th, or the only one; -1: none."""
+    known, sought = pd.Series(numbers.numpy()), pd.Series(wanted.numpy())
+    index = pd.MultiIndex.from_arrays([known, known.groupby(known).cumcount()])
+    copies = sought.groupby(sought).cumcount()
+    is_single = sought.map(known.value_counts()) == 1
+    rows = index.get_indexer(pd.MultiIndex.from_arrays([sought, copies.mask(is_single, 0)]))
+    return torch.from_numpy(rows).long()

@@ -10,9 +10,11 @@ import numpy as np
 from cryoforum.choices import RelionDialect, check_choice
 from cryoforum.commands.correct import Corrections, corrected
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, optics_rows, split_image_name
+from cryoforum.dataset.repeats import found_repeats, warn_of_oversights
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import lost_in_table
 from cryoforum.io.image_paths import find_file
+from cryoforum.io.located_images import image_numbers
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.particle_files import CRYOSPARC, check_writable, read_files, write_particle_file
 from cryoforum.io.relion.dialects import relion30, relion31
@@ -77,11 +79,19 @@ def convert(request: ConvertRequest) -> int:
         _refuse_idle_work(table, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
     elif relion is None and table.optics is None:  # a correction keeps the dialect
         relion = "3.0"
+    _tell_of_oversights(table, root)
     table = corrected(table, request.corrections)
     _refuse_unusable(table)
     converted = _for_cryosparc(table, root) if to_cryosparc else _for_relion(table, relion, root)
     write_particle_file(converted, out)
     return len(table)
+
+
+def _tell_of_oversights(table: ParticleTable, root: Path | None) -> None:
+    """Symmetry-expanded sets are meant to hold an image several times; others are not."""
+    numbers = image_numbers(table, root)
+    if len(numbers.unique()) < len(numbers):
+        warn_of_oversights(table, found_repeats(numbers, poses_from_table(table)))
 
 
 def _refuse_idle_work(table: ParticleTable, out: Path, wanted: str) -> None:

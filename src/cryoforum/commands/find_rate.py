@@ -7,6 +7,7 @@ from pathlib import Path
 from cryoforum.choices import Precision
 from cryoforum.commands.train import reference_and_config
 from cryoforum.config import Config
+from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_repeats
 from cryoforum.dataset.split import chosen_split
 from cryoforum.errors import require
 from cryoforum.io.particle_files import checked_poses, load_particle_set
@@ -49,6 +50,7 @@ def find_rate(request: FindRateRequest, reporter: Reporter = SILENT) -> float:
     check_output(request.out, request.overwrite)
     wait_for_all()
     particle_set = load_particle_set(request.particles, request.root)
+    refuse_repeats(particle_set, "to learn from", WITH_SYMMETRY)
     checked_poses(particle_set, "to learn from")
     particles, config, reference = particle_set.particles, request.config, None
     split = chosen_split(particles, request.split, request.seed)

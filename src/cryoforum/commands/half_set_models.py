@@ -25,7 +25,7 @@ def with_half_sets_of_training(particle_set: ParticleSet, models: Sequence[Train
     learned = half_of_training(particles, models)
     if particles.half_sets is None:
         logger.info("no rlnRandomSubset: half sets are those of the training, else drawn, and written")
-        drawn = drawn_half_sets(particles.names)
+        drawn = drawn_half_sets(particles.names, sources=particles.sources)
         return particle_set.with_half_sets(torch.where(learned > 0, learned, drawn))
     wrong = ((learned > 0) & (learned != particles.half_sets)).nonzero()[:, 0]
     if len(wrong):
@@ -50,5 +50,9 @@ def model_of_each(particles: Particles, models: Sequence[TrainedModel], cross_fi
     ``cross_fit``: the one that never saw it, where one did.
     """
     learned = half_of_training(particles, models)
-    own = drawn_half_sets(particles.names) if particles.half_sets is None else particles.half_sets
+    own = (
+        drawn_half_sets(particles.names, sources=particles.sources)
+        if particles.half_sets is None
+        else particles.half_sets
+    )
     return torch.where(learned > 0, 3 - learned, own) if cross_fit else own

@@ -12,6 +12,7 @@ from cryoforum.commands.pose_files import PoseSummary, hash_of_files, write_pose
 from cryoforum.commands.predict_request import PredictRequest
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import ParticleTable
+from cryoforum.dataset.repeats import BEFORE_EXPANSION, refuse_expansion
 from cryoforum.dataset.split import parts_of
 from cryoforum.errors import InputError
 from cryoforum.io.particle_files import check_writable, load_particle_set
@@ -48,6 +49,7 @@ def predict_set(
     output = request.output
     output.check(particle_set.table.companions)
     check_writable(particle_set.table, output.path)
+    refuse_expansion(particle_set, "to predict", BEFORE_EXPANSION)
     if request.part is not None:
         particle_set = particle_set.select(_rows_of_part(models, particle_set, request.part))
     files = [*request.particles, *particle_set.table.companions, *_model_files(request.model)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from cryoforum.dataset.repeats import refuse_oversights, repeats_of
 from cryoforum.dataset.volumes import HalfMaps
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
@@ -58,6 +59,7 @@ def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dic
     independent = all(map(half_sets_are_independent, tables))  # of each: joining may drop what tells it
     particle_set = particle_set_of(joined(tables, request.root), request.root)
     checked_poses(particle_set, "to reconstruct")
+    refuse_oversights(particle_set.table, repeats_of(particle_set.particles))
     out, particles = Path(request.out), particle_set.particles
     out.mkdir(parents=True, exist_ok=True)
     for name in MAP_FILES:

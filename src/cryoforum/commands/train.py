@@ -12,6 +12,7 @@ from cryoforum.choices import Precision
 from cryoforum.config import Config
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_repeats
 from cryoforum.dataset.split import Split, chosen_split
 from cryoforum.errors import InputError, require
 from cryoforum.io.particle_files import checked_poses, load_particle_set
@@ -96,6 +97,7 @@ def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedMo
     """
     logger.info(f"training on {compute_for(request.device, request.precision)}")
     particle_set = load_particle_set(request.particles, request.root)
+    refuse_repeats(particle_set, "to learn from", WITH_SYMMETRY)
     if request.half_set_models:
         return _train_half_set_models(particle_set, request, reporter)
     return (_train_into(Path(request.out), particle_set, request, reporter),)

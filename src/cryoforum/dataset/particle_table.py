@@ -1,5 +1,6 @@
 """The tables of a particle file, whose values stay text until a number is asked for."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,6 +190,13 @@ def split_image_name(name: str) -> tuple[str, str]:
     """
     number, at, stack = name.partition("@")
     return (number + at, stack) if at else ("", name)
+
+
+def normalised_image_name(name: str) -> str:
+    """One name for all spellings: 1@./a//b.mrcs is 1@a/b.mrcs; a name that is none stays as it is."""
+    at_slice, stack = split_image_name(name)
+    number = at_slice.removesuffix("@") or "1"
+    return f"{int(number)}@{os.path.normpath(stack)}" if number.isdecimal() and stack else name
 
 
 def format_numbers(values: np.ndarray | pd.Series | Sequence[float]) -> list[str]:

@@ -25,7 +25,7 @@ class Particles:
     pixel_size_angstrom
         Of all images.
     names
-        n unique image names, in the order of the images.
+        n image names, in the order of the images; in a symmetry-expanded set each of them several times.
     poses, ctf
         None where unknown.
     half_sets
@@ -52,6 +52,14 @@ class Particles:
     def box(self) -> int:
         """Image width in pixels."""
         return self.images.shape[-1]
+
+    @property
+    def image_numbers(self) -> Int[Tensor, " n"]:
+        """The same number for the same image: by its place on disk, in memory by its name."""
+        if self.sources is not None:
+            return self.sources
+        known: dict[str, int] = {}
+        return torch.tensor([known.setdefault(name, len(known)) for name in self.names])
 
     def select(self, rows: Int[Tensor, " k"]) -> "Particles":
         """The particles of the given rows, in that order; images stay where they are."""

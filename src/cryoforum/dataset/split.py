@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.particle_table import normalised_image_name
 from cryoforum.dataset.particles import Particles
 from cryoforum.errors import InputError
 from cryoforum.storage.csv_tables import read_csv, write_csv
@@ -19,9 +20,11 @@ PARTS = ("train", "validation", "test")  # of a split
 def parts_of(particles: Particles, parts: Mapping[str, str], sources: Mapping[int, str]) -> list[str | None]:
     """The part of a split that each particle is in, if any.
 
-    An image is known by its place on disk, whatever its name there; else, as data move, by its name.
+    An image is known by its place on disk, whatever its name there; else, as data move, by its name, however
+    that is spelt.
     """
-    by_name = [parts.get(name) for name in particles.names]
+    known = {normalised_image_name(name): part for name, part in parts.items()}
+    by_name = [known.get(normalised_image_name(name)) for name in particles.names]
     if particles.sources is None or not sources:
         return by_name
     return [
@@ -71,6 +74,20 @@ def split_rows(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     held_out = test + validation
     return Split(order[held_out:], order[test:held_out], order[:test])
+
+
+def refuse_images_in_two_parts(particles: Particles, split: Split) -> None:
+    """InputError where an image that is in several rows is learned from and judged by."""
+    numbers = particles.image_numbers
+    part_of_image: dict[int, tuple[str, int]] = {}
+    for part in PARTS:
+        for row in getattr(split, part).tolist():
+            other, first = part_of_image.setdefault(int(numbers[row]), (part, row))
+            if other != part:
+                raise InputError(
+                    f"expected each image in one part of the split, found {particles.names[row]} in {other} "
+                    f"(row {first + 1}) and {part} (row {row + 1}); remove the duplicates"
+                )
 
 
 Key = TypeVar("Key")

@@ -13,14 +13,14 @@ import pandas as pd
 from cryoforum.dataset.particle_table import ParticleTable, optics_rows, place_of_row, split_image_name
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.records import joined_records, texts, with_fields, without_fields
-from cryoforum.io.image_paths import common_folder, found_file
+from cryoforum.io.image_paths import StackFinder, TwoNamesOfOneFile, common_folder
+from cryoforum.io.located_images import LocatedImages, located_images
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.io.relion.dialects import relion31, with_lengths_in_angstrom
 from cryoforum.io.relion.particles import (
     contrast_signs,
     ctf_from_table,
     half_sets_from_table,
-    located_images,
     poses_from_table,
 )
 
@@ -45,12 +45,11 @@ _PATHS = "blob/path"
 
 @dataclass(frozen=True)
 class _File:
-    """A file to be joined: its tables, and the slice (from 0) and stack of each image."""
+    """A file to be joined: its tables, and where its images are."""
 
     table: ParticleTable
     optics: pd.DataFrame
-    slices: list[int]
-    stacks: list[Path]
+    images: LocatedImages
 
 
 def joined(tables: Sequence[ParticleTable], root: Path | None = None) -> ParticleTable:
@@ -71,10 +70,10 @@ def joined(tables: Sequence[ParticleTable], root: Path | None = None) -> Particl
     _check_for_images_in_two(files)
     folder = common_folder([file.table.path for file in files])
     optics, numbers = _joined_optics(files)
-    particles = []
+    particles, names_of_images = [], _image_names(folder, root, files)
     for position, (file, group_of_row) in enumerate(zip(files, numbers, strict=True)):
         frame = file.table.particles.drop(columns="rlnGroupNumber", errors="ignore")
-        frame = frame.assign(rlnImageName=_names_from(folder, root, file), rlnOpticsGroup=group_of_row)
+        frame = frame.assign(rlnImageName=names_of_images[position], rlnOpticsGroup=group_of_row)
         if position and "rlnGroupName" in frame:  # as RELION: groups of two files are not one
             frame["rlnGroupName"] = "optics" + frame[_GROUP] + "_" + frame["rlnGroupName"]
         particles.append(frame)
@@ -105,21 +104,21 @@ def _joined_records(tables: Sequence[ParticleTable], frame: pd.DataFrame) -> np.
 def _opened(table: ParticleTable, root: Path | None) -> _File:
     """The file in the 3.1 dialect, its numbers and stacks once looked at: errors name its own rows."""
     poses_from_table(table), ctf_from_table(table), half_sets_from_table(table)
-    slices, stacks = located_images(table, root)
+    images = located_images(table, root)
     table = relion31(with_lengths_in_angstrom(table))
     assert table.optics is not None
     rows = optics_rows(table, table.optics)
     used, first, group_of_row = np.unique(rows, return_index=True, return_inverse=True)
     optics = table.optics.iloc[used].reset_index(drop=True)
     if "rlnImageSize" not in optics:
-        optics["rlnImageSize"] = [str(LazyImages([stacks[row]], [0]).shape[-1]) for row in first]
+        optics["rlnImageSize"] = [str(LazyImages([images.stacks[row]], [0]).shape[-1]) for row in first]
     if "rlnImageDimensionality" not in optics:
         optics["rlnImageDimensionality"] = "2"
     if _NAME not in optics:
         optics[_NAME] = [f"opticsGroup{number + 1}" for number in range(len(optics))]
     optics[_GROUP] = [str(number) for number in range(len(optics))]
     particles = table.particles.assign(rlnOpticsGroup=group_of_row.reshape(-1).astype(str))
-    return _File(replace(table, particles=particles), optics, slices, stacks)
+    return _File(replace(table, particles=particles), optics, images)
 
 
 def _check_half_sets(tables: Sequence[ParticleTable]) -> None:
@@ -142,31 +141,59 @@ def _check_contrast(tables: Sequence[ParticleTable]) -> None:
 
 
 def _check_for_images_in_two(files: Sequence[_File]) -> None:
-    resolved = {stack: stack.resolve() for file in files for stack in set(file.stacks)}
-    seen: dict[tuple[int, Path], tuple[int, int]] = {}
+    """Within one file an image may be in several rows: who uses the particles knows what that means."""
+    seen: dict[int, tuple[int, int]] = {}
     for number, file in enumerate(files):
-        for row, (index, stack) in enumerate(zip(file.slices, file.stacks, strict=True)):
-            earlier, first = seen.setdefault((index, resolved[stack]), (number, row))
-            if (earlier, first) != (number, row):
+        for row, image in enumerate(file.images.numbers.tolist()):
+            earlier, first = seen.setdefault(image, (number, row))
+            if earlier != number:
                 raise InputError(
                     f"{place_of_row(file.table, row)}: the image is already in "
                     f"{files[earlier].table.path}, row {first + 1}; remove the duplicates"
                 )
 
 
-def _names_from(folder: Path, root: Path | None, file: _File) -> list[str]:
-    """Image names that lead to the same stacks from ``folder``: as they are, relative to it, or absolute."""
-    names = [split_image_name(name) for name in file.table.particles["rlnImageName"]]
-    new_of_stack = {}
-    for written, stack in {(written, stack) for (_, written), stack in zip(names, file.stacks, strict=True)}:
-        choices = (written, os.path.relpath(stack, folder), str(stack.absolute()))
-        new_of_stack[written] = next(c for c in choices if _leads_to(stack, c, folder, root))
-    return [at_slice + new_of_stack[written] for at_slice, written in names]
+def _image_names(folder: Path, root: Path | None, files: Sequence[_File]) -> list[list[str]]:
+    """Image names of each file that lead to the same stacks from ``folder``.
+
+    As they are, where all do. Else those that do not lead there from ``folder`` itself are made relative to
+    it, and where that is not enough, as ``root`` holds stacks of these names, too, all are made absolute.
+    """
+    names = [[split_image_name(name) for name in file.table.particles["rlnImageName"]] for file in files]
+    stacks = [
+        {written: stack for (_, written), stack in zip(own, file.images.stacks, strict=True)}
+        for own, file in zip(names, files, strict=True)
+    ]
+    written = [{name: name for name in of_file} for of_file in stacks]
+    relative = [{name: _relative_name(name, of_file[name], folder) for name in of_file} for of_file in stacks]
+    absolute = [{name: str(stack.absolute()) for name, stack in of_file.items()} for of_file in stacks]
+    new = next((each for each in (written, relative) if _lead_to(stacks, each, folder, root)), absolute)
+    return [
+        [at_slice + new_of[name] for at_slice, name in own] for own, new_of in zip(names, new, strict=True)
+    ]
 
 
-def _leads_to(stack: Path, name: str, folder: Path, root: Path | None) -> bool:
-    found = found_file(name, folder, root)
-    return found is not None and found.resolve() == stack.resolve()
+def _relative_name(written: str, stack: Path, folder: Path) -> str:
+    if Path(written).is_absolute() or os.path.realpath(folder / written) == os.path.realpath(stack):
+        return written
+    return os.path.relpath(stack, folder)
+
+
+def _lead_to(
+    stacks: Sequence[dict[str, Path]], names: Sequence[dict[str, str]], folder: Path, root: Path | None
+) -> bool:
+    """Whether all the names, in one file of ``folder``, lead to the stacks."""
+    finder = StackFinder(folder, root)
+    try:
+        return all(
+            os.path.realpath(finder.find(of_file[name])) == os.path.realpath(stack)
+            for own, of_file in zip(stacks, names, strict=True)
+            for name, stack in own.items()
+        )
+    except TwoNamesOfOneFile:
+        raise
+    except InputError:
+        return False
 
 
 def _joined_optics(files: Sequence[_File]) -> tuple[pd.DataFrame, list[np.ndarray]]:

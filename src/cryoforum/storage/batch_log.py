@@ -1,13 +1,17 @@
 """An append-only file of finished batches, from which a killed run goes on.
 
-One line of JSON (format, fingerprint, columns, rows) and then float32 records, one a row, in order.
-A kill may tear the last batch; whatever follows the last whole one counts as not written.
+One line of JSON (format, fingerprint, columns, rows) and then blocks of float32 records, one a row. Before
+each block are the number of its first row, its number of rows and a checksum of all of it, so that it is
+known for what it is wherever it lies: a kill may tear the last block, and where a file system has no locks
+two runs may write one log. Whatever follows the last whole block in order counts as not written.
 """
 
 import json
 import os
+import struct
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -17,19 +21,26 @@ import numpy as np
 from cryoforum.errors import InputError
 from cryoforum.storage.locks import lock
 
-FORMAT = "cryo-forum batches 1"
+FORMAT = "cryo-forum batches 2"
 SYNC_SECONDS = 1.0  # what a power cut may cost; a kill costs nothing that was appended
 _DTYPE = np.dtype("<f4")
 _HEADER_ALIGNMENT = 64
+_BLOCK = struct.Struct("<QII")  # first row, number of rows, checksum of these two and the records
+_BLOCK_WITHOUT_CHECKSUM = struct.Struct("<QI")
 
 
 class _Content(NamedTuple):
-    """What a log holds; records: (whole rows, columns), mapped from disk, where they begin at ``offset``."""
+    """What a log holds: blocks of records (rows, columns) in order, the last of which ends at ``stop``."""
 
     fingerprint: str
     columns: list[str]
-    offset: int
-    records: np.ndarray
+    blocks: list[np.ndarray]
+    stop: int
+
+    @property
+    def row_count(self) -> int:
+        """Rows of all blocks."""
+        return sum(map(len, self.blocks))
 
 
 class BatchLog(AbstractContextManager["BatchLog"]):
@@ -38,7 +49,8 @@ class BatchLog(AbstractContextManager["BatchLog"]):
     A file with the same fingerprint is gone on with: ``rows_done`` says how many rows it holds. Any other
     is started anew, and ``rows_discarded`` says how many that held. As a context it closes itself, and a
     log without a finished batch leaves no file.
-    InputError where another process is writing the same log.
+    InputError where another process is writing the same log: at once by its lock, or, where a file system has
+    none, at the first batch that does not find the log as the one before left it.
     """
 
     def __init__(self, path: Path, fingerprint: str, row_count: int, batch_size: int) -> None:
@@ -46,10 +58,10 @@ class BatchLog(AbstractContextManager["BatchLog"]):
         self.rows_done = self.rows_discarded = 0
         self._fingerprint, self._row_count, self._batch_size = fingerprint, row_count, batch_size
         self._columns: list[str] | None = None
-        self._synced = time.monotonic()
+        self._synced, self._end = time.monotonic(), 0
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
-            lock(self._file, f"{self.path}: another run is writing it; wait for it or end it")
+            lock(self._file, self._refusal)
             self._go_on()
         except BaseException:
             self._file.close()
@@ -59,7 +71,7 @@ class BatchLog(AbstractContextManager["BatchLog"]):
         """Add the next batch: columns (b,) of finite numbers, which reach the disk as float32."""
         if self._columns is None:
             self._columns = list(table)
-            self._write(_header(self._fingerprint, self._columns, self._row_count))
+            self._append(_header(self._fingerprint, self._columns, self._row_count))
         if list(table) != self._columns:
             raise InputError(f"{self.path}: expected columns {self._columns}, found {list(table)}; delete it")
         records = np.stack([np.asarray(table[name], dtype=_DTYPE) for name in self._columns], axis=-1)
@@ -70,34 +82,48 @@ class BatchLog(AbstractContextManager["BatchLog"]):
                 f"expected numbers, found {records[row, column]} for {self._columns[column]} of row "
                 f"{self.rows_done + row + 1}"
             )
-        self._write(records.tobytes())
+        self._append(_block(self.rows_done, records))
         self.rows_done += len(records)
         if time.monotonic() - self._synced > SYNC_SECONDS:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
     def __exit__(self, *error: object) -> None:
-        """Close the file; without a finished batch, remove it."""
+        """Close the file; without a finished batch, remove it, unless another run is writing it."""
         if self.rows_done:
             os.fsync(self._file.fileno())
-        else:
+        elif self._is_as_we_left_it():
             self.path.unlink(missing_ok=True)
         self._file.close()
+
+    @property
+    def _refusal(self) -> str:
+        return f"{self.path}: another run is writing it; wait for it or end it"
 
     def _go_on(self) -> None:
         """Keep the whole batches of an earlier run with the same fingerprint, cut off all else."""
         found = _content(self.path)
         if found is None or found.fingerprint != self._fingerprint:
-            self.rows_discarded = 0 if found is None else len(found.records)
+            self.rows_discarded = 0 if found is None else found.row_count
             self._file.truncate(0)
             return
-        self._columns = found.columns
-        written = found.records.any(axis=1)  # after a power cut a file may be long and still hold zeros
-        whole = int(written.argmin()) if not written.all() else len(found.records)
-        if whole < self._row_count:
-            whole -= whole % self._batch_size
-        self.rows_done = min(whole, self._row_count)
-        self._file.truncate(found.offset + self.rows_done * len(self._columns) * _DTYPE.itemsize)
+        self._columns, self._end = found.columns, found.stop
+        self.rows_done = found.row_count
+        self._file.truncate(self._end)
+
+    def _append(self, content: bytes) -> None:
+        """InputError where somebody else has written to the log, or has put another in its place."""
+        if not self._is_as_we_left_it():
+            raise InputError(self._refusal)
+        self._write(content)
+        self._end += len(content)
+
+    def _is_as_we_left_it(self) -> bool:
+        own = os.fstat(self._file.fileno())
+        try:
+            return own.st_size == self._end and os.path.samestat(own, self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _write(self, content: bytes) -> None:
         left = memoryview(content)
@@ -106,16 +132,17 @@ class BatchLog(AbstractContextManager["BatchLog"]):
 
 
 def read_batches(path: Path, fingerprint: str, row_count: int) -> dict[str, np.ndarray]:
-    """The columns (row_count,) float32 of a finished log, mapped from disk.
+    """The columns (row_count,) float32 of a finished log.
 
     InputError where the log is not finished or not of this ``fingerprint``.
     """
     found = _content(path)
     if found is None or found.fingerprint != fingerprint:
         raise InputError(f"expected finished batches of the same run at {path}, found none")
-    if len(found.records) < row_count:
-        raise InputError(f"{path}: expected {row_count} finished rows, found {len(found.records)}")
-    return {name: found.records[:row_count, at] for at, name in enumerate(found.columns)}
+    if found.row_count < row_count:
+        raise InputError(f"{path}: expected {row_count} finished rows, found {found.row_count}")
+    records = np.concatenate(found.blocks)
+    return {name: records[:row_count, at] for at, name in enumerate(found.columns)}
 
 
 def _header(fingerprint: str, columns: list[str], row_count: int) -> bytes:
@@ -135,6 +162,39 @@ def _content(path: Path) -> _Content | None:
         fingerprint, columns = values["fingerprint"], values["columns"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    shape = (Path(path).stat().st_size - len(line)) // (len(columns) * _DTYPE.itemsize), len(columns)
-    records = np.memmap(path, _DTYPE, "r", len(line), shape) if shape[0] else np.empty(shape, _DTYPE)
-    return _Content(fingerprint, columns, len(line), records)
+    blocks, stop = [], len(line)
+    for records, end in _blocks(path, len(line), len(columns)):
+        blocks.append(records)
+        stop = end
+    return _Content(fingerprint, columns, blocks, stop)
+
+
+def _block(first_row: int, records: np.ndarray) -> bytes:
+    """Records (rows, columns) with what they are known by."""
+    content = records.tobytes()
+    checksum = zlib.crc32(_BLOCK_WITHOUT_CHECKSUM.pack(first_row, len(records)) + content)
+    return _BLOCK.pack(first_row, len(records), checksum) + content
+
+
+def _blocks(path: Path, offset: int, column_count: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The records (rows, columns) of each whole block in order of rows, and where it ends in the file.
+
+    A block that two runs wrote is taken once.
+    """
+    content, next_row = memoryview(Path(path).read_bytes()), 0
+    while offset + _BLOCK.size <= len(content):
+        first_row, row_count, checksum = _BLOCK.unpack_from(content, offset)
+        start = offset + _BLOCK.size
+        offset = start + row_count * column_count * _DTYPE.itemsize
+        known_by = _BLOCK_WITHOUT_CHECKSUM.pack(first_row, row_count)
+        if (
+            offset > len(content)
+            or not row_count
+            or zlib.crc32(content[start:offset], zlib.crc32(known_by)) != checksum
+            or first_row > next_row
+        ):
+            return
+        if first_row == next_row:
+            next_row += row_count
+            records = np.frombuffer(content[start:offset], _DTYPE)
+            yield records.reshape(row_count, column_count), offset

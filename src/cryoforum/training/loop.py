@@ -10,7 +10,7 @@ from typing import Any
 from cryoforum.choices import SCHEDULES
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
-from cryoforum.dataset.split import Split, part_of_each
+from cryoforum.dataset.split import Split, part_of_each, refuse_images_in_two_parts
 from cryoforum.errors import InputError
 from cryoforum.network.model import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
@@ -86,9 +86,10 @@ def train(
     Raises
     ------
     InputError
-        For particles without poses, nothing to simulate from, a state of another training, or a training
-        that diverges.
+        For particles without poses or an image in two parts of the split, nothing to simulate from, a state
+        of another training, or a training that diverges.
     """
+    refuse_images_in_two_parts(particles, split)
     compute, settings = compute_for(options.device, options.precision), config.training
     made_with = _fingerprint(particles, config, split, options, compute)
     refuse_different((made_with, str(options.state_path)))

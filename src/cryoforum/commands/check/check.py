@@ -13,7 +13,14 @@ from cryoforum.commands.check.columns import set_problems, unit_problems
 from cryoforum.commands.check.findings import Findings, Outcome, TooFewParticles, find_interpretation
 from cryoforum.commands.check.inventory import inventory, origins_in_pixels, table_alone
 from cryoforum.commands.check.map_comparison import Comparison, compare_maps
-from cryoforum.commands.check.problems import LEAST_SKEWNESS, Problem, fixing_flags, problems, problems_beside
+from cryoforum.commands.check.problems import (
+    LEAST_SKEWNESS,
+    Problem,
+    fixing_flags,
+    problems,
+    problems_beside,
+    problems_of_repeats,
+)
 from cryoforum.commands.reference_maps import ReferenceMap
 from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.particles import Particles
@@ -136,7 +143,11 @@ def _judged(
     size, in_pixels = unchecked.particles.pixel_size_angstrom, origins_in_pixels(table)
     ctf = unchecked.particles.ctf
     is_overfocus = ctf is not None and float(ctf.defocus_u_angstrom.median()) < 0
-    found = [*unchecked.problems, *problems(findings, size, in_pixels, is_overfocus)]
+    found = [
+        *unchecked.problems,
+        *problems_of_repeats(unchecked.particles),
+        *problems(findings, size, in_pixels, is_overfocus),
+    ]
     undecided = [one.name for one in findings.alternatives if one.outcome is Outcome.UNDECIDED]
     if findings.oriented and abs(findings.skewness) < LEAST_SKEWNESS:
         undecided.append("contrast")

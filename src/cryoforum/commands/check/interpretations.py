@@ -156,7 +156,8 @@ def _halves(particles: Particles, rows: Tensor) -> Tensor:
         own = particles.half_sets[rows] - 1
         if 0.25 < float(own.float().mean()) < 0.75:
             return own
-    return drawn_half_sets([particles.names[row] for row in rows.tolist()]) - 1
+    chosen = particles.select(rows)
+    return drawn_half_sets(chosen.names, sources=chosen.sources) - 1
 
 
 def support(sample: Sample, interpretation: Interpretation) -> Support:

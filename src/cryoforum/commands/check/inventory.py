@@ -9,6 +9,7 @@ from torch import Tensor
 from cryoforum.dataset.columns import ANGLE_COLUMNS, CTF_COLUMNS
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column, split_image_name
 from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.repeats import repeats_of
 from cryoforum.io.aberrations import unused_aberrations
 from cryoforum.io.scratch import layouts_of
 
@@ -27,6 +28,7 @@ def inventory(table: ParticleTable, particles: Particles) -> list[tuple[str, str
     size = particles.pixel_size_angstrom
     rows = [
         ("particles", f"{len(particles)}"),
+        *_repeats(particles),
         ("images", f"{particles.box} px of {size:.4g} Å, {particles.box * size:.0f} Å wide"),
         *_optics_groups(table),
         *_ctf(table, particles),
@@ -41,6 +43,11 @@ def inventory(table: ParticleTable, particles: Particles) -> list[tuple[str, str
     rows += _stacks(particles)
     absent = missing(table, particles)
     return [*rows, ("missing", "; ".join(absent))] if absent else rows
+
+
+def _repeats(particles: Particles) -> list[tuple[str, str]]:
+    found = repeats_of(particles)
+    return [] if found is None else [("images in several rows", str(found))]
 
 
 def table_alone(table: ParticleTable) -> str:

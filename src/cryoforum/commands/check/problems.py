@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from cryoforum.commands.check.findings import Findings, Outcome
 from cryoforum.commands.check.interpretations import Interpretation, Transfer
 from cryoforum.commands.check.map_comparison import Comparison
+from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.repeats import BEFORE_EXPANSION, repeats_of
 
 LEAST_PIXEL_CHANGE = 0.02  # smaller differences are calibration, not error
 LEAST_SKEWNESS = 0.5  # of a map: a molecule is dense and small beside its box, and has 1 to 4
@@ -94,6 +96,22 @@ def _may_be_underfocus(findings: Findings) -> bool:
     """Whether the images do not exclude the opposite defocus."""
     name = f"images {Transfer.OVERFOCUS}"
     return any(one.name == name and one.outcome is not Outcome.WORSE for one in findings.alternatives)
+
+
+def problems_of_repeats(particles: Particles) -> list[Problem]:
+    """List what keeps particles from being used that are in several rows."""
+    found = repeats_of(particles)
+    if found is None:
+        return []
+    if found.is_expansion:
+        return [
+            Problem(
+                str(found),
+                f"to train, predict and align give {BEFORE_EXPANSION}; reconstruct, convert, filter and "
+                "compare take it as it is",
+            )
+        ]
+    return [Problem(str(found), "remove the duplicates: train and reconstruct refuse them")]
 
 
 def problems_beside(reference: str, comparison: Comparison, pixel_size: float) -> list[Problem]:

@@ -17,7 +17,8 @@ import numpy as np
 from cryoforum.dataset.columns import EXPECTED_ERROR, IMAGE_NAME, OPTICS_GROUP, SIGNAL_SCALE
 from cryoforum.dataset.particle_table import ParticleTable, number_column, split_image_name, with_columns
 from cryoforum.errors import InputError
-from cryoforum.io.image_paths import find_file
+from cryoforum.io.image_paths import StackFinder
+from cryoforum.io.located_images import located_images
 
 ROWS = 20_000  # in a portion at most: maps and report follow a large file while it is being predicted
 _NAME = re.compile(r"(\d{6,})-(.*-[0-9a-f]{8})-(\d+)-(\d+)-([0-9a-f]{12})\.star")
@@ -110,11 +111,11 @@ def with_findable_names(table: ParticleTable, root: Path | None, place: Path) ->
     A name stays where it means the same stack from there, and becomes an absolute path where it does not:
     whoever reads the file may be in any folder. InputError where a stack is not found.
     """
-    folder = table.path.absolute().parent
+    finder = StackFinder(table.path.absolute().parent, root)
 
     @cache
     def findable(stack: str) -> str:
-        meant = find_file(stack, folder, root)
+        meant = finder.find(stack)
         return stack if _leads_to(stack, place, meant) else str(meant.absolute())
 
     parts = map(split_image_name, table.particles[IMAGE_NAME])
@@ -130,12 +131,12 @@ def _leads_to(stack: str, place: Path, meant: Path) -> bool:
 
 def image_keys(table: ParticleTable) -> list[str]:
     """What tells one image from another, whatever it is called: its slice, and the path of its stack."""
-    folder = table.path.absolute().parent
+    finder = StackFinder(table.path.absolute().parent)
 
     @cache
     def place_of(stack: str) -> str:
         try:
-            return str(find_file(stack, folder).resolve())
+            return str(finder.find(stack).resolve())
         except InputError:  # removed after it was predicted
             return stack
 
@@ -145,9 +146,7 @@ def image_keys(table: ParticleTable) -> list[str]:
 
 def last_change_of_images(table: ParticleTable, root: Path | None) -> float:
     """When the last of the stacks was changed, in the time of `time.time`. InputError: one is missing."""
-    stacks = {split_image_name(name)[1] for name in table.particles[IMAGE_NAME]}
-    folder = table.path.absolute().parent
-    return max(find_file(stack, folder, root).stat().st_mtime for stack in stacks)
+    return max(stack.stat().st_mtime for stack in set(located_images(table, root).stacks))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from cryoforum.commands.watch.results import Results
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import ParticleTable, select_rows
 from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.repeats import refuse_oversights, repeats_of
 from cryoforum.dataset.split import parts_of
 from cryoforum.errors import InputError
 from cryoforum.io.particle_files import particle_set_of, read_particle_file
@@ -179,6 +180,7 @@ class _Watcher:
         """The particles; _NotNow where an image is missing, cut off or just being written."""
         try:
             particle_set = particle_set_of(rows, self._request.root, self._grid)
+            refuse_oversights(rows, repeats_of(particle_set.particles))
             changed = last_change_of_images(rows, self._request.root)
         except (InputError, OSError) as error:
             raise _NotNow(f"waiting: {reason_of(error)}") from error
@@ -196,7 +198,7 @@ class _Watcher:
         request, models, particles = self._request, self._models, rows.particles
         mixed = False
         if particles.half_sets is None:
-            half_sets = drawn_half_sets(particles.names)
+            half_sets = drawn_half_sets(particles.names, sources=particles.sources)
             if len(models) == 2:
                 learned = half_of_training(particles, models)
                 half_sets = torch.where(learned > 0, learned, half_sets)

@@ -21,11 +21,11 @@ from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import unitquat_to_rotvec
 from cryoforum.io.cryosparc.reading import CTF_OF_GROUPS, CTF_OF_PARTICLES, table_from_records
 from cryoforum.io.cryosparc.records import field_names, with_fields, without_fields, write_records
+from cryoforum.io.located_images import parsed_image_names
 from cryoforum.io.relion.lengths import pixel_sizes_from_table
 from cryoforum.io.relion.particles import (
     ctf_from_table,
     half_sets_from_table,
-    parsed_image_names,
     poses_from_table,
 )
 from cryoforum.storage.files import replacing
@@ -181,9 +181,17 @@ def _with_own_columns(table: ParticleTable, records: np.ndarray) -> np.ndarray:
 
 
 def _new_records(table: ParticleTable) -> np.ndarray:
-    """Records of the images alone, with a uid that is the same for the same image name."""
+    """Records of the images alone, with a uid that is the same for the same image name.
+
+    Further copies of an image, as in a symmetry-expanded set, have uids of their own.
+    """
     slices, stacks = parsed_image_names(table)
-    names = (name.encode("utf-8", "surrogateescape") for name in table.particles["rlnImageName"])
+    images = table.particles["rlnImageName"]
+    copies = images.groupby(images).cumcount()
+    names = (
+        (f"{name} {copy}" if copy else name).encode("utf-8", "surrogateescape")
+        for name, copy in zip(images, copies, strict=True)
+    )
     digests = (hashlib.blake2b(name, digest_size=8) for name in names)
     uids = np.array([int.from_bytes(digest.digest(), "little") for digest in digests], dtype="<u8")
     fields: Fields = {

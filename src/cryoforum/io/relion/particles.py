@@ -1,7 +1,5 @@
 """RELION's particle STAR files (3.1 and, where it says the same with other words, 3.0) and our nouns."""
 
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +18,7 @@ from cryoforum.dataset.particle_table import (
     missing_columns,
     number_column,
     number_columns,
-    place_of_row,
     refuse_rows,
-    split_image_name,
     with_columns,
 )
 from cryoforum.dataset.particles import Particles
@@ -30,7 +26,7 @@ from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import relion_euler_to_unitquat, unitquat_to_relion_euler
 from cryoforum.io.aberrations import warn_of_unused_aberrations
-from cryoforum.io.image_paths import find_file
+from cryoforum.io.located_images import located_images
 from cryoforum.io.mixed_grids import images_on_one_grid
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.mrc.stacks import LazyImages
@@ -55,7 +51,8 @@ def particles_from_table(
     refuse_impossible_pixel_sizes(table)
     poses, ctf = poses_from_table(table), ctf_from_table(table)
     names = table.particles["rlnImageName"].tolist()
-    slices, paths = located_images(table, root)
+    located = located_images(table, root)
+    slices, paths = located.slices, located.stacks
     expected_boxes = number_column(table, "rlnImageSize")
     signs = contrast_signs(table)
     groups = optics_groups_from_table(table)
@@ -87,19 +84,8 @@ def particles_from_table(
         ctf,
         half_sets=half_sets_from_table(table),
         optics_groups=groups,
-        sources=_sources(paths, slices),
+        sources=located.numbers,
     )
-
-
-def _sources(paths: Sequence[Path], slices: Sequence[int]) -> Tensor:
-    """A number (n,) for each image by the real path of its stack, and its slice: two names give the same."""
-    number_of_stack = {}
-    for path in set(paths):
-        digest = hashlib.blake2b(os.fsencode(os.path.realpath(path)), digest_size=8).digest()
-        number_of_stack[path] = int.from_bytes(digest, "little")
-    numbers = np.array([number_of_stack[path] for path in paths], dtype=np.uint64)
-    numbers += np.array(slices, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # odd: no two slices meet
-    return torch.from_numpy(numbers.view(np.int64))
 
 
 def contrast_signs(table: ParticleTable) -> np.ndarray | None:
@@ -214,38 +200,6 @@ def table_from_particles(particles: Particles, image_names: Sequence[str]) -> Pa
     if particles.poses is not None:
         table = with_poses(table, particles.poses)
     return with_columns(table, columns)
-
-
-def parsed_image_names(table: ParticleTable) -> tuple[list[int], list[str]]:
-    """Slices from 0 and stack names of 000001@stack.mrcs; a name without @ is the first slice."""
-    seen: dict[tuple[int, str], int] = {}
-    for row, name in enumerate(table.particles["rlnImageName"]):
-        at_slice, stack = split_image_name(name)
-        number = at_slice.removesuffix("@")
-        if at_slice and not (number.isdecimal() and stack):
-            raise InputError(
-                f"{place_of_row(table, row)}: expected rlnImageName as 000001@stack.mrcs, found '{name}'"
-            )
-        image = (int(number) - 1 if at_slice else 0, stack)
-        first = seen.setdefault(image, row)
-        if first != row:
-            raise InputError(
-                f"{place_of_row(table, row)}: the image is already in row {first + 1}; remove the duplicates"
-            )
-    return [at for at, _ in seen], [stack for _, stack in seen]
-
-
-def located_images(table: ParticleTable, root: Path | None) -> tuple[list[int], list[Path]]:
-    """The slice, from 0, and the stack of each image; every stack is looked for once."""
-    slices, stacks = parsed_image_names(table)
-    found: dict[str, Path] = {}
-    for row, stack in enumerate(stacks):
-        if stack not in found:
-            try:
-                found[stack] = find_file(stack, table.path.absolute().parent, root)
-            except InputError as error:
-                raise InputError(f"{place_of_row(table, row)}: {error}") from error
-    return slices, [found[stack] for stack in stacks]
 
 
 def _optics_table(groups: np.ndarray, pixel_size_angstrom: float, box: int) -> pd.DataFrame:
