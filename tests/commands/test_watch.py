@@ -647,6 +647,21 @@ def test_it_stops_cleanly(tmp_path: Path, model: Path, stop: signal.Signals) -> 
     assert_is_that_of_all_at_once(out, tables, model, tmp_path / "at_once")
 
 
+def test_only_what_a_kill_tore_is_removed_from_the_output(tmp_path: Path, model: Path) -> None:
+    live, out, elsewhere = tmp_path / "live", tmp_path / "out", tmp_path / "elsewhere"
+    deliver(live, 0, 20)
+    look(live, model, out)
+    elsewhere.mkdir()
+    torn = [out / ".all.01234567.partial.star", out / "map" / ".map.01234567.partial.mrc"]
+    own = [out / "map" / ".notes.partial.txt", elsewhere / ".all.01234567.partial.star"]
+    (out / "map").mkdir(exist_ok=True)
+    for path in (*torn, *own):
+        path.write_text("text")
+    (out / "link").symlink_to(elsewhere)
+    look(live, model, out)
+    assert not any(path.exists() for path in torn) and all(path.exists() for path in own)
+
+
 def test_one_watcher_at_a_time_and_one_job_in_a_folder(tmp_path: Path, model: Path) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
     deliver(live, 0, 20)

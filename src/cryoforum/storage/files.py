@@ -3,14 +3,18 @@
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cryoforum.errors import InputError
+
+# Names that `replacing` and `progress_path` give; somebody's own hidden files have others.
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.partial(\.[^.]*)?|\..+\.progress-\d+-of-\d+", re.DOTALL)
 
 
 @contextmanager
@@ -90,14 +94,26 @@ def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether ``path`` is a temporary file of `replacing` or of `progress_path` that a kill left behind."""
-    return path.name.startswith(".") and (".partial" in path.name or ".progress-" in path.name)
+    """Whether ``path`` has the name of a temporary file of `replacing` or of `progress_path`.
+
+    Only a kill leaves one behind.
+    """
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
-def remove_leftovers_in(folder: Path) -> None:
-    """Remove the temporary files that kills left behind in a folder which nobody else writes to."""
-    for leftover in filter(is_leftover, Path(folder).iterdir()):
-        leftover.unlink(missing_ok=True)
+def is_torn(path: Path) -> bool:
+    """Whether ``path`` has the name of a file that a kill tore; progress, which is gone on with, is none."""
+    return is_leftover(path) and ".progress-" not in path.name
+
+
+def remove_leftovers_in(folder: Path, which: Callable[[Path], bool] = is_leftover) -> None:
+    """Remove the temporary files that kills left behind in a folder which nobody else writes to.
+
+    Links and folders of such names are somebody's own and stay.
+    """
+    for leftover in filter(which, Path(folder).iterdir()):
+        if leftover.is_file() and not leftover.is_symlink():
+            leftover.unlink(missing_ok=True)
 
 
 def progress_path(path: Path, process: int, process_count: int) -> Path:

@@ -11,7 +11,7 @@ from cryoforum.errors import InputError, require
 from cryoforum.storage.files import is_leftover, write_json
 
 FORMAT = "cryo-forum watch 1"
-JOB, LOCK, PREDICTED = "watch.json", "watch.lock", "predicted"
+JOB, LOCK, PREDICTED, MAPS = "watch.json", "watch.lock", "predicted", "map"
 
 
 @dataclass(frozen=True)
