@@ -18,7 +18,7 @@ from cryoforum.config import (
     preset,
 )
 from cryoforum.dataset.particles import Particles
-from cryoforum.dataset.split import Split, split_rows
+from cryoforum.dataset.split import PAPER_SHARES, PAPER_SPLIT, Split, chosen_split, split_rows
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.imaging.noise_model import NoiseModel
@@ -89,13 +89,24 @@ def weights(model: TrainedModel) -> dict[str, torch.Tensor]:
     return dict(model.network.state_dict())
 
 
-def test_the_default_split_is_the_papers() -> None:
+def test_by_default_nine_tenths_are_learned_from_and_none_kept_for_tests() -> None:
     split = split_rows(5000)
+    assert (len(split.train), len(split.validation), len(split.test)) == (4500, 500, 0)
+
+
+def test_the_papers_split() -> None:
+    split = split_rows(5000, *PAPER_SHARES)
     assert (len(split.train), len(split.validation), len(split.test)) == (2512, 838, 1650)
     rows = torch.cat([split.train, split.validation, split.test])
     assert torch.equal(rows.sort().values, torch.arange(5000))
-    assert torch.equal(split.test, split_rows(5000).test)
-    assert not torch.equal(split.test, split_rows(5000, seed=1).test)
+    assert torch.equal(split.test, split_rows(5000, *PAPER_SHARES).test)
+    assert not torch.equal(split.test, split_rows(5000, *PAPER_SHARES, seed=1).test)
+
+
+def test_the_papers_percentages_are_its_shares(some: Particles) -> None:
+    by_text, by_shares = chosen_split(some, PAPER_SPLIT, 3), split_rows(len(some), *PAPER_SHARES, seed=3)
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(by_text, part), getattr(by_shares, part))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +118,7 @@ def test_splits_that_leave_nothing_are_refused(count: int, validation: float, te
 
 
 def test_one_seed_one_model(some: Particles) -> None:
-    split = split_rows(60, seed=3)
+    split = split_rows(60, *PAPER_SHARES, seed=3)
     first, again, other = (train(some, QUICK, split, TrainingOptions(seed)) for seed in (3, 3, 4))
     for name, tensor in weights(first).items():
         torch.testing.assert_close(weights(again)[name], tensor)
@@ -124,8 +135,8 @@ def test_the_callers_random_numbers_stay_where_they_are(some: Particles) -> None
     for seed in (5, 6):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        models.append(train(some, config, split_rows(60)))
-        learning_rate_range(some, config, split_rows(60), RangeTestOptions(steps=2))
+        models.append(train(some, config, split_rows(60, *PAPER_SHARES)))
+        learning_rate_range(some, config, split_rows(60, *PAPER_SHARES), RangeTestOptions(steps=2))
         assert torch.equal(torch.get_rng_state(), before)
     for name, tensor in weights(models[0]).items():
         torch.testing.assert_close(weights(models[1])[name], tensor)
@@ -134,7 +145,7 @@ def test_the_callers_random_numbers_stay_where_they_are(some: Particles) -> None
 def test_device_and_precision_are_kept_with_the_model(some: Particles, tmp_path: Path) -> None:
     config = replace(QUICK, training=replace(QUICK.training, image_passes=32))
     options = TrainingOptions(device="cpu", precision="bfloat16")
-    model = train(some, config, split_rows(60), options)
+    model = train(some, config, split_rows(60, *PAPER_SHARES), options)
     assert model.compute == Compute(torch.device("cpu"), "bfloat16")
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
@@ -148,7 +159,7 @@ def test_device_and_precision_are_kept_with_the_model(some: Particles, tmp_path:
 
 
 def test_a_reporter_hears_of_every_image_and_every_step(some: Particles) -> None:
-    recorder, split = Recorder(), split_rows(60)
+    recorder, split = Recorder(), split_rows(60, *PAPER_SHARES)
     model = train(some, QUICK, split, reporter=recorder)
     count = len(split.train) + len(split.validation)
     assert recorder.totals == recorder.done == {"reading particles": count}
@@ -176,7 +187,7 @@ def test_resuming_gives_the_model_of_an_undisturbed_training(
     kill_at_step: int,
 ) -> None:
     monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
-    split, state = split_rows(60), tmp_path / "state.pt"
+    split, state = split_rows(60, *PAPER_SHARES), tmp_path / "state.pt"
     undisturbed = train(some, config, split, reference=reference)
 
     class Kill(Reporter):
@@ -202,7 +213,7 @@ def test_resuming_needs_the_state_of_such_a_training(
     some: Particles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
-    state, split = tmp_path / "state.pt", split_rows(60)
+    state, split = tmp_path / "state.pt", split_rows(60, *PAPER_SHARES)
     resumed = TrainingOptions(state_path=state, resume=True)
     with pytest.raises(ValueError, match="state_path"):
         train(some, QUICK, split, TrainingOptions(resume=True))
@@ -224,7 +235,7 @@ def test_it_learns(particles: Particles) -> None:
     """Far below the 2.2 rad of chance on particles it has never seen."""
     network = NetworkConfig(widths=(16, 32, 64), degree=2)
     settings = TrainingConfig(image_passes=6_000, batch_size=32, grid_nside=3, grid_count=4)
-    split = split_rows(300)
+    split = split_rows(300, *PAPER_SHARES)
     config = Config(PreprocessingConfig(box=32), network=network, training=settings)
     model = train(particles, config, split)
     predictions = predict(model, particles.select(split.test))
@@ -261,22 +272,24 @@ def test_the_papers_preset_trains() -> None:
 
 def test_time_can_be_the_limit(some: Particles) -> None:
     recorder = Recorder()
-    train(some, QUICK, split_rows(60), TrainingOptions(max_minutes=0.5 / 60), reporter=recorder)
+    train(
+        some, QUICK, split_rows(60, *PAPER_SHARES), TrainingOptions(max_minutes=0.5 / 60), reporter=recorder
+    )
     fractions = [progress.fraction for progress in recorder.steps]
     assert fractions[-1] == 1 and fractions == sorted(fractions)
 
 
 def test_particles_without_poses_and_diverging_trainings_are_refused(some: Particles) -> None:
     with pytest.raises(ValueError, match="rlnAngleRot"):
-        train(replace(some, poses=None), QUICK, split_rows(60))
+        train(replace(some, poses=None), QUICK, split_rows(60, *PAPER_SHARES))
     settings = replace(QUICK.training, max_learning_rate=1e30)
     with pytest.raises(ValueError, match="lower max_learning_rate"):
-        train(some, replace(QUICK, training=settings), split_rows(60))
+        train(some, replace(QUICK, training=settings), split_rows(60, *PAPER_SHARES))
 
 
 def test_the_fixed_schedule_keeps_the_rate_through_a_training(some: Particles) -> None:
     settings = replace(QUICK.training, schedule="fixed", image_passes=640, max_learning_rate=1e-4)
-    model = train(some, replace(QUICK, training=settings), split_rows(60))
+    model = train(some, replace(QUICK, training=settings), split_rows(60, *PAPER_SHARES))
     logged = [line["learning_rate"] for line in model.log if "learning_rate" in line]
     assert logged == [1e-4, 1e-4]
 
@@ -297,7 +310,7 @@ def test_l2_adds_the_sum_of_squares_of_all_kernels_to_the_loss(some: Particles) 
 
 def test_a_model_of_a_set_takes_its_intensity_along(some: Particles, tmp_path: Path) -> None:
     config = replace(QUICK, preprocessing=replace(QUICK.preprocessing, standardise="set"))
-    model = train(some, config, split_rows(60))
+    model = train(some, config, split_rows(60, *PAPER_SHARES))
     assert model.intensity is not None
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
@@ -342,7 +355,7 @@ def test_orientations_are_learned_where_they_are_or_in_one_domain(some: Particle
 def test_simulated_images_need_a_reference(some: Particles) -> None:
     config = replace(QUICK, augmentation=AugmentationConfig(simulated_share=0.5))
     with pytest.raises(ValueError, match="expected a reference, as simulated_share is above 0"):
-        train(some, config, split_rows(60))
+        train(some, config, split_rows(60, *PAPER_SHARES))
 
 
 def test_what_was_learned_from_simulated_images_alone_holds_for_particles(
@@ -352,13 +365,13 @@ def test_what_was_learned_from_simulated_images_alone_holds_for_particles(
     settings = TrainingConfig(image_passes=4_000, batch_size=32, grid_nside=3, grid_count=4)
     augmentation = AugmentationConfig(simulated_share=1.0)
     config = Config(PreprocessingConfig(box=16), augmentation, network, settings)
-    model = train(particles, config, split_rows(300), reference=reference)
+    model = train(particles, config, split_rows(300, *PAPER_SHARES), reference=reference)
     assert model.validation_median_rad < 0.8
 
 
 def test_the_rate_grows_until_learning_fails(some: Particles) -> None:
     recorder, options = Recorder(), RangeTestOptions(steps=24, lowest=1e-5, highest=1e-1)
-    found = learning_rate_range(some, QUICK, split_rows(60), options, reporter=recorder)
+    found = learning_rate_range(some, QUICK, split_rows(60, *PAPER_SHARES), options, reporter=recorder)
     rates, losses = zip(*found, strict=True)
     assert len(rates) == 24 == recorder.done["raising the rate"]
     assert (rates[0], rates[-1]) == pytest.approx((1e-5, 1e-1))
@@ -366,12 +379,12 @@ def test_the_rate_grows_until_learning_fails(some: Particles) -> None:
     assert steps == pytest.approx([steps[0]] * 23) and steps[0] > 1
     assert torch.isfinite(torch.tensor(losses)).all()
     assert rates[0] / 10 <= suggested_rate(found) <= rates[-1] / 10
-    again = learning_rate_range(some, QUICK, split_rows(60), options)
+    again = learning_rate_range(some, QUICK, split_rows(60, *PAPER_SHARES), options)
     torch.testing.assert_close(torch.tensor(again), torch.tensor(found), atol=1e-3, rtol=1e-3)
 
 
 def test_a_rate_far_too_high_ends_the_search(some: Particles) -> None:
-    found = learning_rate_range(some, QUICK, split_rows(60), RangeTestOptions(40, 1e-4, 1e30))
+    found = learning_rate_range(some, QUICK, split_rows(60, *PAPER_SHARES), RangeTestOptions(40, 1e-4, 1e30))
     assert 2 < len(found) < 40
     assert torch.isfinite(torch.tensor(found)).all() and found[-1][0] < 1e25
 
@@ -390,11 +403,13 @@ def test_the_suggestion_is_a_tenth_of_where_the_loss_is_smallest() -> None:
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_range_has_two_ends(some: Particles, steps: int) -> None:
     with pytest.raises(ValueError, match="expected"):
-        suggested_rate(learning_rate_range(some, QUICK, split_rows(60), RangeTestOptions(steps)))
+        suggested_rate(
+            learning_rate_range(some, QUICK, split_rows(60, *PAPER_SHARES), RangeTestOptions(steps))
+        )
 
 
 def test_training_changes_no_particle(some: Particles) -> None:
     rows = torch.arange(60)
     before = some.images[rows].clone()
-    train(some, QUICK, split_rows(60))
+    train(some, QUICK, split_rows(60, *PAPER_SHARES))
     assert torch.equal(some.images[rows], before)

@@ -64,6 +64,11 @@ def predict_set(
 def _rows_of_part(models: Sequence[TrainedModel], particle_set: ParticleSet, part: str) -> Tensor:
     found = [parts_of(particle_set.particles, model.parts, model.sources) for model in models]
     rows = [row for row, parts in enumerate(zip(*found, strict=True)) if part in parts]
+    if not rows and all(part not in model.parts.values() for model in models):
+        raise InputError(
+            f"expected --part of the model's split, found none kept for {part}; train with --split, such as "
+            "50,17,33 (default: 90,10,0, which learns from all but a tenth)"
+        )
     if not rows:
         raise InputError(
             f"{particle_set.path}: none of its particles is in the {part} part of the model's split"

@@ -17,7 +17,7 @@ from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.preprocessing import prepare
 from cryoforum.report import figures
 from cryoforum.report.canvas import picture
-from cryoforum.report.inputs import PredictedPoses, read_csv
+from cryoforum.report.inputs import PredictedPoses, read_csv, split_counts
 from cryoforum.report.layout import Exhibit, Panel, Section, Table, flattened
 from cryoforum.report.wording import percent, quantity, thousands
 
@@ -82,7 +82,7 @@ def training_section(folder: Path) -> Section | None:
     last = log.iloc[-1]
     text = (
         f"{thousands(last['images'])} images shown in {thousands(last['step'])} steps, "
-        f"{last['seconds'] / 60:.1f} minutes."
+        f"{last['seconds'] / 60:.1f} minutes." + _use_of_particles(folder)
     )
     caption = (
         "Validation particles take no part in training: where their error rises while the loss still falls, "
@@ -90,6 +90,17 @@ def training_section(folder: Path) -> Section | None:
         "still wrong altogether."
     )
     return Section("training", "Training", text, [Exhibit(panels, caption, columns=3)])
+
+
+def _use_of_particles(folder: Path) -> str:
+    """How many particles were learned from, validated on and kept for tests, as a sentence."""
+    counts = split_counts(folder)
+    if not counts:
+        return ""
+    tests = counts.get("test", 0)
+    kept = f"{thousands(tests)} kept for tests" if tests else "none kept for tests"
+    used = [thousands(counts.get(part, 0)) for part in ("train", "validation")]
+    return f" {used[0]} particles were learned from, {used[1]} validated on, {kept}."
 
 
 def accuracy_section(predictions: PredictedPoses | None) -> Section | None:
