@@ -8,7 +8,8 @@ import typer
 
 from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.terminal import angle, counted, running, say, share_among
+from cryoforum.cli.progress import angle
+from cryoforum.cli.terminal import counted, running, say, share_among
 
 
 @app.command(epilog="Example: cryoforum train simulated/particles.star --out model --max-minutes 6")
@@ -71,9 +72,10 @@ def train(
         models = command.train(request, reporter)
         for folder, model in zip(model_folders(out), models, strict=True):
             used = Counter(model.parts.values())
+            kept = f"kept {used['test']} for tests" if used["test"] else "kept none for tests (--split)"
             say(
                 f"model in {folder}: learned from {counted(used['train'], 'particle')}, "
-                f"validated on {used['validation']}, kept {used['test']} for tests; "
+                f"validated on {used['validation']}, {kept}; "
                 f"validation median {angle(model.validation_median_rad)}"
             )
 

@@ -48,6 +48,18 @@ class OrientationNetwork(nn.Module):
         return self.dense(self.pooling(self.backbone(self.blur(images[:, None]))))
 
 
+def number_count(config: NetworkConfig, box: int, symmetry: str = "C1") -> int:
+    """How many numbers a network learns, found without making it; arguments as of `OrientationNetwork`."""
+    head, channels = head_of(config, symmetry), Blur(BLURS.chosen(config.blur)(box)).channels
+    with torch.device("meta"):  # shapes alone
+        backbone: Backbone = BACKBONES.chosen(config.backbone)(channels, box, config)
+        channels, side = backbone.output_shape(box)
+        pooling: nn.Module = POOLINGS.chosen(config.pooling)(channels)
+        features = pooling(torch.zeros(1, channels, side, side)).shape[1]
+    learned = [*backbone.parameters(), *pooling.parameters()]
+    return sum(weight.numel() for weight in learned) + (features + 1) * head.size
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A network with all it needs to be used on other particles of the same molecule.
