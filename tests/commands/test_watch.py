@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.children import environment
+from helpers.children import environment, held_by_another_process
 from helpers.messages import messages
 from typer.testing import CliRunner
 
@@ -45,7 +45,6 @@ from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.reconstruction.inversion import HalfSums, reconstruct
 from cryoforum.report.watch import write_watch_report
 from cryoforum.storage.files import is_leftover
-from cryoforum.storage.locks import only_one
 
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """
@@ -666,7 +665,7 @@ def test_one_watcher_at_a_time_and_one_job_in_a_folder(tmp_path: Path, model: Pa
     live, out = tmp_path / "live", tmp_path / "out"
     deliver(live, 0, 20)
     look(live, model, out)
-    with only_one(out / "watch.lock"), pytest.raises(ValueError, match="another process is at work"):
+    with held_by_another_process(out), pytest.raises(ValueError, match=r"process \d+ on .* is at work in"):
         look(live, model, out)
     with pytest.raises(ValueError, match="another folder"):
         look(tmp_path, model, out)

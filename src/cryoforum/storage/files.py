@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cryoforum.errors import InputError
+from cryoforum.storage.locks import FOLDER_LOCK
 
 # Names that `replacing` and `progress_path` give; somebody's own hidden files have others.
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.partial(\.[^.]*)?|\..+\.progress-\d+-of-\d+", re.DOTALL)
@@ -69,6 +70,13 @@ def check_output(path: Path | None, overwrite: bool) -> None:
         require_folder_of(path)
 
 
+def contents(folder: Path) -> list[Path]:
+    """What is in a folder besides its lock and the leftovers of kills; nothing where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return [entry for entry in folder.iterdir() if entry.name != FOLDER_LOCK and not is_leftover(entry)]
+
+
 def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
     """An empty folder at ``path``. With ``overwrite`` an earlier result there is removed first.
 
@@ -78,18 +86,20 @@ def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"expected a folder at {path}, found a file; choose another --out")
-    entries = [entry for entry in path.iterdir() if not is_leftover(entry)] if path.exists() else []
+    entries = contents(path)
     foreign = sorted(entry.name for entry in entries if entry.name not in known)
     if foreign:
         raise InputError(f"{path} holds {foreign[0]}, which is not ours to replace; choose another --out")
     if entries and not overwrite:
         raise InputError(f"{path} exists and is not empty; choose another --out or add --overwrite")
-    if path.exists():
-        # Renamed first, so that a kill half-way never leaves a folder that looks whole.
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        path.rename(aside)
+    path.mkdir(parents=True, exist_ok=True)
+    if entries:
+        # Moved away first, so that a kill half-way never leaves a folder that looks whole.
+        aside = path / f".old.{secrets.token_hex(4)}.partial"
+        aside.mkdir()
+        for entry in entries:
+            entry.rename(aside / entry.name)
         shutil.rmtree(aside)
-    path.mkdir(parents=True)
     return path
 
 

@@ -24,7 +24,7 @@ from cryoforum.commands.half_set_models import half_of_training
 from cryoforum.commands.pose_files import PoseOutput
 from cryoforum.commands.predict import predict_set
 from cryoforum.commands.predict_request import PredictRequest
-from cryoforum.commands.watch.job import LOCK, MAPS, PREDICTED, WatchRequest, begin_or_go_on, prepare_folder
+from cryoforum.commands.watch.job import MAPS, PREDICTED, WatchRequest, begin_or_go_on, refuse_other_folder
 from cryoforum.commands.watch.portions import (
     last_change_of_images,
     new_portions,
@@ -47,7 +47,7 @@ from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.file_watcher import Arrivals
 from cryoforum.storage.files import is_torn, reason_of, remove_leftovers_in
-from cryoforum.storage.locks import only_one
+from cryoforum.storage.locks import taken
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ def watch(request: WatchRequest, reporter: Reporter = SILENT) -> int:
     InputError: a folder or model that is none, or an output folder of another job.
     """
     models = load_models(request.model)
-    prepare_folder(request)
-    with only_one(Path(request.out) / LOCK):
+    refuse_other_folder(request)
+    with taken(request.out):
         begin_or_go_on(request)
         _remove_torn_files(Path(request.out))
         watcher = _Watcher(request, models, reporter)
