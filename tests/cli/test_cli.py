@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -431,6 +432,20 @@ def test_a_model_whose_folder_was_taken_meanwhile_is_kept_elsewhere(
     assert (out / "model.json").read_text() == "of another training"
     (aside,) = tmp_path.glob("out-of-process-*")
     assert len(load_model(aside).parts) == 60
+
+
+def test_a_network_that_learned_nothing_is_not_used_without_a_word(done: Run, tmp_path: Path) -> None:
+    folder, out = tmp_path / "model", tmp_path / "p.star"
+    shutil.copytree(done / "model", folder)
+    known = json.loads((folder / "model.json").read_text())
+    chance = known["training"]["chance_median_rad"]
+    assert known["training"]["images_per_second"] > 0 and chance > 1
+    for median, warned in ((0.9 * chance, True), (0.1 * chance, False)):
+        (folder / "model.json").write_text(json.dumps(known | {"validation_median_rad": median}))
+        said = run(
+            "predict", folder, done / "particles.star", "--no-refine", "--out", out, "--overwrite"
+        ).stderr
+        assert ("the network has learned next to nothing" in said) == warned
 
 
 def test_an_interrupted_training_is_resumed(

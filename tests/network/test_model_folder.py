@@ -15,6 +15,7 @@ from cryoforum.dataset.split import parts_of, read_split
 from cryoforum.network import model_folder as checkpoint
 from cryoforum.network.model import OrientationNetwork, TrainedModel, number_count
 from cryoforum.network.model_folder import load_model, save_model
+from cryoforum.network.training_record import TrainingRecord
 from cryoforum.runtime.devices import CPU, Compute
 from cryoforum.storage.files import new_folder
 from cryoforum.training.state import load_state, save_state
@@ -45,9 +46,11 @@ def test_images_are_known_by_their_place_or_if_they_moved_by_their_name(
     model: TrainedModel, tmp_path: Path
 ) -> None:
     saved = replace(model, sources={7: "train", -(2**63): "test"}, sharpness=0.5)
+    saved = replace(saved, record=TrainingRecord(2.2, 300.0, 0.9))
     save_model(saved, tmp_path / "model")
     known = load_model(tmp_path / "model")
     assert known.sharpness == 0.5
+    assert known.record == saved.record
     assert known.sources == {7: "train", -(2**63): "test"}
     names = ("other.mrcs", "1@a.mrcs", 'odd, "name".mrcs', "new.mrcs")
     particles = Particles(torch.zeros(4, 2, 2), 1.0, names, sources=torch.tensor([-(2**63), 1, 7, 2]))

@@ -1,5 +1,6 @@
 """Training: splits, seeds, resuming after a kill, and that it learns at all."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -20,12 +21,13 @@ from cryoforum.config import (
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import PAPER_SHARES, PAPER_SPLIT, Split, chosen_split, split_rows
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
-from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict
+from cryoforum.network.training_record import TrainingRecord
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.reporter import Reporter, TrainingProgress
@@ -85,6 +87,16 @@ class Recorder(Reporter):
         self.steps.append(progress)
 
 
+class Clock:
+    """Some times, and then always the last one."""
+
+    def __init__(self, times: list[float], then: float) -> None:
+        self.times, self.then = times, then
+
+    def __call__(self) -> float:
+        return self.times.pop(0) if self.times else self.then
+
+
 def weights(model: TrainedModel) -> dict[str, torch.Tensor]:
     return dict(model.network.state_dict())
 
@@ -92,6 +104,29 @@ def weights(model: TrainedModel) -> dict[str, torch.Tensor]:
 def test_by_default_nine_tenths_are_learned_from_and_none_kept_for_tests() -> None:
     split = split_rows(5000)
     assert (len(split.train), len(split.validation), len(split.test)) == (4500, 500, 0)
+
+
+def test_a_network_that_learned_nothing_is_known(some: Particles, monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffled = some.with_orientations(random_unitquat(len(some), generator=torch.Generator().manual_seed(5)))
+    model = train(shuffled, QUICK, split_rows(60, 0.4, 0.0))
+    chance = model.record.chance_median_rad
+    assert chance is not None and 1.8 < chance < 2.7 and not model.has_learned
+    assert "the network has learned next to nothing" in model.doubts[0]
+    assert f"guessing gives {math.degrees(chance):.1f}°" in model.doubts[0]
+    better = replace(model, validation_median_rad=chance / 2)
+    assert better.has_learned
+    assert replace(better, record=TrainingRecord()).doubts == []
+
+
+def test_a_training_beside_another_program_is_known(some: Particles, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 30.0])
+    monkeypatch.setattr(training.time, "thread_time", lambda: next(clock))
+    monkeypatch.setattr(training.time, "monotonic", Clock([0.0, 0.0, 0.0], then=60.0))
+    model = train(some, QUICK, split_rows(60, 0.4, 0.0), TrainingOptions(max_minutes=0.5))
+    assert model.record.core_share == 0.5 and model.record.images_per_second is not None
+    assert any("another program was using the cores" in doubt for doubt in model.doubts)
+    alone = replace(model.record, core_share=0.95)
+    assert not any("another program" in doubt for doubt in replace(model, record=alone).doubts)
 
 
 def test_the_papers_split() -> None:

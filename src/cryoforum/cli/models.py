@@ -1,10 +1,14 @@
 """Commands that make models."""
 
+import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from cryoforum.network.model import TrainedModel
 
 from cryoforum.cli import options
 from cryoforum.cli.app import app
@@ -76,8 +80,15 @@ def train(
             say(
                 f"model in {folder}: learned from {counted(used['train'], 'particle')}, "
                 f"validated on {used['validation']}, {kept}; "
-                f"validation median {angle(model.validation_median_rad)}"
+                f"validation median {angle(model.validation_median_rad)}{_beside(model)}"
             )
+
+
+def _beside(model: "TrainedModel") -> str:
+    """What the validation error is to be compared with, and how fast the training was."""
+    chance, speed = model.record.chance_median_rad, model.record.images_per_second
+    guess = "" if chance is None else f", guessing gives {math.degrees(chance):.0f}°"
+    return guess + ("" if speed is None else f"; {speed:.0f} images/s")
 
 
 @app.command(epilog="Example: cryoforum find-rate simulated/particles.star --set network.pooling=gem")

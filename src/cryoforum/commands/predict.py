@@ -46,6 +46,9 @@ def predict_set(
 ) -> PoseSummary:
     """The same for models and particles that were read already. ``finished``: last change to the table."""
     output = request.output
+    for model in models:
+        if not model.has_learned:
+            logger.warning(model.doubts[0])
     output.check(particle_set.table.companions)
     check_writable(particle_set.table, output.path)
     if request.part is not None:

@@ -14,7 +14,9 @@ from cryoforum.config import Config
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, chosen_split
+from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError, require
+from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
@@ -175,6 +177,8 @@ def _train_into_held(
         model = loop.train(particles, config, split, options, reference=reference, reporter=reporter)
         held_out = particles.select(split.validation[:CALIBRATED_BY])
         model = replace(model, sharpness=from_first(lambda: calibrated(model, held_out).sharpness))
+    for doubt in model.doubts:
+        logger.warning(doubt)
     if hold is not None:
         _write_if_held(model, reference, out, hold)
     wait_for_all()
@@ -238,7 +242,8 @@ def reference_and_config(
 ) -> tuple[Reference | None, Config]:
     """The map of the training particles, where their half maps agree; and what can be learned with it."""
     reference = from_first(
-        lambda: _reference_or_none(particles.select(split.train), config.symmetry, reporter)
+        lambda: _reference_or_none(particles.select(split.train), config.symmetry, reporter),
+        *(Reference, Volume, NoiseModel),
     )
     if reference is not None or not config.augmentation.simulated_share:
         return reference, config

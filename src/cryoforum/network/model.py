@@ -12,6 +12,7 @@ from cryoforum.network.backbone import Backbone
 from cryoforum.network.blur import Blur
 from cryoforum.network.heads import Head, head_of
 from cryoforum.network.preprocessing import Intensity
+from cryoforum.network.training_record import TrainingRecord, doubts, has_learned
 from cryoforum.runtime.devices import Compute
 
 DENSITY_START = 0.3  # about the deviation of a new network's log density
@@ -86,6 +87,8 @@ class TrainedModel:
         Factor of all concentrations; see `training.calibration.calibrated`.
     compute : Compute
         Device and precision of the training.
+    record : TrainingRecord
+        How the training went.
     """
 
     network: OrientationNetwork
@@ -99,6 +102,17 @@ class TrainedModel:
     sources: Mapping[int, str] = field(default_factory=dict)
     sharpness: float = 1.0
     compute: Compute = Compute()
+    record: TrainingRecord = TrainingRecord()
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the network is clearly better than a guess; true where nobody has measured it."""
+        return has_learned(self.validation_median_rad, self.record)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a user has to know before the network is used; empty where all is well."""
+        return doubts(self.validation_median_rad, self.record)
 
     @property
     def head(self) -> Head:

@@ -22,6 +22,7 @@ from cryoforum.dataset.split import read_split, write_split
 from cryoforum.errors import InputError
 from cryoforum.network.model import OrientationNetwork, TrainedModel, number_count
 from cryoforum.network.preprocessing import Intensity
+from cryoforum.network.training_record import TrainingRecord
 from cryoforum.runtime.devices import FLOAT32, PRECISIONS, Compute
 from cryoforum.storage.csv_tables import read_csv, write_csv
 from cryoforum.storage.files import reason_of, replacing
@@ -55,6 +56,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
         "box": model.box,
         "pixel_size_angstrom": model.pixel_size_angstrom,
         "validation_median_rad": model.validation_median_rad,
+        "training": asdict(model.record),
         "sharpness": model.sharpness,
         "device": model.compute.device.type,
         "precision": model.compute.precision,
@@ -99,6 +101,7 @@ def load_model(folder: Path) -> TrainedModel:
             intensity=None if intensity is None else Intensity(**intensity),
             sharpness=float(description.get("sharpness", 1.0)),
             compute=_compute(description),
+            record=TrainingRecord(**description.get("training", {})),
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"

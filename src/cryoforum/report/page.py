@@ -65,7 +65,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
         reconstruction_section(folder, maps),
         directions_section(predictions),
         particle_section(folder, root, model),
-        training_section(folder),
+        training_section(folder, model),
         run_section(summary, model),
     )
     sections = list(filter(None, candidates))
