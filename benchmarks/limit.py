@@ -34,6 +34,7 @@ from cryoforum.config import SimulationConfig, preset, with_symmetry
 from cryoforum.dataset.particle_table import select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import orientation_errors
+from cryoforum.dataset.split import PAPER_SPLIT
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.fft import frequency_points
 from cryoforum.imaging.likelihood import evaluate, whiten
@@ -105,7 +106,8 @@ def made_by_relion(folder: Path, arguments: argparse.Namespace) -> Path:
 def trained(folder: Path, path: Path, arguments: argparse.Namespace) -> Path:
     """A model and its reference."""
     config = with_symmetry(preset("small"), arguments.symmetry)
-    train(TrainRequest([path], folder / "model", config, max_minutes=arguments.minutes, overwrite=True))
+    out, minutes = folder / "model", arguments.minutes
+    train(TrainRequest([path], out, config, split=PAPER_SPLIT, max_minutes=minutes, overwrite=True))
     return folder / "model"
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from cryoforum.config import SimulationConfig, preset
-from cryoforum.dataset.split import split_rows
+from cryoforum.dataset.split import PAPER_SHARES, split_rows
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
@@ -59,7 +59,7 @@ def main() -> None:
         particles = particles_from_table(read_star(folder / "particles.star"))
         config = preset("small")
         once = replace(config, training=replace(config.training, image_passes=2048))
-        split = split_rows(count)
+        split = split_rows(count, *PAPER_SHARES)
         model = train(particles, once, split)
         rows = [
             ("simulate", count, write_simulated, "relion_project", relion(*project, *noise)),

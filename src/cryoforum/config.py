@@ -25,6 +25,9 @@ from cryoforum.errors import InputError, require
 
 # Of the exponential family: its basis takes gigabytes and minutes beyond, as for n-fold axes of n above 16.
 HIGHEST_DEGREE = 16
+# Beyond these a number is a slip, and takes memory that no machine has.
+LARGEST_BOX, LARGEST_WIDTH, LARGEST_DEPTH = 1024, 4096, 64
+_TRAINING_RANGES = (("grid_nside", 1, 16), ("grid_count", 1, 64), ("batch_size", 2, 65_536))
 MOST_WIDTHS = {"vgg": 10, "residual": 6}  # by backbone
 
 
@@ -102,7 +105,8 @@ class PreprocessingConfig:
 
     def __post_init__(self) -> None:
         _require_known_names(self)
-        require(self.box >= 8 and self.box % 2 == 0, "an even box of 8 or more", self.box)
+        is_even = 8 <= self.box <= LARGEST_BOX and self.box % 2 == 0
+        require(is_even, f"an even box of 8 to {LARGEST_BOX}", self.box)
         edges = (self.mask_inner, self.mask_outer)
         require(0 < edges[0] < edges[1], "0 < mask_inner < mask_outer", edges)
 
@@ -146,11 +150,12 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         _require_known_names(self)
-        require(len(self.widths) > 0 and min(self.widths) > 0, "widths of 1 or more", self.widths)
+        within = len(self.widths) > 0 and min(self.widths) > 0 and max(self.widths) <= LARGEST_WIDTH
+        require(within, f"widths of 1 to {LARGEST_WIDTH}", self.widths)
         most = MOST_WIDTHS.get(self.backbone, len(self.widths))
         require(len(self.widths) <= most, f"at most {most} widths for backbone {self.backbone}", self.widths)
         require(self.stem_stride in (1, 2, 4), "stem_stride of 1, 2 or 4", self.stem_stride)
-        require(self.depth >= 1, "depth of 1 or more", self.depth)
+        require(1 <= self.depth <= LARGEST_DEPTH, f"depth of 1 to {LARGEST_DEPTH}", self.depth)
         require(0 <= self.dropout < 1, "dropout of 0 or more, below 1", self.dropout)
         require(self.degree >= 1, "degree of 1 or more", self.degree)
         require(1 <= self.head_nside <= 8, "head_nside of 1 to 8", self.head_nside)
@@ -177,9 +182,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _require_known_names(self)
-        for name in ("image_passes", "grid_nside", "grid_count"):
-            require(getattr(self, name) >= 1, f"{name} of 1 or more", getattr(self, name))
-        require(self.batch_size >= 2, "batch_size of 2 or more", self.batch_size)
+        require(self.image_passes >= 1, "image_passes of 1 or more", self.image_passes)
+        for name, least, most in _TRAINING_RANGES:
+            found = getattr(self, name)
+            require(least <= found <= most, f"{name} of {least} to {most}", found)
         require(self.max_learning_rate > 0, "max_learning_rate above 0", self.max_learning_rate)
         for name in ("weight_decay", "l2"):
             require(getattr(self, name) >= 0, f"{name} of 0 or more", getattr(self, name))

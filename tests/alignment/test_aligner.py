@@ -26,6 +26,7 @@ from cryoforum.dataset.particle_table import number_column, select_rows, with_co
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.dataset.predictions import Predictions
+from cryoforum.dataset.split import PAPER_SPLIT
 from cryoforum.dataset.volumes import Volume
 from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.distributions.exponential_family import rotation_polynomials
@@ -111,7 +112,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     write_star(select_rows(table, range(80)), folder / "few.star")
     (folder / "config.toml").write_text(TOML)
     settings = ("--preset", "tiny", "--config", folder / "config.toml", "--split", "60,20,20")
-    run("train", path, "--out", folder / "model", *settings)
+    run("train", path, "--out", folder / "model", "--split", PAPER_SPLIT, *settings)
     poses = poses_from_table(table)
     assert poses is not None
     return Lab(folder, dict(zip(table.particles["rlnImageName"], poses.quaternions, strict=True)))

@@ -107,6 +107,16 @@ def test_the_largest_shift_is_the_one_asked_for_or_that_of_the_reference(
             assert search_of(fitted_aligner(used, few, config=config)).max_shift_pixel == expected
 
 
+def test_no_shift_beyond_half_of_the_box_is_searched(reference: Reference, strong: Particles) -> None:
+    few, half = strong.select(torch.arange(8)), strong.box / 2
+    expected = f"--max-shift of at most {half:g} pixels, half of the box, found {half + 1:g}"
+    with pytest.raises(ValueError, match=expected):
+        fitted_aligner(reference, few, config=AlignmentConfig(max_shift_pixel=half + 1))
+    claimed = replace(reference, origin_reach_angstrom=1e9)
+    with logged("too few to measure noise"):
+        assert search_of(fitted_aligner(claimed, few)).max_shift_pixel == half
+
+
 def test_who_wants_to_know_is_told_of_every_image(reference: Reference, strong: Particles) -> None:
     told: list[tuple[str, int]] = []
 

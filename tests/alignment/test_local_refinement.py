@@ -64,7 +64,7 @@ def starts_near(
 def same(first: RefinedPoses, second: RefinedPoses, turn: float = 1e-4) -> None:
     """Both hold the same poses, the same gains and the same certainty."""
     assert float(geodesic_distance(first.quaternions, second.quaternions).max()) < turn
-    for name in ("origins_pixel", "signal_scale", "mode_probability", "other_modes_moment"):
+    for name in ("origins_pixel", "signal_scale", "mode_probability", "other_modes_rad2"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name), atol=10 * turn, rtol=0)
     torch.testing.assert_close(first.gain, second.gain, atol=0.05, rtol=1e-4)
 
@@ -268,9 +268,9 @@ def test_two_equal_modes_share_the_probability_and_tell_how_far_apart_they_are()
         cropped_transform(voxels, RADIUS), images, starts, origins[:, None].expand(-1, 2, -1)
     )
     torch.testing.assert_close(found.mode_probability, torch.full((6,), 0.5), atol=0.01, rtol=0)
-    torch.testing.assert_close(found.other_modes_moment, torch.zeros(6), atol=0.01, rtol=0)
+    torch.testing.assert_close(found.other_modes_rad2, torch.full((6,), torch.pi**2), atol=0.3, rtol=0)
     alone = refine_locally(cropped_transform(voxels, RADIUS), images, starts[:, :1], origins[:, None])
-    assert bool((alone.mode_probability == 1).all()) and bool((alone.other_modes_moment == 1).all())
+    assert bool((alone.mode_probability == 1).all()) and bool((alone.other_modes_rad2 == 0).all())
 
 
 def test_probability_is_that_of_the_difference_in_likelihood() -> None:

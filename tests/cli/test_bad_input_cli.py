@@ -416,3 +416,29 @@ def test_symmetries_that_do_not_exist(folder: Path) -> None:
     refused(folder, "train", particles, "--out", out, *wrong, words=words)
     refused(folder, "reconstruct", particles, "--out", out, *wrong, words=words)
     refused(folder, "compare", folder / "predictions.star", particles, *wrong, words=words)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: …")])
+def test_memory_that_there_is_not_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cryoforum.commands.simulate.load_structure", fail)
+    refused(
+        folder, "simulate", "--out", folder / "new", "--n", 3, words=("not enough memory", "--batch-size")
+    )
+
+
+def test_sizes_beyond_all_memory_are_refused(folder: Path) -> None:
+    refused(folder, "simulate", "--out", folder / "new", "--box", 100_000, words=("1024", "100000"))
+    out = ("train", folder / "particles.star", "--out", folder / "new", "--set")
+    for setting, limit in (
+        ("training.grid_nside=2000", "16"),
+        ("training.batch_size=1000000000", "65536"),
+        ("preprocessing.box=100000", "1024"),
+        ("network.widths=[100000]", "4096"),
+        ("network.depth=1000", "64"),
+    ):
+        refused(folder, *out, setting, words=(limit, setting.partition("=")[2].strip("[]")))

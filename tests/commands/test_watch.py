@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.children import environment
+from helpers.children import environment, held_by_another_process
 from helpers.messages import messages
 from typer.testing import CliRunner
 
@@ -45,7 +45,6 @@ from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.reconstruction.inversion import HalfSums, reconstruct
 from cryoforum.report.watch import write_watch_report
 from cryoforum.storage.files import is_leftover
-from cryoforum.storage.locks import only_one
 
 BOX, PIXEL_SIZE, EVERY = 32, 4.0, 0.05
 CHILD = """
@@ -647,11 +646,26 @@ def test_it_stops_cleanly(tmp_path: Path, model: Path, stop: signal.Signals) -> 
     assert_is_that_of_all_at_once(out, tables, model, tmp_path / "at_once")
 
 
+def test_only_what_a_kill_tore_is_removed_from_the_output(tmp_path: Path, model: Path) -> None:
+    live, out, elsewhere = tmp_path / "live", tmp_path / "out", tmp_path / "elsewhere"
+    deliver(live, 0, 20)
+    look(live, model, out)
+    elsewhere.mkdir()
+    torn = [out / ".all.01234567.partial.star", out / "map" / ".map.01234567.partial.mrc"]
+    own = [out / "map" / ".notes.partial.txt", elsewhere / ".all.01234567.partial.star"]
+    (out / "map").mkdir(exist_ok=True)
+    for path in (*torn, *own):
+        path.write_text("text")
+    (out / "link").symlink_to(elsewhere)
+    look(live, model, out)
+    assert not any(path.exists() for path in torn) and all(path.exists() for path in own)
+
+
 def test_one_watcher_at_a_time_and_one_job_in_a_folder(tmp_path: Path, model: Path) -> None:
     live, out = tmp_path / "live", tmp_path / "out"
     deliver(live, 0, 20)
     look(live, model, out)
-    with only_one(out / "watch.lock"), pytest.raises(ValueError, match="another process is at work"):
+    with held_by_another_process(out), pytest.raises(ValueError, match=r"process \d+ on .* is at work in"):
         look(live, model, out)
     with pytest.raises(ValueError, match="another folder"):
         look(tmp_path, model, out)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.resampling import resample_volume, resampled, resampling_matrix
+from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.fft import crop_or_pad, phase_shift, to_fourier, to_real
 from cryoforum.imaging.projection import cropped_transform, project
@@ -130,3 +131,12 @@ def test_odd_boxes_lose_their_last_row_and_column(new: ImageGrid) -> None:
 def test_images_are_not_brought_to_an_odd_box() -> None:
     with pytest.raises(ValueError, match="expected an even box to bring images to, found 95 px"):
         resampling_matrix(COARSE, ImageGrid(95, 1.0))
+
+
+@pytest.mark.parametrize("ratio", [1e-7, 1e7])
+def test_pixel_sizes_that_can_only_be_wrong_are_refused(ratio: float) -> None:
+    expected = "none is more than 100 times the other, found 16 px and 1 Å/px"
+    with pytest.raises(ValueError, match=expected):
+        resampling_matrix(ImageGrid(16, 1.0), ImageGrid(16, ratio))
+    with pytest.raises(ValueError, match=expected):
+        resample_volume(Volume(torch.ones(16, 16, 16), 1.0), 16, ratio)

@@ -185,6 +185,30 @@ def test_mode_moment_is_the_mean_over_the_density() -> None:
     assert float(posterior.mode_moment) == pytest.approx(float(expected), abs=0.01)
 
 
+@pytest.mark.parametrize(
+    "widths", [(0.0, 0.0, 0.0), (1.0, 2.0, 3.0), (20.0, 20.0, 20.0), (0.1, 50.0, 50.0), (2.0, 300.0, 300.0)]
+)
+def test_the_root_mean_square_angle_is_that_of_the_density(widths: tuple[float, ...]) -> None:
+    concentration = torch.diag(torch.tensor([0.0, *widths], dtype=torch.float64))
+    quaternions = random_unitquat(1_000_000, generator=torch.Generator().manual_seed(2)).double()
+    weights = torch.softmax(-(quaternions.square() @ concentration.diagonal()), dim=0)
+    angles = 2 * torch.acos(quaternions[:, 0].abs().clamp(max=1))
+    expected = float((weights * angles.square()).sum().sqrt())
+    assert float(OrientationPosterior(concentration[None]).root_mean_square_angle) == pytest.approx(
+        expected, rel=0.02
+    )
+
+
+def test_the_root_mean_square_angle_of_nothing_and_of_narrow_densities() -> None:
+    concentration = torch.zeros(41, 4, 4, dtype=torch.float64)
+    strengths = torch.logspace(1.5, 8, 40, dtype=torch.float64)
+    concentration[1:, 1:, 1:] = strengths[:, None, None] * torch.eye(3, dtype=torch.float64)
+    found = OrientationPosterior(concentration).root_mean_square_angle
+    assert float(found[0]) == pytest.approx((math.pi**2 / 3 + 2) ** 0.5, abs=1e-6)  # of uniform rotations
+    # Each of three half angles has variance 1 / (2 · strength), to first order.
+    assert torch.all((found[1:] / (6 / strengths).sqrt() - 1).abs() < 1 / strengths + 2e-3)
+
+
 def test_tangent_basis_is_orthonormal_and_orthogonal_to_the_rotation() -> None:
     quaternions = random_unitquat(8, generator=torch.Generator().manual_seed(0))
     basis = tangent_basis(quaternions)

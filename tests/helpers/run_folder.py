@@ -12,6 +12,7 @@ from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.particle_table import select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
+from cryoforum.dataset.split import write_split
 from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import compose, geodesic_distance, random_unitquat
 from cryoforum.io.mrc.maps import write_volume
@@ -124,7 +125,7 @@ def evidence(width_rad: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def write_training(folder: Path, rng: np.random.Generator) -> None:
-    """model/log.csv and model/model.json."""
+    """model/log.csv, model/split.csv and model/model.json."""
     (folder / "model").mkdir()
     steps = np.arange(10, 1210, 10)
     rate = 2e-3 * np.sin(np.pi * steps / 1250) ** 2
@@ -151,6 +152,10 @@ def write_training(folder: Path, rng: np.random.Generator) -> None:
         "sha256": "9f" * 32,
     }
     (folder / "model" / "model.json").write_text(json.dumps(model))
+    parts = dict(enumerate(["train"] * 20 + ["validation"] * 10 + ["test"] * 30))
+    write_split(
+        folder / "model" / "split.csv", {f"{row + 1:06d}@particles.mrcs": p for row, p in parts.items()}, {}
+    )
 
 
 def write_reconstructions(folder: Path, generator: torch.Generator, refined: bool) -> None:

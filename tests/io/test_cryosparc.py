@@ -16,6 +16,7 @@ from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.dataset.poses import Poses
 from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.io.cryosparc.records import read_records
 from cryoforum.io.cryosparc.writing import records_from_table
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.stacks import write_stack
@@ -449,3 +450,12 @@ def test_real_files_of_both_programs_agree(shared_data: Path) -> None:
             number_column(ours, column), number_column(theirs, column), rtol=0, atol=tolerance
         )
     assert ours.particles["rlnImageName"][6] == "000007@empiar_10076_7.mrc"
+
+
+def test_a_header_beyond_a_megabyte_is_refused(tmp_path: Path) -> None:
+    names = "".join(f"('field{number:06d}', '<f4'), " for number in range(50_000))
+    header = f"{{'descr': [('uid', '<u8'), {names}], 'fortran_order': False, 'shape': (1,)}}\n".encode()
+    path = tmp_path / "particles.cs"
+    path.write_bytes(b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header + bytes(200_008))
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        read_records(path)

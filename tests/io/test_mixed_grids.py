@@ -171,7 +171,9 @@ def test_training_and_finding_a_rate_take_several_files(folder: Path, tmp_path: 
         "--set", "training.batch_size=16", "--set", "training.image_passes=32",
     )  # fmt: skip
     paths = files(folder, "coarse")
-    result = run("train", *paths, "--out", tmp_path / "model", "--preset", "tiny", *small)
+    result = run(
+        "train", *paths, "--out", tmp_path / "model", "--split", "50,20,30", "--preset", "tiny", *small
+    )
     assert result.exit_code == 0, result.output + str(result.exception)
     assert f"{FEW} of {FEW + MANY} particles are resampled" in result.stderr
     model = load_model(tmp_path / "model")

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -101,7 +102,8 @@ def test_kept_copies_are_used_again_unless_the_stack_has_changed(
         with on_scratch(particles, everything, kept, Counting()):
             pass
     assert copied == [6]
-    torn = copies_in(tmp_path / "fast")[0].with_name(".copy.01234567.partial.mrcs")
+    copy = copies_in(tmp_path / "fast")[0]
+    torn = copy.with_name(f".{copy.stem}.01234567.partial.mrcs")
     torn.touch()  # as a kill leaves it
     write_stack(tmp_path / "0.mrcs", [torch.ones(2, 8, 8)], 2, 8, 1.5)
     paths = [layout.path for layout in particles.images.layouts(everything)]
@@ -112,6 +114,72 @@ def test_kept_copies_are_used_again_unless_the_stack_has_changed(
     ) as near:
         assert near.images[torch.tensor([0])].unique().tolist() == [1.0] and not torn.exists()
     assert copied == [6, 2] and not list((tmp_path / "fast").iterdir())
+
+
+def place_of_copies(tmp_path: Path) -> Path:
+    return tmp_path / "fast" / f"cryoforum-scratch-{os.getuid()}"
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open to others"])
+def test_what_somebody_else_put_at_the_name_of_the_folder_is_refused_and_kept(
+    particles: Particles, tmp_path: Path, kind: str
+) -> None:
+    place, victim = place_of_copies(tmp_path), tmp_path / "victim"
+    victim.mkdir(mode=0o700)
+    (victim / "thesis.txt").write_text("years of work")
+    if kind == "link":
+        place.symlink_to(victim)
+    elif kind == "file":
+        place.write_text("years of work")
+    else:
+        place.mkdir()
+        place.chmod(0o770)
+        (place / "thesis.txt").write_text("years of work")
+    with (
+        pytest.raises(ValueError, match=f"expected a folder of yours alone at {place}, found"),
+        on_scratch(particles, torch.arange(6), Scratch(tmp_path / "fast")),
+    ):
+        pass
+    kept = place if kind == "file" else place / "thesis.txt"
+    assert kept.read_text() == "years of work" and list(victim.iterdir()) == [victim / "thesis.txt"]
+
+
+def test_a_folder_of_somebody_else_is_refused(
+    particles: Particles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = place_of_copies(tmp_path)
+    place.mkdir(mode=0o700)
+    owner = os.getuid()
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    place.rename(place.with_name(f"cryoforum-scratch-{owner + 1}"))
+    with (
+        pytest.raises(ValueError, match=f"found a folder of user {owner}"),
+        on_scratch(particles, torch.arange(6), Scratch(tmp_path / "fast")),
+    ):
+        pass
+
+
+def test_only_copies_are_removed_and_links_are_not_followed(particles: Particles, tmp_path: Path) -> None:
+    place, precious = place_of_copies(tmp_path), tmp_path / "precious"
+    place.mkdir(mode=0o700)
+    precious.write_text("data")
+    names = ["notes.txt", ".note.partial.txt", f"{'0' * 32}.mrcs"]
+    for name in names[:2]:
+        (place / name).write_text("notes")
+    (place / names[2]).symlink_to(precious)
+    with (
+        logged("left 2 files that are no copies"),
+        on_scratch(particles, torch.arange(6), Scratch(tmp_path / "fast")),
+    ):
+        pass
+    assert sorted(path.name for path in place.iterdir()) == sorted(names[:2])
+    assert precious.read_text() == "data"
+    (place / "lock").symlink_to(precious)
+    with (
+        pytest.raises(ValueError, match="found a link; remove it"),
+        on_scratch(particles, torch.arange(6), Scratch(tmp_path / "fast")),
+    ):
+        pass
 
 
 def test_who_leaves_last_removes_the_copies(particles: Particles, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from cryoforum.config import Config, NetworkConfig, PreprocessingConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import parts_of, read_split
 from cryoforum.network import model_folder as checkpoint
-from cryoforum.network.model import OrientationNetwork, TrainedModel
+from cryoforum.network.model import OrientationNetwork, TrainedModel, number_count
 from cryoforum.network.model_folder import load_model, save_model
+from cryoforum.network.training_record import TrainingRecord
 from cryoforum.runtime.devices import CPU, Compute
 from cryoforum.storage.files import new_folder
 from cryoforum.training.state import load_state, save_state
@@ -45,9 +46,11 @@ def test_images_are_known_by_their_place_or_if_they_moved_by_their_name(
     model: TrainedModel, tmp_path: Path
 ) -> None:
     saved = replace(model, sources={7: "train", -(2**63): "test"}, sharpness=0.5)
+    saved = replace(saved, record=TrainingRecord(2.2, 300.0, 0.9))
     save_model(saved, tmp_path / "model")
     known = load_model(tmp_path / "model")
     assert known.sharpness == 0.5
+    assert known.record == saved.record
     assert known.sources == {7: "train", -(2**63): "test"}
     names = ("other.mrcs", "1@a.mrcs", 'odd, "name".mrcs', "new.mrcs")
     particles = Particles(torch.zeros(4, 2, 2), 1.0, names, sources=torch.tensor([-(2**63), 1, 7, 2]))
@@ -197,6 +200,19 @@ def test_read_split_wants_its_columns(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("image,part\n")
     with pytest.raises(ValueError, match="columns image and part"):
         read_split(tmp_path / "empty.csv")
+
+
+def test_a_description_of_a_network_that_its_file_cannot_hold_is_refused(
+    tmp_path: Path, model: TrainedModel
+) -> None:
+    save_model(model, tmp_path)
+    known = number_count(model.config.network, model.config.preprocessing.box, model.config.learned_symmetry)
+    assert known == sum(weight.numel() for weight in model.network.parameters())
+    description = json.loads((tmp_path / "model.json").read_text())
+    description["config"]["network"]["widths"] = [4096, 4096, 4096]
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"describes a network of \d+ bytes, weights.safetensors has \d+"):
+        load_model(tmp_path)
 
 
 def test_a_new_folder_replaces_only_earlier_results(tmp_path: Path) -> None:

@@ -157,6 +157,33 @@ def test_headline_and_tables_say_the_numbers(run: Path, page_path: Path) -> None
         assert words in text
 
 
+def test_a_model_without_test_particles_is_said_to_have_none(part: Path) -> None:
+    assert "20 particles were learned from, 10 validated on, 30 kept for tests" in words_of_section(
+        part, "training"
+    )
+    split = part / "model" / "split.csv"
+    split.write_text(split.read_text().replace(",test", ",train"))
+    write_report(part, part / "report.html")
+    text = words_of(part / "report.html")
+    assert "on 30 particles;" in text and "test particles" not in text
+    assert "50 particles were learned from, 10 validated on, none kept for tests" in text
+
+
+def test_a_network_that_learned_nothing_is_named(part: Path) -> None:
+    path = part / "model" / "model.json"
+    known = {"validation_median_rad": 2.1, "training": {"chance_median_rad": 2.2, "core_share": 0.5}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | known))
+    said = words_of_section(part, "training")
+    assert (
+        "Median validation error 120.3°; guessing gives 126.1°. The network has learned next to nothing"
+        in said
+    )
+    assert "another program was using the cores" in said
+    known["validation_median_rad"] = 0.1
+    path.write_text(json.dumps(json.loads(path.read_text()) | known))
+    assert "next to nothing" not in words_of_section(part, "training")
+
+
 def test_a_run_without_reference_is_not_called_refined(
     unrefined: Path, tmp_path: Path, undrawn: None
 ) -> None:

@@ -235,14 +235,25 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second:
 def test_all_started_processes_get_the_arguments_and_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = "'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR'"
+    names = "'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'GLOO_SOCKET_IFNAME'"
     note = f"open(sys.argv[1] + os.environ['RANK'], 'w').write(' '.join(map(os.getenv, ({names}))))"
     pretend(tmp_path, monkeypatch, note, note)
     assert start_processes(2, [str(tmp_path / "out")]) == 0
     assert [(tmp_path / f"out{rank}").read_text() for rank in "01"] == [
-        "0 0 2 127.0.0.1",
-        "1 1 2 127.0.0.1",
+        "0 0 2 2 lo",
+        "1 1 2 2 lo",
     ]
+
+
+def test_started_processes_meet_in_a_private_folder_that_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = "open(sys.argv[1] + os.environ['RANK'], 'w').write(os.environ['CRYOFORUM_MEETING'])"
+    pretend(tmp_path, monkeypatch, note, note)
+    assert start_processes(2, [str(tmp_path / "out")]) == 0
+    places = {(tmp_path / f"out{rank}").read_text() for rank in "01"}
+    (place,) = (Path(place.removeprefix("file://")) for place in places)
+    assert place.is_absolute() and not place.parent.exists()
 
 
 @pytest.mark.parametrize("waiting", [0, 1])

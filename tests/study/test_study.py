@@ -9,7 +9,7 @@ import torch
 from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.pose_errors import orientation_errors
-from cryoforum.dataset.split import split_rows
+from cryoforum.dataset.split import PAPER_SHARES, split_rows
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.study import runs as study_runs
@@ -130,7 +130,7 @@ def test_junk_shows_something_else_under_poses_that_mean_nothing() -> None:
     rows = torch.arange(len(clean))
     junk = junk_rows(replace(SMALL, junk=0.2))
     same = (clean.images[rows] == spoilt.images[rows]).flatten(1).all(1)
-    test = split_rows(len(clean)).test
+    test = split_rows(len(clean), *PAPER_SHARES).test
     assert len(junk) == round(0.2 * len(test)) and torch.isin(junk, test).all()
     assert torch.equal((~same).nonzero()[:, 0], junk)
     assert clean.poses is not None and spoilt.poses is not None

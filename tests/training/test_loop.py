@@ -1,5 +1,6 @@
 """Training: splits, seeds, resuming after a kill, and that it learns at all."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -18,14 +19,15 @@ from cryoforum.config import (
     preset,
 )
 from cryoforum.dataset.particles import Particles
-from cryoforum.dataset.split import Split, split_rows
+from cryoforum.dataset.split import PAPER_SHARES, PAPER_SPLIT, Split, chosen_split, split_rows
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
-from cryoforum.geometry.rotations import geodesic_distance
+from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict
+from cryoforum.network.training_record import TrainingRecord
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.reporter import Reporter, TrainingProgress
@@ -85,6 +87,16 @@ class Recorder(Reporter):
         self.steps.append(progress)
 
 
+class Clock:
+    """Some times, and then always the last one."""
+
+    def __init__(self, times: list[float], then: float) -> None:
+        self.times, self.then = times, then
+
+    def __call__(self) -> float:
+        return self.times.pop(0) if self.times else self.then
+
+
 def weights(model: TrainedModel) -> dict[str, torch.Tensor]:
     return dict(model.network.state_dict())
 
@@ -101,13 +113,47 @@ def test_an_image_is_never_learned_from_and_judged_by(some: Particles) -> None:
         train(replace(some, names=(*some.names[:59], some.names[0])), QUICK, split)
 
 
-def test_the_default_split_is_the_papers() -> None:
+def test_by_default_nine_tenths_are_learned_from_and_none_kept_for_tests() -> None:
     split = split_rows(5000)
+    assert (len(split.train), len(split.validation), len(split.test)) == (4500, 500, 0)
+
+
+def test_a_network_that_learned_nothing_is_known(some: Particles, monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffled = some.with_orientations(random_unitquat(len(some), generator=torch.Generator().manual_seed(5)))
+    model = train(shuffled, QUICK, split_rows(60, 0.4, 0.0))
+    chance = model.record.chance_median_rad
+    assert chance is not None and 1.8 < chance < 2.7 and not model.has_learned
+    assert "the network has learned next to nothing" in model.doubts[0]
+    assert f"guessing gives {math.degrees(chance):.1f}°" in model.doubts[0]
+    better = replace(model, validation_median_rad=chance / 2)
+    assert better.has_learned
+    assert replace(better, record=TrainingRecord()).doubts == []
+
+
+def test_a_training_beside_another_program_is_known(some: Particles, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 30.0])
+    monkeypatch.setattr(training.time, "thread_time", lambda: next(clock))
+    monkeypatch.setattr(training.time, "monotonic", Clock([0.0, 0.0, 0.0], then=60.0))
+    model = train(some, QUICK, split_rows(60, 0.4, 0.0), TrainingOptions(max_minutes=0.5))
+    assert model.record.core_share == 0.5 and model.record.images_per_second is not None
+    assert any("another program was using the cores" in doubt for doubt in model.doubts)
+    alone = replace(model.record, core_share=0.95)
+    assert not any("another program" in doubt for doubt in replace(model, record=alone).doubts)
+
+
+def test_the_papers_split() -> None:
+    split = split_rows(5000, *PAPER_SHARES)
     assert (len(split.train), len(split.validation), len(split.test)) == (2512, 838, 1650)
     rows = torch.cat([split.train, split.validation, split.test])
     assert torch.equal(rows.sort().values, torch.arange(5000))
-    assert torch.equal(split.test, split_rows(5000).test)
-    assert not torch.equal(split.test, split_rows(5000, seed=1).test)
+    assert torch.equal(split.test, split_rows(5000, *PAPER_SHARES).test)
+    assert not torch.equal(split.test, split_rows(5000, *PAPER_SHARES, seed=1).test)
+
+
+def test_the_papers_percentages_are_its_shares(some: Particles) -> None:
+    by_text, by_shares = chosen_split(some, PAPER_SPLIT, 3), split_rows(len(some), *PAPER_SHARES, seed=3)
+    for part in ("train", "validation", "test"):
+        assert torch.equal(getattr(by_text, part), getattr(by_shares, part))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +165,7 @@ def test_splits_that_leave_nothing_are_refused(count: int, validation: float, te
 
 
 def test_one_seed_one_model(some: Particles) -> None:
-    split = split_rows(60, seed=3)
+    split = split_rows(60, *PAPER_SHARES, seed=3)
     first, again, other = (train(some, QUICK, split, TrainingOptions(seed)) for seed in (3, 3, 4))
     for name, tensor in weights(first).items():
         torch.testing.assert_close(weights(again)[name], tensor)
@@ -136,8 +182,8 @@ def test_the_callers_random_numbers_stay_where_they_are(some: Particles) -> None
     for seed in (5, 6):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        models.append(train(some, config, split_rows(60)))
-        learning_rate_range(some, config, split_rows(60), RangeTestOptions(steps=2))
+        models.append(train(some, config, split_rows(60, *PAPER_SHARES)))
+        learning_rate_range(some, config, split_rows(60, *PAPER_SHARES), RangeTestOptions(steps=2))
         assert torch.equal(torch.get_rng_state(), before)
     for name, tensor in weights(models[0]).items():
         torch.testing.assert_close(weights(models[1])[name], tensor)
@@ -146,7 +192,7 @@ def test_the_callers_random_numbers_stay_where_they_are(some: Particles) -> None
 def test_device_and_precision_are_kept_with_the_model(some: Particles, tmp_path: Path) -> None:
     config = replace(QUICK, training=replace(QUICK.training, image_passes=32))
     options = TrainingOptions(device="cpu", precision="bfloat16")
-    model = train(some, config, split_rows(60), options)
+    model = train(some, config, split_rows(60, *PAPER_SHARES), options)
     assert model.compute == Compute(torch.device("cpu"), "bfloat16")
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
@@ -160,7 +206,7 @@ def test_device_and_precision_are_kept_with_the_model(some: Particles, tmp_path:
 
 
 def test_a_reporter_hears_of_every_image_and_every_step(some: Particles) -> None:
-    recorder, split = Recorder(), split_rows(60)
+    recorder, split = Recorder(), split_rows(60, *PAPER_SHARES)
     model = train(some, QUICK, split, reporter=recorder)
     count = len(split.train) + len(split.validation)
     assert recorder.totals == recorder.done == {"reading particles": count}
@@ -188,7 +234,7 @@ def test_resuming_gives_the_model_of_an_undisturbed_training(
     kill_at_step: int,
 ) -> None:
     monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
-    split, state = split_rows(60), tmp_path / "state.pt"
+    split, state = split_rows(60, *PAPER_SHARES), tmp_path / "state.pt"
     undisturbed = train(some, config, split, reference=reference)
 
     class Kill(Reporter):
@@ -214,7 +260,7 @@ def test_resuming_needs_the_state_of_such_a_training(
     some: Particles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "STATE_INTERVAL_SECONDS", 0.0)
-    state, split = tmp_path / "state.pt", split_rows(60)
+    state, split = tmp_path / "state.pt", split_rows(60, *PAPER_SHARES)
     resumed = TrainingOptions(state_path=state, resume=True)
     with pytest.raises(ValueError, match="state_path"):
         train(some, QUICK, split, TrainingOptions(resume=True))
@@ -236,7 +282,7 @@ def test_it_learns(particles: Particles) -> None:
     """Far below the 2.2 rad of chance on particles it has never seen."""
     network = NetworkConfig(widths=(16, 32, 64), degree=2)
     settings = TrainingConfig(image_passes=6_000, batch_size=32, grid_nside=3, grid_count=4)
-    split = split_rows(300)
+    split = split_rows(300, *PAPER_SHARES)
     config = Config(PreprocessingConfig(box=32), network=network, training=settings)
     model = train(particles, config, split)
     predictions = predict(model, particles.select(split.test))
@@ -273,22 +319,24 @@ def test_the_papers_preset_trains() -> None:
 
 def test_time_can_be_the_limit(some: Particles) -> None:
     recorder = Recorder()
-    train(some, QUICK, split_rows(60), TrainingOptions(max_minutes=0.5 / 60), reporter=recorder)
+    train(
+        some, QUICK, split_rows(60, *PAPER_SHARES), TrainingOptions(max_minutes=0.5 / 60), reporter=recorder
+    )
     fractions = [progress.fraction for progress in recorder.steps]
     assert fractions[-1] == 1 and fractions == sorted(fractions)
 
 
 def test_particles_without_poses_and_diverging_trainings_are_refused(some: Particles) -> None:
     with pytest.raises(ValueError, match="rlnAngleRot"):
-        train(replace(some, poses=None), QUICK, split_rows(60))
+        train(replace(some, poses=None), QUICK, split_rows(60, *PAPER_SHARES))
     settings = replace(QUICK.training, max_learning_rate=1e30)
     with pytest.raises(ValueError, match="lower max_learning_rate"):
-        train(some, replace(QUICK, training=settings), split_rows(60))
+        train(some, replace(QUICK, training=settings), split_rows(60, *PAPER_SHARES))
 
 
 def test_the_fixed_schedule_keeps_the_rate_through_a_training(some: Particles) -> None:
     settings = replace(QUICK.training, schedule="fixed", image_passes=640, max_learning_rate=1e-4)
-    model = train(some, replace(QUICK, training=settings), split_rows(60))
+    model = train(some, replace(QUICK, training=settings), split_rows(60, *PAPER_SHARES))
     logged = [line["learning_rate"] for line in model.log if "learning_rate" in line]
     assert logged == [1e-4, 1e-4]
 
@@ -309,7 +357,7 @@ def test_l2_adds_the_sum_of_squares_of_all_kernels_to_the_loss(some: Particles) 
 
 def test_a_model_of_a_set_takes_its_intensity_along(some: Particles, tmp_path: Path) -> None:
     config = replace(QUICK, preprocessing=replace(QUICK.preprocessing, standardise="set"))
-    model = train(some, config, split_rows(60))
+    model = train(some, config, split_rows(60, *PAPER_SHARES))
     assert model.intensity is not None
     save_model(model, tmp_path / "model")
     loaded = load_model(tmp_path / "model")
@@ -354,7 +402,7 @@ def test_orientations_are_learned_where_they_are_or_in_one_domain(some: Particle
 def test_simulated_images_need_a_reference(some: Particles) -> None:
     config = replace(QUICK, augmentation=AugmentationConfig(simulated_share=0.5))
     with pytest.raises(ValueError, match="expected a reference, as simulated_share is above 0"):
-        train(some, config, split_rows(60))
+        train(some, config, split_rows(60, *PAPER_SHARES))
 
 
 def test_what_was_learned_from_simulated_images_alone_holds_for_particles(
@@ -364,13 +412,13 @@ def test_what_was_learned_from_simulated_images_alone_holds_for_particles(
     settings = TrainingConfig(image_passes=4_000, batch_size=32, grid_nside=3, grid_count=4)
     augmentation = AugmentationConfig(simulated_share=1.0)
     config = Config(PreprocessingConfig(box=16), augmentation, network, settings)
-    model = train(particles, config, split_rows(300), reference=reference)
+    model = train(particles, config, split_rows(300, *PAPER_SHARES), reference=reference)
     assert model.validation_median_rad < 0.8
 
 
 def test_the_rate_grows_until_learning_fails(some: Particles) -> None:
     recorder, options = Recorder(), RangeTestOptions(steps=24, lowest=1e-5, highest=1e-1)
-    found = learning_rate_range(some, QUICK, split_rows(60), options, reporter=recorder)
+    found = learning_rate_range(some, QUICK, split_rows(60, *PAPER_SHARES), options, reporter=recorder)
     rates, losses = zip(*found, strict=True)
     assert len(rates) == 24 == recorder.done["raising the rate"]
     assert (rates[0], rates[-1]) == pytest.approx((1e-5, 1e-1))
@@ -378,12 +426,12 @@ def test_the_rate_grows_until_learning_fails(some: Particles) -> None:
     assert steps == pytest.approx([steps[0]] * 23) and steps[0] > 1
     assert torch.isfinite(torch.tensor(losses)).all()
     assert rates[0] / 10 <= suggested_rate(found) <= rates[-1] / 10
-    again = learning_rate_range(some, QUICK, split_rows(60), options)
+    again = learning_rate_range(some, QUICK, split_rows(60, *PAPER_SHARES), options)
     torch.testing.assert_close(torch.tensor(again), torch.tensor(found), atol=1e-3, rtol=1e-3)
 
 
 def test_a_rate_far_too_high_ends_the_search(some: Particles) -> None:
-    found = learning_rate_range(some, QUICK, split_rows(60), RangeTestOptions(40, 1e-4, 1e30))
+    found = learning_rate_range(some, QUICK, split_rows(60, *PAPER_SHARES), RangeTestOptions(40, 1e-4, 1e30))
     assert 2 < len(found) < 40
     assert torch.isfinite(torch.tensor(found)).all() and found[-1][0] < 1e25
 
@@ -402,11 +450,13 @@ def test_the_suggestion_is_a_tenth_of_where_the_loss_is_smallest() -> None:
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_range_has_two_ends(some: Particles, steps: int) -> None:
     with pytest.raises(ValueError, match="expected"):
-        suggested_rate(learning_rate_range(some, QUICK, split_rows(60), RangeTestOptions(steps)))
+        suggested_rate(
+            learning_rate_range(some, QUICK, split_rows(60, *PAPER_SHARES), RangeTestOptions(steps))
+        )
 
 
 def test_training_changes_no_particle(some: Particles) -> None:
     rows = torch.arange(60)
     before = some.images[rows].clone()
-    train(some, QUICK, split_rows(60))
+    train(some, QUICK, split_rows(60, *PAPER_SHARES))
     assert torch.equal(some.images[rows], before)

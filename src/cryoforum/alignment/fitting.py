@@ -19,7 +19,7 @@ from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.sampling import evenly_spaced_rows, has_usual_contrast
 from cryoforum.dataset.volumes import Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.imaging.fft import frequency_points
 from cryoforum.imaging.noise_model import (
     FEWEST_OF_A_GROUP,
@@ -126,6 +126,10 @@ class _Draft:
         elif config.search == "auto":
             reach = (reference.origin_reach_angstrom or 0.0) / reference.full.pixel_size_angstrom
             largest = max(LEAST_SHIFT_PIXEL, reach)
+        within = len(reference.full.voxels) / 2  # beyond, the middle of the particle is not in its image
+        expected = f"--max-shift of at most {within:g} pixels, half of the box"
+        require(config.max_shift_pixel is None or largest <= within, expected, f"{largest:g}")
+        largest = min(largest, within)
         highest = min(search.highest_frequency, reference.highest_frequency)
         return replace(search, highest_frequency=highest, max_shift_pixel=largest)
 

@@ -20,6 +20,7 @@ from cryoforum.imaging.likelihood import WhitenedImages
 from cryoforum.imaging.projection import slices_at
 
 _SCORES_AT_ONCE = 2**21  # so that a batch of scores stays in the processor's cache
+_MOST_STEPS = 64  # from no shift to the largest: the finest grid of origins has 129 × 129
 _NEGLIGIBLE = -50.0  # log of what a further origin may add to the likelihood
 
 
@@ -163,10 +164,13 @@ def candidates(templates: Templates, images: WhitenedImages, log_density: Float[
 def best_origins(
     transform: Tensor, images: WhitenedImages, quaternions: Float[Tensor, "n 4"], config: SearchConfig
 ) -> Float[Tensor, "n 2"]:
-    """Origin in pixels, to half a pixel, at which the slice along each of ``quaternions`` fits best."""
+    """Origin in pixels at which the slice along each of ``quaternions`` fits best.
+
+    To half a pixel where the largest shift is at most 32 pixels.
+    """
     images = images.within(config.highest_frequency)
     points = images.points
-    origins = _origin_grid(config.max_shift_pixel, 0.5)
+    origins = _origin_grid(config.max_shift_pixel, max(0.5, config.max_shift_pixel / _MOST_STEPS))
     product = images.transfer * images.values * slices_at(transform, quaternions, points).conj()
     return _highest(product, origins, points.phases(origins).mH)
 

@@ -79,8 +79,8 @@ class RefinedPoses:
         (pixels).
     mode_probability
         Posterior share of this pose's mode among the modes that were refined.
-    other_modes_moment
-        Mean of cos²(distance / 2) of the other modes, 1 where there are none.
+    other_modes_rad2
+        Mean square distance of the other modes, 0 where there are none.
     """
 
     quaternions: Float[Tensor, "n 4"]
@@ -89,7 +89,7 @@ class RefinedPoses:
     signal_scale: Float[Tensor, " n"]
     information: Float[Tensor, "n 5 5"]
     mode_probability: Float[Tensor, " n"]
-    other_modes_moment: Float[Tensor, " n"]
+    other_modes_rad2: Float[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _summary(found: _Climbers, group: Tensor) -> RefinedPoses:
     is_other = distance > SAME_MODE_DEVIATIONS * deviation[found.rows]
     weight = torch.where(is_other, torch.exp(gain - gain[best][found.rows]), 0.0)
     total = torch.zeros_like(gain[best]).index_add_(0, found.rows, weight)
-    moment = torch.zeros_like(total).index_add_(0, found.rows, weight * torch.cos(distance / 2).square())
+    squares = torch.zeros_like(total).index_add_(0, found.rows, weight * distance.square())
     cross, power = winner.evaluation.cross, winner.evaluation.power
     return RefinedPoses(
         quaternions=winner.quaternions,
@@ -176,7 +176,7 @@ def _summary(found: _Climbers, group: Tensor) -> RefinedPoses:
         signal_scale=(cross / power.clamp_min(1e-30)).float(),
         information=winner.evaluation.information,
         mode_probability=(1 / (1 + total)).float(),
-        other_modes_moment=torch.where(total > 0, moment / total.clamp_min(1e-30), 1.0).float(),
+        other_modes_rad2=torch.where(total > 0, squares / total.clamp_min(1e-30), 0.0).float(),
     )
 
 

@@ -177,7 +177,7 @@ def _refined_again(transform: Tensor, images: WhitenedImages, refined: RefinedPo
     return replace(
         refine_locally(transform, images, *start, ALL_AT_ONCE),
         mode_probability=refined.mode_probability,
-        other_modes_moment=refined.other_modes_moment,
+        other_modes_rad2=refined.other_modes_rad2,
     )
 
 
@@ -193,8 +193,7 @@ def _predictions(
     bound = rms_error_rad(covariance)
     own = bound / refined.signal_scale.clamp(0.05, 1.0)
     probability = refined.mode_probability
-    elsewhere = 2 * torch.acos(refined.other_modes_moment.clamp(0, 1).sqrt())
-    expected = (probability * own.square() + (1 - probability) * elsewhere.square()).sqrt()
+    expected = (probability * own.square() + (1 - probability) * refined.other_modes_rad2).sqrt()
     return Predictions(
         posterior=image_posterior(refined),
         expected_error_rad=expected.clamp_max(torch.pi),

@@ -1,14 +1,19 @@
 """Commands that make models."""
 
+import math
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from cryoforum.network.model import TrainedModel
+
 from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.terminal import angle, counted, running, say, share_among
+from cryoforum.cli.progress import angle
+from cryoforum.cli.terminal import counted, running, say, share_among
 
 
 @app.command(epilog="Example: cryoforum train simulated/particles.star --out model --max-minutes 6")
@@ -71,11 +76,19 @@ def train(
         models = command.train(request, reporter)
         for folder, model in zip(model_folders(out), models, strict=True):
             used = Counter(model.parts.values())
+            kept = f"kept {used['test']} for tests" if used["test"] else "kept none for tests (--split)"
             say(
                 f"model in {folder}: learned from {counted(used['train'], 'particle')}, "
-                f"validated on {used['validation']}, kept {used['test']} for tests; "
-                f"validation median {angle(model.validation_median_rad)}"
+                f"validated on {used['validation']}, {kept}; "
+                f"validation median {angle(model.validation_median_rad)}{_beside(model)}"
             )
+
+
+def _beside(model: "TrainedModel") -> str:
+    """What the validation error is to be compared with, and how fast the training was."""
+    chance, speed = model.record.chance_median_rad, model.record.images_per_second
+    guess = "" if chance is None else f", guessing gives {math.degrees(chance):.0f}°"
+    return guess + ("" if speed is None else f"; {speed:.0f} images/s")
 
 
 @app.command(epilog="Example: cryoforum find-rate simulated/particles.star --set network.pooling=gem")

@@ -61,4 +61,9 @@ Devices = Annotated[
     ),
 ]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]
-Split = Annotated[str | None, typer.Option(help="Percentages as 50,17,33, or a split.csv.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Percentages to learn from, validate and test, as 50,17,33 (default: 90,10,0), or a split.csv."
+    ),
+]

@@ -1,11 +1,9 @@
-"""What the command line shows: messages, progress bars, tables, the one line of an error."""
+"""What the command line shows: messages, tables, the one line of an error."""
 
 import logging
-import math
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +11,13 @@ from typing import TYPE_CHECKING
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from cryoforum.cli.progress import compact_angle, progress_on
 from cryoforum.errors import InputError, require
-from cryoforum.runtime.reporter import Reporter, TrainingProgress
+from cryoforum.runtime.memory import is_out_of_memory
+from cryoforum.runtime.reporter import Reporter
 from cryoforum.storage.files import reason_of
 
 if TYPE_CHECKING:
@@ -28,8 +27,11 @@ if TYPE_CHECKING:
     from cryoforum.commands.pose_files import PoseSummary
     from cryoforum.dataset.pose_errors import ErrorSummary
 
+_MEMORY = (
+    "not enough memory for this; end other programs, lower --batch-size, take fewer particles at a time, or "
+    "look for a box or a count that is larger than it was meant to be"
+)
 WIDTH_OF_FILES = 120  # columns where a file or a pipe takes what is shown
-LOG_SECONDS = 60.0  # between two lines of progress where a file or a pipe takes them
 INTERRUPTED = "interrupted; a training goes on with --resume, a prediction when run again"
 _tracebacks = False
 
@@ -63,13 +65,14 @@ def running(each_message_once: bool = False, interrupted: str = INTERRUPTED) -> 
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that clean-up runs
     try:
-        with _messages_shown(each_message_once), closing(_Bars()) as bars:
+        with _messages_shown(each_message_once), closing(progress_on(console)) as bars:
             yield bars if _speaks() else Reporter()
-    except (InputError, OSError, MemoryError) as error:
-        if _tracebacks:
+    except (InputError, OSError, MemoryError, RuntimeError) as error:
+        if _tracebacks or not (isinstance(error, InputError | OSError) or is_out_of_memory(error)):
             raise
+        reason = _MEMORY if is_out_of_memory(error) else reason_of(error)
         console.print(f"[bold red]Error{_of_process()}:[/] ", end="")
-        console.print(reason_of(error), markup=False, highlight=False, soft_wrap=True)
+        console.print(reason, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         if _speaks():
@@ -119,61 +122,6 @@ def share_among(devices: int) -> None:
         return
     require(count == 1, f"no --devices where {count} processes were started", devices)
     raise typer.Exit(start_processes(devices, sys.argv[1:]))
-
-
-class _ImagesPerSecond(ProgressColumn):
-    """Speed so far."""
-
-    def render(self, task: Task) -> Text:
-        images = task.fields.get("images", task.completed)
-        return Text(f"{images / max(task.elapsed or 0, 1e-9):.0f} images/s")
-
-
-class _Bars(Reporter):
-    """A progress bar for every step, and one for a training: loss and validation error beside it."""
-
-    def __init__(self) -> None:
-        self._running: list[Progress] = []
-        self._training: Progress | None = None
-
-    def progress(self, description: str, total: int) -> Callable[[int], None]:
-        progress = self._started(BarColumn(), _ImagesPerSecond(), TimeRemainingColumn())
-        task, shown = progress.add_task(description, total=total), time.monotonic()
-
-        def advance(count: int) -> None:
-            nonlocal shown
-            progress.advance(task, count)
-            if progress.finished:
-                progress.stop()
-            elif not console.is_terminal and time.monotonic() - shown > LOG_SECONDS:
-                console.print(progress.get_renderable())
-                shown = time.monotonic()
-
-        return advance
-
-    def training(self, progress: TrainingProgress) -> None:
-        if self._training is None:
-            note = TextColumn("{task.fields[note]}")
-            self._training = self._started(BarColumn(), _ImagesPerSecond(), note, TimeRemainingColumn())
-            self._training.add_task("training", total=1.0, note="", images=0)
-        median = progress.validation_median_rad
-        words = f"loss {progress.loss:.2f}" + ("" if median is None else f", error {angle(median)}")
-        (task,) = self._training.task_ids
-        self._training.update(task, completed=progress.fraction, images=progress.images, note=words)
-        if progress.fraction >= 1:
-            self._training.stop()
-            self._training = None
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        for progress in self._running:
-            progress.stop()
-
-    def _started(self, *columns: ProgressColumn) -> Progress:
-        progress = Progress(TextColumn("{task.description:>16}"), *columns, console=console)
-        progress.start()
-        self._running.append(progress)
-        return progress
 
 
 def say(line: str) -> None:
@@ -235,8 +183,8 @@ def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
         table.add_row(
             name,
             str(summary.count),
-            _compact_angle(summary.median_rad),
-            _compact_angle(summary.mean_rad),
+            compact_angle(summary.median_rad),
+            compact_angle(summary.mean_rad),
             quartiles,
             f"{100 * summary.share_above_0_3_rad:.1f} %",
         )
@@ -296,13 +244,3 @@ def _show_alternatives(alternatives: "Sequence[Alternative]") -> None:
         best = f"{100 * excluded[1].share:+.1f} % or less"
         table.add_row(f"{len(excluded) - 1} more", Outcome.WORSE, "", best)
     Console(width=_width()).print(table)
-
-
-def angle(radians: float) -> str:
-    """In radians and degrees."""
-    return _compact_angle(radians).replace(" ", " rad ", 1)
-
-
-def _compact_angle(radians: float) -> str:
-    degrees = math.degrees(radians)
-    return f"{radians:.4f} ({degrees:.{1 if degrees >= 1 else 2}f}°)"

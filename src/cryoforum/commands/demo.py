@@ -23,13 +23,14 @@ from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND
 from cryoforum.dataset.particle_table import number_column, select_rows
 from cryoforum.dataset.pose_errors import ErrorSummary
-from cryoforum.dataset.split import split_rows
+from cryoforum.dataset.split import PAPER_SHARES, PAPER_SPLIT, split_rows
 from cryoforum.errors import require
 from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.report.page import write_report
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import new_folder, write_json
+from cryoforum.storage.locks import taken
 
 STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM = "4v5d", 128, 2.8
 KEPT_SHARE = 0.75
@@ -86,10 +87,17 @@ class DemoRequest:
 
 def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
     """Simulate, train, predict the test part with and without refinement, filter, make four maps, report."""
-    config, count = preset(request.preset), request.count
+    count = request.count
+    preset(request.preset)
     require(request.max_minutes > 0, "--max-minutes above 0", request.max_minutes)
-    split_rows(count)  # too few particles are refused before anything is made or replaced
-    out = new_folder(request.out, request.overwrite, RESULTS)
+    split_rows(count, *PAPER_SHARES)  # too few particles are refused before anything is made or replaced
+    with taken(request.out):
+        return _demo_into(new_folder(request.out, request.overwrite, RESULTS), request, reporter)
+
+
+def _demo_into(out: Path, request: DemoRequest, reporter: Reporter) -> DemoResult:
+    """All steps in an empty folder that this process holds."""
+    config, count = preset(request.preset), request.count
     particles = [out / "particles.star"]
     timings: Timings = []
     with _timed("simulate", count, timings):
@@ -97,7 +105,12 @@ def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
         simulate(SimulateRequest(out, STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM, simulation), reporter)
     with _timed("train", 0, timings):
         training = TrainRequest(
-            particles, out / "model", config, seed=request.seed, max_minutes=request.max_minutes
+            particles,
+            out / "model",
+            config,
+            split=PAPER_SPLIT,
+            seed=request.seed,
+            max_minutes=request.max_minutes,
         )
         (trained,) = train(training, reporter)
     shown = trained.log[-1]["images"]

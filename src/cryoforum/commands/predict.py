@@ -47,6 +47,9 @@ def predict_set(
 ) -> PoseSummary:
     """The same for models and particles that were read already. ``finished``: last change to the table."""
     output = request.output
+    for model in models:
+        if not model.has_learned:
+            logger.warning(model.doubts[0])
     output.check(particle_set.table.companions)
     check_writable(particle_set.table, output.path)
     refuse_expansion(particle_set, "to predict", BEFORE_EXPANSION)
@@ -66,6 +69,11 @@ def predict_set(
 def _rows_of_part(models: Sequence[TrainedModel], particle_set: ParticleSet, part: str) -> Tensor:
     found = [parts_of(particle_set.particles, model.parts, model.sources) for model in models]
     rows = [row for row, parts in enumerate(zip(*found, strict=True)) if part in parts]
+    if not rows and all(part not in model.parts.values() for model in models):
+        raise InputError(
+            f"expected --part of the model's split, found none kept for {part}; train with --split, such as "
+            "50,17,33 (default: 90,10,0, which learns from all but a tenth)"
+        )
     if not rows:
         raise InputError(
             f"{particle_set.path}: none of its particles is in the {part} part of the model's split"

@@ -17,6 +17,7 @@ from cryoforum.reconstruction import inversion
 from cryoforum.reconstruction.fsc import fsc_curve
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import refuse_to_overwrite, replacing, write_json
+from cryoforum.storage.locks import taken
 
 MAP_FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")
 
@@ -61,13 +62,14 @@ def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dic
     checked_poses(particle_set, "to reconstruct")
     refuse_oversights(particle_set.table, repeats_of(particle_set.particles))
     out, particles = Path(request.out), particle_set.particles
-    out.mkdir(parents=True, exist_ok=True)
-    for name in MAP_FILES:
-        refuse_to_overwrite(out / name, request.overwrite)
-    with on_scratch(particles, torch.arange(len(particles)), request.scratch, reporter) as near:
-        progress = reporter.progress("reconstructing", len(near))
-        maps = inversion.reconstruct(near, config, independent=independent, progress=progress)
-    return write_maps(maps, out)
+    with taken(out) as hold:
+        for name in MAP_FILES:
+            refuse_to_overwrite(out / name, request.overwrite)
+        with on_scratch(particles, torch.arange(len(particles)), request.scratch, reporter) as near:
+            progress = reporter.progress("reconstructing", len(near))
+            maps = inversion.reconstruct(near, config, independent=independent, progress=progress)
+        hold.check()
+        return write_maps(maps, out)
 
 
 def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:

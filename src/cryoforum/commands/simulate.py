@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cryoforum.config import Imperfections, SimulationConfig
+from cryoforum.config import LARGEST_BOX, Imperfections, SimulationConfig
 from cryoforum.dataset.columns import CLASS_NUMBER, JUNK_KIND, MICROGRAPH_NAME
 from cryoforum.dataset.particle_table import ParticleTable, with_columns
 from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.volumes import Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import write_particle_file
@@ -23,9 +23,11 @@ from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.simulation.ideal import simulate as simulate_ideal
 from cryoforum.simulation.realistic import SimulatedSet, simulate_realistic
 from cryoforum.storage.files import refuse_to_overwrite
+from cryoforum.storage.locks import taken
 
 PARTICLES, STACK, TRUTH = "particles.star", "particles.mrcs", "truth.star"
 IDEAL = Imperfections()
+MOST_PARTICLES = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -59,24 +61,37 @@ class SimulateRequest:
     map_pixel_size_angstrom: float | None = None
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        require(2 <= self.box <= LARGEST_BOX, f"--box of 2 to {LARGEST_BOX} pixels", self.box)
+        count = self.config.count
+        require(count <= MOST_PARTICLES, f"at most {MOST_PARTICLES} particles in one set", count)
+
 
 def simulate(request: SimulateRequest, reporter: Reporter = SILENT) -> Path:
     """Write particles.star, with poses and half sets, and particles.mrcs; the path of the STAR file.
 
     Imperfect particles have a truth.star and maps of the conformations beside; see `write_simulated_set`.
     """
-    out, config, imperfections = Path(request.out), request.config, request.imperfections
+    out, imperfections = Path(request.out), request.imperfections
     names = [PARTICLES, STACK]
     if imperfections != IDEAL:
         names += [TRUTH, *_map_names(len(imperfections.conformation_shares))]
     for name in names:
         refuse_to_overwrite(out / name, request.overwrite)
+    with taken(out):
+        return _simulate_into(out, names, request, reporter)
+
+
+def _simulate_into(out: Path, names: list[str], request: SimulateRequest, reporter: Reporter) -> Path:
+    """Make the files ``names`` in a folder that this process holds."""
+    config, imperfections = request.config, request.imperfections
+    for name in names:
+        refuse_to_overwrite(out / name, request.overwrite)  # again: somebody may just have written them
     volume = _structure(request, request.structure, request.map_pixel_size_angstrom)
     if imperfections != IDEAL:
         simulated = simulate_realistic(volume, config, imperfections, _other_molecule(request))
         return write_simulated_set(simulated, out, config.seed, reporter)
     particles = simulate_ideal(volume, config)
-    out.mkdir(parents=True, exist_ok=True)
     _write_stack(particles, out / STACK, reporter)
     write_particle_file(_table(particles, config.seed), out / PARTICLES)
     return out / PARTICLES

@@ -1,8 +1,9 @@
 """Train on particles in files: a model folder with its reference, or one for each half set."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_repeats
 from cryoforum.dataset.split import Split, chosen_split
+from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError, require
+from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
@@ -29,7 +32,8 @@ from cryoforum.reconstruction.reference_map import (
 from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
-from cryoforum.storage.files import remove_leftovers_in
+from cryoforum.storage.files import contents, remove_leftovers_in
+from cryoforum.storage.locks import Hold, taken
 from cryoforum.training import loop
 from cryoforum.training.calibration import calibrated
 
@@ -56,7 +60,7 @@ class TrainRequest:
     root
         Folder that image names are looked for in first.
     split
-        Percentages "train,validation,test", or a split.csv of an earlier model; None for the paper's.
+        Percentages "train,validation,test", or a split.csv of an earlier model; None: 90,10,0.
     seed
         Of all that is random.
     max_minutes
@@ -99,7 +103,8 @@ def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedMo
     particle_set = load_particle_set(request.particles, request.root)
     refuse_repeats(particle_set, "to learn from", WITH_SYMMETRY)
     if request.half_set_models:
-        return _train_half_set_models(particle_set, request, reporter)
+        with _taken_by_first(Path(request.out)):
+            return _train_half_set_models(particle_set, request, reporter)
     return (_train_into(Path(request.out), particle_set, request, reporter),)
 
 
@@ -139,15 +144,34 @@ def _train_into(
     checked_poses(particle_set, "to learn from")
     split = chosen_split(particle_set.particles, request.split, request.seed)
     _refuse_folder(out, request)
+    with _taken_by_first(out) as hold:
+        _refuse_folder(out, request)  # again: another training may have ended just before
+        return _train_into_held(out, hold, particle_set, split, request, reporter)
+
+
+@contextmanager
+def _taken_by_first(out: Path) -> Iterator[Hold | None]:
+    """The folder held by the first of several processes; None in the others."""
+    if not is_first():
+        yield None
+        return
+    with taken(out) as hold:
+        yield hold
+
+
+def _train_into_held(
+    out: Path,
+    hold: Hold | None,
+    particle_set: ParticleSet,
+    split: Split,
+    request: TrainRequest,
+    reporter: Reporter,
+) -> TrainedModel:
     wait_for_all()  # nobody writes before everyone has seen that nothing is in the way
     if is_first() and not request.resume:
-        out.mkdir(parents=True, exist_ok=True)
         (out / STATE).unlink(missing_ok=True)
     used = torch.cat([split.train, split.validation])
-    with (
-        _left_only_filled(out),
-        on_scratch(particle_set.particles, used, request.scratch, reporter) as particles,
-    ):
+    with on_scratch(particle_set.particles, used, request.scratch, reporter) as particles:
         reference, config = reference_and_config(particles, split, request.config, reporter)
         options = loop.TrainingOptions(
             request.seed, request.max_minutes, out / STATE, request.resume, request.device, request.precision
@@ -155,8 +179,10 @@ def _train_into(
         model = loop.train(particles, config, split, options, reference=reference, reporter=reporter)
         held_out = particles.select(split.validation[:CALIBRATED_BY])
         model = replace(model, sharpness=from_first(lambda: calibrated(model, held_out).sharpness))
-    if is_first():
-        _write_folder(model, reference, out)
+    for doubt in model.doubts:
+        logger.warning(doubt)
+    if hold is not None:
+        _write_if_held(model, reference, out, hold)
     wait_for_all()
     return model
 
@@ -174,19 +200,18 @@ def _refuse_folder(out: Path, request: TrainRequest) -> None:
 
 
 def _is_filled(folder: Path) -> bool:
-    return folder.exists() and any(folder.iterdir())
+    return bool(contents(folder))
 
 
-@contextmanager
-def _left_only_filled(folder: Path) -> Iterator[None]:
-    """Where the block fails with the folder still empty, there is nothing to resume from: it goes."""
+def _write_if_held(model: TrainedModel, reference: Reference | None, out: Path, hold: Hold) -> None:
+    """Write the folder; or another, where somebody has taken it meanwhile: neither model is lost."""
     try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            if is_first():
-                folder.rmdir()
-        raise
+        hold.check()
+    except InputError as error:
+        aside = out.with_name(f"{out.name}-of-process-{os.getpid()}")
+        _write_folder(model, reference, aside)
+        raise InputError(f"{error}; the model of this training is in {aside}") from error
+    _write_folder(model, reference, out)
 
 
 def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -> None:
@@ -219,7 +244,8 @@ def reference_and_config(
 ) -> tuple[Reference | None, Config]:
     """The map of the training particles, where their half maps agree; and what can be learned with it."""
     reference = from_first(
-        lambda: _reference_or_none(particles.select(split.train), config.symmetry, reporter)
+        lambda: _reference_or_none(particles.select(split.train), config.symmetry, reporter),
+        *(Reference, Volume, NoiseModel),
     )
     if reference is not None or not config.augmentation.simulated_share:
         return reference, config

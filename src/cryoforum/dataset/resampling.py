@@ -19,7 +19,9 @@ from torch import Tensor
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import Images
 from cryoforum.dataset.volumes import Volume
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
+
+LARGEST_RATIO = 100  # of two pixel sizes of one molecule
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,19 @@ def resampling_matrix(old: ImageGrid, new: ImageGrid) -> Tensor:
         cropped = _without_last(old.box)
         return cropped if old.even.is_same(new) else resampling_matrix(old.even, new) @ cropped
     ratio = new.pixel_size_angstrom / old.pixel_size_angstrom
+    _refuse_far_apart(ratio, f"{old} and {new}")
     width = max(old.box, 2 * math.ceil(ratio * new.box / 2))  # in old pixels, even
     highest = math.ceil(width / 2 * min(1.0, 1 / ratio) - 1e-6) - 1
     angle = 2 * math.pi / width * _distances(width, new.box, ratio)
     kernel = _sum_of_cosines(angle, highest) / width
     mirrored = _mirrored(torch.arange(width) - width // 2 + old.box // 2, old.box)
     return torch.zeros(new.box, old.box, dtype=torch.float64).index_add_(1, mirrored, kernel)
+
+
+def _refuse_far_apart(ratio: float, found: str) -> None:
+    """InputError where one of two pixel sizes can only be wrong; the work grows with their ratio."""
+    is_near = 1 / LARGEST_RATIO <= ratio <= LARGEST_RATIO
+    require(is_near, f"pixel sizes of which none is more than {LARGEST_RATIO} times the other", found)
 
 
 def _sum_of_cosines(angle: Tensor, highest: int) -> Tensor:
@@ -100,7 +109,10 @@ def resample_volume(volume: Volume, box: int, pixel_size_angstrom: float) -> Vol
     Band-limited: exact below the coarser of the two Nyquist frequencies, along each axis. What lies outside
     the new box is cut off, what lies outside the old one is zero.
     """
-    kernel = _sinc_kernel(len(volume.voxels), box, pixel_size_angstrom / volume.pixel_size_angstrom)
+    old = ImageGrid(len(volume.voxels), volume.pixel_size_angstrom)
+    ratio = pixel_size_angstrom / volume.pixel_size_angstrom
+    _refuse_far_apart(ratio, f"{old} and {ImageGrid(box, pixel_size_angstrom)}")
+    kernel = _sinc_kernel(old.box, box, ratio)
     voxels = volume.voxels.double()
     for _ in range(3):  # contracts the first axis and appends the new one: three turns restore z, y, x
         voxels = torch.tensordot(voxels, kernel, dims=([0], [1]))

@@ -15,6 +15,11 @@ from cryoforum.errors import InputError
 from cryoforum.storage.csv_tables import read_csv, write_csv
 
 PARTS = ("train", "validation", "test")  # of a split
+# Shares of validation and test: of particles that somebody wants to learn all from, and the paper's, which
+# give 2512/838/1650 of 5000.
+OWN_SHARES = (0.1, 0.0)
+PAPER_SHARES = (0.1675, 0.33)
+PAPER_SPLIT = "50.25,16.75,33"  # the same as percentages
 
 
 def parts_of(particles: Particles, parts: Mapping[str, str], sources: Mapping[int, str]) -> list[str | None]:
@@ -59,9 +64,13 @@ class Split:
 
 
 def split_rows(
-    count: int, validation_share: float = 0.1675, test_share: float = 0.33, *, seed: int = 0
+    count: int,
+    validation_share: float = OWN_SHARES[0],
+    test_share: float = OWN_SHARES[1],
+    *,
+    seed: int = 0,
 ) -> Split:
-    """A random split; the defaults give 2512/838/1650 of 5000, as Cryo-forum has it."""
+    """A random split. By default nothing is kept for tests: what is left over is learned from."""
     if not (validation_share > 0 and test_share >= 0 and validation_share + test_share < 1):
         raise InputError(
             "expected shares for validation above 0 and test of 0 or more with room left to train, "

@@ -2,12 +2,14 @@
 
 Every process that uses a scratch folder holds a shared lock there; who leaves last removes all copies. A
 kill leaves copies behind, which the next run takes over, as whole ones carry the original's path, size and
-time in their names.
+time in their names. The folder is this user's alone, and only files of such names are ever removed from it.
 """
 
 import fcntl
 import hashlib
+import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +25,14 @@ from cryoforum.errors import InputError
 from cryoforum.io.mrc.header import Layout, unpack
 from cryoforum.io.mrc.stacks import LazyImages
 from cryoforum.runtime.reporter import SILENT, Reporter
-from cryoforum.storage.files import is_leftover, replacing
+from cryoforum.storage.files import replacing
+from cryoforum.storage.private_folder import (
+    make_private_folder,
+    open_in_private_folder,
+    remove_from_private_folder,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,10 @@ class Scratch:
 
 
 NO_SCRATCH = Scratch()
-_LOCK = "lock"
+_LOCK, _TURN = "lock", "copying"
+_DIGITS = 32  # of a hash, in the name of a copy
+_COPY = re.compile(rf"[0-9a-f]{{{_DIGITS}}}\.mrcs")
+_TORN = re.compile(rf"\.[0-9a-f]{{{_DIGITS}}}\.[0-9a-f]{{8}}\.partial\.mrcs")  # by a kill
 
 
 @contextmanager
@@ -110,34 +122,40 @@ def _in_use(place: Path, keep: bool) -> Iterator[None]:
 
 def _remove(place: Path) -> None:
     """Remove all copies, and the lock last: until then nobody else comes in."""
-    for path in place.iterdir():
-        if path.name != _LOCK:
-            path.unlink()
+    others = remove_from_private_folder(place, lambda name: name == _TURN or _is_copy(name))
     (place / _LOCK).unlink()
+    others.remove(_LOCK)
+    if others:
+        logger.info(f"{place}: left {len(others)} files that are no copies of stacks: {others[0]} …")
+        return
     with suppress(OSError):  # somebody has begun it anew
         place.rmdir()
+
+
+def _is_copy(name: str) -> bool:
+    """Whether this is the name of a copy, or of one that a kill tore."""
+    return bool(_COPY.fullmatch(name) or _TORN.fullmatch(name))
 
 
 def _shared_lock(path: Path) -> int:
     """The descriptor of a locked file. Waits while somebody removes the folder, then begins it anew."""
     while True:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileNotFoundError):
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            make_private_folder(path.parent)
+            file = open_in_private_folder(path)
             fcntl.flock(file, fcntl.LOCK_SH)
             with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file), path.stat()):
+                if os.path.samestat(os.fstat(file), path.lstat()):
                     return file
             os.close(file)
 
 
 def _copy_missing(copies: Mapping[Layout, Path], place: Path, reporter: Reporter) -> None:
     """Copy what is not there yet, one process at a time: the next one finds it done."""
-    with open(place / "copying", "w") as turn:
+    with open(open_in_private_folder(place / _TURN), "w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        for torn in filter(is_leftover, place.iterdir()):
-            torn.unlink()
-        missing = {copy: layout for layout, copy in copies.items() if not copy.exists()}
+        remove_from_private_folder(place, lambda name: bool(_TORN.fullmatch(name)))
+        missing = {copy: layout for layout, copy in copies.items() if copy.is_symlink() or not copy.exists()}
         needed = sum(layout.file_bytes for layout in missing.values())
         free = shutil.disk_usage(place).free
         if needed > free:
@@ -161,4 +179,4 @@ def _name(layout: Layout) -> str:
     """Of one file, at one time of change, the same name in every run."""
     original = layout.path.resolve()
     known = f"{original} {layout.path.stat().st_size} {layout.modified}"
-    return hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()[:32] + ".mrcs"
+    return hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()[:_DIGITS] + ".mrcs"

@@ -12,6 +12,7 @@ from cryoforum.network.backbone import Backbone
 from cryoforum.network.blur import Blur
 from cryoforum.network.heads import Head, head_of
 from cryoforum.network.preprocessing import Intensity
+from cryoforum.network.training_record import TrainingRecord, doubts, has_learned
 from cryoforum.runtime.devices import Compute
 
 DENSITY_START = 0.3  # about the deviation of a new network's log density
@@ -48,6 +49,18 @@ class OrientationNetwork(nn.Module):
         return self.dense(self.pooling(self.backbone(self.blur(images[:, None]))))
 
 
+def number_count(config: NetworkConfig, box: int, symmetry: str = "C1") -> int:
+    """How many numbers a network learns, found without making it; arguments as of `OrientationNetwork`."""
+    head, channels = head_of(config, symmetry), Blur(BLURS.chosen(config.blur)(box)).channels
+    with torch.device("meta"):  # shapes alone
+        backbone: Backbone = BACKBONES.chosen(config.backbone)(channels, box, config)
+        channels, side = backbone.output_shape(box)
+        pooling: nn.Module = POOLINGS.chosen(config.pooling)(channels)
+        features = pooling(torch.zeros(1, channels, side, side)).shape[1]
+    learned = [*backbone.parameters(), *pooling.parameters()]
+    return sum(weight.numel() for weight in learned) + (features + 1) * head.size
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A network with all it needs to be used on other particles of the same molecule.
@@ -74,6 +87,8 @@ class TrainedModel:
         Factor of all concentrations; see `training.calibration.calibrated`.
     compute : Compute
         Device and precision of the training.
+    record : TrainingRecord
+        How the training went.
     """
 
     network: OrientationNetwork
@@ -87,6 +102,17 @@ class TrainedModel:
     sources: Mapping[int, str] = field(default_factory=dict)
     sharpness: float = 1.0
     compute: Compute = Compute()
+    record: TrainingRecord = TrainingRecord()
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the network is clearly better than a guess; true where nobody has measured it."""
+        return has_learned(self.validation_median_rad, self.record)
+
+    @property
+    def doubts(self) -> list[str]:
+        """What a user has to know before the network is used; empty where all is well."""
+        return doubts(self.validation_median_rad, self.record)
 
     @property
     def head(self) -> Head:

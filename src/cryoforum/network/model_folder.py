@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from cryoforum.config import Config, updated
 from cryoforum.dataset.split import read_split, write_split
 from cryoforum.errors import InputError
-from cryoforum.network.model import OrientationNetwork, TrainedModel
+from cryoforum.network.model import OrientationNetwork, TrainedModel, number_count
 from cryoforum.network.preprocessing import Intensity
+from cryoforum.network.training_record import TrainingRecord
 from cryoforum.runtime.devices import FLOAT32, PRECISIONS, Compute
 from cryoforum.storage.csv_tables import read_csv, write_csv
 from cryoforum.storage.files import reason_of, replacing
@@ -55,6 +56,7 @@ def save_model(model: TrainedModel, folder: Path) -> None:
         "box": model.box,
         "pixel_size_angstrom": model.pixel_size_angstrom,
         "validation_median_rad": model.validation_median_rad,
+        "training": asdict(model.record),
         "sharpness": model.sharpness,
         "device": model.compute.device.type,
         "precision": model.compute.precision,
@@ -81,6 +83,7 @@ def load_model(folder: Path) -> TrainedModel:
         if description.get("format") != FORMAT:
             raise InputError(f"its format is {description.get('format')!r}, not {FORMAT!r}")
         config = updated(Config(), description["config"], where=DESCRIPTION)
+        _refuse_other_network(config, folder / WEIGHTS)
         network = OrientationNetwork(config.network, config.preprocessing.box, config.learned_symmetry)
         intensity = description["intensity"]
         network.load_state_dict(load_file(folder / WEIGHTS))
@@ -98,6 +101,7 @@ def load_model(folder: Path) -> TrainedModel:
             intensity=None if intensity is None else Intensity(**intensity),
             sharpness=float(description.get("sharpness", 1.0)),
             compute=_compute(description),
+            record=TrainingRecord(**description.get("training", {})),
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"
@@ -106,6 +110,19 @@ def load_model(folder: Path) -> TrainedModel:
     except (ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
     raise InputError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
+
+
+def _refuse_other_network(config: Config, weights: Path) -> None:
+    """InputError where the described network has more numbers than its file can hold.
+
+    Asked before it is made: a description may claim any size.
+    """
+    least = 4 * number_count(config.network, config.preprocessing.box, config.learned_symmetry)
+    found = weights.stat().st_size
+    if least > found:
+        raise InputError(
+            f"{DESCRIPTION} describes a network of {least} bytes, {weights.name} has {found}; copy it again"
+        )
 
 
 def _compute(description: dict[str, str]) -> Compute:

@@ -87,7 +87,7 @@ def predict_batch(
     else:
         posterior = _posterior_of_copies(model, _inputs(model, batch), tta, compute)
     posterior = OrientationPosterior(model.sharpness * posterior.concentration)
-    return Predictions(posterior, expected_error_rad=2 * torch.acos(posterior.mode_moment.sqrt()))
+    return Predictions(posterior, expected_error_rad=posterior.root_mean_square_angle)
 
 
 def _posterior_of_copies(

@@ -178,14 +178,19 @@ def load_reference(folder: Path) -> Reference | None:
         expected = (1 + len(noise.groups), len(full.voxels) // 2 + 1)
         if any(spectrum.shape != expected for spectrum in spectra):
             raise InputError(f"{DESCRIPTION} does not hold noise and signal of {expected[0]} x {expected[1]}")
+        box, reach = len(full.voxels), description["origin_reach_angstrom"]
+        highest = int(description["highest_frequency"])
+        require(1 <= highest < box / 2, f"a highest_frequency of 1 to below {box // 2}", highest)
+        if not all(bool(spectrum.isfinite().all()) for spectrum in spectra):
+            raise InputError(f"{DESCRIPTION} holds noise or signal that is no finite number")
         return Reference(
             full=full,
             halves=(half1, half2),
-            highest_frequency=int(description["highest_frequency"]),
+            highest_frequency=highest,
             symmetry=str(description["symmetry"]),
             fsc=torch.tensor(description["fsc"]),
             noise=noise,
-            origin_reach_angstrom=description["origin_reach_angstrom"],
+            origin_reach_angstrom=None if reach is None else float(reach),
         )
     except KeyError as error:
         reason = f"{DESCRIPTION} lacks {error}"

@@ -102,6 +102,12 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame | None:
     return None if table.empty else table
 
 
+def split_counts(folder: Path) -> dict[str, int]:
+    """How many particles the model in a run's folder used for each part; empty where it does not say."""
+    table = read_csv(folder / "model" / "split.csv", ("part",))
+    return {} if table is None else table["part"].value_counts().to_dict()
+
+
 def read_predictions(folder: Path, summary: dict[str, Any], model: dict[str, Any]) -> PredictedPoses | None:
     """The predicted poses of a run.
 

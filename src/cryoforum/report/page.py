@@ -9,7 +9,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cryoforum.dataset.columns import EXPECTED_ERROR
 from cryoforum.errors import InputError
-from cryoforum.report.inputs import PredictedPoses, accuracy_numbers, read_json, read_predictions
+from cryoforum.report.inputs import (
+    PredictedPoses,
+    accuracy_numbers,
+    read_json,
+    read_predictions,
+    split_counts,
+)
 from cryoforum.report.layout import Section, Table
 from cryoforum.report.limit import MEDIAN_OF_PERFECT_ESTIMATOR, limit_section
 from cryoforum.report.maps import RECONSTRUCTIONS, REFINED_RECONSTRUCTIONS, reconstruction_section
@@ -59,7 +65,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
         reconstruction_section(folder, maps),
         directions_section(predictions),
         particle_section(folder, root, model),
-        training_section(folder),
+        training_section(folder, model),
         run_section(summary, model),
     )
     sections = list(filter(None, candidates))
@@ -71,7 +77,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     render(
         Path(output),
         folder.resolve().name,
-        headline(numbers, predictions),
+        headline(numbers, predictions, bool(split_counts(folder).get("test"))),
         error_facts(numbers) + resolution_facts(resolutions, maps),
         sections,
         list(filter(None, (error_table(numbers), resolution_table(resolutions, maps)))),
@@ -116,12 +122,16 @@ def render(
         temporary.write_text(page, encoding="utf-8")
 
 
-def headline(numbers: dict[str, Any], predictions: PredictedPoses | None) -> str:
-    """The result in one sentence; ``numbers`` as of `accuracy_numbers`."""
+def headline(numbers: dict[str, Any], predictions: PredictedPoses | None, has_tests: bool = False) -> str:
+    """The result in one sentence; ``numbers`` as of `accuracy_numbers`.
+
+    has_tests: whether the model kept particles for tests, on which errors mean most.
+    """
     errors = numbers["errors"]
     if "all" in errors:
         whole, kept = errors["all"], errors.get("kept")
-        text = f"Median error {degrees(whole['median_rad'])} on {thousands(whole['count'])} test particles"
+        noun = "test particles" if has_tests else "particles"
+        text = f"Median error {degrees(whole['median_rad'])} on {thousands(whole['count'])} {noun}"
         if numbers["bound"] and "network" in errors:
             text += f"; before local refinement: {degrees(errors['network']['median_rad'])}"
         elif kept and 0 < kept["count"] < whole["count"]:

@@ -15,11 +15,12 @@ from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.particles import particles_from_table
 from cryoforum.network.blur import Blur, low_pass_cutoffs, low_pass_transfer
 from cryoforum.network.preprocessing import prepare
+from cryoforum.network.training_record import TrainingRecord, doubts
 from cryoforum.report import figures
 from cryoforum.report.canvas import picture
-from cryoforum.report.inputs import PredictedPoses, read_csv
+from cryoforum.report.inputs import PredictedPoses, read_csv, split_counts
 from cryoforum.report.layout import Exhibit, Panel, Section, Table, flattened
-from cryoforum.report.wording import percent, quantity, thousands
+from cryoforum.report.wording import degrees, percent, quantity, thousands
 
 _SHOWN_PARTICLES = 4
 _MAX_PAIRS = 200_000
@@ -62,8 +63,8 @@ def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> 
     return Section("particles", "Particles", text, [Exhibit(panels, caption)])
 
 
-def training_section(folder: Path) -> Section | None:
-    """Learning curves and the learning-rate schedule."""
+def training_section(folder: Path, model: dict[str, Any]) -> Section | None:
+    """Learning curves and the learning-rate schedule, and whether the network learned anything."""
     log = read_csv(folder / "model" / "log.csv", ("step", "images", "seconds"))
     if log is None:
         return None
@@ -82,7 +83,7 @@ def training_section(folder: Path) -> Section | None:
     last = log.iloc[-1]
     text = (
         f"{thousands(last['images'])} images shown in {thousands(last['step'])} steps, "
-        f"{last['seconds'] / 60:.1f} minutes."
+        f"{last['seconds'] / 60:.1f} minutes." + _use_of_particles(folder) + _outcome(model)
     )
     caption = (
         "Validation particles take no part in training: where their error rises while the loss still falls, "
@@ -90,6 +91,27 @@ def training_section(folder: Path) -> Section | None:
         "still wrong altogether."
     )
     return Section("training", "Training", text, [Exhibit(panels, caption, columns=3)])
+
+
+def _use_of_particles(folder: Path) -> str:
+    """How many particles were learned from, validated on and kept for tests, as a sentence."""
+    counts = split_counts(folder)
+    if not counts:
+        return ""
+    tests = counts.get("test", 0)
+    kept = f"{thousands(tests)} kept for tests" if tests else "none kept for tests"
+    used = [thousands(counts.get(part, 0)) for part in ("train", "validation")]
+    return f" {used[0]} particles were learned from, {used[1]} validated on, {kept}."
+
+
+def _outcome(model: dict[str, Any]) -> str:
+    """The validation error beside that of a guess, and doubts, as sentences."""
+    median, known = model.get("validation_median_rad"), model.get("training", {})
+    record = TrainingRecord(**known)
+    if median is None or record.chance_median_rad is None:
+        return ""
+    said = f"Median validation error {degrees(median)}; guessing gives {degrees(record.chance_median_rad)}."
+    return " ".join(["", said, *(f"{doubt[0].upper()}{doubt[1:]}." for doubt in doubts(median, record))])
 
 
 def accuracy_section(predictions: PredictedPoses | None) -> Section | None:

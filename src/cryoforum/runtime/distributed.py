@@ -16,17 +16,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
 
 from cryoforum.errors import InputError
+from cryoforum.runtime.messages import decoded, encoded
 
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)  # the slowest of several processes may be behind the fastest by so much
 POLL_SECONDS = 0.1
+_MEETING = "CRYOFORUM_MEETING"  # environment variable: where processes of one machine meet
+_INTERFACE = "GLOO_SOCKET_IFNAME"
 GRACE_SECONDS = 10.0  # for a process that is asked to end
 
 
@@ -68,7 +72,8 @@ def refuse_unequal_shares(image_count: int) -> None:
 
 def refuse_different(task: object) -> None:
     """InputError in all processes where they were not all given the same ``task``."""
-    if averaged(float(from_first(lambda: task) == task)) < 1:
+    own = repr(task)
+    if averaged(float(from_first(lambda: own) == own)) < 1:
         raise InputError(
             "expected one command in all processes, found different ones; what torchrun or one srun starts "
             "works on one thing, so start separate ones for separate work"
@@ -127,15 +132,34 @@ def joined_shares(own: Tensor, row_count: int) -> Tensor:
     return rows
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """What ``make`` gives in the first process; the others wait and get it."""
+def from_first(make: Callable[[], T], *types: type) -> T:
+    """What ``make`` gives in the first process; the others wait and get it.
+
+    It travels as JSON and tensors (see `messages.encoded`); ``types`` are the dataclasses that may be in it.
+    """
     rank, count = process_rank_and_count()
     if count == 1:
         return make()
-    box = [make() if rank == 0 else None]
+    if rank > 0:
+        with _together():
+            length = torch.empty(1, dtype=torch.long)
+            _receive(length)
+            text = torch.empty(int(length), dtype=torch.uint8)
+            _receive(text)
+            return cast(T, decoded(text.numpy().tobytes(), _receive, types))
+    value = make()
+    written, tensors = encoded(value)
+    text = torch.frombuffer(bytearray(written), dtype=torch.uint8)
     with _together():
-        distributed.broadcast_object_list(box, device=torch.device("cpu"))
-    return cast(T, box[0])
+        for tensor in (torch.tensor([len(written)]), text, *tensors):
+            _receive(tensor)
+    return value
+
+
+def _receive(tensor: Tensor) -> None:
+    """Fill a tensor with that of the first process, which gives its own; there may be nothing in it."""
+    if tensor.numel():
+        distributed.broadcast(tensor, 0)
 
 
 class _Gathered(torch.autograd.Function):
@@ -182,7 +206,7 @@ def _together() -> Iterator[None]:
 def _meet() -> None:
     """Tensors in main memory travel by gloo, those of GPUs by NCCL."""
     rank, count = process_rank_and_count()
-    place = None  # torchrun says it by environment variables
+    place = os.environ.get(_MEETING)  # else torchrun says it by environment variables
     if "WORLD_SIZE" not in os.environ:
         host = os.environ.get("MASTER_ADDR") or first_host(os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
         step = 7 * int(os.environ.get("SLURM_JOB_ID", 0)) + int(os.environ.get("SLURM_STEP_ID", 0))
@@ -192,8 +216,31 @@ def _meet() -> None:
     if torch.cuda.is_available():
         backend = "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(rank_on_machine() % torch.cuda.device_count())
-    distributed.init_process_group(backend, init_method=place, rank=rank, world_size=count, timeout=PATIENCE)
+    with _on_loopback():
+        distributed.init_process_group(
+            backend, init_method=place, rank=rank, world_size=count, timeout=PATIENCE
+        )
     atexit.register(_part)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Where all processes are on this machine, no other one reaches the ports that gloo opens in here."""
+    _, count = process_rank_and_count()
+    loopback = _loopback()
+    if os.environ.get("LOCAL_WORLD_SIZE") != str(count) or _INTERFACE in os.environ or loopback is None:
+        yield
+        return
+    os.environ[_INTERFACE] = loopback
+    try:
+        yield
+    finally:
+        del os.environ[_INTERFACE]
+
+
+def _loopback() -> str | None:
+    """The name of the interface that only this machine reaches."""
+    return next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
 
 
 def _part() -> None:
@@ -221,10 +268,18 @@ def start_processes(count: int, arguments: Sequence[str]) -> int:
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     group = {
         "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "LOCAL_WORLD_SIZE": str(count),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
     }
+    loopback = _loopback()
+    if loopback is not None:
+        group |= {name: os.environ.get(name, loopback) for name in (_INTERFACE, "NCCL_SOCKET_IFNAME")}
+    with TemporaryDirectory(prefix="cryoforum-") as private:  # a file instead of a port that others reach
+        return _run_all(count, arguments, group | {_MEETING: f"file://{private}/meeting"})
+
+
+def _run_all(count: int, arguments: Sequence[str], group: dict[str, str]) -> int:
+    """The exit code of ``count`` processes with these environment variables."""
     command = [sys.executable, "-m", "cryoforum", *arguments]
     running: list[subprocess.Popen[bytes]] = []
     try:
@@ -255,9 +310,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

@@ -3,14 +3,19 @@
 import glob
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cryoforum.errors import InputError
+from cryoforum.storage.locks import FOLDER_LOCK
+
+# Names that `replacing` and `progress_path` give; somebody's own hidden files have others.
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.partial(\.[^.]*)?|\..+\.progress-\d+-of-\d+", re.DOTALL)
 
 
 @contextmanager
@@ -65,6 +70,13 @@ def check_output(path: Path | None, overwrite: bool) -> None:
         require_folder_of(path)
 
 
+def contents(folder: Path) -> list[Path]:
+    """What is in a folder besides its lock and the leftovers of kills; nothing where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return [entry for entry in folder.iterdir() if entry.name != FOLDER_LOCK and not is_leftover(entry)]
+
+
 def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
     """An empty folder at ``path``. With ``overwrite`` an earlier result there is removed first.
 
@@ -74,30 +86,44 @@ def new_folder(path: Path, overwrite: bool, known: Collection[str]) -> Path:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise InputError(f"expected a folder at {path}, found a file; choose another --out")
-    entries = [entry for entry in path.iterdir() if not is_leftover(entry)] if path.exists() else []
+    entries = contents(path)
     foreign = sorted(entry.name for entry in entries if entry.name not in known)
     if foreign:
         raise InputError(f"{path} holds {foreign[0]}, which is not ours to replace; choose another --out")
     if entries and not overwrite:
         raise InputError(f"{path} exists and is not empty; choose another --out or add --overwrite")
-    if path.exists():
-        # Renamed first, so that a kill half-way never leaves a folder that looks whole.
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        path.rename(aside)
+    path.mkdir(parents=True, exist_ok=True)
+    if entries:
+        # Moved away first, so that a kill half-way never leaves a folder that looks whole.
+        aside = path / f".old.{secrets.token_hex(4)}.partial"
+        aside.mkdir()
+        for entry in entries:
+            entry.rename(aside / entry.name)
         shutil.rmtree(aside)
-    path.mkdir(parents=True)
     return path
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether ``path`` is a temporary file of `replacing` or of `progress_path` that a kill left behind."""
-    return path.name.startswith(".") and (".partial" in path.name or ".progress-" in path.name)
+    """Whether ``path`` has the name of a temporary file of `replacing` or of `progress_path`.
+
+    Only a kill leaves one behind.
+    """
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
-def remove_leftovers_in(folder: Path) -> None:
-    """Remove the temporary files that kills left behind in a folder which nobody else writes to."""
-    for leftover in filter(is_leftover, Path(folder).iterdir()):
-        leftover.unlink(missing_ok=True)
+def is_torn(path: Path) -> bool:
+    """Whether ``path`` has the name of a file that a kill tore; progress, which is gone on with, is none."""
+    return is_leftover(path) and ".progress-" not in path.name
+
+
+def remove_leftovers_in(folder: Path, which: Callable[[Path], bool] = is_leftover) -> None:
+    """Remove the temporary files that kills left behind in a folder which nobody else writes to.
+
+    Links and folders of such names are somebody's own and stay.
+    """
+    for leftover in filter(which, Path(folder).iterdir()):
+        if leftover.is_file() and not leftover.is_symlink():
+            leftover.unlink(missing_ok=True)
 
 
 def progress_path(path: Path, process: int, process_count: int) -> Path:

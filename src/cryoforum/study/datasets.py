@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
-from cryoforum.dataset.split import split_rows
+from cryoforum.dataset.split import PAPER_SHARES, split_rows
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetry_group
@@ -63,7 +63,7 @@ def particles_of(dataset: Dataset) -> Particles:
 
 def junk_rows(dataset: Dataset) -> Tensor:
     """Rows of `particles_of` that are junk, ascending: all in the test part."""
-    test = split_rows(dataset.count).test
+    test = split_rows(dataset.count, *PAPER_SHARES).test
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(1))
     return test[order[: round(dataset.junk * len(test))]].sort().values
 

@@ -22,13 +22,14 @@ import torch
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import summarise_errors
-from cryoforum.dataset.split import Split, split_rows
+from cryoforum.dataset.split import PAPER_SHARES, Split, split_rows
 from cryoforum.errors import InputError
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.reference_map import reference_from_particles
 from cryoforum.runtime.reporter import SILENT, Reporter, TrainingProgress
 from cryoforum.storage.files import is_leftover, replacing
+from cryoforum.storage.locks import taken
 from cryoforum.study import evaluation
 from cryoforum.study.datasets import particles_of
 from cryoforum.study.evaluation import Evaluation
@@ -70,11 +71,14 @@ def run_all(
         logger.info("%d of %d runs are done already", len(own) - len(missing), len(own))
     for run in missing:
         advance = reporter.progress(f"{run.block}: {run.label}, seed {run.seed}", _PROGRESS_STEPS)
-        record, arrays = _done(run, advance)
-        with replacing(folder / f"{run.name}.npz") as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        with replacing(folder / f"{run.name}.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n")
+        with taken(folder / f".{run.name}"):  # other runs of the folder may be another process's
+            if _is_done(run, folder):
+                continue
+            record, arrays = _done(run, advance)
+            with replacing(folder / f"{run.name}.npz") as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, allow_pickle=False, **arrays)
+            with replacing(folder / f"{run.name}.json") as temporary:
+                temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def _is_done(run: Run, folder: Path) -> bool:
@@ -125,7 +129,7 @@ def read_records(out: Path) -> pd.DataFrame:
 
 def _done(run: Run, advance: Callable[[int], None]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     particles = particles_of(run.dataset)
-    split = split_rows(len(particles))
+    split = split_rows(len(particles), *PAPER_SHARES)
     start = time.monotonic()
     model = _trained(run, particles, split, advance)
     seconds = time.monotonic() - start

@@ -93,7 +93,7 @@ def training_data(
     training, validation_rows = particles.select(split.train), split.validation[:VALIDATION_LIMIT]
     intensity = None
     if settings.standardise == "set":
-        intensity = from_first(lambda: set_intensity(training, settings))
+        intensity = from_first(lambda: set_intensity(training, settings), Intensity)
     advance = reporter.progress("reading particles", len(split.train) + len(validation_rows))
     _, process_count = process_rank_and_count()
 

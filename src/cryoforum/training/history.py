@@ -28,6 +28,8 @@ class TrainingHistory:
         Number of the next validation, from 1, of `VALIDATIONS` evenly spread ones.
     best_median_rad : float, optional
         Smallest median validation error so far.
+    chance_median_rad : float, optional
+        What guessing would give, at the same validation.
     best_weights : dict
         State of the network that had it; empty before the first validation.
     log : list of dict
@@ -40,6 +42,7 @@ class TrainingHistory:
     mean_loss: float = 0.0
     validations: int = 1
     best_median_rad: float | None = None
+    chance_median_rad: float | None = None
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     log: list[dict[str, float]] = field(default_factory=list)
 
@@ -55,13 +58,19 @@ class TrainingHistory:
         if self.steps % LOG_INTERVAL_STEPS == 0:
             self._log(learning_rate=rate, momentum=momentum, train_loss=self.mean_loss)
 
-    def add_validation(self, progress: float, errors_rad: Tensor, network: nn.Module) -> None:
-        """Log a validation with errors (v,), and keep the weights where their median is the least so far."""
+    def add_validation(
+        self, progress: float, errors_rad: Tensor, chance_rad: Tensor, network: nn.Module
+    ) -> None:
+        """Log a validation, and keep the weights where the median of its errors is the least so far.
+
+        errors_rad, chance_rad: (v,) of the network, and of its orientations dealt out to other particles.
+        """
         self.validations = int(progress * VALIDATIONS) + 1
         median = errors_rad.median().item()
         self._log(validation_median_rad=median, validation_mean_rad=errors_rad.mean().item())
         if math.isfinite(median) and (self.best_median_rad is None or median < self.best_median_rad):
             self.best_median_rad = median
+            self.chance_median_rad = chance_rad.median().item()
             self.best_weights = {name: w.detach().clone() for name, w in network.state_dict().items()}
 
     def progress(self, fraction: float) -> TrainingProgress:

@@ -13,9 +13,10 @@ from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, part_of_each, refuse_images_in_two_parts
 from cryoforum.errors import InputError
 from cryoforum.network.model import TrainedModel
+from cryoforum.network.training_record import TrainingRecord
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute, compute_for
-from cryoforum.runtime.distributed import from_first, is_first, refuse_different
+from cryoforum.runtime.distributed import from_first, is_first, process_rank_and_count, refuse_different
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.training.data import training_data
 from cryoforum.training.state import load_state, save_state
@@ -98,6 +99,7 @@ def train(
     if options.resume:
         trainer.load_state_dict(_resumable_state(options.state_path, made_with))
     history, schedule = trainer.history, SCHEDULES.chosen(settings.schedule)
+    begun = _Clocks()
     start = time.monotonic() - history.seconds
     saved = time.monotonic()
     while True:
@@ -119,10 +121,25 @@ def train(
             if is_first():
                 save_state({**trainer.state_dict(), "made_with": made_with}, options.state_path)
             saved = time.monotonic()
-    return _best_model(trainer, particles, split)
+    return _best_model(trainer, particles, split, begun.core_share(compute))
 
 
-def _best_model(trainer: Trainer, particles: Particles, split: Split) -> TrainedModel:
+class _Clocks:
+    """When the training thread began, in time that passed and in processor time of its own."""
+
+    def __init__(self) -> None:
+        self._passed, self._own = time.monotonic(), time.thread_time()
+
+    def core_share(self, compute: Compute) -> float | None:
+        """How much of a core the thread has had since; None where it waits for a GPU or other processes."""
+        if compute.device.type != "cpu" or process_rank_and_count()[1] > 1:
+            return None
+        return (time.thread_time() - self._own) / max(time.monotonic() - self._passed, 1e-9)
+
+
+def _best_model(
+    trainer: Trainer, particles: Particles, split: Split, core_share: float | None
+) -> TrainedModel:
     history, network = trainer.history, trainer.network
     if not history.best_weights:
         raise InputError("training found no finite validation error; lower the learning rate")
@@ -138,6 +155,9 @@ def _best_model(trainer: Trainer, particles: Particles, split: Split) -> Trained
         sources={} if particles.sources is None else part_of_each(particles.sources.tolist(), split),
         intensity=trainer.data.intensity,
         compute=trainer.compute,
+        record=TrainingRecord(
+            history.chance_median_rad, history.images / max(history.seconds, 1e-9), core_share
+        ),
     )
 
 

@@ -124,9 +124,10 @@ class Trainer:
             not finite.
         """
         self.network.eval()
-        errors = joined_shares(self._own_validation_errors(), len(self.data.validation_truth))
+        found = joined_shares(self._own_validation_errors(), len(self.data.validation_truth))
         self.network.train()
-        self.history.add_validation(progress, errors, self.network)
+        errors, chance = found.unbind(1)
+        self.history.add_validation(progress, errors, chance, self.network)
         return errors
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,19 +149,22 @@ class Trainer:
             self.random_stream.reseed(self.seed + 1_000_003 * rank + self.history.steps)
 
     def _own_validation_errors(self) -> Tensor:
-        """Of this process's share of the images."""
+        """(v, 2) of this process's share of the images: to their own truth, and to other particles'."""
         head = head_of(self.config.network, self.config.learned_symmetry)
         group = symmetry_group(self.config.symmetry)
-        all_images, all_truths = self.data.validation_images, self.data.validation_truth[own_share()]
-        errors = [torch.empty(0)]
+        all_images, truth = self.data.validation_images, self.data.validation_truth
+        all_truths = torch.stack([truth, truth.roll(max(1, len(truth) // 2), 0)], dim=1)[own_share()]
+        errors = [torch.empty(0, 2)]
         for first in range(0, len(all_images), VALIDATION_BATCH_SIZE):
             rows = slice(first, first + VALIDATION_BATCH_SIZE)
             with torch.no_grad(), self.compute.autocast():
                 numbers = self.network(all_images[rows].to(self.compute.device)).float().cpu()
             if torch.isfinite(numbers).all():
-                errors.append(symmetric_distance(head.posterior(numbers).mode, all_truths[rows], group))
+                mode = head.posterior(numbers).mode
+                both = [symmetric_distance(mode, truths, group) for truths in all_truths[rows].unbind(1)]
+                errors.append(torch.stack(both, dim=1))
             else:
-                errors.append(torch.full((len(numbers),), math.nan))
+                errors.append(torch.full((len(numbers), 2), math.nan))
         return torch.cat(errors)
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from cryoforum.commands.predict import hash_of_model
 from cryoforum.errors import InputError, require
-from cryoforum.storage.files import is_leftover, write_json
+from cryoforum.storage.files import contents, write_json
 
 FORMAT = "cryo-forum watch 1"
-JOB, LOCK, PREDICTED = "watch.json", "watch.lock", "predicted"
+JOB, PREDICTED, MAPS = "watch.json", "predicted", "map"
+_OLD_LOCK = "watch.lock"  # that earlier versions leave
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,11 @@ class WatchRequest:
         require(is_relative, "--pattern as '*.star'", f"'{self.pattern}'")
 
 
-def prepare_folder(request: WatchRequest) -> None:
-    """Make the output folder; InputError where it is somebody's own."""
+def refuse_other_folder(request: WatchRequest) -> None:
+    """InputError where the output folder is somebody's own."""
     out = Path(request.out)
     require(not out.exists() or out.is_dir(), f"a folder at {out}", "a file; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    entries = [path.name for path in out.iterdir() if path.name != LOCK and not is_leftover(path)]
+    entries = [path.name for path in contents(out) if path.name != _OLD_LOCK]
     if entries and JOB not in entries:
         raise InputError(f"{out} holds {min(entries)} but no {JOB}; choose an empty folder for --out")
 

@@ -10,7 +10,7 @@ import torch
 
 from cryoforum.alignment.map_aligner import SCALE_RANGE
 from cryoforum.commands.reconstruct import write_maps
-from cryoforum.commands.watch.job import PREDICTED, WatchRequest, read_job, write_job
+from cryoforum.commands.watch.job import MAPS, PREDICTED, WatchRequest, read_job, write_job
 from cryoforum.commands.watch.portions import Portion, PortionScores, listed_portions, scores_of
 from cryoforum.commands.watch.sums import updated_sums
 from cryoforum.curation.selection import quantile_threshold
@@ -166,7 +166,7 @@ class Results:
         sums = updated_sums(self._out / "sums.npz", list(entries), particles_of, self.count > FIRST_COUNT)
         if sums is None or not all(bool((weight > 0).any()) for weight in sums.weight):
             return {}
-        folder = self._out / "map"
+        folder = self._out / MAPS
         folder.mkdir(exist_ok=True)
         independent = all(counted.scores.apart for counted in self._counted)
         return write_maps(finished_maps(sums, self._config, independent=independent), folder)

@@ -24,7 +24,7 @@ from cryoforum.commands.half_set_models import half_of_training
 from cryoforum.commands.pose_files import PoseOutput
 from cryoforum.commands.predict import predict_set
 from cryoforum.commands.predict_request import PredictRequest
-from cryoforum.commands.watch.job import LOCK, PREDICTED, WatchRequest, begin_or_go_on, prepare_folder
+from cryoforum.commands.watch.job import MAPS, PREDICTED, WatchRequest, begin_or_go_on, refuse_other_folder
 from cryoforum.commands.watch.portions import (
     last_change_of_images,
     new_portions,
@@ -47,8 +47,8 @@ from cryoforum.network.predict import grid_of
 from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.file_watcher import Arrivals
-from cryoforum.storage.files import reason_of, remove_leftovers_in
-from cryoforum.storage.locks import only_one
+from cryoforum.storage.files import is_torn, reason_of, remove_leftovers_in
+from cryoforum.storage.locks import taken
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +61,20 @@ def watch(request: WatchRequest, reporter: Reporter = SILENT) -> int:
     InputError: a folder or model that is none, or an output folder of another job.
     """
     models = load_models(request.model)
-    prepare_folder(request)
-    with only_one(Path(request.out) / LOCK):
+    refuse_other_folder(request)
+    with taken(request.out):
         begin_or_go_on(request)
-        for path in Path(request.out).rglob(".*.partial*"):  # batches in predicted/ are gone on with
-            path.unlink(missing_ok=True)
+        _remove_torn_files(Path(request.out))
         watcher = _Watcher(request, models, reporter)
         watcher.run()
         return watcher.results.count
+
+
+def _remove_torn_files(out: Path) -> None:
+    """What a kill left behind in the folders that a watcher writes to; links are not followed."""
+    for folder in (out, out / PREDICTED, out / MAPS):
+        if folder.is_dir() and not folder.is_symlink():
+            remove_leftovers_in(folder, is_torn)  # batches in predicted/ are gone on with
 
 
 def _identity(particles: Particles) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 
 from cryoforum.errors import InputError
 
-# A .cs file is an .npy file; its header names every field, and NumPy's own limit is a few dozen fields.
-_LARGEST_HEADER = 10_000_000
+# A .cs file is an .npy file; its header names every field, and NumPy's own limit is a few dozen fields. What
+# cryoSPARC writes has a few thousand bytes; NumPy reads the text as Python's literals, which takes memory.
+_LARGEST_HEADER = 1_000_000
 _STREAM = re.compile(rb"[\x80-\xff]CSDAT")  # the first byte has changed from version to version
 _OTHER_KINDS = {
     b"PAR1": "a Parquet file; load it with cryosparc-tools and save it in the NumPy format",
