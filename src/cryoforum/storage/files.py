@@ -2,6 +2,7 @@
 
 import glob
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -12,6 +13,8 @@ from typing import Any
 
 from cryoforum.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -20,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The suffix is that of ``path``, as some writers choose their format by it.
     """
     path = Path(path)
-    require_folder_of(path)
+    make_folder_of(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield temporary
@@ -45,9 +48,22 @@ def reason_of(error: Exception) -> str:
 
 
 def require_folder_of(path: Path) -> None:
-    """InputError where the folder of ``path`` does not exist; asked before any work."""
-    if not Path(path).parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}; create it first")
+    """InputError where neither the folder of ``path`` nor the one above it exists; asked before any work.
+
+    One folder is made when something is written; several that are missing are a mistyped path.
+    """
+    folder = Path(path).parent
+    if not folder.is_dir() and (folder.exists() or not folder.absolute().parent.is_dir()):
+        raise InputError(f"cannot write {path}: there is no folder {folder}; create it first")
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder of ``path`` where it is the only one missing; InputError where more are."""
+    require_folder_of(path)
+    folder = Path(path).parent
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        logger.info(f"made the folder {folder}")
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
