@@ -57,7 +57,8 @@ def test_a_junk_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(found[name], [1, 9, 2, 2], rtol=1e-5)
     write_particle_file(with_predictions(some_table(tmp_path), found), tmp_path / "p.star")
     request = FilterRequest(tmp_path / "p.star", tmp_path / "k.star", 0.25, "anisotropy")  # type: ignore[arg-type]
-    assert filter_particles(request) == (1, 3)
+    result = filter_particles(request)
+    assert (result.kept, result.dropped) == (1, 3)
     kept = read_particle_file(tmp_path / "k.star")
     assert kept.particles["rlnImageName"].tolist() == ["000001@stack.mrcs"]
     again = with_predictions(

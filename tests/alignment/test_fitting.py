@@ -15,6 +15,8 @@ from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
+from cryoforum.dataset.predictions import Predictions
+from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.volumes import Volume
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map
@@ -128,3 +130,36 @@ def test_who_wants_to_know_is_told_of_every_image(reference: Reference, strong: 
     few = strong.select(torch.arange(8))
     found = align(reference, few, config=CENTRED, reporter=Counting())
     assert len(found) == 8 and told == [("aligning", 8), ("done", 8)]
+
+
+def test_a_wrong_pixel_size_is_told_by_name(volume: Volume, strong: Particles) -> None:
+    smaller = resample_volume(replace(volume, pixel_size_angstrom=0.8 * PIXEL_SIZE), BOX, PIXEL_SIZE)
+    given = replace(reference_from_map(smaller), file_pixel_size_angstrom=0.8 * PIXEL_SIZE)
+    with logged("explains only .* its pixel size is wrong; give --map-pixel-size 1[01]"):
+        fitted_aligner(given, strong, config=CENTRED)
+
+
+def test_of_noise_nothing_is_explained(reference: Reference, strong: Particles) -> None:
+    noise = torch.randn(COUNT, BOX, BOX, generator=torch.Generator().manual_seed(0))
+    with logged("explains only 0 % of the signal"):
+        fitted_aligner(reference, replace(strong, images=noise), config=CENTRED)
+
+
+def test_stated_errors_do_not_depend_on_the_junk_beside_the_particles(
+    reference: Reference, volume: Volume
+) -> None:
+    """Particles alone, and the same between as many images of noise."""
+    found = particles_of(volume, 0.5)
+    noise = torch.randn(COUNT, BOX, BOX, generator=torch.Generator().manual_seed(0))
+    noise *= float(found.images[torch.arange(COUNT)].std())
+    mixed = replace(
+        found.select(torch.arange(COUNT).repeat_interleave(2)),
+        images=torch.stack([found.images[torch.arange(COUNT)], noise], 1).flatten(0, 1),
+    )
+
+    def errors(particles: Particles) -> Predictions:
+        return align(reference, particles, config=CENTRED)
+
+    alone = errors(found).expected_error_rad
+    beside = errors(mixed).expected_error_rad[::2]
+    assert float(beside.median() / alone.median()) == pytest.approx(1, abs=0.05)

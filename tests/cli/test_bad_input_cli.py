@@ -283,7 +283,7 @@ def test_what_is_no_model(folder: Path) -> None:
 
 def test_bad_options_of_predict(folder: Path) -> None:
     arguments = ("predict", folder / "model", folder / "particles.star", "--out")
-    refused(folder, *arguments, folder / "nowhere" / "out.star", words=("no folder", "nowhere"))
+    refused(folder, *arguments, folder / "nowhere" / "further" / "out.star", words=("no folder", "nowhere"))
 
 
 @pytest.mark.parametrize("keep", ["0", "-0.1", "1.5", "nan"])
@@ -299,7 +299,7 @@ def test_bad_options_of_filter(folder: Path) -> None:
     other = folder / "dropped.txt"
     refused(folder, "filter", predictions, "--out", out, "--drop-out", other, words=("dropped.txt", ".star"))
     assert not out.exists()
-    nowhere = folder / "nowhere" / "dropped.star"
+    nowhere = folder / "nowhere" / "further" / "dropped.star"
     refused(
         folder, "filter", predictions, "--out", out, "--drop-out", nowhere, words=("no folder", "nowhere")
     )
@@ -322,7 +322,7 @@ def test_comparing_with_other_particles(folder: Path) -> None:
     refused(
         folder, "compare", folder / "predictions.star", some, words=("some.star", "000011@particles.mrcs")
     )
-    numbers = ("--json", folder / "nowhere" / "errors.json")
+    numbers = ("--json", folder / "nowhere" / "further" / "errors.json")
     refused(folder, "compare", some, folder / "particles.star", *numbers, words=("no folder", "nowhere"))
 
 

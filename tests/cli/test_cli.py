@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -182,14 +182,15 @@ def test_the_ten_numbers_are_the_posterior(done: Run) -> None:
     for name, expected in (
         ("cryoforumLambdaMax", posterior.lambda_max),
         ("cryoforumTrace", posterior.trace),
-        ("rlnParticleFigureOfMerit", torch.cos(posterior.root_mean_square_angle / 2).square()),
     ):
         found = number_column(table, name)
         assert found is not None
         scale = float(matrix.abs().max())
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-4 * max(scale, 1), rtol=1e-3)
     poses = poses_from_table(table)
-    assert poses is not None and merit is not None and 0.16 <= merit.min() <= merit.max() <= 1
+    assert poses is not None and merit is not None
+    expected_error = number_column(table, "cryoforumExpectedErrorDeg")
+    np.testing.assert_allclose(merit, 1 / (1 + expected_error), rtol=1e-4)
     assert float(geodesic_distance(posterior.mode.float(), poses.quaternions).max()) < 0.02
 
 
@@ -209,7 +210,7 @@ def test_filter_parts_the_set_by_its_statistic(done: Run) -> None:
 def test_filter_by_the_other_statistic(done: Run, tmp_path: Path) -> None:
     out = tmp_path / "kept.star"
     assert (
-        "kept 30 particles"
+        "kept 30 of 60 (50 %)"
         in run("filter", done / "predictions.star", "--keep", 0.5, "--by", "max", "--out", out).output
     )
     whole, kept = (
@@ -232,7 +233,7 @@ def test_the_truth_makes_a_map_of_the_molecule_and_no_error(done: Run, tmp_path:
     output = run(
         "compare", done / "particles.star", done / "particles.star", "--json", tmp_path / "e.json"
     ).output
-    assert "0.0000 (0.00°)" in output
+    assert "0.00° (0.0000)" in output
     assert json.loads((tmp_path / "e.json").read_text())["median_rad"] == pytest.approx(0, abs=1e-5)
     output = run("reconstruct", done / "particles.star", "--out", tmp_path / "map").output
     assert "optimistic" not in output and "resolution at FSC 0.143" in output
@@ -243,7 +244,8 @@ def test_one_reference_for_both_halves_is_said_to_be_optimistic(done: Run, tmp_p
     run("predict", done / "model", done / "particles.star", "--half-maps", "all", "--out", together)
     output = run("reconstruct", together, "--out", tmp_path / "map", "--root", done.folder).output
     assert "optimistic" in output
-    assert "optimistic" not in run("reconstruct", done / "kept.star", "--out", tmp_path / "apart").output
+    apart = run("reconstruct", done / "kept.star", "--out", tmp_path / "apart").output
+    assert "optimistic" not in apart and "halves independent" in apart
 
 
 def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
@@ -550,3 +552,73 @@ def test_symmetry_goes_from_training_into_errors_and_maps(done: Run, tmp_path: P
     voxels = read_volume(tmp_path / "map" / "map.mrc").voxels
     turned = voxels.transpose(1, 2).flip(2)[1:, 1:, :-1]
     assert float((turned - voxels[1:, 1:, 1:]).norm() / voxels.norm()) < 1e-3
+
+
+def test_the_version_is_shown_and_threads_are_set() -> None:
+    from importlib.metadata import version
+
+    assert run("--version").output == f"cryoforum {version('cryo-forum')}\n"
+    before = torch.get_num_threads()
+    try:
+        run("--threads", 1, "compare", "none.star", "none.star", code=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    run("--threads", 0, "compare", "none.star", "none.star", code=2)
+
+
+def test_a_forgotten_model_is_named(done: Run, tmp_path: Path) -> None:
+    for particles in ((done / "particles.star",), (done / "particles.star", done / "labelled.star")):
+        said = run("predict", *particles, "--out", tmp_path / "x.star", code=2).stderr
+        assert "expected the folder of a model" in " ".join(said.replace("│", " ").split())
+
+
+def test_filter_says_its_threshold_and_takes_one(done: Run, tmp_path: Path) -> None:
+    errors = number_column(read_star(done / "predictions.star"), "cryoforumExpectedErrorDeg")
+    assert errors is not None
+    limit = float(np.median(errors))
+    common = ("filter", done / "predictions.star", "--out", tmp_path / "kept.star", "--overwrite")
+    said = run(*common, "--max-error", limit).output
+    count = int((errors <= limit).sum())
+    assert f"kept {count} of 60" in said and f"50 % {limit:.2f}°" in said and "knee" in said
+    kept = number_column(read_star(tmp_path / "kept.star"), "cryoforumExpectedErrorDeg")
+    assert kept is not None and kept.max() <= limit and len(kept) == count
+    assert run(*common, "--keep", 75).output == run(*common, "--keep", 0.75).output
+    assert "alone" in run(*common, "--keep", 75, "--max-error", 3, code=1).stderr
+    assert "the surest has" in run(*common, "--max-error", 1e-9, code=1).stderr
+
+
+def test_one_missing_folder_is_made_and_that_is_said(done: Run, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "kept.star"
+    said = run("filter", done / "predictions.star", "--out", out).stderr
+    assert out.is_file() and f"made the folder {out.parent}" in said
+    far = tmp_path / "a" / "b" / "kept.star"
+    assert "no folder" in run("filter", done / "predictions.star", "--out", far, code=1).stderr
+    assert not (tmp_path / "a").exists()
+
+
+def test_reconstruct_says_what_to_publish_and_writes_its_mask(done: Run, tmp_path: Path) -> None:
+    said = run("reconstruct", done / "particles.star", "--out", tmp_path / "map").output
+    resolution = json.loads((tmp_path / "map" / "resolution.json").read_text())
+    assert f"halves independent: publish {resolution['corrected']:.1f} Å" in said
+    mask = read_volume(tmp_path / "map" / "mask.mrc").voxels
+    assert float(mask.min()) == 0 and float(mask.max()) == 1
+    table = read_star(done / "particles.star")
+    bare = replace(table, particles=table.particles.drop(columns="rlnRandomSubset"))
+    write_star(bare, done / "bare.star")
+    result = run("reconstruct", done / "bare.star", "--out", tmp_path / "drawn")
+    assert "half sets are drawn" in result.stderr and "halves not independent" in result.output
+
+
+def test_the_report_finds_the_names_of_the_readme(done: Run, tmp_path: Path) -> None:
+    run("reconstruct", done / "kept.star", "--out", tmp_path / "map")
+    for name in ("predictions.star", "kept.star"):
+        (tmp_path / name).write_bytes((done / name).read_bytes())
+    (tmp_path / "model").symlink_to(done / "model")
+    result = run("report", tmp_path, "--root", done.folder)
+    assert "truth.star (known poses)" in result.stderr and "kept.star" not in result.stderr
+    page = (tmp_path / "report.html").read_text()
+    for section in ("reconstructions", "particles", "training", "limit"):
+        assert f'<section id="{section}">' in page
+    corrected = json.loads((tmp_path / "map" / "resolution.json").read_text())["corrected"]
+    assert f"to publish: {corrected:.1f} Å" in page

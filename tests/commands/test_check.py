@@ -392,7 +392,7 @@ def test_too_few_or_too_small_images_are_reported_after_the_inventory(tmp_path: 
 def test_bad_options_are_refused_before_the_images_are_read(folder: Path, tmp_path: Path) -> None:
     table = folder / "particles.star"
     for arguments, words in (
-        (("--out", tmp_path / "no" / "page.html"), "create it first"),
+        (("--out", tmp_path / "no" / "further" / "page.html"), "create it first"),
         (("--reference", tmp_path / "none.mrc"), "not found"),
         (("--reference", tmp_path / "none.pdb"), "none of that name"),
         (("--reference", "4v5d", "--map-pixel-size", 9), "expected a map with --map-pixel-size"),

@@ -264,11 +264,11 @@ def test_refusals_leave_nothing_behind(simulated: Path, tmp_path: Path) -> None:
         ((cs, "--out", tmp_path / "b.cs"), "cryoSPARC already: nothing to convert"),
         ((cs, "--out", cs, "--overwrite"), "expected another name"),
         ((simulated, "--out", tmp_path / "b.cs", "--relion", "3.0"), "--relion with a .star file"),
-        ((simulated, cs, "--out", out), "expected one particle file, or a .cs file and what it lacks"),
+        ((simulated, simulated, "--out", out), "the image is already in"),
         ((cs, "--out", tmp_path / "b.csv"), "found the suffix '.csv'"),
         ((simulated, "--out", out, "--scale-pixel-size", "0"), "expected --scale-pixel-size above 0"),
         ((simulated, "--out", out, "--scale-origins", "nan"), "expected a number for --scale-origins"),
-        ((cs, "--out", tmp_path / "no" / "b.star"), "create it first"),
+        ((cs, "--out", tmp_path / "no" / "further" / "b.star"), "create it first"),
     ):
         assert words in convert(*arguments, code=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.cs"]
@@ -387,3 +387,48 @@ def test_a_pixel_size_in_nanometres_is_corrected(simulated: Path, tmp_path: Path
     assert "found 0.09; it seems to be in nm: multiply it by 10" in refused
     convert(tmp_path / "wrong.star", "--scale-pixel-size", 10, "--out", tmp_path / "right.star")
     assert pixel_size_from_table(read_star(tmp_path / "right.star")) == pytest.approx(0.9)
+
+
+def test_files_are_joined_and_what_is_filled_or_left_out_is_told(simulated: Path, tmp_path: Path) -> None:
+    table = read_star(simulated)
+    old, new = simulated.with_name("old.star"), simulated.with_name("new.star")
+    write_star(with_columns(select_rows(table, range(25)), {"rlnClassNumber": np.ones(25, int)}), old)
+    newer = select_rows(table, range(25, 40))
+    left = newer.particles.drop(columns=["rlnRandomSubset", "rlnOriginXAngst", "rlnOriginYAngst"])
+    predicted = with_columns(
+        replace(newer, particles=left),
+        {"cryoforumTrace": np.ones(15), "cryoforumReferenceHalf": np.zeros(15)},
+    )
+    write_star(predicted, new)
+    output = convert(old, new, "--out", tmp_path / "joined.star", "--root", simulated.parent)
+    for words in (
+        "new.star: no rlnRandomSubset, which other files have: half sets are drawn",
+        "new.star: filled rlnOriginXAngst with 0.000000, rlnOriginYAngst with 0.000000",
+        "new.star: left out cryoforumTrace, cryoforumReferenceHalf",
+        "no longer says that one reference aligned both half sets",
+        "40 particles in",
+    ):
+        assert words in output
+    joined = read_star(tmp_path / "joined.star")
+    assert len(joined) == 40 and set(joined.particles["rlnRandomSubset"]) == {"1", "2"}
+    for name in ANGLE_COLUMNS:
+        np.testing.assert_allclose(number_column(joined, name), number_column(table, name))
+
+
+@pytest.mark.parametrize("kind", ["star", "cs"])
+def test_a_plain_file_has_none_of_our_columns(simulated: Path, tmp_path: Path, kind: str) -> None:
+    path = simulated.with_name("ours.star")
+    own = {"cryoforumTrace": np.ones(40), "cryoforumExpectedErrorDeg": np.full(40, 0.5)}
+    write_star(with_columns(read_star(simulated), own), path)
+    if kind == "cs":
+        convert(path, "--out", tmp_path / "ours.cs")
+        path = tmp_path / "ours.cs"
+        assert "cryoforum/Trace" in (np.load(path).dtype.names or ())
+    out = tmp_path / f"plain.{kind}"
+    assert "left out cryoforumTrace" in convert(path, "--plain", "--out", out)
+    plain = read_particle_file(out)
+    assert len(plain) == 40 and not [name for name in plain.particles if name.startswith("cryoforum")]
+    if kind == "cs":
+        assert not [name for name in np.load(out).dtype.names or () if name.startswith("cryoforum")]
+    else:
+        assert set(plain.particles) == set(read_star(simulated).particles)

@@ -348,7 +348,7 @@ def test_a_full_disk_keeps_the_finished_batches(
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_sizes: list[int]
 ) -> None:
-    assert "no folder" in predict(folder, tmp_path / "none" / "out.star", code=1).stderr
+    assert "no folder" in predict(folder, tmp_path / "none" / "further" / "out.star", code=1).stderr
     (tmp_path / ".out.star.progress-1-of-1").mkdir()
     assert "out.star.progress-1-of-1: Is a directory" in predict(folder, tmp_path / "out.star", code=1).stderr
     assert batch_sizes == []

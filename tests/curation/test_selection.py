@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cryoforum.curation.selection import select
+from cryoforum.curation.selection import knee, select, share_of
 
 
 def test_the_most_negative_are_kept_in_order() -> None:
@@ -43,3 +43,19 @@ def test_shares_outside_are_refused(keep: float) -> None:
 def test_what_is_not_a_number_is_refused_by_row() -> None:
     with pytest.raises(ValueError, match="nan in row 2"):
         select(torch.tensor([0.0, float("nan")]), 0.5)
+
+
+def test_a_share_may_be_written_in_per_cent() -> None:
+    assert [share_of(keep) for keep in (0.75, 75, 1, 100, 2)] == [0.75, 0.75, 1, 1, 0.02]
+    for keep in (0.0, -5.0, 1.5, 101.0, float("nan")):
+        with pytest.raises(ValueError, match="share to keep"):
+            share_of(keep)
+
+
+def test_the_knee_parts_two_populations_and_one_has_none() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sure = torch.exp(0.2 * torch.randn(300, generator=generator))
+    unsure = 40 * torch.exp(0.5 * torch.randn(100, generator=generator))
+    found = knee(torch.cat([unsure, sure]))
+    assert found is not None and float(sure.max()) * 0.99 <= found < float(unsure.min())
+    assert knee(sure) is None and knee(sure[:2]) is None

@@ -199,22 +199,38 @@ def test_noise_around_the_particles_is_a_first_guess() -> None:
         assert bool((guess.scale == guess.scale[0, 0]).all())
 
 
+def share_of(found: Particles, poses: Poses | None = None) -> float | None:
+    """What the blobs explain of images at their poses, or at others."""
+    transform = cropped_transform(blobs(BOX), HIGHEST)
+    poses = found.poses if poses is None else poses
+    assert poses is not None
+    which = torch.zeros(len(found), dtype=torch.long)
+    background = background_noise(found, transform, HIGHEST)
+    return explained_share(found, poses, (transform,), which, background, HIGHEST)
+
+
 def test_the_right_map_explains_the_signal_and_another_molecule_does_not() -> None:
     noise = torch.randn(COUNT, BOX, BOX, generator=seeded(0))
-    transform = cropped_transform(blobs(BOX), HIGHEST)
     right = particles(torch.ones(COUNT), noise)
-    background = background_noise(right, transform, HIGHEST)
-    share = explained_share(measured(right), background, HIGHEST)
-    assert share == pytest.approx(1, abs=0.15)
-    wrong = particles(torch.ones(COUNT), noise, voxels=blobs(BOX, seed=5))
-    background = background_noise(wrong, transform, HIGHEST)
-    assert abs(explained_share(measured(wrong), background, HIGHEST)) < 0.25
-    inverted = particles(torch.full((COUNT,), -1.0), noise)
-    assert explained_share(measured(inverted), background, HIGHEST) == pytest.approx(0, abs=0.01)
+    assert share_of(right) == pytest.approx(1, abs=0.15)
+    wrong = share_of(particles(torch.ones(COUNT), noise, voxels=blobs(BOX, seed=5)))
+    assert wrong is not None and wrong < 0.25
+    assert share_of(particles(torch.full((COUNT,), -1.0), noise)) == 0
     # The right map at orientations out of the hat explains as little as another.
     assert right.poses is not None
-    lost = right.with_poses(Poses(random_unitquat(COUNT, generator=seeded(8)), right.poses.shifts_angstrom))
-    assert abs(explained_share(measured(lost), background, HIGHEST)) < 0.25
+    lost = Poses(random_unitquat(COUNT, generator=seeded(8)), right.poses.shifts_angstrom)
+    share = share_of(right, lost)
+    assert share is not None and share < 0.25
+
+
+def test_of_noise_nothing_is_explained_and_in_a_crowd_nobody_can_tell() -> None:
+    noise = torch.randn(COUNT, BOX, BOX, generator=seeded(0))
+    assert share_of(particles(torch.zeros(COUNT), noise)) == 0
+    # Around the particles as much power as on them, as other particles bring it.
+    axis = torch.arange(BOX) - BOX // 2
+    around = (axis[:, None].square() + axis.square()).sqrt() > 0.8 * BOX / 2
+    loud = 4 * torch.randn(COUNT, BOX, BOX, generator=seeded(3)) * around
+    assert share_of(particles(torch.full((COUNT,), 3.0), noise + loud)) is None
 
 
 def test_images_without_ctf_or_signal_are_no_trouble() -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.clean_images import PIXEL_SIZE, blobs, clean_images, random_ctf, random_poses, seeded
+from helpers.messages import logged, silence
 from torch import Tensor
 
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import HalfMaps, Volume
+from cryoforum.imaging.masks import soft_spherical_mask
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.reconstruction import reference_map as reference_module
@@ -27,6 +29,7 @@ from cryoforum.reconstruction.reference_map import (
     reference_from_half_maps,
     reference_from_map,
     save_reference,
+    without_visible_noise,
 )
 
 BOX, COUNT = 24, 120
@@ -310,3 +313,29 @@ def test_damaged_folders_are_refused_in_one_line(made: Reference, tmp_path: Path
         load_reference(tmp_path)
     message = str(refusal.value)
     assert str(tmp_path) in message and "\n" not in message and len(message) < 600
+
+
+def textured_ball(box: int = 48) -> Tensor:
+    """A molecule of a known place, with structure that fades towards high frequency."""
+    noise = torch.randn(box, box, box, generator=seeded(0))
+    decay = torch.exp(-(shells_of(box).float() / 8).square() / 2)
+    texture = torch.fft.ifftn(torch.fft.fftn(noise) * decay).real
+    return soft_spherical_mask(box, box / 5, 2) * (1 + texture / texture.std())
+
+
+def test_a_map_with_noise_around_the_molecule_is_used_as_far_as_its_signal_goes() -> None:
+    clean, box = textured_ball(), 48
+    noise = 0.7 * torch.randn(clean.shape, generator=seeded(1))
+    noisy = reference_from_map(Volume(clean + noise, PIXEL_SIZE))
+    with logged("the reference has noise around the molecule"):
+        found = without_visible_noise(noisy)
+    assert 3 < found.highest_frequency < noisy.highest_frequency
+    truth = fourier_shell_correlation(Volume(clean, PIXEL_SIZE), found.full)
+    assert float(truth[1 : found.highest_frequency].min()) > 0.5  # where a map and the truth agree
+    assert float(found.full.voxels[:4].abs().max()) == 0 and len(found.full.voxels) == box
+
+
+def test_a_map_without_noise_around_the_molecule_stays_as_it_is() -> None:
+    clean = reference_from_map(Volume(textured_ball(), PIXEL_SIZE))
+    with silence():
+        assert without_visible_noise(clean) is clean

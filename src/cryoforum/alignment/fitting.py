@@ -15,8 +15,10 @@ from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.global_search import SearchConfig, make_templates
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.alignment.map_aligner import MapAligner
+from cryoforum.curation.junk import is_of_usual_strength
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
+from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.sampling import evenly_spaced_rows, has_usual_contrast
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError, require
@@ -26,6 +28,7 @@ from cryoforum.imaging.noise_model import (
     NoiseModel,
     background_noise,
     explained_share,
+    hidden_shells,
     measured_noise,
 )
 from cryoforum.imaging.projection import cropped_transform
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # Particles on which noise and scale are measured: an eighth of all, within these limits.
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 128, 512
+# Where the reference does not explain the images, others are tried on so many particles; sizes in steps.
+FEW, SIZE_STEP, SIZE_STEPS = 64, 1.06, 5
 COARSE_SEARCH, COARSE_REFINEMENT = SearchConfig(), LocalRefinementConfig()
 # Median log-likelihood gain of a particle below which low frequencies do not single out its orientation:
 # the coarse search then loses several per cent of the particles, the fine one few (benchmarks/limit.md).
@@ -44,6 +49,11 @@ FAINT_GAIN = 120.0
 FINE_SEARCH = SearchConfig(nside=5, highest_frequency=14, candidates=32, separation_deg=14.0)
 FINE_REFINEMENT = LocalRefinementConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
 LEAST_EXPLAINED = 0.5  # share of the signal in the images that a map of the same molecule explains
+LEAST_OF_FAINT = 0.3  # the same where some poses are lost without the shells that this is measured on
+CANNOT_TELL = (
+    "cannot tell whether the reference explains the images: the surroundings of the particles are "
+    "nearly as strong as the particles, as in crowded fields"
+)
 LEAST_SHIFT_PIXEL = 3.0  # that is searched, where nothing is known of the shifts or they are small
 
 
@@ -93,10 +103,14 @@ def fitted_aligner(
     if aligner.source == "both" and reference.halves is None:
         # A search fits a map of either hand, turned in any way: whether it is the model's, the network tells.
         checked, _ = _measured(replace(aligner, source="network"), sample, rounds=1)
-    share = explained_share(checked.noise, background, highest)
-    if share < LEAST_EXPLAINED:
+    share = _explained_share(checked, sample, background, highest)
+    if share is None:
+        logger.warning(CANNOT_TELL)
+    elif share < (LEAST_OF_FAINT if _are_faint(found) else LEAST_EXPLAINED):
         logger.warning(_misfit(share, checked, draft, sample, background))
-    fits = explained_share(aligner.noise, background, highest) >= LEAST_EXPLAINED
+    if checked is not aligner:
+        share = _explained_share(aligner, sample, background, highest)
+    fits = share is None or share >= LEAST_EXPLAINED
     may_search_finer = draft.config.search == "auto" and aligner.source != "network"
     if fits and may_search_finer and _are_faint(found):
         logger.info("the particles are faint: searching orientations on a finer grid, with more frequencies")
@@ -164,48 +178,102 @@ def _transforms(reference: Reference, particles: Particles, own_half_maps: bool)
     return tuple(cropped_transform(volume.voxels, reference.highest_frequency) for volume in volumes)
 
 
+def _aligned(aligner: MapAligner, particles: Particles) -> Predictions:
+    batches = map(aligner.align_batch, loaded_batches(particles, BATCH_SIZE))
+    return joined_predictions(list(batches))
+
+
 def _measured(aligner: MapAligner, sample: Particles, rounds: int) -> tuple[MapAligner, Predictions]:
-    """The aligner with noise and scale as its own poses of a sample show them, and these poses."""
+    """The aligner with noise and scale as its own poses of a sample show them, and these poses.
+
+    Images that hold no particle are left out: they would make the others look weaker than they are.
+    """
     which = aligner.map_of(sample)
     highest_frequency = int(aligner.points.radius[-1])
     for _ in range(rounds):
-        batches = map(aligner.align_batch, loaded_batches(sample, BATCH_SIZE))
-        found = joined_predictions(list(batches))
-        noise = measured_noise(sample, found.poses, aligner.transforms, which, highest_frequency)
+        found = _aligned(aligner, sample)
+        rows = _rows_with_particles(sample, found)
+        own, poses = sample.select(rows), found.poses[rows]
+        noise = measured_noise(own, poses, aligner.transforms, which[rows], highest_frequency)
         aligner = replace(aligner, noise=noise)
-    return aligner, found
+    return aligner, found[rows]
+
+
+def _rows_with_particles(sample: Particles, found: Predictions) -> Tensor:
+    """Rows whose particles are as strong as others of their optics group; all where those are too few."""
+    assert found.evidence is not None
+    scale, groups = found.evidence.signal_scale, sample.optics_groups
+    labels = torch.zeros(len(sample)).long() if groups is None else groups
+    usual = torch.ones(len(sample), dtype=torch.bool)
+    for label in labels.unique():
+        own = (labels == label).nonzero()[:, 0]
+        if len(own) >= FEWEST_OF_A_GROUP:
+            usual[own] = is_of_usual_strength(scale[own])
+    rows = usual.nonzero()[:, 0]
+    return rows if len(rows) >= FEWEST_OF_A_GROUP else torch.arange(len(sample))
+
+
+def _explained_share(
+    aligner: MapAligner, sample: Particles, background: NoiseModel, highest_frequency: int
+) -> float | None:
+    """`explained_share`, in shells that poses were not fitted to."""
+    scale = aligner.noise.scale.clone()
+    scale[:, hidden_shells(highest_frequency)] = 0
+    unseeing = replace(aligner, noise=replace(aligner.noise, scale=scale))
+    found = _aligned(unseeing, sample)
+    which = aligner.map_of(sample)
+    return explained_share(sample, found.poses, aligner.transforms, which, background, highest_frequency)
 
 
 def _misfit(
     share: float, aligner: MapAligner, draft: _Draft, sample: Particles, background: NoiseModel
 ) -> str:
     """Which mistake may be the cause where the reference does not explain the images."""
-    found = f"the reference explains only {100 * max(share, 0):.0f} % of the signal in the images"
-    wrong = "the images' CTF, contrast or pixel size may be wrong"
+    found = f"the reference explains only {100 * share:.0f} % of the signal in the images"
+    wrong = "the images' CTF, contrast or pixel size may be wrong, or they hold no particles"
     reference = draft.reference
-    if aligner.model is None or aligner.source == "search" or reference.halves is not None:
+    if reference.halves is not None:
         return f"{found}: it may be another molecule, or {wrong}"
+    by_network = aligner.model is not None and aligner.source == "network"
+    few = sample.select(evenly_spaced_rows(len(sample), FEW))
     highest = aligner.maps[0].config.highest_frequency
-    for voxels, finding in _other_maps(reference.full.voxels):
+    best = LEAST_EXPLAINED, ""
+    for voxels, finding in _other_maps(reference, by_network):
         other = replace(reference, full=replace(reference.full, voxels=voxels))
         config = replace(draft.config, source=aligner.source)
-        tried = replace(draft, reference=other, config=config, transforms=_transforms(other, sample, False))
+        tried = replace(draft, reference=other, config=config, transforms=_transforms(other, few, False))
         first = tried.aligner(background, COARSE_SEARCH, COARSE_REFINEMENT)
-        measured, _ = _measured(first, sample, rounds=2)
-        if explained_share(measured.noise, background, highest) > LEAST_EXPLAINED:
-            return f"{found}, but {finding}"
+        measured, _ = _measured(first, few, rounds=2)
+        best = max(best, (_explained_share(measured, few, background, highest) or 0, finding))
+    if best[1]:
+        return f"{found}, but {best[1]}"
+    if not by_network:
+        return f"{found}: it may be another molecule or of another pixel size (--map-pixel-size), or {wrong}"
     return (
         f"{found} at the model's orientations: it may be turned or another molecule, or {wrong}; "
         "leave out --reference, or search all orientations with --candidates search"
     )
 
 
-def _other_maps(voxels: Tensor) -> Iterator[tuple[Tensor, str]]:
+def _other_maps(reference: Reference, by_network: bool) -> Iterator[tuple[Tensor, str]]:
     """What a map is often mistaken for, and the message where that fits."""
+    voxels = reference.full.voxels
     yield -voxels, "its negative fits: the contrast is inverted; multiply it by -1"
-    for axis in range(3):  # nobody knows at which plane a map was mirrored
-        mirrored = voxels.flip(axis).roll(1, axis)  # voxel n // 2 stays
-        yield mirrored, "its mirror image fits: it is of the other hand than the model; mirror it"
+    if by_network:  # a search fits either hand
+        for axis in range(3):  # nobody knows at which plane a map was mirrored
+            mirrored = voxels.flip(axis).roll(1, axis)  # voxel n // 2 stays
+            yield mirrored, "its mirror image fits: it is of the other hand than the model; mirror it"
+    size, given = reference.full.pixel_size_angstrom, reference.file_pixel_size_angstrom
+    factors = [SIZE_STEP**step for step in (*range(-SIZE_STEPS, 0), *range(1, SIZE_STEPS + 1))]
+    if given is not None:  # headers of 1 Å, which nobody set
+        factors.append(size / given)
+    for factor in factors:
+        scaled = resample_volume(
+            replace(reference.full, pixel_size_angstrom=factor * size), len(voxels), size
+        )
+        scaling = f"multiply it by {factor:.2f}"
+        fix = scaling if given is None else f"give --map-pixel-size {factor * given:.2f}, or near it"
+        yield scaled.voxels, f"it fits {factor:.2f} times as large: its pixel size is wrong; {fix}"
 
 
 def _sample(particles: Particles) -> Particles:

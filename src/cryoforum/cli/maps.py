@@ -7,7 +7,7 @@ import typer
 
 from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.terminal import running
+from cryoforum.cli.terminal import running, show_resolution
 
 
 @app.command(epilog="Example: cryoforum reconstruct kept.star --out map")
@@ -28,17 +28,19 @@ def reconstruct(
         place = Scratch(scratch, keep_scratch)
         request = command.ReconstructRequest(particles, out, root, symmetry, overwrite, place)
         resolution = command.reconstruct(request, reporter)
-        typer.echo(
-            f"resolution at FSC 0.143: {resolution['unmasked']:.1f} Å unmasked, "
-            f"{resolution['masked']:.1f} Å masked; maps in {out}"
-        )
-        if not resolution["independent"]:
-            typer.echo("the poses of the two half sets depend on each other: the resolution is optimistic")
+        show_resolution(resolution)
+        typer.echo(f"maps, their mask (mask.mrc) and fsc.csv in {out}")
 
 
 @app.command(epilog="Example: cryoforum report demo")
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder laid out as the demo's.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder with predictions.star, kept.star, map/ and model/, or laid out as the demo's.",
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="HTML file; DIR/report.html if not given.")] = None,
     root: options.Root = None,
     overwrite: options.Overwrite = False,

@@ -46,6 +46,7 @@ def check(
         show_check(result)
         if out is not None:
             write_check(result, out)
+            typer.echo(f"pictures in {out}")
     raise typer.Exit(1 if result.problems else 0)
 
 
@@ -169,7 +170,10 @@ def simulate(
 def convert(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="PARTICLES", help="A .star file; or a .cs file, and its passthrough files."),
+        typer.Argument(
+            metavar="PARTICLES...",
+            help="A .star file, or a .cs file and its passthrough files; several are joined.",
+        ),
     ],
     out: options.Out,
     relion: Annotated[
@@ -193,18 +197,21 @@ def convert(
         bool,
         typer.Option("--drop-unusable", help="Leave out particles with values that cannot be."),
     ] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Leave out the columns that we have added.")] = False,
     root: options.Root = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Turn a particle file of cryoSPARC into one of RELION, back, or RELION 3.0 into 3.1 and back.
 
-    May correct what `check` found wrong, in the same format, too.
+    May correct what `check` found wrong and join several files, in the same format, too.
     """
     with running():
         from cryoforum.commands import convert as command
         from cryoforum.commands.correct import Corrections
 
         corrections = Corrections(scale_origins, invert_rotations, scale_pixel_size)
-        request = command.ConvertRequest(inputs, out, relion, root, corrections, overwrite, drop_unusable)
+        request = command.ConvertRequest(
+            inputs, out, relion, root, corrections, overwrite, drop_unusable, plain
+        )
         count = command.convert(request)
         typer.echo(f"{counted(count, 'particle')} in {out}")

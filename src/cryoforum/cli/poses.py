@@ -8,12 +8,24 @@ import typer
 from cryoforum.choices import CandidateSource, CertaintyStatistic, HalfMapsChoice, SplitPart, TtaCopies
 from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.terminal import counted, hint_at_root, running, say_what_was_written, show_errors
+from cryoforum.cli.terminal import hint_at_root, running, say_what_was_written, show_errors, show_filter
+
+
+def _no_particle_file(model: Path) -> Path:
+    """What stands first in a command line without a model."""
+    if model.suffix in (".star", ".cs"):
+        raise typer.BadParameter(
+            f"expected the folder of a model before the particles, found the particle file {model}: "
+            "cryoforum predict MODEL PARTICLES; without a model: cryoforum align MAP.mrc PARTICLES"
+        )
+    return model
 
 
 @app.command(epilog="Example: cryoforum predict model new.star --out predicted.star")
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder written by train.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder written by train.", callback=_no_particle_file)
+    ],
     particles: options.Particles,
     out: options.Out,
     refine: Annotated[
@@ -153,7 +165,14 @@ def align(
 def filter_(
     predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
     out: options.Out,
-    keep: Annotated[float, typer.Option(help="Share of particles to keep.")] = 0.75,
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Share of particles to keep, as 0.75 or 75 for three quarters, the default."),
+    ] = None,
+    max_error: Annotated[
+        float | None,
+        typer.Option(metavar="DEG", help="Keep all up to this expected error in degrees instead."),
+    ] = None,
     by: Annotated[
         CertaintyStatistic | None,
         typer.Option(
@@ -175,9 +194,8 @@ def filter_(
     with running():
         from cryoforum.commands.filter import FilterRequest, filter_particles
 
-        request = FilterRequest(predictions, out, keep, by, quantile_of, drop_out, overwrite)
-        kept, dropped = filter_particles(request)
-        typer.echo(f"kept {counted(kept, 'particle')} in {out}, dropped {dropped}")
+        request = FilterRequest(predictions, out, keep, by, quantile_of, drop_out, overwrite, max_error)
+        show_filter(filter_particles(request), out)
         hint_at_root(out, predictions.parent)
 
 

@@ -15,14 +15,19 @@ LINE_SECONDS = 30.0  # between two lines of a step where a file or a pipe takes 
 
 
 def angle(radians: float) -> str:
-    """In radians and degrees."""
-    return compact_angle(radians).replace(" ", " rad ", 1)
+    """In degrees and, in brackets, radians."""
+    return f"{in_degrees(radians)} ({radians:.4f} rad)"
 
 
 def compact_angle(radians: float) -> str:
-    """In radians and, in brackets, degrees."""
+    """The same where a heading names the unit."""
+    return f"{in_degrees(radians)} ({radians:.4f})"
+
+
+def in_degrees(radians: float) -> str:
+    """With one decimal, two where it is small."""
     degrees = math.degrees(radians)
-    return f"{radians:.4f} ({degrees:.{1 if degrees >= 1 else 2}f}°)"
+    return f"{degrees:.{1 if degrees >= 1 else 2}f}°"
 
 
 class ShownProgress(Reporter):

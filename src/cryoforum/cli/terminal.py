@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cryoforum.cli.progress import compact_angle, progress_on
+from cryoforum.cli.progress import compact_angle, in_degrees, progress_on
 from cryoforum.errors import InputError, require
 from cryoforum.runtime.memory import is_out_of_memory
 from cryoforum.runtime.reporter import Reporter
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cryoforum.commands.check.check import Check
     from cryoforum.commands.check.findings import Alternative
     from cryoforum.commands.demo import DemoResult
+    from cryoforum.commands.filter import FilterResult
     from cryoforum.commands.pose_files import PoseSummary
     from cryoforum.dataset.pose_errors import ErrorSummary
 
@@ -140,14 +141,38 @@ def say_what_was_written(
         return
     typer.echo(f"{counted(summary.count, 'pose')} in {out}")
     bound = "" if summary.bound_deg is None else f", Cramér-Rao bound {summary.bound_deg:.2f}°"
-    weak = "" if summary.weak is None else f"; {counted(summary.weak, 'image')} without signal"
-    typer.echo(f"expected error {summary.expected_error_deg:.2f}°{bound} (medians){weak}")
+    typer.echo(f"expected error {summary.expected_error_deg:.2f}°{bound} (medians)")
+    if summary.junk is not None:
+        typer.echo(f"{share_in_words(summary.junk, summary.count)} are probably junk")
     hint_at_root(out, common_folder(particles), root)
 
 
 def counted(count: int, noun: str) -> str:
     """As "1 particle" or "2 particles"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def share_in_words(count: int, total: int) -> str:
+    """As "237 of 1360 (17 %)"."""
+    return f"{count} of {total} ({100 * count / max(total, 1):.0f} %)"
+
+
+def show_filter(result: "FilterResult", out: Path) -> None:
+    """How many particles were kept, up to which error, and how the errors are distributed."""
+    total = result.kept + result.dropped
+    typer.echo(f"kept {share_in_words(result.kept, total)} in {out}, dropped {result.dropped}")
+    if result.errors_deg is None:
+        return
+    typer.echo(f"largest expected error among the kept: {result.threshold_deg:.2f}° (--max-error)")
+    shares = (5, 25, 50, 75, 95)
+    quantiles = (float(result.errors_deg.quantile(share / 100)) for share in shares)
+    listed = ", ".join(f"{share} % {value:.2f}°" for share, value in zip(shares, quantiles, strict=True))
+    typer.echo(f"expected errors of all: {listed}")
+    if result.knee_deg is None:
+        typer.echo("no knee: the expected errors are those of one population")
+    else:
+        surer = int((result.errors_deg <= result.knee_deg).sum())
+        typer.echo(f"knee at {result.knee_deg:.2f}°: {share_in_words(surer, total)} are surer")
 
 
 def _speaks() -> bool:
@@ -176,10 +201,10 @@ def hint_at_root(written: Path, folder: Path, root: Path | None = None) -> None:
 
 def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
     """A short table of orientation errors."""
-    heads = ("error of", "n", "median, rad", "mean, rad", "quartiles", "> 0.3 rad")
+    heads = ("error of", "n", "median (rad)", "mean (rad)", "quartiles", "> 17.2° (0.3)")
     table = Table(*heads, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)  # as wide as a terminal
     for name, summary in summaries.items():
-        quartiles = f"{summary.lower_quartile_rad:.4f}-{summary.upper_quartile_rad:.4f}"
+        quartiles = f"{in_degrees(summary.lower_quartile_rad)}-{in_degrees(summary.upper_quartile_rad)}"
         table.add_row(
             name,
             str(summary.count),
@@ -189,6 +214,22 @@ def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
             f"{100 * summary.share_above_0_3_rad:.1f} %",
         )
     Console(width=_width()).print(table)
+
+
+def show_resolution(resolution: "dict[str, float | bool]") -> None:
+    """Resolutions, which of them to publish, and whether the half sets allow that."""
+    unmasked, masked, corrected = (resolution[kind] for kind in ("unmasked", "masked", "corrected"))
+    typer.echo(
+        f"resolution at FSC 0.143: {unmasked:.1f} Å unmasked, {masked:.1f} Å masked, "
+        f"{corrected:.1f} Å masked and corrected for the mask by phase randomisation"
+    )
+    if resolution["independent"]:
+        typer.echo(f"halves independent: publish {corrected:.1f} Å, with the mask")
+    else:
+        typer.echo(
+            "halves not independent: the poses of one may depend on the images of the other, and the "
+            "resolution is optimistic; publish that of half sets kept apart"
+        )
 
 
 def show_demo(result: "DemoResult") -> None:

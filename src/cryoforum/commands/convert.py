@@ -9,17 +9,27 @@ import numpy as np
 
 from cryoforum.choices import RelionDialect, check_choice
 from cryoforum.commands.correct import Corrections, corrected
-from cryoforum.dataset.particle_table import ParticleTable, missing_columns, optics_rows, split_image_name
+from cryoforum.dataset.columns import HALF_SET, IMAGE_NAME
+from cryoforum.dataset.particle_table import (
+    ParticleTable,
+    missing_columns,
+    optics_rows,
+    split_image_name,
+    with_columns,
+)
 from cryoforum.dataset.repeats import found_repeats, warn_of_oversights
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import lost_in_table
 from cryoforum.io.image_paths import find_file
+from cryoforum.io.join import joined
 from cryoforum.io.located_images import image_numbers
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.particle_files import CRYOSPARC, check_writable, read_files, write_particle_file
+from cryoforum.io.predictions import half_sets_are_independent, without_own_columns
 from cryoforum.io.relion.dialects import relion30, relion31
 from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.io.relion.units import refuse_impossible_ctf, refuse_impossible_pixel_sizes
+from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.storage.files import check_output
 
 logger = logging.getLogger(__name__)
@@ -32,7 +42,7 @@ class ConvertRequest:
     Parameters
     ----------
     inputs
-        A particle file; or a .cs file and its passthrough files.
+        A particle file, or several to be joined; a .cs file and its passthrough files are one.
     out
         Where to write, in the format of its suffix.
     relion
@@ -45,6 +55,8 @@ class ConvertRequest:
         Replace what is there.
     drop_unusable
         Leave out particles whose numbers are none or cannot be, rather than refuse the file.
+    plain
+        Leave out the columns of our own predictions.
     """
 
     inputs: Sequence[Path]
@@ -54,6 +66,7 @@ class ConvertRequest:
     corrections: Corrections = Corrections()
     overwrite: bool = False
     drop_unusable: bool = False
+    plain: bool = False
 
     def __post_init__(self) -> None:
         check_choice("--relion", self.relion, RelionDialect)
@@ -67,15 +80,20 @@ def convert(request: ConvertRequest) -> int:
     if any(Path(path).resolve() == out.resolve() for path in request.inputs):
         raise InputError(f"expected another name at --out than the input's, found {out}")
     check_output(out, request.overwrite)
-    table, *others = read_files(request.inputs, request.drop_unusable)
-    if others:
-        raise InputError(
-            f"expected one particle file, or a .cs file and what it lacks (passthrough), found "
-            f"{others[0].path}, too"
-        )
+    tables = read_files(request.inputs, request.drop_unusable)
+    independent = [half_sets_are_independent(each) for each in tables]
+    table = tables[0] if len(tables) == 1 else joined(with_half_sets_in_all(tables), root)
     check_writable(table, out)
     to_cryosparc = out.suffix == CRYOSPARC
-    if request.corrections == Corrections() and not request.drop_unusable:
+    if request.plain:
+        table = without_own_columns(table)
+    if HALF_SET in table.particles and not all(independent) and half_sets_are_independent(table):
+        logger.warning(
+            f"{out} no longer says that one reference aligned both half sets: after a refinement that starts "
+            "from these poses, keep to low frequencies first, or the resolution is optimistic"
+        )
+    is_changed = request.plain or request.drop_unusable or len(tables) > 1
+    if request.corrections == Corrections() and not is_changed:
         _refuse_idle_work(table, out, "cryoSPARC" if to_cryosparc else f"RELION {relion or '3.1'}")
     elif relion is None and table.optics is None:  # a correction keeps the dialect
         relion = "3.0"
@@ -92,6 +110,18 @@ def _tell_of_oversights(table: ParticleTable, root: Path | None) -> None:
     numbers = image_numbers(table, root)
     if len(numbers.unique()) < len(numbers):
         warn_of_oversights(table, found_repeats(numbers, poses_from_table(table)))
+
+
+def with_half_sets_in_all(tables: Sequence[ParticleTable]) -> list[ParticleTable]:
+    """The files, with half sets drawn for those that have none beside others that have some."""
+    having = [HALF_SET in table.particles for table in tables]
+    result = list(tables)
+    for position, table in enumerate(tables):
+        if any(having) and not having[position]:
+            logger.warning(f"{table.path}: no {HALF_SET}, which other files have: half sets are drawn")
+            drawn = drawn_half_sets(table.particles[IMAGE_NAME].tolist())
+            result[position] = with_columns(table, {HALF_SET: drawn.numpy()})
+    return result
 
 
 def _refuse_idle_work(table: ParticleTable, out: Path, wanted: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.choices import CertaintyStatistic
-from cryoforum.curation.selection import quantile_threshold, select
+from cryoforum.curation.selection import knee, quantile_threshold, select, share_of
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, LAMBDA_MAX, TRACE
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows
 from cryoforum.errors import InputError, require
@@ -19,6 +19,7 @@ from cryoforum.io.particle_files import (
 )
 from cryoforum.storage.files import check_output
 
+DEFAULT_SHARE = 0.75
 STATISTICS = {
     "error": EXPECTED_ERROR,
     "trace": TRACE,
@@ -38,7 +39,9 @@ class FilterRequest:
     out, dropped_out
         Where the kept particles go; and the others, None for nowhere.
     keep
-        Share of particles to keep, above 0 and up to 1.
+        Share of particles to keep, above 0 and up to 1, or 2 to 100 for per cent; None for three quarters.
+    max_error_deg
+        Expected error in degrees up to which particles are kept, instead.
     by
         Statistic; None: the expected error where images were compared with a reference, as it alone knows of
         other modes, else the trace.
@@ -51,19 +54,57 @@ class FilterRequest:
 
     predictions: Path
     out: Path
-    keep: float = 0.75
+    keep: float | None = None
     by: CertaintyStatistic | None = None
     quantile_of: Path | None = None
     dropped_out: Path | None = None
     overwrite: bool = False
+    max_error_deg: float | None = None
 
     def __post_init__(self) -> None:
         if self.by is not None and self.by not in STATISTICS:
             raise InputError(f"expected --by {' or '.join(STATISTICS)}, found '{self.by}'")
+        if self.keep is not None:
+            share_of(self.keep)
+        if self.max_error_deg is None:
+            return
+        require(self.max_error_deg > 0, "--max-error above 0 degrees", self.max_error_deg)
+        others = {"--keep": self.keep, "--quantile-of": self.quantile_of}
+        given = [name for name, value in others.items() if value is not None]
+        given += [f"--by {self.by}"] if self.by not in (None, "error") else []
+        require(not given, "--max-error alone, as it is the threshold", " ".join(given))
+
+    @property
+    def share(self) -> float:
+        """Of the particles that are kept, where no threshold is given."""
+        return DEFAULT_SHARE if self.keep is None else share_of(self.keep)
 
 
-def filter_particles(request: FilterRequest) -> tuple[int, int]:
-    """Write the surest particles, and the others where asked for; how many were kept and dropped."""
+@dataclass(frozen=True)
+class FilterResult:
+    """What `filter_particles` found.
+
+    Parameters
+    ----------
+    kept, dropped
+        Numbers of particles.
+    errors_deg
+        (n,) expected errors of all, in their order; None where the file does not say them.
+    threshold_deg
+        Largest expected error of those kept.
+    knee_deg
+        Expected error that parts sure from unsure particles; None where they are one population.
+    """
+
+    kept: int
+    dropped: int
+    errors_deg: Tensor | None = None
+    threshold_deg: float | None = None
+    knee_deg: float | None = None
+
+
+def filter_particles(request: FilterRequest) -> FilterResult:
+    """Write the surest particles, and the others where asked for."""
     outputs = [Path(path) for path in (request.out, request.dropped_out) if path is not None]
     for path in outputs:
         check_output(path, request.overwrite)
@@ -85,20 +126,33 @@ def filter_particles(request: FilterRequest) -> tuple[int, int]:
         write_particle_file(select_rows(table, dropped.nonzero()[:, 0]), request.dropped_out)
     elif request.dropped_out is not None:
         Path(request.dropped_out).unlink(missing_ok=True)  # of an earlier run, which dropped some
-    return len(kept), int(dropped.sum())
+    errors = number_column(table, EXPECTED_ERROR)
+    if errors is None:
+        return FilterResult(len(kept), int(dropped.sum()))
+    errors_deg = torch.tensor(errors)
+    threshold = float(errors_deg[kept].max())
+    return FilterResult(len(kept), int(dropped.sum()), errors_deg, threshold, knee(errors_deg))
 
 
 def _kept_rows(table: ParticleTable, request: FilterRequest) -> Tensor:
+    if request.max_error_deg is not None:
+        return _rows_below(table, "error", request.max_error_deg, f"an error of {request.max_error_deg:g}°")
     by = request.by or ("error" if CRAMER_RAO_BOUND in table.particles else "trace")
-    values = _statistic(table, by)
     if request.quantile_of is None:
-        return select(values, request.keep)
-    threshold = quantile_threshold(_statistic(read_particle_file(request.quantile_of), by), request.keep)
+        return select(_statistic(table, by), request.share)
+    others = _statistic(read_particle_file(request.quantile_of), by)
+    threshold = quantile_threshold(others, request.share)
+    return _rows_below(table, by, threshold, f"the surest {request.share:.0%} of {request.quantile_of}")
+
+
+def _rows_below(table: ParticleTable, by: str, threshold: float, meaning: str) -> Tensor:
+    """Rows whose statistic is not above a threshold; InputError where there are none."""
+    values = _statistic(table, by)
     kept = (values <= threshold).nonzero()[:, 0]
     if len(kept) == 0:
         raise InputError(
-            f"{table.path}: expected some as sure as the surest {request.keep:.0%} of "
-            f"{request.quantile_of}, found none"
+            f"{table.path}: expected some as sure as {meaning}, found none: the surest has "
+            f"{STATISTICS[by]} {float(values.min()):.4g}; raise the threshold"
         )
     return kept
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from cryoforum.alignment.aligner import Aligner
-from cryoforum.alignment.map_aligner import SCALE_RANGE
-from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, SIGNAL_SCALE
+from cryoforum.curation.junk import is_probably_junk
+from cryoforum.dataset.columns import CRAMER_RAO_BOUND, EXPECTED_ERROR, LOG_LIKELIHOOD_GAIN, SIGNAL_SCALE
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.particles import loaded_batches
@@ -33,6 +33,8 @@ from cryoforum.storage.batch_log import BatchLog, read_batches
 from cryoforum.storage.files import check_output, progress_path, remove_leftovers_of
 
 logger = logging.getLogger(__name__)
+
+MOST_BOUNDS = 5.0  # median of the expected errors over that of the bounds, which is about 1
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,14 @@ class PoseOutput:
 class PoseSummary:
     """What was written: how many poses, and medians of their expected errors and Cramér-Rao lower bounds.
 
-    bound_deg and weak, the number of images with hardly any signal, are None where nothing was compared with
-    a reference. All but the count is None in any but the first of several processes.
+    bound_deg and junk, the number of images that probably hold no particle, are None where nothing was
+    compared with a reference. All but the count is None in any but the first of several processes.
     """
 
     count: int
     expected_error_deg: float | None = None
     bound_deg: float | None = None
-    weak: int | None = None
+    junk: int | None = None
 
 
 def write_poses(
@@ -155,13 +157,21 @@ def _say_where_it_goes_on(log: BatchLog, count: int) -> None:
 
 
 def _summary(columns: Mapping[str, np.ndarray]) -> PoseSummary:
-    bounds, scales = columns.get(CRAMER_RAO_BOUND), columns.get(SIGNAL_SCALE)
-    return PoseSummary(
-        len(columns[EXPECTED_ERROR]),
-        float(np.median(columns[EXPECTED_ERROR])),
-        None if bounds is None else float(np.median(bounds)),
-        None if scales is None else int((scales < SCALE_RANGE[0]).sum()),
-    )
+    errors = columns[EXPECTED_ERROR]
+    median = float(np.median(errors))
+    if CRAMER_RAO_BOUND not in columns:
+        return PoseSummary(len(errors), median)
+    bound = float(np.median(columns[CRAMER_RAO_BOUND]))
+    evidence = (torch.tensor(columns[name]) for name in (SIGNAL_SCALE, LOG_LIKELIHOOD_GAIN, EXPECTED_ERROR))
+    junk = int(is_probably_junk(*evidence).sum())
+    if median > MOST_BOUNDS * bound:
+        logger.warning(
+            f"the expected errors (median {median:.1f}°) are far above the bound ({bound:.2f}°): most images "
+            "do not fit the reference at a single pose; the likeliest cause is a wrong pixel size of the "
+            "reference (--map-pixel-size), then another molecule, images without particles, or a symmetry "
+            "that was not given"
+        )
+    return PoseSummary(len(errors), median, bound, junk)
 
 
 def parsed_shard(shard: str | None) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Half maps, map and FSC of particles in files."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,19 +8,21 @@ from pathlib import Path
 import torch
 
 from cryoforum.dataset.repeats import refuse_oversights, repeats_of
-from cryoforum.dataset.volumes import HalfMaps
+from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.io.join import joined
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.particle_files import checked_poses, particle_set_of, read_files
 from cryoforum.io.predictions import half_sets_are_independent
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.reconstruction import inversion
-from cryoforum.reconstruction.fsc import fsc_curve
+from cryoforum.reconstruction.postprocess import corrected_fsc
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import refuse_to_overwrite, replacing, write_json
 from cryoforum.storage.locks import taken
 
-MAP_FILES = ("half1.mrc", "half2.mrc", "map.mrc", "fsc.csv", "resolution.json")
+logger = logging.getLogger(__name__)
+
+MAP_FILES = ("half1.mrc", "half2.mrc", "map.mrc", "mask.mrc", "fsc.csv", "resolution.json")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class ReconstructRequest:
 def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dict[str, float | bool]:
     """Write half maps, map, FSC and resolution in Å; "independent" in the result is about the half sets.
 
-    They are not independent where one reference or one network aligned both.
+    They are not independent where one reference or one network aligned both, nor where the file has none.
     """
     config = inversion.ReconstructionConfig(symmetry=request.symmetry)
     tables = read_files(request.particles)
@@ -62,6 +65,9 @@ def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dic
     checked_poses(particle_set, "to reconstruct")
     refuse_oversights(particle_set.table, repeats_of(particle_set.particles))
     out, particles = Path(request.out), particle_set.particles
+    if particles.half_sets is None:
+        logger.warning("no rlnRandomSubset: half sets are drawn, and poses may depend on both of them")
+        independent = False
     with taken(out) as hold:
         for name in MAP_FILES:
             refuse_to_overwrite(out / name, request.overwrite)
@@ -73,16 +79,22 @@ def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dic
 
 
 def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:
-    """Write `MAP_FILES`, each atomically; resolutions in Å, and whether the halves are independent."""
+    """Write `MAP_FILES`, each atomically; resolutions in Å, and whether the halves are independent.
+
+    "corrected" in the result is the masked resolution without what the mask adds: the one to publish, where
+    the halves are independent.
+    """
     *map_paths, fsc_path, resolution_path = (Path(folder) / name for name in MAP_FILES)
-    for volume, path in zip((maps.half1, maps.half2, maps.full), map_paths, strict=True):
+    fsc = corrected_fsc(maps)
+    mask = Volume(fsc.mask, maps.full.pixel_size_angstrom)
+    for volume, path in zip((maps.half1, maps.half2, maps.full, mask), map_paths, strict=True):
         write_volume(volume, path)
-    curve = fsc_curve(maps)
     with replacing(fsc_path) as temporary:
-        curve.table().to_csv(temporary, index=False)
+        fsc.table().to_csv(temporary, index=False)
     result = {
-        "unmasked": curve.unmasked_resolution_angstrom,
-        "masked": curve.masked_resolution_angstrom,
+        "unmasked": fsc.curve.unmasked_resolution_angstrom,
+        "masked": fsc.curve.masked_resolution_angstrom,
+        "corrected": fsc.resolution_angstrom,
         "independent": maps.independent,
     }
     write_json(resolution_path, result)

@@ -1,15 +1,15 @@
 """Maps that users give to compare images with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from cryoforum.dataset.particles import Particles
 from cryoforum.errors import InputError
-from cryoforum.io.mrc.maps import read_volume
-from cryoforum.molecules.structures import load_structure
-from cryoforum.reconstruction.reference_map import Reference, reference_from_map
+from cryoforum.io.mrc.maps import check_volume, read_volume
+from cryoforum.molecules.structures import MAP_SUFFIXES, load_structure
+from cryoforum.reconstruction.reference_map import Reference, reference_from_map, without_visible_noise
 
 MASK_TOLERANCE = 1e-2  # of values beyond 0 and 1, as resampled masks have them
 
@@ -43,7 +43,11 @@ def load_reference_map(given: ReferenceMap, particles: Particles, symmetry: str)
     volume = load_structure(
         given.spec, particles.box, particles.pixel_size_angstrom, given.pixel_size_angstrom
     )
-    return reference_from_map(volume, symmetry, given.resolution_angstrom)
+    reference = without_visible_noise(reference_from_map(volume, symmetry, given.resolution_angstrom))
+    if not given.spec.lower().endswith(MAP_SUFFIXES):
+        return reference
+    size = given.pixel_size_angstrom or check_volume(Path(given.spec))
+    return replace(reference, file_pixel_size_angstrom=size)
 
 
 def load_mask(path: str, particles: Particles) -> Tensor:

@@ -23,6 +23,9 @@ LEAST_BACKGROUND = 1e-3  # of the power in the images: around particles that wer
 # Of the strongest shell's power: beyond the Nyquist frequency of images that came with larger pixels there
 # is less, rounding alone. No scale is measured there, as none of a particle can be seen.
 NOTHING = 1e-10
+HIDDEN_EVERY = 4
+LEAST_FOUND = 2e-3  # of the power in the images: below, the reference explains nothing of them
+MOST_EXPLAINED = 1.3  # of the power above the background: beyond, the background is that of a crowd
 BACKGROUND_INNER, BACKGROUND_OUTER = 0.8, 0.95  # of half the box: from here on an image is taken for noise
 
 
@@ -117,6 +120,26 @@ def measured_noise(
     particles, poses : n of them.
     transforms, which : `projection.cropped_transform` of one or two references, and the one (n,) of each.
     """
+    sums, counts = _products(particles, poses, transforms, which, highest_frequency)
+    count = len(particles)
+    labels = torch.zeros(count).long() if particles.optics_groups is None else particles.optics_groups
+    found, members = labels.unique(return_counts=True)
+    groups = [int(g) for g, n in zip(found, members, strict=True) if n >= FEWEST_OF_A_GROUP]
+    chosen_rows = [torch.ones(count, dtype=torch.bool), *(labels == group for group in groups)]
+    power, explained, scale = zip(
+        *(_regression(sums[:, own], counts * int(own.sum())) for own in chosen_rows), strict=True
+    )
+    return NoiseModel(tuple(groups), torch.stack(power), torch.stack(explained), torch.stack(scale))
+
+
+def _products(
+    particles: Particles,
+    poses: Poses,
+    transforms: Sequence[Float[Tensor, "_ _ _ 2"]],
+    which: Int[Tensor, " n"],
+    highest_frequency: int,
+) -> tuple[Tensor, Tensor]:
+    """X·M, M² and X² of images and projections, summed over each shell: (3, n, shells); points of a shell."""
     count, box, shells = len(particles), particles.box, particles.box // 2 + 1
     points = frequency_points(box, box // 2 - 1)
     low = points.within(highest_frequency)
@@ -135,27 +158,53 @@ def measured_noise(
         products = ((bare.values * model.conj()).real, model.abs().square(), bare.values.abs().square())
         for total, product in zip(sums, products, strict=True):
             total[rows] = sum_by_shell(product, shell, shells).double()
-    counts = torch.bincount(shell, minlength=shells)
-    labels = torch.zeros(count).long() if particles.optics_groups is None else particles.optics_groups
-    found, members = labels.unique(return_counts=True)
-    groups = [int(g) for g, n in zip(found, members, strict=True) if n >= FEWEST_OF_A_GROUP]
-    chosen_rows = [torch.ones(count, dtype=torch.bool), *(labels == group for group in groups)]
-    power, explained, scale = zip(
-        *(_regression(sums[:, own], counts * int(own.sum())) for own in chosen_rows), strict=True
-    )
-    return NoiseModel(tuple(groups), torch.stack(power), torch.stack(explained), torch.stack(scale))
+    return sums, torch.bincount(shell, minlength=shells)
 
 
-def explained_share(measured: NoiseModel, background: NoiseModel, highest_frequency: int) -> float:
-    """How much of the power above the background the reference explains, up to ``highest_frequency``.
+def hidden_shells(highest_frequency: int) -> Int[Tensor, " h"]:
+    """Every fourth shell, as far as the two lowest and the highest: poses can do without them.
 
-    About 1 for the right molecule at the right poses, whatever the noise. The first two shells, which all
-    compact molecules share, do not count.
+    What a reference explains there it was not fitted to, while the best match to noise explains nothing.
     """
-    shells = slice(min(3, highest_frequency), highest_frequency + 1)
-    explained, left = measured.signal[0, shells], measured.power[0, shells]
-    above = explained + left - background.power[0, shells]
-    return float(explained.sum() / above.sum().clamp_min(1e-30))
+    return torch.arange(min(HIDDEN_EVERY, highest_frequency), highest_frequency + 1, HIDDEN_EVERY)
+
+
+def explained_share(
+    particles: Particles,
+    poses: Poses,
+    transforms: Sequence[Float[Tensor, "_ _ _ 2"]],
+    which: Int[Tensor, " n"],
+    background: NoiseModel,
+    highest_frequency: int,
+) -> float | None:
+    """How much of the power above the background the reference explains in `hidden_shells`.
+
+    About 1 for the right molecule at the right poses, whatever the noise, and about 0 for noise.
+
+    Parameters
+    ----------
+    particles, poses : n of them; the poses were found without the hidden shells.
+    transforms, which : as of `measured_noise`.
+    background : `background_noise` of the particles.
+
+    Returns
+    -------
+    float or None : None where nobody can tell, as what is around the particles is nearly as strong as they
+        are: the field is crowded.
+    """
+    shells = hidden_shells(highest_frequency)
+    sums, counts = _products(particles, poses, transforms, which, highest_frequency)
+    cross, model, image = sums.sum(1)[:, shells]
+    explained = cross.clamp_min(0).square() / model.clamp_min(torch.finfo(model.dtype).tiny)
+    total = image.sum()
+    # A reference of nothing explains as much as one real number a shell can.
+    by_chance = len(shells) * total / (2 * counts[shells].sum() * len(particles))
+    found = float((explained.sum() - by_chance).clamp_min(0) / total)
+    expected = (background.power[0, shells].double() * counts[shells]).sum() * len(particles)
+    above = 1 - float(expected / total)
+    if found < LEAST_FOUND:
+        return 0.0
+    return found / above if found < MOST_EXPLAINED * above else None
 
 
 def _undivided(particles: Particles, points: FrequencyPoints) -> WhitenedImages:

@@ -247,7 +247,10 @@ def with_common_columns(
         for frame in frames
     ]
     common = [column for column in filled[0] if all(column in frame for frame in filled)]
-    for frame, path in zip(filled, paths, strict=True):
+    for frame, given, path in zip(filled, frames, paths, strict=True):
+        added = [f"{column} with {absent[column]}" for column in frame if column not in given]
+        if added:
+            logger.info(f"{path}: filled {', '.join(added)}, which other files have")
         lost = [column for column in frame if column not in common]
         if lost:
             logger.warning(f"{path}: left out {', '.join(lost)}, which not all files have")

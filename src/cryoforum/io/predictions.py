@@ -1,5 +1,6 @@
 """Predictions as columns of a particle table, and back."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -11,7 +12,10 @@ from cryoforum.dataset import columns as c
 from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.predictions import ImageEvidence, Predictions
+from cryoforum.io.cryosparc.records import without_fields
 from cryoforum.io.relion.particles import with_orientations, with_poses
+
+logger = logging.getLogger(__name__)
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
@@ -80,6 +84,16 @@ def with_predictions(table: ParticleTable, found: Mapping[str, np.ndarray]) -> P
         shifts = torch.from_numpy(np.stack([found[name] for name in _SHIFT], axis=-1))
         return with_columns(with_poses(table, Poses(quaternions, shifts)), columns)
     return with_columns(with_orientations(table, quaternions), columns)
+
+
+def without_own_columns(table: ParticleTable) -> ParticleTable:
+    """The table without our own columns, and without our own fields of a .cs file; the poses stay."""
+    own = [name for name in table.particles if name.startswith(c.OWN)]
+    dataset = table.dataset
+    if dataset is not None:
+        dataset = without_fields(dataset, c.OWN)
+    logger.info(f"left out {', '.join(own) if own else 'nothing, as there are no columns of our own'}")
+    return replace(table, particles=table.particles.drop(columns=own), dataset=dataset)
 
 
 def half_sets_are_independent(table: ParticleTable) -> bool:

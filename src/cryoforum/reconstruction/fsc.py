@@ -54,8 +54,8 @@ def fsc_curve(half_maps: HalfMaps, mask: Tensor | None = None) -> FscCurve:
     """FSC of two half maps, as they are and multiplied by ``mask`` (n, n, n), by default `soft_mask`.
 
     The mask is soft and loose, but what it shares between the halves still lifts the masked curve a
-    little. Where ``half_maps.independent`` is false both curves are optimistic. InputError where the boxes of
-    the maps differ.
+    little: `postprocess.corrected_fsc` takes that away. Where ``half_maps.independent`` is false both curves
+    are optimistic. InputError where the boxes of the maps differ.
     """
     first, second = half_maps.half1, half_maps.half2
     if mask is None:

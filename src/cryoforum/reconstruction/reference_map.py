@@ -7,6 +7,7 @@ reference.json        FSC, highest frequency, symmetry, noise power and signal s
 """
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,15 +22,17 @@ from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.sampling import evenly_spaced_rows
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError, require
-from cryoforum.imaging.masks import soft_mask
+from cryoforum.imaging.masks import soft_mask, soft_spherical_mask
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform
-from cryoforum.imaging.shells import filter_shells
+from cryoforum.imaging.shells import filter_shells, mean_by_shell, shell_index
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD, fsc_curve
 from cryoforum.reconstruction.half_sets import checked_half_sets
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 from cryoforum.storage.files import reason_of, replacing
+
+logger = logging.getLogger(__name__)
 
 REFERENCE = "reference.mrc"
 HALVES = ("reference_half1.mrc", "reference_half2.mrc")
@@ -39,6 +42,9 @@ FORMAT = "cryo-forum reference 1"
 # Of a map that comes without half maps nobody knows how far it is right. The scale measured shell by
 # shell against the images takes care of that up to here, in units of Nyquist.
 HIGHEST_OF_NYQUIST = 0.9
+# What counts as noise around the molecule: beyond so many pixels of it, in at least this share of the box,
+# and with at least this share of the power inside in some shell.
+OUTSIDE_PIXEL, LEAST_OUTSIDE, LEAST_NOISE = 6.0, 0.02, 0.1
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Reference:
     highest_frequency: cycles per box up to which it is used. fsc: (box // 2 + 1,) of the halves, masked.
     noise, origin_reach_angstrom: of the particles it was made from: their noise, and how far their origins
         are off along x and y, but for one in a hundred; None for a map from elsewhere.
+    file_pixel_size_angstrom: of the file of a map from elsewhere, which was resampled; None where unknown.
     """
 
     full: Volume
@@ -58,6 +65,7 @@ class Reference:
     fsc: Tensor | None = None
     noise: NoiseModel | None = None
     origin_reach_angstrom: float | None = None
+    file_pixel_size_angstrom: float | None = None
 
 
 def reference_from_half_maps(maps: HalfMaps, symmetry: str = "C1") -> Reference:
@@ -102,6 +110,44 @@ def reference_from_map(
         require(0 < resolution_angstrom <= extent / 2, expected, resolution_angstrom)
         highest = min(round(extent / resolution_angstrom), nyquist - 1)
     return Reference(volume, None, highest, symmetry)
+
+
+def without_visible_noise(reference: Reference) -> Reference:
+    """A map from elsewhere, masked, weighted and cut by its signal where noise shows around the molecule.
+
+    Noise of the very particles that are compared with it passes for signal: poses settle on it, and seem
+    surer than they are. Outside the molecule is no signal, so each shell's share of signal inside follows
+    from the ratio of both powers: the Wiener filter S / (S + N), up to where it is that of an FSC of 0.143. A
+    map with hardly anything around the molecule stays as it is.
+    """
+    volume, box = reference.full, len(reference.full.voxels)
+    mask = soft_mask(volume)
+    outside = (1 - soft_mask(volume, extend_pixel=OUTSIDE_PIXEL)) * soft_spherical_mask(box, box / 2 - 2, 2)
+    if float(outside.square().mean()) < LEAST_OUTSIDE:
+        return reference
+    inside_power, noise = (_power_by_shell(volume.voxels, weight) for weight in (mask, outside))
+    signal = (1 - noise / inside_power.clamp_min(torch.finfo(noise.dtype).tiny)).clamp(0, 1)
+    signal[0] = 1  # the mean was taken away outside
+    used = slice(1, reference.highest_frequency + 1)
+    if float(signal[used].min()) > 1 - LEAST_NOISE:
+        return reference
+    bad = (signal[used] < 2 * FSC_THRESHOLD / (1 + FSC_THRESHOLD)).nonzero()
+    highest = reference.highest_frequency if not len(bad) else max(int(bad[0]), 2)
+    extent = box * volume.pixel_size_angstrom
+    logger.warning(
+        f"the reference has noise around the molecule: it is masked, weighted by its signal, and used up to "
+        f"{extent / highest:.1f} Å"
+    )
+    weight = torch.where(torch.arange(len(signal)) <= highest, signal, 0.0)
+    voxels = mask * filter_shells(volume.voxels, weight)
+    return replace(reference, full=replace(volume, voxels=voxels), highest_frequency=highest)
+
+
+def _power_by_shell(voxels: Tensor, weight: Tensor) -> Tensor:
+    """Mean |transform|² of each shell of a map multiplied by ``weight``, per voxel that is left."""
+    power = torch.fft.rfftn(weight * (voxels - (weight * voxels).sum() / weight.sum())).abs().square()
+    box = len(voxels)
+    return mean_by_shell(power, shell_index(box), box // 2 + 1) / weight.square().mean()
 
 
 def masked_reference(reference: Reference, mask: Tensor) -> Reference:

@@ -27,11 +27,13 @@ from cryoforum.report.wording import degrees
 _MAX_DENSITY_BINS = 90
 _MAX_SKY_ROWS = 18
 _TICK_RESOLUTIONS_ANGSTROM = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.5, 2.2, 2, 1.8, 1.5)
+MAP = "map"  # a reconstruction that is not one of the demonstration's
 _CURVE_STYLES: dict[str, dict[str, Any]] = {
     "true": {"color": MUTED, "linewidth": 4.5, "alpha": 0.5},  # seen beside a curve that covers it
     "network": {"color": ORANGE},
     "predicted": {"color": BLUE},
     "filtered": {"color": GREEN, "linestyle": (0, (4, 2))},
+    MAP: {"color": BLUE, "linewidth": 2},
     "genuine": {"color": INK, "linewidth": 1.1, "linestyle": (0, (1, 1.5))},
 }
 

@@ -94,8 +94,9 @@ def _exhibit_without_truth(predictions: PredictedPoses, bound_rad: np.ndarray) -
         panels.append(Panel("Signal scale", figures.signal_against_gain(scale, gain)))
         caption += (
             " The signal scale is the strength of a particle: 1 (dashed) where an image holds the reference "
-            "as strongly as expected. Near 0 an image holds nothing of the molecule and its pose means "
-            "nothing: ice, contamination, another particle. One cloud about 1 is as it should be; a whole "
-            "cloud elsewhere is a reference on another scale, a second cloud nearer to 0 is junk."
+            "as strongly as expected. Below 0.5 an image without the molecule is likelier, and its pose "
+            "means nothing: ice, contamination, another particle. It is never 0, as the best match to noise "
+            "fits a little. One cloud about 1 is as it should be; a whole cloud elsewhere is a reference on "
+            "another scale, a second cloud below 0.5 is junk."
         )
     return Exhibit(panels, caption, columns=len(panels))

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ RECONSTRUCTIONS = {
     "network": "Network alone",
     "predicted": "Predicted poses",
     "filtered": "Predicted, filtered",
+    figures.MAP: "Map",
 }
 REFINED_RECONSTRUCTIONS = RECONSTRUCTIONS | {
     "predicted": "Predicted and refined",
@@ -32,11 +34,23 @@ _SECTIONS_CAPTION = (
     "a sharp middle show wrong orientations; a map that is blurred everywhere alike, wrong origins."
 )
 _FSC_CAPTION = (
-    "Fourier shell correlation of two half maps, inside a soft mask around the molecule and in the whole "
+    "Fourier shell correlation of two half maps: inside a soft mask around the molecule, without what the "
+    "mask adds (corrected, by phase randomisation: the one to publish) and with it, and in the whole "
     "box. The resolution is where a curve falls below 0.143 (dotted line). Poses are as good as these images "
     "need where their curve lies on the curve of the true poses; a curve that lies above it shows that the "
     "half maps share more than the molecule."
 )
+
+
+def folder_of_map(folder: Path, kind: str) -> Path:
+    """Where a reconstruction of a run lies: in map/, or in reconstruction/ by the kind of its poses."""
+    return folder / figures.MAP if kind == figures.MAP else folder / "reconstruction" / kind
+
+
+def read_resolutions(folder: Path) -> dict[str, Any]:
+    """What resolution.json of each reconstruction says, by its kind."""
+    found = {kind: read_json(folder_of_map(folder, kind) / "resolution.json") for kind in RECONSTRUCTIONS}
+    return {kind: values for kind, values in found.items() if values}
 
 
 def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | None:
@@ -50,10 +64,14 @@ def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | Non
         Reconstructions to show, by the name of their folder: `RECONSTRUCTIONS` or `REFINED_RECONSTRUCTIONS`.
     """
     sections = []
-    curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {"masked": {}, "unmasked": {}}
+    curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {
+        "corrected": {},
+        "masked": {},
+        "unmasked": {},
+    }
     halves: dict[str, bool | None] = {}
     for kind, name in names.items():
-        place = folder / "reconstruction" / kind
+        place = folder_of_map(folder, kind)
         table = read_csv(place / "fsc.csv", ("frequency_per_angstrom", "fsc_unmasked"))
         if (place / "map.mrc").is_file():
             sections.append(Panel(name, central_sections(place / "map.mrc", name, table)))

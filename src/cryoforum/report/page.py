@@ -1,5 +1,6 @@
 """One HTML page of everything that a run left in its folder."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cryoforum.dataset.columns import EXPECTED_ERROR
 from cryoforum.errors import InputError
+from cryoforum.report.figures import MAP
 from cryoforum.report.inputs import (
     PredictedPoses,
     accuracy_numbers,
@@ -18,7 +20,12 @@ from cryoforum.report.inputs import (
 )
 from cryoforum.report.layout import Section, Table
 from cryoforum.report.limit import MEDIAN_OF_PERFECT_ESTIMATOR, limit_section
-from cryoforum.report.maps import RECONSTRUCTIONS, REFINED_RECONSTRUCTIONS, reconstruction_section
+from cryoforum.report.maps import (
+    RECONSTRUCTIONS,
+    REFINED_RECONSTRUCTIONS,
+    read_resolutions,
+    reconstruction_section,
+)
 from cryoforum.report.sections import (
     accuracy_section,
     directions_section,
@@ -29,6 +36,19 @@ from cryoforum.report.sections import (
 from cryoforum.report.wording import degrees, percent, quantity, radians, thousands
 from cryoforum.storage.files import replacing
 
+logger = logging.getLogger(__name__)
+
+KINDS_OF_RESOLUTION = ("unmasked", "masked", "corrected")
+# Files or folders of which one is enough, and what to call them.
+LOOKED_FOR = (
+    (("particles.star", "predictions.star"), "particles.star"),
+    (("model/log.csv",), "model/log.csv"),
+    (("predictions.star",), "predictions.star"),
+    (("kept.star",), "kept.star"),
+    (("network.star",), "network.star (poses before local refinement)"),
+    (("truth.star",), "truth.star (known poses)"),
+    (("map/map.mrc", "reconstruction"), "map/ or reconstruction/"),
+)
 _GROUPS = {"network": "Network alone", "all": "All", "kept": "Kept"}
 _REFINED_GROUPS = {"network": "Network alone", "all": "Refined", "kept": "Refined, kept"}
 
@@ -41,7 +61,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     folder
         Of the run. Files looked for: summary.json, particles.star, model/log.csv, model/model.json,
         predictions.star, network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
-        reconstruction/{true,network,predicted,filtered}. Missing ones are left out.
+        map/ and in reconstruction/{true,network,predicted,filtered}. Missing ones are left out, and logged.
     output
         HTML file, written under a temporary name and then renamed.
     root
@@ -58,7 +78,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     numbers = accuracy_numbers(summary, predictions)
     refined = bool(numbers["bound"]) or (predictions is not None and predictions.bound_rad is not None)
     maps = REFINED_RECONSTRUCTIONS if refined else RECONSTRUCTIONS
-    resolutions = summary.get("resolutions", {})
+    resolutions = summary.get("resolutions") or read_resolutions(folder)
     candidates = (
         accuracy_section(predictions),
         limit_section(predictions),
@@ -69,9 +89,10 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
         run_section(summary, model),
     )
     sections = list(filter(None, candidates))
+    _say_what_is_missing(folder)
     if not sections and not summary:
         raise InputError(
-            f"{folder}: expected results such as predictions.star, model/log.csv or reconstruction/, found "
+            f"{folder}: expected results such as predictions.star, model/log.csv or map/, found "
             "none; give the folder of a run"
         )
     render(
@@ -82,6 +103,13 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
         sections,
         list(filter(None, (error_table(numbers), resolution_table(resolutions, maps)))),
     )
+
+
+def _say_what_is_missing(folder: Path) -> None:
+    """A line on what the page lacks, as other names than these are not looked for."""
+    missing = [name for names, name in LOOKED_FOR if not any((folder / path).exists() for path in names)]
+    if missing:
+        logger.info(f"not found in {folder}, and so not on the page: {', '.join(missing)}")
 
 
 def render(
@@ -165,17 +193,19 @@ def error_facts(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
         result.append((ratio, "median of error ÷ lower bound, refined", note))
     if "all" in errors:
         share = percent(errors["all"]["share_above_0_3_rad"], decimals=1)
-        note = "0.3 rad: too far for local refinement to correct"
+        note = "17.2° (0.3 rad) is too far for local refinement to correct"
         result.append((share, "of all errors above 17.2°", note))
     return result
 
 
 def resolution_facts(resolutions: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str, str]]:
     """(number, quantity, note) of the map from predicted poses; ``names`` as `RECONSTRUCTIONS`."""
-    for kind in ("predicted", "filtered"):
+    for kind in ("predicted", "filtered", MAP):
         values = resolutions.get(kind, {})
         if values.get("masked"):
             note = "masked, FSC = 0.143" + ("" if values.get("independent") else "; optimistic")
+            if values.get("corrected"):
+                note += f"; corrected for the mask, to publish: {values['corrected']:.1f} Å"
             best = resolutions.get("true", {}).get("masked")
             if best:
                 note += f"; from true poses {best:.1f} Å"
@@ -189,7 +219,7 @@ def error_table(numbers: dict[str, Any]) -> Table | None:
     if not errors:
         return None
     names = _REFINED_GROUPS if numbers["bound"] else _GROUPS
-    header = ["Particles", "Number", "Median", "Mean", "Middle half", "Above 0.3 rad"]
+    header = ["Particles", "Number", "Median", "Mean", "Middle half", "Above 17.2° (0.3 rad)"]
     if shifts:
         header.append("Shift, median")
     rows = []
@@ -211,13 +241,14 @@ def resolution_table(resolutions: dict[str, Any], names: dict[str, str]) -> Tabl
     """Resolution of each reconstruction, and whether its halves are independent."""
     if not resolutions:
         return None
+    header = ("Reconstruction", *map(str.capitalize, KINDS_OF_RESOLUTION), "Half maps")
     words = {True: "independent", False: "not independent", None: "–"}
     rows = [
         (
             names.get(kind, kind),
-            *(f"{values[key]:.1f} Å" if values.get(key) else "–" for key in ("unmasked", "masked")),
+            *(f"{values[key]:.1f} Å" if values.get(key) else "–" for key in KINDS_OF_RESOLUTION),
             words[values.get("independent")],
         )
         for kind, values in resolutions.items()
     ]
-    return Table("Resolution (FSC = 0.143)", ("Reconstruction", "Unmasked", "Masked", "Half maps"), rows)
+    return Table("Resolution (FSC = 0.143)", header, rows)

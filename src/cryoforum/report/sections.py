@@ -28,8 +28,9 @@ _MAX_PAIRS = 200_000
 
 def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> Section | None:
     """A few particles as recorded, as the network gets them, and low-pass filtered (paper, Fig. 2)."""
-    path = folder / "particles.star"
-    if not path.is_file():
+    files = (folder / name for name in ("particles.star", "predictions.star"))
+    path = next((path for path in files if path.is_file()), None)
+    if path is None:
         return None
     particles = particles_from_table(read_particle_file(path), root)
     rows = torch.linspace(0, len(particles) - 1, min(_SHOWN_PARTICLES, len(particles))).long()

@@ -143,8 +143,8 @@ def _quality_section(
     if len(scales):
         panels.append(Panel("Signal", signal_scales(scales, junk_scale)))
         caption += (
-            " Signal: the strength of the reference in each image; about 1, and near 0 where there is no "
-            "particle."
+            " Signal: the strength of the reference in each image; about 1, and below 0.5 (dashed) "
+            "where an image without a particle is likelier: the best match to noise is never 0."
         )
     return Section("quality", "Quality", "", [Exhibit(panels, caption)])
 

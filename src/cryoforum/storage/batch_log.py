@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cryoforum.errors import InputError
+from cryoforum.storage.files import make_folder_of
 from cryoforum.storage.locks import lock
 
 FORMAT = "cryo-forum batches 2"
@@ -59,6 +60,7 @@ class BatchLog(AbstractContextManager["BatchLog"]):
         self._fingerprint, self._row_count, self._batch_size = fingerprint, row_count, batch_size
         self._columns: list[str] | None = None
         self._synced, self._end = time.monotonic(), 0
+        make_folder_of(self.path)
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             lock(self._file, self._refusal)

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import logging
 import os
 import re
 import secrets
@@ -17,6 +18,8 @@ from cryoforum.storage.locks import FOLDER_LOCK
 # Names that `replacing` and `progress_path` give; somebody's own hidden files have others.
 _LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.partial(\.[^.]*)?|\..+\.progress-\d+-of-\d+", re.DOTALL)
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -25,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The suffix is that of ``path``, as some writers choose their format by it.
     """
     path = Path(path)
-    require_folder_of(path)
+    make_folder_of(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")
     try:
         yield temporary
@@ -50,9 +53,22 @@ def reason_of(error: Exception) -> str:
 
 
 def require_folder_of(path: Path) -> None:
-    """InputError where the folder of ``path`` does not exist; asked before any work."""
-    if not Path(path).parent.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {Path(path).parent}; create it first")
+    """InputError where neither the folder of ``path`` nor the one above it exists; asked before any work.
+
+    One folder is made when something is written; several that are missing are a mistyped path.
+    """
+    folder = Path(path).parent
+    if not folder.is_dir() and (folder.exists() or not folder.absolute().parent.is_dir()):
+        raise InputError(f"cannot write {path}: there is no folder {folder}; create it first")
+
+
+def make_folder_of(path: Path) -> None:
+    """Make the folder of ``path`` where it is the only one missing; InputError where more are."""
+    require_folder_of(path)
+    folder = Path(path).parent
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        logger.info(f"made the folder {folder}")
 
 
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:

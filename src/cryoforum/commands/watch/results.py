@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cryoforum.alignment.map_aligner import SCALE_RANGE
 from cryoforum.commands.reconstruct import write_maps
 from cryoforum.commands.watch.job import MAPS, PREDICTED, WatchRequest, read_job, write_job
 from cryoforum.commands.watch.portions import Portion, PortionScores, listed_portions, scores_of
 from cryoforum.commands.watch.sums import updated_sums
+from cryoforum.curation.junk import JUNK_SCALE
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particle_table import ParticleTable, select_rows
@@ -121,7 +121,7 @@ class Results:
         resolution = self._update_maps(threshold)
         errors, scales = self._errors_deg(), self._scales()
         history = self._update_history(errors, scales, threshold, resolution)
-        write_watch_report(self._out, history, errors, threshold, scales, SCALE_RANGE[0])
+        write_watch_report(self._out, history, errors, threshold, scales, JUNK_SCALE)
 
     def _threshold(self) -> float:
         """Degrees of expected error up to which a particle counts; fixed as soon as enough are there."""
@@ -185,7 +185,7 @@ class Results:
         now = {
             "particles": str(len(errors)),
             "kept": str(int((errors <= threshold).sum())),
-            "junk": str(int((scales < SCALE_RANGE[0]).sum())) if len(scales) else "",
+            "junk": str(int((scales < JUNK_SCALE).sum())) if len(scales) else "",
             "unmasked": f"{resolution['unmasked']:.4f}" if resolution else "",
             "masked": f"{resolution['masked']:.4f}" if resolution else "",
         }
@@ -206,6 +206,6 @@ class Results:
 def _state_line(now: dict[str, str]) -> str:
     """A line of the history in words."""
     words = [f"{now['particles']} particles", f"{now['kept']} kept"]
-    words += [f"{now['junk']} without signal"] if now["junk"] else []
+    words += [f"{now['junk']} probably junk"] if now["junk"] else []
     words += [f"map at {float(now['masked']):.1f} Å"] if now["masked"] else []
     return ", ".join(words)

@@ -44,9 +44,9 @@ def read_volume(path: Path, pixel_size_angstrom: float | None = None) -> Volume:
     return Volume(torch.from_numpy(np.ascontiguousarray(cube)), pixel_size)
 
 
-def check_volume(path: Path, pixel_size_angstrom: float | None = None) -> None:
-    """InputError where `read_volume` would refuse the header; asked before long work."""
-    _checked_header(path, pixel_size_angstrom)
+def check_volume(path: Path, pixel_size_angstrom: float | None = None) -> float:
+    """The pixel size in Å; InputError where `read_volume` would refuse the header. Asked before long work."""
+    return _checked_header(path, pixel_size_angstrom)[1]
 
 
 def write_volume(volume: Volume, path: Path) -> None:
