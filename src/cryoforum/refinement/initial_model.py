@@ -1,9 +1,9 @@
 """A first map from particles without poses: stochastic expectation-maximisation on small images.
 
-Each step takes some images, compares them with the present map all over SO(3) × origins, draws one orientation
-of each from its posterior, and adds its slice to running sums that forget slowly; the map is their quotient,
-with a prior of the map's own spectrum. Frequencies and the grid of orientations grow on the way. Several
-starts are raced and the likeliest goes on. Nothing tells the hand of the result.
+Each step takes some images, compares them with the present map all over SO(3) × origins, draws one
+orientation of each from its posterior, and adds its slice to running sums that forget slowly; the map is
+their quotient, with a prior of the map's own spectrum. Frequencies and the grid of orientations grow on the
+way. Several starts are raced and the likeliest goes on. Nothing tells the hand of the result.
 """
 
 from collections.abc import Callable
@@ -112,7 +112,7 @@ def initial_model(
 
 
 def small_images(particles: Particles, config: InitialModelConfig) -> WhitenedImages:
-    """All images shrunk to ``config.box``, without ramps, faded out, and divided by the deviation of noise."""
+    """All images at ``config.box`` pixels, without ramps, faded out and whitened."""
     box = config.box
     axis = (torch.arange(box) - box // 2) / (box / 2)
     ring = radius_on_grid(axis, axis) > RING
@@ -120,7 +120,8 @@ def small_images(particles: Particles, config: InitialModelConfig) -> WhitenedIm
     fit = torch.linalg.pinv(plane[ring])
     images = []
     for batch in loaded_batches(particles, 256):
-        shrunk = to_real(crop_or_pad(to_fourier(batch.images), particles.box, box), box)
+        whole = to_fourier(batch.images[torch.arange(len(batch))])
+        shrunk = to_real(crop_or_pad(whole, particles.box, box), box)
         images.append(shrunk - torch.einsum("bm,km,xyk->bxy", shrunk[:, ring], fit, plane))
     stack = torch.cat(images)
     points = frequency_points(box, config.last_frequency)
@@ -182,7 +183,7 @@ def _templates(
     frequency: int,
     nside: int,
     largest: float,
-    turn: Tensor | None,
+    turn: Tensor | None = None,
 ) -> Templates:
     search = SearchConfig(nside=nside, highest_frequency=frequency, max_shift_pixel=largest)
     return make_templates(cropped_transform(voxels, frequency), config.box, search, config.symmetry, turn)
@@ -191,7 +192,7 @@ def _templates(
 def _likelihood(start: _Start, images: WhitenedImages, config: InitialModelConfig, largest: float) -> float:
     """How well the map of a start explains some images, the same of every start."""
     frequency, nside, _, _ = _schedule(config.race, config)
-    templates = _templates(start.map, config, frequency, nside, largest, None)
+    templates = _templates(start.map, config, frequency, nside, largest)
     rows = torch.arange(min(len(images), 600))
     chosen = images[rows].within(frequency)
     return float(log_likelihood_on_grid(templates, chosen).logsumexp(1).mean())

@@ -14,7 +14,7 @@ from torch import Tensor
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.fitting import aligner_with_own_noise, fitted_aligner
 from cryoforum.alignment.map_aligner import MapAligner
-from cryoforum.dataset.particles import Particles, loaded_batches
+from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import require
@@ -141,24 +141,27 @@ def _aligned(
     config: RefinementConfig,
     progress: Callable[[int], None],
 ) -> Predictions:
-    """Poses of all particles, each half against its own map; in the first round there is but one."""
+    """Poses of all particles, each half against its own map; in the first round there is but one map."""
     settings = AlignmentConfig(source="search")
     if reference.noise is None:
         aligner = fitted_aligner(reference, particles, None, settings)
     else:
         aligner = aligner_with_own_noise(reference, particles, settings, own_half_maps=True)
-    searched = torch.ones(len(particles), dtype=torch.bool)
-    if number > config.search_rounds:
-        searched = torch.arange(len(particles)) % round(
-            1 / max(config.searched_share, 1e-9)
-        ) == number % round(1 / max(config.searched_share, 1e-9))
+    searched = _searched(number, len(particles), config)
+    rows_of_batches = all_rows(len(particles), BATCH_SIZE)
     batches = []
-    for rows, batch in zip(
-        torch.arange(len(particles)).split(BATCH_SIZE), loaded_batches(particles, BATCH_SIZE), strict=True
-    ):
+    for rows, batch in zip(rows_of_batches, loaded_batches(particles, BATCH_SIZE), strict=True):
         batches.append(_aligned_batch(aligner, batch, searched[rows]))
         progress(len(rows))
     return joined_predictions(batches)
+
+
+def _searched(number: int, count: int, config: RefinementConfig) -> Tensor:
+    """Whether each particle (n,) is searched all over in a round: all at first, then others in each round."""
+    if number <= config.search_rounds:
+        return torch.ones(count, dtype=torch.bool)
+    turn = (torch.arange(count) + number * round(config.searched_share * count)) % count
+    return turn < round(config.searched_share * count)
 
 
 def _aligned_batch(aligner: MapAligner, batch: Particles, searched: Tensor) -> Predictions:
