@@ -118,6 +118,19 @@ def fitted_aligner(
     return aligner
 
 
+def aligner_with_own_noise(
+    reference: Reference, particles: Particles, config: AlignmentConfig, *, own_half_maps: bool = False
+) -> MapAligner:
+    """The aligner of a map that was made from these particles, under the noise measured then.
+
+    InputError where the reference is from elsewhere, or half maps are asked for and there are none.
+    """
+    if reference.noise is None:
+        raise InputError("expected a reference made from particles, with their noise, found none")
+    draft = _Draft(reference, None, config, _transforms(reference, particles, own_half_maps))
+    return draft.aligner(reference.noise, COARSE_SEARCH, COARSE_REFINEMENT)
+
+
 @dataclass(frozen=True)
 class _Draft:
     """All that an aligner is made of but noise and the settings that may be chosen."""

@@ -93,10 +93,17 @@ class Templates:
     phases: Complex[Tensor, "p s"]
 
 
-def make_templates(transform: Tensor, box: int, config: SearchConfig, symmetry: str = "C1") -> Templates:
-    """Templates of a `projection.cropped_transform` whose images have ``box`` pixels."""
+def make_templates(
+    transform: Tensor, box: int, config: SearchConfig, symmetry: str = "C1", turn: Tensor | None = None
+) -> Templates:
+    """Templates of a `projection.cropped_transform` whose images have ``box`` pixels.
+
+    ``turn``, a unit quaternion (4,), turns the grid of rotations.
+    """
     points = frequency_points(box, config.highest_frequency)
-    rotations = asymmetric_unit(rotation_grid(config.nside), symmetry_group(symmetry))
+    grid = rotation_grid(config.nside)
+    grid = grid if turn is None else compose(turn, grid)
+    rotations = asymmetric_unit(grid, symmetry_group(symmetry))
     slices = torch.cat([slices_at(transform, part, points) for part in rotations.split(2048)])
     origins = _origin_grid(config.max_shift_pixel, box / (8 * config.highest_frequency))
     return Templates(
@@ -156,7 +163,7 @@ def candidates(templates: Templates, images: WhitenedImages, log_density: Float[
     margin = (templates.config.plausible_share * relief).clamp_min(templates.config.plausible_margin)
     return Candidates(
         templates.rotations[rows],
-        _best_origins(templates, images, rows),
+        origins_of_templates(templates, images, rows),
         plausible=height >= (height[:, 0] - margin)[:, None],
     )
 
@@ -191,7 +198,7 @@ def _separated_peaks(templates: Templates, log_density: Tensor) -> tuple[Tensor,
     return torch.stack(found, dim=1), torch.stack(heights, dim=1)
 
 
-def _best_origins(templates: Templates, images: WhitenedImages, rows: Tensor) -> Tensor:
+def origins_of_templates(templates: Templates, images: WhitenedImages, rows: Tensor) -> Tensor:
     """Origin (n, m, 2) of the grid at which each template (n, m) fits its image best."""
     images = images.within(float(templates.points.radius[-1]))
     slices = torch.view_as_complex(templates.slices.T.contiguous().view(len(templates.rotations), -1, 2))

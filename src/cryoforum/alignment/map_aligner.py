@@ -79,6 +79,26 @@ class MapAligner:
             return torch.zeros(len(particles), dtype=torch.long)
         return particles.half_sets - 1
 
+    def align_batch_from_poses(self, batch: Particles) -> Predictions:
+        """The poses that the particles have, refined against their maps with all frequencies at once."""
+        poses = batch.poses
+        if poses is None:
+            raise InputError("expected particles with poses to start from, found none")
+        images = self.noise.whiten(batch, self.points)
+        origins = poses.shifts_angstrom / batch.pixel_size_angstrom
+        which = self.map_of(batch)
+        parts, order = [], []
+        for half, own_map in enumerate(self.maps):
+            rows = (which == half).nonzero()[:, 0]
+            if len(rows):
+                start = poses.quaternions[rows, None], origins[rows, None]
+                refined = refine_locally(own_map.transform, images[rows], *start, ALL_AT_ONCE)
+                reference_half = half + 1 if len(self.maps) > 1 else 0
+                unchanged = torch.zeros(len(rows))
+                parts.append(_predictions(refined, batch.pixel_size_angstrom, reference_half, unchanged))
+                order.append(rows)
+        return joined_predictions(parts)[torch.argsort(torch.cat(order))]
+
     def align_batch(self, batch: Particles) -> Predictions:
         """Candidates of each particle, refined against its map."""
         images = self.noise.whiten(batch, self.points)

@@ -1,0 +1,1 @@
+"""From particles alone: initial model, refinement, classes."""
