@@ -13,7 +13,7 @@ from cryoforum.dataset.particle_table import ParticleTable, missing_columns, opt
 from cryoforum.dataset.repeats import found_repeats, warn_of_oversights
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import lost_in_table
-from cryoforum.io.image_paths import find_file
+from cryoforum.io.image_paths import StackFinder
 from cryoforum.io.located_images import image_numbers
 from cryoforum.io.mrc.header import read_header
 from cryoforum.io.particle_files import CRYOSPARC, check_writable, read_files, write_particle_file
@@ -128,7 +128,8 @@ def _with_image_sizes(table: ParticleTable, root: Path | None, without: str) -> 
     if table.optics is None or not missing_columns(table, ["rlnImageSize"]):
         return table
     used, first_rows = np.unique(optics_rows(table, table.optics), return_index=True)
-    boxes = [_box(table, int(row), root) for row in first_rows]
+    finder = StackFinder(table.path.absolute().parent, root)
+    boxes = [_box(table, int(row), finder) for row in first_rows]
     if None in boxes:
         logger.warning(f"the stacks are not found, so {without}")
         return table
@@ -139,11 +140,11 @@ def _with_image_sizes(table: ParticleTable, root: Path | None, without: str) -> 
     return replace(table, optics=table.optics.assign(rlnImageSize=sizes).astype(str))
 
 
-def _box(table: ParticleTable, row: int, root: Path | None) -> int | None:
+def _box(table: ParticleTable, row: int, finder: StackFinder) -> int | None:
     """Width in pixels of the image of a row; None where its stack is not found."""
     _, stack = split_image_name(table.particles["rlnImageName"].iloc[row])
     try:
-        path = find_file(stack, table.path.absolute().parent, root)
+        path = finder.find(stack)
     except InputError:
         return None
     return read_header(path).layout.shape[2]
