@@ -26,11 +26,22 @@ def test_single_images_are_no_repeats() -> None:
 
 def test_copies_under_other_poses_are_an_expansion() -> None:
     found = found_repeats(torch.tensor([7, 8, 7, 8, 7]), poses([0, 0, 90, 120, 180]))
-    assert found is not None and found.is_expansion
+    assert found is not None and found.is_expansion and not found.have_one_pose
     assert (found.row_count, found.image_count) == (5, 2)
     assert found.rows.tolist() == [2, 3, 4] and found.first.tolist() == [0, 1, 0]
     assert "symmetry-expanded" in str(found) and "5 rows of 2 images" in str(found)
     assert "rows 1 and 3" in str(found)
+
+
+def test_an_expansion_may_hold_a_few_copies_that_a_refinement_brought_together() -> None:
+    """Not as many as two refinements of the same images would."""
+    images, turns = torch.arange(50).repeat(4), [90.0 * copy for copy in range(4) for _ in range(50)]
+    turns[60] = turns[10] + 0.1
+    found = found_repeats(images, poses(turns))
+    assert found is not None and found.is_expansion and found.have_one_pose
+    assert found.listed == "1 of 200 rows with the image of an earlier one and its pose: 61 (as 11)"
+    twice = found_repeats(images[:100], poses([*turns[:50], *(turn + 0.4 for turn in turns[:50])]))
+    assert twice is not None and not twice.is_expansion
 
 
 @pytest.mark.parametrize("first", [10.0, -170.0])

@@ -20,7 +20,7 @@ from cryoforum.dataset.particle_table import (
 from cryoforum.dataset.repeats import found_repeats, warn_of_oversights
 from cryoforum.errors import InputError
 from cryoforum.io.cryosparc.reading import lost_in_table
-from cryoforum.io.image_paths import find_file
+from cryoforum.io.image_paths import StackFinder
 from cryoforum.io.join import joined
 from cryoforum.io.located_images import image_numbers
 from cryoforum.io.mrc.header import read_header
@@ -144,7 +144,7 @@ def _refuse_unusable(table: ParticleTable) -> None:
 def _for_cryosparc(table: ParticleTable, root: Path | None) -> ParticleTable:
     if table.dataset is not None:
         return table
-    return _with_image_sizes(table, root, "there is no blob/shape, which cryoSPARC needs; give --root")
+    return _with_image_sizes(table, root, "there is no blob/shape, which cryoSPARC needs")
 
 
 def _for_relion(table: ParticleTable, relion: str | None, root: Path | None) -> ParticleTable:
@@ -159,7 +159,7 @@ def _for_relion(table: ParticleTable, relion: str | None, root: Path | None) -> 
         )
     if relion == "3.0":
         return relion30(table)
-    return _with_image_sizes(table, root, "rlnImageSize is left out; RELION needs it: give --root")
+    return _with_image_sizes(table, root, "rlnImageSize is left out, which RELION needs")
 
 
 def _with_image_sizes(table: ParticleTable, root: Path | None, without: str) -> ParticleTable:
@@ -171,22 +171,16 @@ def _with_image_sizes(table: ParticleTable, root: Path | None, without: str) -> 
     if table.optics is None or not missing_columns(table, ["rlnImageSize"]):
         return table
     used, first_rows = np.unique(optics_rows(table, table.optics), return_index=True)
-    boxes = [_box(table, int(row), root) for row in first_rows]
-    if None in boxes:
-        logger.warning(f"the stacks are not found, so {without}")
+    finder = StackFinder(table.path.absolute().parent, root)
+    names = table.particles["rlnImageName"].iloc[first_rows]
+    try:
+        stacks = [finder.find(split_image_name(name)[1]) for name in names]
+    except InputError as error:
+        logger.warning(f"{without}: {error}")
         return table
+    boxes = [read_header(stack).layout.shape[2] for stack in stacks]
     # A group without particles has no stack to ask; any size does.
     sizes = [str(boxes[0])] * len(table.optics)
     for group, box in zip(used, boxes, strict=True):
         sizes[group] = str(box)
     return replace(table, optics=table.optics.assign(rlnImageSize=sizes).astype(str))
-
-
-def _box(table: ParticleTable, row: int, root: Path | None) -> int | None:
-    """Width in pixels of the image of a row; None where its stack is not found."""
-    _, stack = split_image_name(table.particles["rlnImageName"].iloc[row])
-    try:
-        path = find_file(stack, table.path.absolute().parent, root)
-    except InputError:
-        return None
-    return read_header(path).layout.shape[2]

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 # Two refinements of one image differ by less; of operators, only those of thin helices turn by hardly more.
 SAME_ORIENTATION_DEG = 0.5
 SAME_ORIGIN_ANGSTROM = 2.0
+MOST_OF_ONE_POSE = 0.05  # of the copies in an expanded set that was refined since
 ROWS_SHOWN = 3
 
 BEFORE_EXPANSION = "the file from before the expansion"
@@ -34,27 +35,39 @@ WITH_SYMMETRY = f"{BEFORE_EXPANSION}, with its --symmetry"
 class Repeats:
     """What is repeated in ``row_count`` rows of ``image_count`` images.
 
-    rows: those that show the image of an earlier row again, (k,); where there are some, only those that do so
-        under the same pose, or under none. first: that earlier row of each, (k,).
-    is_expansion: whether all copies have poses of their own.
+    have_one_pose: whether some copies of an image have the same pose, or all have none.
+    rows: those that show the image of an earlier row again, (k,); where ``have_one_pose``, only those that do
+        so under its pose. first: that earlier row of each, (k,).
     """
 
     row_count: int
     image_count: int
+    have_one_pose: bool
     rows: np.ndarray
     first: np.ndarray
-    is_expansion: bool
+
+    @property
+    def is_expansion(self) -> bool:
+        """Whether copies have poses of their own, but for a few that a refinement brought together again."""
+        return not self.have_one_pose or len(self.rows) < MOST_OF_ONE_POSE * (
+            self.row_count - self.image_count
+        )
+
+    @property
+    def listed(self) -> str:
+        """The first of the rows, and their number."""
+        pairs = [f"{row + 1} (as {at + 1})" for row, at in zip(self.rows, self.first, strict=True)]
+        shown = ", ".join(pairs[:ROWS_SHOWN]) + (", …" if len(pairs) > ROWS_SHOWN else "")
+        pose = " and its pose" if self.is_expansion else ""
+        return f"{len(pairs)} of {self.row_count} rows with the image of an earlier one{pose}: {shown}"
 
     def __str__(self) -> str:
-        first, again = self.first[0] + 1, self.rows[0] + 1
-        if self.is_expansion:
-            return (
-                f"a symmetry-expanded set ({self.row_count} rows of {self.image_count} images, each time "
-                f"under another pose, first in rows {first} and {again})"
-            )
-        pairs = [f"{row + 1} (as {at + 1})" for row, at in zip(self.rows, self.first, strict=True)]
-        listed = ", ".join(pairs[:ROWS_SHOWN]) + (", …" if len(pairs) > ROWS_SHOWN else "")
-        return f"{len(pairs)} of {self.row_count} rows with the image of an earlier one: {listed}"
+        if not self.is_expansion:
+            return self.listed
+        return (
+            f"a symmetry-expanded set ({self.row_count} rows of {self.image_count} images under other poses, "
+            f"first rows {self.first[0] + 1} and {self.rows[0] + 1})"
+        )
 
 
 def found_repeats(numbers: Int[Tensor, " n"], poses: Poses | None) -> Repeats | None:
@@ -77,7 +90,7 @@ def found_repeats(numbers: Int[Tensor, " n"], poses: Poses | None) -> Repeats | 
     chosen = pairs[:, has_one_pose] if has_one_pose.any() else pairs
     chosen = chosen[:, np.lexsort(chosen)]  # by the later row, of each the first that it repeats
     rows, at = np.unique(chosen[1], return_index=True)
-    return Repeats(len(values), len(starts), rows, chosen[0, at], not has_one_pose.any())
+    return Repeats(len(values), len(starts), bool(has_one_pose.any()), rows, chosen[0, at])
 
 
 def _have_one_pose(poses: Poses | None, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -125,19 +138,20 @@ def _refuse_expansion(table: ParticleTable, repeats: Repeats | None, purpose: st
 
 
 def refuse_oversights(table: ParticleTable, repeats: Repeats | None) -> None:
-    """InputError where an image is repeated under the same pose, or without one."""
+    """InputError where images are repeated under the same pose, or without one; a few are only logged."""
     if repeats is not None and not repeats.is_expansion:
         row, first = int(repeats.rows[0]), int(repeats.first[0])
         raise InputError(
             f"{place_of_row(table, row)}: the image is already in row {first + 1}{_others(repeats)}; remove "
             "the duplicates"
         )
+    warn_of_oversights(table, repeats)
 
 
 def warn_of_oversights(table: ParticleTable, repeats: Repeats | None) -> None:
     """Log the same where it does no harm."""
-    if repeats is not None and not repeats.is_expansion:
-        logger.warning(f"{table.path}: found {repeats}; remove them if they are an oversight")
+    if repeats is not None and repeats.have_one_pose:
+        logger.warning(f"{table.path}: found {repeats.listed}; remove them if they are an oversight")
 
 
 def _others(repeats: Repeats) -> str:

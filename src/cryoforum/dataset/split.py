@@ -28,13 +28,15 @@ def parts_of(particles: Particles, parts: Mapping[str, str], sources: Mapping[in
     An image is known by its place on disk, whatever its name there; else, as data move, by its name, however
     that is spelt.
     """
-    known = {normalised_image_name(name): part for name, part in parts.items()}
-    by_name = [known.get(normalised_image_name(name)) for name in particles.names]
-    if particles.sources is None or not sources:
-        return by_name
-    return [
-        sources.get(place) or named for place, named in zip(particles.sources.tolist(), by_name, strict=True)
-    ]
+    numbers = [] if particles.sources is None else particles.sources.tolist()
+    found = [sources.get(place) for place in numbers] or [None] * len(particles)
+    if None in found:
+        known = {normalised_image_name(name): part for name, part in parts.items()}
+        found = [
+            part or known.get(normalised_image_name(name))
+            for part, name in zip(found, particles.names, strict=True)
+        ]
+    return found
 
 
 def write_split(path: Path, parts: Mapping[str, str], sources: Mapping[int, str]) -> None:
