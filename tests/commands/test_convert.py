@@ -433,3 +433,17 @@ def test_a_plain_file_has_none_of_our_columns(simulated: Path, tmp_path: Path, k
         assert not [name for name in np.load(out).dtype.names or () if name.startswith("cryoforum")]
     else:
         assert set(plain.particles) == set(read_star(simulated).particles)
+
+
+def test_an_optics_group_whose_numbers_cannot_be_goes_with_its_particles(
+    two_groups: Path, tmp_path: Path
+) -> None:
+    table = read_star(two_groups)
+    assert table.optics is not None
+    wrong = replace(table, optics=table.optics.assign(rlnVoltage=["300", "nan"]))
+    write_star(wrong, tmp_path / "wrong.star")
+    told = convert(tmp_path / "wrong.star", "--drop-unusable", "--out", tmp_path / "usable.star")
+    assert "20 of 40 particles are left out (rows 2, 4, 6, 8, 10, …)" in told
+    found = read_star(tmp_path / "usable.star")
+    assert found.optics is not None and found.optics["rlnOpticsGroupName"].tolist() == ["first"]
+    assert len(found) == 20 and ctf_from_table(found) is not None

@@ -157,8 +157,8 @@ def test_groups_of_their_own_pixel_size_box_voltage_and_aberration(folder: Path)
     rows = "1@a.mrcs 1 10 20 30 1.5 -3.0\n2@b.mrcs 2 40 50 60 1.5 -3.0\n3@c.mrcs 1 0 0 0 1.5 -3\n"
     text = PARTICLES[: PARTICLES.index("1@a")] + rows
     defocus = "_rlnDefocusU #8\n_rlnDefocusV #9\n_rlnDefocusAngle #10\n"
-    text = text.replace("1@a", defocus + "1@a", 1).replace("\n2@b", " 1 1 0\n2@b")
-    text = text.replace("\n3@c", " 1 1 0\n3@c").removesuffix("\n") + " 1 1 0\n"
+    text = text.replace("1@a", defocus + "1@a", 1).replace("\n2@b", " 9000 9000 0\n2@b")
+    text = text.replace("\n3@c", " 9000 9000 0\n3@c").removesuffix("\n") + " 9000 9000 0\n"
     (folder / "x.star").write_text(OPTICS + SECOND + text)
     table = read_star(folder / "x.star")
     assert pixel_sizes_from_table(table).tolist() == [1.5, 1.0, 1.5]

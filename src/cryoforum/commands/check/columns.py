@@ -21,6 +21,7 @@ LARGEST_MEDIAN_NM, LARGEST_MOST_NM = (
     3500.0,
 )  # of defocus in nm; in Å no particle is seen without a plate
 LEAST_SPREAD = 1.5  # of angles in radians that fill a half turn
+LARGEST_PIXEL_NM = 2.0  # of images of particles, which would be 20 Å
 NARROWEST_BOX = 50.0  # Å: no molecule with the border that images need is narrower
 SMALLEST_HALF = 0.05  # of all particles
 CLASSES_SHOWN = 5
@@ -32,7 +33,7 @@ def unit_problems(table: ParticleTable, particles: Particles) -> list[Problem]:
     """List numbers that can be, but hardly are in the unit of their column."""
     found = [*_about_angles(table)]
     width = particles.box * particles.pixel_size_angstrom
-    if width < NARROWEST_BOX:
+    if width < NARROWEST_BOX and particles.pixel_size_angstrom < LARGEST_PIXEL_NM:
         found.append(
             Problem(
                 f"the images are {width:.0f} Å wide ({particles.box} px of "

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,7 +13,13 @@ from cryoforum.dataset.columns import (
     ORIGIN_COLUMNS,
     ORIGIN_PIXEL_COLUMNS,
 )
-from cryoforum.dataset.particle_table import ParticleTable, numbers_of_rows, numbers_or_nan, select_rows
+from cryoforum.dataset.particle_table import (
+    ParticleTable,
+    numbers_of_rows,
+    numbers_or_nan,
+    optics_rows,
+    select_rows,
+)
 from cryoforum.errors import InputError
 from cryoforum.io.relion.units import OF_THE_CTF
 
@@ -44,7 +51,17 @@ def without_unusable_rows(table: ParticleTable) -> ParticleTable:
         usable &= ~wrong
     if not usable.any():
         raise InputError(f"{table.path}: expected particles that can be used, found none")
-    return table if usable.all() else select_rows(table, usable)
+    return table if usable.all() else _without_empty_groups(select_rows(table, usable), table)
+
+
+def _without_empty_groups(kept: ParticleTable, table: ParticleTable) -> ParticleTable:
+    """The particles that were kept, without the optics groups that lost all of theirs."""
+    if table.optics is None or kept.optics is None:
+        return kept
+    lost = set(optics_rows(table, table.optics)) - set(optics_rows(kept, kept.optics))
+    return replace(
+        kept, optics=kept.optics.drop(index=kept.optics.index[sorted(lost)]).reset_index(drop=True)
+    )
 
 
 def _faults(table: ParticleTable) -> Iterator[tuple[str, np.ndarray]]:
