@@ -21,7 +21,7 @@ PresetName = Literal["tiny", "small", "paper", "expedited"]
 StudyName = Literal["table1", "snr", "symmetry", "real", "all"]
 StudyScale = Literal["cpu", "paper"]
 RelionAction = Literal["train", "predict", "filter"]
-JunkKind = Literal["noise", "edge", "overlap", "other_molecule", "half_molecule", "off_centre"]
+JUNK_KINDS = ("noise", "edge", "overlap", "other_molecule", "half_molecule", "off_centre")
 TtaCopies = Literal["1", "4", "8"]
 Precision = Literal["auto", "float32", "bfloat16"]
 

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from cryoforum.choices import (
     ACTIVATIONS,
@@ -13,12 +13,11 @@ from cryoforum.choices import (
     BACKBONES,
     BLURS,
     HEADS,
+    JUNK_KINDS,
     LOSSES,
     PAIRINGS,
     POOLINGS,
     SCHEDULES,
-    JunkKind,
-    check_choice,
 )
 from cryoforum.distributions.exponential_family import least_degree
 from cryoforum.errors import InputError, require
@@ -76,7 +75,7 @@ class Imperfections:
     shift_error_angstrom: float = 0.0  # of the labels, standard deviation along x and y
     wrong_pose_share: float = 0.0  # of the labels, with a random orientation
     junk_share: float = 0.0  # of all images
-    junk_kinds: tuple[str, ...] = get_args(JunkKind)
+    junk_kinds: tuple[str, ...] = JUNK_KINDS
 
     def __post_init__(self) -> None:
         shares, per_micrograph = self.conformation_shares, self.particles_per_micrograph
@@ -86,7 +85,7 @@ class Imperfections:
         for name in ("wrong_pose_share", "junk_share"):
             require(0 <= getattr(self, name) < 1, f"{name} from 0 to below 1", getattr(self, name))
         for kind in self.junk_kinds or ("none",):
-            check_choice("junk kinds", kind, JunkKind)
+            require(kind in JUNK_KINDS, f"junk kinds from {', '.join(JUNK_KINDS)}", kind)
         for name, value in asdict(self).items():
             if isinstance(value, float):
                 require(0 <= value < math.inf, f"{name} of 0 or more", value)

@@ -3,12 +3,12 @@
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
 
-from cryoforum.choices import JunkKind
+from cryoforum.choices import JUNK_KINDS
 from cryoforum.config import REALISTIC, Imperfections, SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
@@ -221,7 +221,7 @@ def test_conformations_have_their_shares_and_images_their_maps(molecule: Volume)
 
 
 def test_junk_is_of_its_kind(molecule: Volume, other: Volume) -> None:
-    kinds = get_args(JunkKind)
+    kinds = JUNK_KINDS
     found = made(molecule, other, count=600, junk_share=0.5)
     assert Counter(found.junk_kinds) == {GENUINE: 300, **dict.fromkeys(kinds, 50)}
     is_junk = torch.tensor([kind != GENUINE for kind in found.junk_kinds])

@@ -1,11 +1,11 @@
 """Commands on particle files."""
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from cryoforum.choices import JunkKind, Orientations, RelionDialect
+from cryoforum.choices import JUNK_KINDS, Orientations, RelionDialect
 from cryoforum.cli import options
 from cryoforum.cli.app import app
 from cryoforum.cli.terminal import counted, running, show_check
@@ -110,7 +110,7 @@ def simulate(
     ] = None,
     junk_kinds: Annotated[
         str | None,
-        typer.Option(metavar="KINDS", help=f"Of {','.join(get_args(JunkKind))}; default: all alike."),
+        typer.Option(metavar="KINDS", help=f"Of {','.join(JUNK_KINDS)}; default: all alike."),
     ] = None,
     seed: int = 0,
     overwrite: options.Overwrite = False,

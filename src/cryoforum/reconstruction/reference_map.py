@@ -117,8 +117,8 @@ def without_visible_noise(reference: Reference) -> Reference:
 
     Noise of the very particles that are compared with it passes for signal: poses settle on it, and seem
     surer than they are. Outside the molecule is no signal, so each shell's share of signal inside follows
-    from the ratio of both powers: the Wiener filter S / (S + N), up to where it is that of an FSC of 0.143. A
-    map with hardly anything around the molecule stays as it is.
+    from the ratio of both powers: the Wiener filter S / (S + N), up to where it is that of an FSC of 0.143.
+    A map with hardly anything around the molecule stays as it is.
     """
     volume, box = reference.full, len(reference.full.voxels)
     mask = soft_mask(volume)
