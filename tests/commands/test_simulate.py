@@ -65,16 +65,16 @@ def test_what_is_known_of_imperfect_particles_is_in_the_truth_alone(realistic: P
     assert list(stated["rlnImageName"]) == list(truth["rlnImageName"])
     assert list(stated["rlnMicrographName"]) == list(truth["rlnMicrographName"])
     assert list(stated["rlnRandomSubset"]) == list(truth["rlnRandomSubset"])
-    assert set(truth) - set(stated) == {"rlnClassNumber", "simulatedJUNK_KINDS"}
-    kinds = Counter(truth["simulatedJUNK_KINDS"])
+    assert set(truth) - set(stated) == {"rlnClassNumber", "simulatedJunkKind"}
+    kinds = Counter(truth["simulatedJunkKind"])
     assert kinds.keys() == {"genuine", "noise", "other_molecule"} and kinds["genuine"] == 45
-    assert {*truth["rlnClassNumber"][truth["simulatedJUNK_KINDS"] == "genuine"]} == {"1", "2"}
-    assert {*truth["rlnClassNumber"][truth["simulatedJUNK_KINDS"] != "genuine"]} == {"0"}
+    assert {*truth["rlnClassNumber"][truth["simulatedJunkKind"] == "genuine"]} == {"1", "2"}
+    assert {*truth["rlnClassNumber"][truth["simulatedJunkKind"] != "genuine"]} == {"0"}
 
 
 def test_labels_are_off_and_the_maps_are_those_of_the_states(realistic: Path) -> None:
     genuine = torch.tensor(
-        (read_star(realistic / "truth.star").particles["simulatedJUNK_KINDS"] == "genuine").tolist()
+        (read_star(realistic / "truth.star").particles["simulatedJunkKind"] == "genuine").tolist()
     )
     error = geodesic_distance(
         poses(realistic / "particles.star").quaternions, poses(realistic / "truth.star").quaternions

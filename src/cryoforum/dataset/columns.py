@@ -14,7 +14,7 @@ CTF_COLUMNS = (  # in the order of the fields of `CtfParameters`
 )
 OPTICS_OF_READING = (*CTF_COLUMNS[3:], "rlnImagePixelSize")  # which RELION 3.1 keeps in data_optics
 MICROGRAPH_NAME, CLASS_NUMBER = "rlnMicrographName", "rlnClassNumber"
-JUNK_KIND = "simulatedJUNK_KINDS"  # of the truth about simulated particles
+JUNK_KIND = "simulatedJunkKind"  # of the truth about simulated particles
 FIGURE_OF_MERIT, MODE_PROBABILITY = "rlnParticleFigureOfMerit", "rlnMaxValueProbDistribution"
 
 OWN = "cryoforum"
