@@ -39,6 +39,7 @@ class FindRateRequest:
     overwrite: bool = False
     device: str = "auto"
     precision: Precision = "auto"
+    keep_ramp: bool = False
 
     def __post_init__(self) -> None:
         require(self.steps >= FEWEST_RATES, f"--steps of {FEWEST_RATES} or more", self.steps)
@@ -48,7 +49,7 @@ def find_rate(request: FindRateRequest, reporter: Reporter = SILENT) -> float:
     """The largest learning rate that a range test on the particles suggests."""
     check_output(request.out, request.overwrite)
     wait_for_all()
-    particle_set = load_particle_set(request.particles, request.root)
+    particle_set = load_particle_set(request.particles, request.root, keep_ramp=request.keep_ramp)
     checked_poses(particle_set, "to learn from")
     particles, config, reference = particle_set.particles, request.config, None
     split = chosen_split(particles, request.split, request.seed)

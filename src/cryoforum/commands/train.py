@@ -72,6 +72,8 @@ class TrainRequest:
         Fast disk that the stacks are copied to first.
     device, precision
         As in `runtime.devices.compute_for`.
+    keep_ramp
+        Leave in each image the ramp that a gradient of the ice left; else it is removed first of all.
     """
 
     particles: Sequence[Path]
@@ -87,6 +89,7 @@ class TrainRequest:
     scratch: Scratch = NO_SCRATCH
     device: str = "auto"
     precision: Precision = "auto"
+    keep_ramp: bool = False
 
     def __post_init__(self) -> None:
         minutes = self.max_minutes
@@ -99,7 +102,7 @@ def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedMo
     Of several processes, which all read the folder, the first one makes the reference and writes.
     """
     logger.info(f"training on {compute_for(request.device, request.precision)}")
-    particle_set = load_particle_set(request.particles, request.root)
+    particle_set = load_particle_set(request.particles, request.root, keep_ramp=request.keep_ramp)
     if request.half_set_models:
         with _taken_by_first(Path(request.out)):
             return _train_half_set_models(particle_set, request, reporter)
