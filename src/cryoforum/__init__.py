@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.curation.selection import select as select
     from cryoforum.dataset.ctf_parameters import CtfParameters as CtfParameters
     from cryoforum.dataset.image_grid import ImageGrid as ImageGrid
+    from cryoforum.dataset.levelling import levelled as levelled
     from cryoforum.dataset.particle_set import ParticleSet as ParticleSet
     from cryoforum.dataset.particles import Particles as Particles
     from cryoforum.dataset.pose_errors import orientation_errors as orientation_errors
@@ -75,6 +76,7 @@ _NAMES = {  # by module
     "dataset.pose_errors": "orientation_errors summarise_errors",
     "dataset.poses": "Poses",
     "dataset.predictions": "Predictions",
+    "dataset.levelling": "levelled",
     "dataset.split": "Split split_rows",
     "dataset.volumes": "HalfMaps Volume",
     "distributions.bingham": "OrientationPosterior",

@@ -18,6 +18,7 @@ def reconstruct(
     scratch: options.ScratchFolder = None,
     keep_scratch: options.KeepScratch = False,
     root: options.Root = None,
+    keep_ramp: options.KeepRamp = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Reconstruct half maps and map by direct Fourier inversion, with FSC and resolution."""
@@ -26,7 +27,7 @@ def reconstruct(
         from cryoforum.io.scratch import Scratch
 
         place = Scratch(scratch, keep_scratch)
-        request = command.ReconstructRequest(particles, out, root, symmetry, overwrite, place)
+        request = command.ReconstructRequest(particles, out, root, symmetry, overwrite, place, keep_ramp)
         resolution = command.reconstruct(request, reporter)
         show_resolution(resolution)
         typer.echo(f"maps, their mask (mask.mrc) and fsc.csv in {out}")

@@ -45,6 +45,7 @@ def train(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     root: options.Root = None,
+    keep_ramp: options.KeepRamp = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Learn from particles with known poses; writes the model folder.
@@ -72,6 +73,7 @@ def train(
             scratch=Scratch(scratch, keep_scratch),
             device=device,
             precision=precision,
+            keep_ramp=keep_ramp,
         )
         models = command.train(request, reporter)
         for folder, model in zip(model_folders(out), models, strict=True):
@@ -103,6 +105,7 @@ def find_rate(
     out: Annotated[Path | None, typer.Option(help="Write rates and losses to this CSV file.")] = None,
     seed: int = 0,
     root: options.Root = None,
+    keep_ramp: options.KeepRamp = False,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     overwrite: options.Overwrite = False,
@@ -114,7 +117,7 @@ def find_rate(
 
         settings = chosen_config(preset, config, set_ or [], symmetry)
         request = command.FindRateRequest(
-            particles, settings, root, split, steps, seed, out, overwrite, device, precision
+            particles, settings, root, split, steps, seed, out, overwrite, device, precision, keep_ramp
         )
         rate = command.find_rate(request, reporter)
         say(f"suggested: --set training.max_learning_rate={rate:.1e}")

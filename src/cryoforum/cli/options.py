@@ -9,6 +9,12 @@ from cryoforum import choices
 
 Out = Annotated[Path, typer.Option("--out", help="Where to write.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that image names are relative to.")]
+KeepRamp = Annotated[
+    bool,
+    typer.Option(
+        "--keep-ramp", help="Leave in each image the ramp of its background, which else is removed."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Shard = Annotated[str | None, typer.Option(help="Only one of n parts of the rows: 1/4 … 4/4.")]
 BatchSize = Annotated[int, typer.Option(help="Images at a time.")]

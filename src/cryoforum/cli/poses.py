@@ -81,6 +81,7 @@ def predict(
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     root: options.Root = None,
+    keep_ramp: options.KeepRamp = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Predict poses with their uncertainty; every other column of the file is kept.
@@ -118,6 +119,7 @@ def predict(
             alignment=AlignmentConfig(
                 candidates, max_shift, refine_defocus, refine_scale, copies, device, precision
             ),
+            keep_ramp=keep_ramp,
         )
         summary = command.predict(request, reporter)
         say_what_was_written(summary, out, particles, root)
@@ -139,6 +141,7 @@ def align(
     scratch: options.ScratchFolder = None,
     keep_scratch: options.KeepScratch = False,
     root: options.Root = None,
+    keep_ramp: options.KeepRamp = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Find poses against a map, without a model: global search over orientations, then local refinement."""
@@ -156,6 +159,7 @@ def align(
             symmetry=symmetry,
             root=root,
             alignment=AlignmentConfig(None, max_shift, refine_defocus, refine_scale),
+            keep_ramp=keep_ramp,
         )
         summary = command.align(request, reporter)
         say_what_was_written(summary, out, particles, root)

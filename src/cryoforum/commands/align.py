@@ -33,6 +33,8 @@ class AlignRequest:
         Folder that image names are looked for in first.
     alignment
         How poses are looked for.
+    keep_ramp
+        Leave in each image the ramp that a gradient of the ice left; else it is removed first of all.
     """
 
     reference: ReferenceMap
@@ -41,13 +43,14 @@ class AlignRequest:
     symmetry: str = "C1"
     root: Path | None = None
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    keep_ramp: bool = False
 
 
 def align(request: AlignRequest, reporter: Reporter = SILENT) -> PoseSummary:
     """Write the poses that the global search and local refinement find; all other columns are kept."""
     output = request.output
     output.check(request.particles)
-    particle_set = load_particle_set(request.particles, request.root)
+    particle_set = load_particle_set(request.particles, request.root, keep_ramp=request.keep_ramp)
     companions = particle_set.table.companions
     output.check(companions)
     check_writable(particle_set.table, output.path)

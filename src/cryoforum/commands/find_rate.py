@@ -40,6 +40,7 @@ class FindRateRequest:
     overwrite: bool = False
     device: str = "auto"
     precision: Precision = "auto"
+    keep_ramp: bool = False
 
     def __post_init__(self) -> None:
         require(self.steps >= FEWEST_RATES, f"--steps of {FEWEST_RATES} or more", self.steps)
@@ -49,7 +50,7 @@ def find_rate(request: FindRateRequest, reporter: Reporter = SILENT) -> float:
     """The largest learning rate that a range test on the particles suggests."""
     check_output(request.out, request.overwrite)
     wait_for_all()
-    particle_set = load_particle_set(request.particles, request.root)
+    particle_set = load_particle_set(request.particles, request.root, keep_ramp=request.keep_ramp)
     refuse_repeats(particle_set, "to learn from", WITH_SYMMETRY)
     checked_poses(particle_set, "to learn from")
     particles, config, reference = particle_set.particles, request.config, None

@@ -34,7 +34,8 @@ def predict(request: PredictRequest, reporter: Reporter = SILENT) -> PoseSummary
     """
     request.output.check(request.particles)
     models = load_models(request.model)
-    particle_set = load_particle_set(request.particles, request.root, grid_of(models[0]))
+    grid = grid_of(models[0])
+    particle_set = load_particle_set(request.particles, request.root, grid, request.keep_ramp)
     return predict_set(models, particle_set, request, reporter)
 
 

@@ -40,6 +40,8 @@ class PredictRequest:
         Of two half-set models, the one that never saw a particle instead of its own half's.
     alignment
         How poses are looked for.
+    keep_ramp
+        Leave in each image the ramp that a gradient of the ice left; else it is removed first of all.
     """
 
     model: Path
@@ -53,6 +55,7 @@ class PredictRequest:
     half_maps: HalfMapsChoice | None = None
     cross_fit: bool = False
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    keep_ramp: bool = False
 
     def __post_init__(self) -> None:
         check_choice("part", self.part, SplitPart)

@@ -43,6 +43,8 @@ class ReconstructRequest:
         Replace what is there.
     scratch
         Fast disk that the stacks are copied to first.
+    keep_ramp
+        Leave in each image the ramp that a gradient of the ice left; else it is removed first of all.
     """
 
     particles: Sequence[Path]
@@ -51,6 +53,7 @@ class ReconstructRequest:
     symmetry: str = "C1"
     overwrite: bool = False
     scratch: Scratch = NO_SCRATCH
+    keep_ramp: bool = False
 
 
 def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dict[str, float | bool]:
@@ -61,7 +64,7 @@ def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dic
     config = inversion.ReconstructionConfig(symmetry=request.symmetry)
     tables = read_files(request.particles)
     independent = all(map(half_sets_are_independent, tables))  # of each: joining may drop what tells it
-    particle_set = particle_set_of(joined(tables, request.root), request.root)
+    particle_set = particle_set_of(joined(tables, request.root), request.root, keep_ramp=request.keep_ramp)
     checked_poses(particle_set, "to reconstruct")
     refuse_oversights(particle_set.table, repeats_of(particle_set.particles))
     out, particles = Path(request.out), particle_set.particles

@@ -73,6 +73,8 @@ class TrainRequest:
         Fast disk that the stacks are copied to first.
     device, precision
         As in `runtime.devices.compute_for`.
+    keep_ramp
+        Leave in each image the ramp that a gradient of the ice left; else it is removed first of all.
     """
 
     particles: Sequence[Path]
@@ -88,6 +90,7 @@ class TrainRequest:
     scratch: Scratch = NO_SCRATCH
     device: str = "auto"
     precision: Precision = "auto"
+    keep_ramp: bool = False
 
     def __post_init__(self) -> None:
         minutes = self.max_minutes
@@ -100,7 +103,7 @@ def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedMo
     Of several processes, which all read the folder, the first one makes the reference and writes.
     """
     logger.info(f"training on {compute_for(request.device, request.precision)}")
-    particle_set = load_particle_set(request.particles, request.root)
+    particle_set = load_particle_set(request.particles, request.root, keep_ramp=request.keep_ramp)
     refuse_repeats(particle_set, "to learn from", WITH_SYMMETRY)
     if request.half_set_models:
         with _taken_by_first(Path(request.out)):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cryoforum.dataset.columns import CTF_COLUMNS, IMAGE_NAME
 from cryoforum.dataset.image_grid import ImageGrid
+from cryoforum.dataset.levelling import levelled
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import ParticleTable, missing_columns, split_image_name, where_to_add
 from cryoforum.dataset.poses import Poses
@@ -102,7 +103,10 @@ def root_for_images(written: Path, folder: Path, root: Path | None = None) -> Pa
 
 
 def load_particle_set(
-    paths: Sequence[Path], root: Path | None = None, grid: ImageGrid | None = None
+    paths: Sequence[Path],
+    root: Path | None = None,
+    grid: ImageGrid | None = None,
+    keep_ramp: bool = False,
 ) -> ParticleSet:
     """The particles of one or several files as one set; images are located now and read on demand.
 
@@ -114,13 +118,15 @@ def load_particle_set(
         Folder that image names are looked for in first.
     grid
         Box and pixel size to bring all images to; None for that of most images.
+    keep_ramp
+        Leave the images as they are; else the ramp of each is removed, see `dataset.levelling`.
 
     Raises
     ------
     InputError
         Where a file cannot be read, an image is missing, or half of the CTF parameters are.
     """
-    return particle_set_of(joined(read_files(paths), root), root, grid)
+    return particle_set_of(joined(read_files(paths), root), root, grid, keep_ramp)
 
 
 def read_files(paths: Sequence[Path], drop_unusable: bool = False) -> list[ParticleTable]:
@@ -154,7 +160,10 @@ def _read_group(paths: Sequence[Path], drop_unusable: bool) -> ParticleTable:
 
 
 def particle_set_of(
-    table: ParticleTable, root: Path | None = None, grid: ImageGrid | None = None
+    table: ParticleTable,
+    root: Path | None = None,
+    grid: ImageGrid | None = None,
+    keep_ramp: bool = False,
 ) -> ParticleSet:
     """The particles of a table that has all of the CTF parameters or none: half of them is an oversight."""
     missing = missing_columns(table, CTF_COLUMNS)
@@ -162,7 +171,8 @@ def particle_set_of(
         raise InputError(
             f"{table.path}: expected {missing[0]} for the CTF, found none; {where_to_add(table, missing[0])}"
         )
-    return ParticleSet(table, particles_from_table(table, root, grid))
+    particles = particles_from_table(table, root, grid)
+    return ParticleSet(table, particles if keep_ramp else levelled(particles))
 
 
 def checked_poses(particle_set: ParticleSet, purpose: str) -> Poses:

@@ -19,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from cryoforum.dataset.images import Images, JoinedImages, SelectedImages
+from cryoforum.dataset.levelling import LevelledImages
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.resampling import ResampledImages
 from cryoforum.errors import InputError
@@ -83,7 +84,7 @@ def layouts_of(images: Images, rows: Tensor) -> list[Layout]:
     """Those of the stacks on disk that images of these rows are in."""
     if isinstance(images, LazyImages):
         return images.layouts(rows)
-    if isinstance(images, ResampledImages):
+    if isinstance(images, ResampledImages | LevelledImages):
         return layouts_of(images.source, rows)
     if isinstance(images, SelectedImages):
         return layouts_of(images.source, images.rows[rows])
@@ -99,7 +100,7 @@ def _moved(images: Images, copies: Mapping[Path, Path]) -> Images:
     """The same images, read from the copies of their stacks."""
     if isinstance(images, LazyImages):
         return images.moved(copies)
-    if isinstance(images, ResampledImages | SelectedImages):
+    if isinstance(images, ResampledImages | SelectedImages | LevelledImages):
         return replace(images, source=_moved(images.source, copies))
     if isinstance(images, JoinedImages):
         return replace(images, parts=tuple(_moved(part, copies) for part in images.parts))
