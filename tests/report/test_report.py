@@ -280,7 +280,8 @@ def test_inner_links_have_targets(page_path: Path) -> None:
     [
         (["truth.star"], {"accuracy"}),
         (["predictions.star"], {"accuracy", "limit", "directions"}),
-        (["particles.star"], {"particles"}),
+        (["particles.star"], set()),  # those of the predictions are shown
+        (["particles.star", "particles.mrcs"], {"particles"}),
         (["model/log.csv"], {"training"}),
         (["reconstruction"], {"reconstructions"}),
         (["summary.json", "model/model.json"], {"run"}),

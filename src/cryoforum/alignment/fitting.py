@@ -41,7 +41,8 @@ logger = logging.getLogger(__name__)
 # Particles on which noise and scale are measured: an eighth of all, within these limits.
 SMALLEST_SAMPLE, LARGEST_SAMPLE = 128, 512
 # Where the reference does not explain the images, others are tried on so many particles; sizes in steps.
-FEW, SIZE_STEP, SIZE_STEPS = 64, 1.06, 5
+FEW, SIZE_STEP, SIZE_STEPS = 64, 1.07, 4
+CLEARLY_EXPLAINED = 0.85  # where one of them shows so much, no further one is tried
 COARSE_SEARCH, COARSE_REFINEMENT = SearchConfig(), LocalRefinementConfig()
 # Median log-likelihood gain of a particle below which low frequencies do not single out its orientation:
 # the coarse search then loses several per cent of the particles, the fine one few (benchmarks/limit.md).
@@ -256,8 +257,10 @@ def _misfit(
         config = replace(draft.config, source=aligner.source)
         tried = replace(draft, reference=other, config=config, transforms=_transforms(other, few, False))
         first = tried.aligner(background, COARSE_SEARCH, COARSE_REFINEMENT)
-        measured, _ = _measured(first, few, rounds=2)
+        measured, _ = _measured(first, few, rounds=1)
         best = max(best, (_explained_share(measured, few, background, highest) or 0, finding))
+        if best[0] > CLEARLY_EXPLAINED:
+            break
     if best[1]:
         return f"{found}, but {best[1]}"
     if not by_network:

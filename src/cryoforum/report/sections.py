@@ -1,5 +1,6 @@
 """The sections of the report; each is None where the files it needs are missing."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 
 from cryoforum.config import PreprocessingConfig, updated
 from cryoforum.dataset.columns import LAMBDA_MAX, TRACE
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.io.particle_files import read_particle_file
@@ -22,17 +24,25 @@ from cryoforum.report.inputs import PredictedPoses, read_csv, split_counts
 from cryoforum.report.layout import Exhibit, Panel, Section, Table, flattened
 from cryoforum.report.wording import degrees, percent, quantity, thousands
 
+logger = logging.getLogger(__name__)
+
 _SHOWN_PARTICLES = 4
 _MAX_PAIRS = 200_000
 
 
 def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> Section | None:
     """A few particles as recorded, as the network gets them, and low-pass filtered (paper, Fig. 2)."""
-    files = (folder / name for name in ("particles.star", "predictions.star"))
-    path = next((path for path in files if path.is_file()), None)
-    if path is None:
+    path, predicted = folder / "particles.star", folder / "predictions.star"
+    if path.is_file():
+        particles = particles_from_table(read_particle_file(path), root)
+    elif predicted.is_file():
+        try:
+            particles = particles_from_table(read_particle_file(predicted), root)
+        except InputError as error:
+            logger.info(f"no particle images on the page: {error}")
+            return None
+    else:
         return None
-    particles = particles_from_table(read_particle_file(path), root)
     rows = torch.linspace(0, len(particles) - 1, min(_SHOWN_PARTICLES, len(particles))).long()
     ctf = None if particles.ctf is None else particles.ctf[rows]
     settings = model.get("config", {}).get("preprocessing", {})
