@@ -20,6 +20,7 @@ from cryoforum.alignment.global_search import (
     make_templates,
     origins_of_templates,
 )
+from cryoforum.dataset.levelling import without_ramp
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.volumes import Volume
@@ -116,13 +117,11 @@ def small_images(particles: Particles, config: InitialModelConfig) -> WhitenedIm
     box = config.box
     axis = (torch.arange(box) - box // 2) / (box / 2)
     ring = radius_on_grid(axis, axis) > RING
-    plane = torch.stack([torch.ones(box, box), axis.expand(box, box), axis[:, None].expand(box, box)], dim=-1)
-    fit = torch.linalg.pinv(plane[ring])
     images = []
     for batch in loaded_batches(particles, 256):
         whole = to_fourier(batch.images[torch.arange(len(batch))])
-        shrunk = to_real(crop_or_pad(whole, particles.box, box), box)
-        images.append(shrunk - torch.einsum("bm,km,xyk->bxy", shrunk[:, ring], fit, plane))
+        flat = without_ramp(to_real(crop_or_pad(whole, particles.box, box), box))
+        images.append(flat - flat[:, ring].mean(1)[:, None, None])
     stack = torch.cat(images)
     points = frequency_points(box, config.last_frequency)
     around = 1 - circular_mask(box, *IMAGE_EDGE)
