@@ -275,8 +275,10 @@ def test_particles_without_poses(folder: Path, command: str) -> None:
 def test_what_is_no_model(folder: Path) -> None:
     particles, out = folder / "particles.star", folder / "out.star"
     words = ("expected a model folder written by 'cryoforum train'",)
-    for no_model in (folder / "none", folder, particles):
+    for no_model in (folder / "none", folder):
         refused(folder, "predict", no_model, particles, "--out", out, words=words)
+    forgotten = invoke("predict", particles, particles, "--out", out)
+    assert forgotten.exit_code == 2 and "expected the folder of a model before" in forgotten.stderr
     (folder / "model" / "weights.safetensors").write_bytes(b"damaged")
     refused(folder, "predict", folder / "model", particles, "--out", out, words=words)
 

@@ -54,8 +54,8 @@ def test_a_training_that_goes_on_counts_what_it_does_itself(clock: Clock, file: 
     lines.training(TrainingProgress(0.9, 9000, 0.5, 0.1))
     lines.training(TrainingProgress(1.0, 10900, 0.5, 0.1))
     assert file.getvalue().splitlines() == [
-        "training: 75 %, loss 0.50, error 0.1000 rad (5.7°), 100 images/s, 0:00:30 left",
-        "training: 100 %, loss 0.50, error 0.1000 rad (5.7°), 100 images/s, 0:00:59 in all",
+        "training: 75 %, loss 0.50, error 5.7° (0.1000 rad), 100 images/s, 0:00:30 left",
+        "training: 100 %, loss 0.50, error 5.7° (0.1000 rad), 100 images/s, 0:00:59 in all",
     ]
 
 
