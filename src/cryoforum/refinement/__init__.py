@@ -1,1 +1,1 @@
-"""From particles alone: initial model, refinement, classes."""
+"""From particles alone: a first map from no poses, then poses and half maps in turn."""
