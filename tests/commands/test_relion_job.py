@@ -284,7 +284,8 @@ def test_what_is_no_mask_is_refused(project: Path, shape: tuple[int, ...], value
     voxels[4:9] = value
     write_volume(Volume(voxels, PIXEL_SIZE), project / "mask.mrc")
     parts = ("--in_parts", "Extract/job001/particles.star", "--model", "External/job002/")
-    assert words in refused("External/job005/", *parts, "--in_mask", "mask.mrc")
+    last = refused_after_bars("External/job005/", *parts, "--in_mask", "mask.mrc")
+    assert last.startswith("Error: ") and words in last
 
 
 def test_threads_are_those_that_relion_gives(project: Path) -> None:

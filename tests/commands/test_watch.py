@@ -33,6 +33,7 @@ from cryoforum.commands.watch.watch import watch
 from cryoforum.config import preset
 from cryoforum.curation.selection import quantile_threshold
 from cryoforum.dataset.image_grid import ImageGrid
+from cryoforum.dataset.levelling import levelled
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.io.mrc.maps import read_volume
@@ -164,7 +165,7 @@ def assert_is_that_of_all_at_once(out: Path, tables: Sequence[Path], model: Path
     threshold = quantile_threshold(torch.from_numpy(errors), 0.75)
     kept = read_star(out / "kept.star")
     assert kept.particles.equals(select_rows(found, errors <= threshold).particles)
-    maps = reconstruct(particles_from_table(kept))
+    maps = reconstruct(levelled(particles_from_table(kept)))
     for name, volume in (("half1", maps.half1), ("half2", maps.half2), ("map", maps.full)):
         torch.testing.assert_close(
             read_volume(out / "map" / f"{name}.mrc").voxels, volume.voxels, rtol=1e-3, atol=1e-4
@@ -552,7 +553,7 @@ def test_the_threshold_stays_where_the_first_particles_set_it(
     middle = float(np.median(errors("all.star")))
     look(live, model, out, max_error_deg=middle)
     assert sorted(errors("kept.star")) == sorted(errors("all.star")[errors("all.star") <= middle])
-    maps = reconstruct(particles_from_table(read_star(out / "kept.star")))
+    maps = reconstruct(levelled(particles_from_table(read_star(out / "kept.star"))))
     torch.testing.assert_close(
         read_volume(out / "map" / "map.mrc").voxels, maps.full.voxels, rtol=1e-3, atol=1e-4
     )

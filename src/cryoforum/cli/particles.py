@@ -43,10 +43,10 @@ def check(
             raise InputError("expected --map-pixel-size with --reference; leave it out, or give the map")
         given = None if reference is None else ReferenceMap(reference, map_pixel_size)
         result = check_files(particles, root, symmetry, given)
-        show_check(result)
         if out is not None:
             write_check(result, out)
             typer.echo(f"pictures in {out}")
+        show_check(result)
     raise typer.Exit(1 if result.problems else 0)
 
 
