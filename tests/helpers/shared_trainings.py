@@ -91,7 +91,9 @@ def train_for_a_moment(hurry: float, seed: int = 0) -> TrainedModel:
     particles, _ = some_particles()
     config = replace(TRAININGS["regression"], augmentation=AugmentationConfig())
     rows, clock = torch.arange(COUNT), time.monotonic
-    training.time = SimpleNamespace(monotonic=lambda: hurry * clock())  # type: ignore[assignment]
+    training.time = SimpleNamespace(  # type: ignore[assignment]
+        monotonic=lambda: hurry * clock(), thread_time=time.thread_time
+    )
     return train(
         particles, config, Split(rows[:30], rows[30:], rows[:0]), TrainingOptions(seed, max_minutes=0.5 / 60)
     )
