@@ -88,13 +88,16 @@ def split_rows(
 
 
 def refuse_images_in_two_parts(particles: Particles, split: Split) -> None:
-    """InputError where an image that is in several rows is learned from and judged by."""
+    """InputError where an image that is in several rows is learned from and judged by.
+
+    One row in two parts is taken: who asks for it wants to learn by heart.
+    """
     numbers = particles.image_numbers
     part_of_image: dict[int, tuple[str, int]] = {}
     for part in PARTS:
         for row in getattr(split, part).tolist():
             other, first = part_of_image.setdefault(int(numbers[row]), (part, row))
-            if other != part:
+            if other != part and first != row:
                 raise InputError(
                     f"expected each image in one part of the split, found {particles.names[row]} in {other} "
                     f"(row {first + 1}) and {part} (row {row + 1}); remove the duplicates"
