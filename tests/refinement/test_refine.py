@@ -17,8 +17,8 @@ from cryoforum.refinement.initial_model import InitialModelConfig, initial_model
 from cryoforum.refinement.refine import RefinementConfig, Round, refine
 from cryoforum.simulation.ideal import simulate
 
-BOX, PIXEL_SIZE, COUNT = 32, 11.2, 400
-QUICK = InitialModelConfig(steps=60, images_per_step=150, starts=1, max_shift_pixel=3.0)
+BOX, PIXEL_SIZE, COUNT = 32, 11.2, 200
+QUICK = InitialModelConfig(steps=50, images_per_step=120, starts=1, max_shift_pixel=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def rounds(particles: Particles, molecule: Volume) -> list[Round]:
 def test_from_no_poses_to_those_of_the_truth(rounds: list[Round], particles: Particles) -> None:
     errors = errors_after_common_turn(rounds[-1].predictions.posterior.mode, truth_of(particles))
     assert float((errors < 0.3).float().mean()) > 0.97
-    assert float(errors.median()) < 0.08
+    assert float(errors.median()) < 0.1
 
 
 def test_it_ends_where_nothing_changes(rounds: list[Round]) -> None:
@@ -79,15 +79,15 @@ def test_after_the_first_round_each_half_is_compared_with_its_own_map(rounds: li
 def test_a_turned_start_gives_the_turned_result(particles: Particles, molecule: Volume) -> None:
     quarter = torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5])  # about z: voxels move onto voxels
     turned = Volume(torch.rot90(molecule.voxels, 1, (2, 1)).roll(1, 2), PIXEL_SIZE)
-    config = RefinementConfig(initial_resolution_angstrom=40.0, most_rounds=2)
+    config = RefinementConfig(initial_resolution_angstrom=40.0, most_rounds=1)
     plain, found = (list(refine(particles, start, config))[-1] for start in (molecule, turned))
     truth = truth_of(particles)
-    assert float(geodesic_distance(plain.predictions.posterior.mode, truth).median()) < 0.06
+    assert float(geodesic_distance(plain.predictions.posterior.mode, truth).median()) < 0.12
     both = [
         float(geodesic_distance(compose(turn, found.predictions.posterior.mode), truth).median())
         for turn in (quarter, inverse(quarter))
     ]
-    assert min(both) < 0.06
+    assert min(both) < 0.12
 
 
 def test_poses_that_the_particles_have_are_not_used(particles: Particles, molecule: Volume) -> None:
