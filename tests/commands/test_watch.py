@@ -121,12 +121,12 @@ def deliver(folder: Path, start: int, stop: int) -> Path:
 
 
 def look(
-    live: Path, model: Path, out: Path, heard: Callable[[str], object] = str, **options: object
+    live: Path, model: Path, out: Path, heard: Callable[[str], object] = str, **options: Any
 ) -> list[str]:
     """Process what is there (or as options say); what was told, each line to ``heard`` at once."""
-    choice: dict[str, object] = {"every_seconds": EVERY, "once": "until_idle_seconds" not in options}
+    choice: dict[str, Any] = {"every_seconds": EVERY, "once": "until_idle_seconds" not in options}
     with messages(heard) as told:
-        watch(WatchRequest(live, model, out, **{**choice, **options}))  # type: ignore[arg-type]
+        watch(WatchRequest(live, model, out, **{**choice, **options}))
     return told
 
 
