@@ -18,7 +18,7 @@ from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.training_record import TrainingRecord
 from cryoforum.runtime.devices import CPU, Compute
 from cryoforum.storage.files import new_folder
-from cryoforum.training.state import load_state, save_state
+from cryoforum.storage.state import load_state, save_state
 
 
 @pytest.fixture
@@ -189,9 +189,9 @@ def test_states_come_back_and_cannot_run_code(tmp_path: Path) -> None:
     state = load_state(path)
     assert state["step"] == 4 and torch.equal(state["tensor"], torch.arange(3))
     torch.save({"code": os.system}, path)
-    with pytest.raises(ValueError, match="training state"):
+    with pytest.raises(ValueError, match="state of a run"):
         load_state(path)
-    with pytest.raises(ValueError, match="training state"):
+    with pytest.raises(ValueError, match="state of a run"):
         load_state(tmp_path / "none.pt")
 
 

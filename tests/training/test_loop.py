@@ -265,7 +265,7 @@ def test_resuming_needs_the_state_of_such_a_training(
     with pytest.raises(ValueError, match="state_path"):
         train(some, QUICK, split, TrainingOptions(resume=True))
     state.write_bytes(b"not a state")
-    with pytest.raises(ValueError, match="training state to resume"):
+    with pytest.raises(ValueError, match="state of a run to resume"):
         train(some, QUICK, split, resumed)
     train(some, QUICK, split, TrainingOptions(state_path=state, device="cpu"))
     wider = replace(QUICK, network=replace(QUICK.network, widths=(8, 24)))

@@ -5,6 +5,6 @@ Every module registers its commands when it is imported; `cryoforum --help` list
 # ruff: noqa: I001, F401
 
 from cryoforum.cli.app import app, main
-from cryoforum.cli import particles, models, poses, maps, runs, relion_job
+from cryoforum.cli import particles, models, poses, refinement, maps, runs, relion_job
 
 __all__ = ["app", "main"]

@@ -66,6 +66,7 @@ Devices = Annotated[
         min=1, help="GPUs of this machine, or processes on CPUs, that share every batch; see docs/scaling.md."
     ),
 ]
+Classes = Annotated[int, typer.Option(min=1, help="Maps at once, where the molecule has several states.")]
 Symmetry = Annotated[str, typer.Option(help="Point group as in RELION: C1, C4, D2, T, O, I1 ...")]
 Split = Annotated[
     str | None,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cryoforum.commands.demo import DemoResult
     from cryoforum.commands.filter import FilterResult
     from cryoforum.commands.pose_files import PoseSummary
+    from cryoforum.commands.refine import RefineSummary
     from cryoforum.dataset.pose_errors import ErrorSummary
 
 _MEMORY = (
@@ -230,6 +231,25 @@ def show_resolution(resolution: "dict[str, float | bool]") -> None:
             "halves not independent: the poses of one may depend on the images of the other, and the "
             "resolution is optimistic; publish that of half sets kept apart"
         )
+
+
+def show_refined(summary: "RefineSummary", out: Path) -> None:
+    """Resolution and particles of each class; of several processes the first says it."""
+    if not _speaks():
+        return
+    typer.echo(
+        f"{counted(summary.rounds, 'round')}; expected error {summary.expected_error_deg:.2f}° (median)"
+    )
+    total = sum(one.count for one in summary.classes)
+    for number, one in enumerate(summary.classes, 1):
+        which = f"class {number}, {share_in_words(one.count, total)}: " if len(summary.classes) > 1 else ""
+        typer.echo(f"{which}resolution {one.resolution_angstrom:.1f} Å (FSC 0.143, corrected for the mask)")
+    if summary.found_nothing:
+        typer.echo(
+            "nothing was found: the half maps do not agree beyond the resolution of the start; the images "
+            "may hold no particles, another molecule, or too few of them"
+        )
+    typer.echo(f"poses in {out / 'predictions.star'}, maps and report.html in {out}")
 
 
 def show_demo(result: "DemoResult") -> None:

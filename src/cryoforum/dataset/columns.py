@@ -25,6 +25,7 @@ ORIGIN_ERROR = "cryoforumOriginErrorAngst"
 LOG_LIKELIHOOD_GAIN = "cryoforumLogLikelihoodGain"
 SIGNAL_SCALE = "cryoforumSignalScale"
 DEFOCUS_CHANGE = "cryoforumDefocusChange"
+CLASS_PROBABILITY = "cryoforumClassProbability"
 REFERENCE_HALF, MODEL_HALF = "cryoforumReferenceHalf", "cryoforumModelHalf"
 
 

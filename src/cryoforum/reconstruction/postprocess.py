@@ -1,24 +1,36 @@
-"""The resolution to publish: the masked FSC without what the mask itself adds (Chen et al. 2013).
+"""The resolution to publish, and the map to look at.
+
+The resolution is that of the masked FSC without what the mask itself adds (Chen et al. 2013).
 
 A mask convolves the transforms of both half maps in the same way, so even noise correlates inside it. How
 much, phases show that are drawn at random beyond the shell where the maps stop agreeing well, in each half
 by itself: nothing but the mask correlates there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.imaging.masks import soft_mask
-from cryoforum.imaging.shells import shell_index
-from cryoforum.reconstruction.fsc import FscCurve, fourier_shell_correlation, fsc_curve, resolution_angstrom
+from cryoforum.imaging.shells import filter_shells, mean_by_shell, shell_index
+from cryoforum.reconstruction.fsc import (
+    FSC_THRESHOLD,
+    FscCurve,
+    fourier_shell_correlation,
+    fsc_curve,
+    resolution_angstrom,
+)
 
 # As RELION: phases are drawn from the first shell on whose unmasked FSC is below the first number, and the
 # curve is corrected from two shells later on, as the mask mixes neighbouring shells.
 RANDOMISED_BELOW, SHELLS_LATER = 0.8, 2
+# Where amplitudes of proteins fall as those of their B factor: from here to the resolution (Rosenthal &
+# Henderson 2003). Fewer shells tell nothing.
+GUINIER_FROM_ANGSTROM, FEWEST_OF_GUINIER = 10.0, 4
 
 
 @dataclass(frozen=True)
@@ -98,3 +110,46 @@ def phases_randomised(voxels: Tensor, first_shell: int, generator: torch.Generat
     drawn = torch.polar(transform.abs(), noise.angle())
     random = shell_index(len(voxels)) >= first_shell
     return torch.fft.irfftn(torch.where(random, drawn, transform), s=voxels.shape)
+
+
+@dataclass(frozen=True)
+class PostprocessedMap:
+    """A map to look at and to build in.
+
+    Parameters
+    ----------
+    volume
+        Weighted by its FSC, sharpened, and cut at the resolution; without a mask.
+    b_factor_angstrom2
+        By which amplitudes had fallen off, negative as it is taken away; None where the resolution is too
+        low to tell.
+    """
+
+    volume: Volume
+    b_factor_angstrom2: float | None
+
+
+def postprocessed(half_maps: HalfMaps, fsc: CorrectedFsc) -> PostprocessedMap:
+    """The full map weighted by √(2 FSC / (1 + FSC)) and sharpened by the B factor of a Guinier plot.
+
+    Rosenthal & Henderson 2003; the corrected FSC is used, as far as it is above 0.143 from the start.
+    """
+    full, shells = half_maps.full, torch.arange(len(fsc.corrected))
+    extent = len(full.voxels) * full.pixel_size_angstrom
+    below = (fsc.corrected[1:] < FSC_THRESHOLD).nonzero()
+    highest = int(below[0]) if len(below) else len(shells) - 1
+    curve = fsc.corrected.clamp(0, 1)
+    weight = (2 * curve / (1 + curve)).sqrt()
+    power = mean_by_shell(
+        torch.fft.rfftn(full.voxels * fsc.mask).abs().square(), shell_index(len(full.voxels))
+    )
+    square = (shells / extent).square()
+    seen = (shells >= extent / GUINIER_FROM_ANGSTROM) & (shells <= highest)
+    b_factor = None
+    if int(seen.sum()) >= FEWEST_OF_GUINIER:
+        amplitude = weight * power[: len(shells)].sqrt()
+        slope, _ = np.polyfit(square[seen].numpy(), amplitude[seen].log().numpy(), 1)
+        b_factor = 4 * float(slope)
+    sharpening = torch.exp(-(b_factor or 0.0) / 4 * square)
+    factor = torch.where(shells <= highest, weight * sharpening, 0.0).float()
+    return PostprocessedMap(replace(full, voxels=filter_shells(full.voxels, factor)), b_factor)

@@ -6,11 +6,11 @@ their quotient, with a prior of the map's own spectrum. Frequencies and the grid
 way. Several starts are raced and the likeliest goes on. Nothing tells the hand of the result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float, UInt8
 from torch import Tensor
 
 from cryoforum.alignment.global_search import (
@@ -28,18 +28,20 @@ from cryoforum.errors import require
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import random_unitquat
 from cryoforum.imaging.fft import crop_or_pad, frequency_points, to_fourier, to_real
-from cryoforum.imaging.insertion import empty_grids, hermitian_sum, insert_slices, symmetrised
+from cryoforum.imaging.insertion import empty_grids, insert_slices
 from cryoforum.imaging.likelihood import WhitenedImages, whiten
 from cryoforum.imaging.masks import circular_mask, soft_spherical_mask
-from cryoforum.imaging.projection import PADDING, cropped_transform, gridding_correction
+from cryoforum.imaging.projection import cropped_transform
 from cryoforum.imaging.shells import mean_by_shell, radius_on_grid
+from cryoforum.refinement.regularised import likeliest_map
 
 RING = 0.92  # of half the box: from here on images are taken for noise
 IMAGE_EDGE = 0.88, 1.0  # of half the box: where images are faded out
+LARGEST_SHIFT = 0.1  # of the box, along x and y
 MAP_RADIUS = 0.8  # of half the box: the ball that holds the molecule
+FIRST_IMAGES, RACE_IMAGES = 600, 600  # at random orientations in a first map; that tell which start is best
 # Around the particles there is less low-frequency noise than in them, where ice and neighbours lie.
 INNER_SHELLS = (2.2, 2.2, 2.0, 1.7, 1.3)
-LEAST_PRIOR = 1e-3  # of the strongest shell of a map, below which no shell's prior falls
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,12 @@ class InitialModelConfig:
         Cycles per box that are used at the start and from four fifths of the way on.
     memory
         Share of the sums that a step keeps; more at the end.
+    classes
+        Maps at once.
     starts, race
         How many random starts are raced, and for what share of the steps.
     max_shift_pixel
-        Largest origin along x and y, in pixels of the particles.
+        Largest origin along x and y, in pixels of the particles; None for a tenth of their box.
     symmetry
         Point group, imposed from the start.
     seed
@@ -67,49 +71,93 @@ class InitialModelConfig:
     """
 
     box: int = 32
-    steps: int = 200
+    steps: int = 300
     images_per_step: int = 400
     first_frequency: int = 4
     last_frequency: int = 9
     memory: float = 0.9
+    classes: int = 1
     starts: int = 3
     race: float = 0.35
-    max_shift_pixel: float = 3.2
+    max_shift_pixel: float | None = None
     symmetry: str = "C1"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(
+            min(self.steps, self.starts, self.classes) >= 1, "steps, starts and classes of 1 or more", self
+        )
+        symmetry_group(self.symmetry)
         require(self.box >= 16 and self.box % 2 == 0, "an even box of 16 or more", self.box)
 
 
 @dataclass(frozen=True)
-class _Start:
-    """One run: its sums, its map and the prior that follows from it."""
+class Start:
+    """One way from a random start, after some steps.
 
-    data: Tensor
-    weight: Tensor
-    map: Tensor
-    prior: Tensor
-    generator: torch.Generator
+    Parameters
+    ----------
+    data, weight
+        Running sums of each class, as of `insertion.empty_grids`.
+    maps
+        Of each class, small.
+    priors
+        Expected power of each shell of each map.
+    random
+        State of the generator of random numbers.
+    """
+
+    data: Complex[Tensor, "k z y x"]
+    weight: Float[Tensor, "k z y x"]
+    maps: Float[Tensor, "k m m m"]
+    priors: Float[Tensor, "k s"]
+    random: UInt8[Tensor, " r"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the search for a first map stands: steps done, and the starts that are still in the race."""
+
+    step: int
+    starts: tuple[Start, ...]
 
 
 def initial_model(
     particles: Particles,
     config: InitialModelConfig,
     progress: Callable[[int], None] = lambda count: None,
-) -> Volume:
-    """A map of the molecule at the particles' box and pixel size, of either hand and turned in any way."""
-    images = small_images(particles, config)
-    pixel_size = particles.pixel_size_angstrom * particles.box / config.box
-    largest = config.max_shift_pixel * config.box / particles.box
-    starts = [_random_start(images, config, number) for number in range(config.starts)]
-    race = round(config.race * config.steps)
-    for step in range(config.steps):
-        if step == race and len(starts) > 1:
-            starts = [max(starts, key=lambda start: _likelihood(start, images, config, largest))]
-        starts = [_next(start, images, config, step, largest) for start in starts]
+) -> tuple[Volume, ...]:
+    """A map of each class at the particles' box and pixel size, of either hand and turned in any way."""
+    maps: tuple[Volume, ...] = ()
+    for stage in stages(particles, config):
         progress(1)
-    return resample_volume(Volume(starts[0].map, pixel_size), particles.box, particles.pixel_size_angstrom)
+        if stage.step == config.steps:
+            maps = volumes_of(stage, particles)
+    return maps
+
+
+def stages(particles: Particles, config: InitialModelConfig, last: Stage | None = None) -> Iterator[Stage]:
+    """All steps one by one, or those after ``last``; at the end the first start is the likeliest."""
+    images = small_images(particles, config)
+    share = LARGEST_SHIFT if config.max_shift_pixel is None else config.max_shift_pixel / particles.box
+    largest = share * config.box
+    race = round(config.race * config.steps)
+    if last is None:
+        last = Stage(0, tuple(_random_start(images, config, number) for number in range(config.starts)))
+    for step in range(last.step, config.steps):
+        starts = last.starts
+        if step == race:
+            starts = (max(starts, key=lambda start: _likelihood(start, images, config, largest)),)
+        last = Stage(step + 1, tuple(_next(start, images, config, step, largest) for start in starts))
+        yield last
+
+
+def volumes_of(stage: Stage, particles: Particles) -> tuple[Volume, ...]:
+    """The maps of the first start at the particles' box and pixel size."""
+    maps = stage.starts[0].maps
+    pixel_size = particles.pixel_size_angstrom * particles.box / maps.shape[-1]
+    grid = particles.box, particles.pixel_size_angstrom
+    return tuple(resample_volume(Volume(voxels, pixel_size), *grid) for voxels in maps)
 
 
 def small_images(particles: Particles, config: InitialModelConfig) -> WhitenedImages:
@@ -135,36 +183,42 @@ def small_images(particles: Particles, config: InitialModelConfig) -> WhitenedIm
     return whiten(faded, particles.ctf, pixel_size, points, by_shell[points.shell] * one, one)
 
 
-def _random_start(images: WhitenedImages, config: InitialModelConfig, number: int) -> _Start:
-    """A map of images at random orientations."""
+def _random_start(images: WhitenedImages, config: InitialModelConfig, number: int) -> Start:
+    """Maps of images at random orientations."""
     generator = torch.Generator().manual_seed(config.seed * 1009 + number)
-    data, weight = empty_grids(config.box, 1)
-    rows = torch.randperm(len(images), generator=generator)[:600]
+    low = images.within(config.first_frequency)
+    rows = torch.randperm(len(images), generator=generator)[: FIRST_IMAGES * config.classes]
     rotations = random_unitquat(len(rows), generator=generator)
-    low = images[rows].within(config.first_frequency)
-    _insert(data, weight, low, rotations, torch.zeros(len(rows), 2))
-    prior = 1 / (0.3 * weight.mean()).expand(config.box + 1)
-    voxels, found = _solved(data, weight, prior, config, config.first_frequency + 1)
-    return _Start(data, weight, voxels, found, generator)
+    classes = torch.arange(len(rows)) % config.classes
+    data, weight = _slices(low[rows], rotations, torch.zeros(len(rows), 2), classes, config.classes)
+    prior = 1 / (0.3 * weight.mean()).expand(config.classes, config.box + 1)
+    maps, priors = _maps(data, weight, prior, config, config.first_frequency + 1)
+    return Start(data, weight, maps, priors, generator.get_state())
 
 
 def _next(
-    start: _Start, images: WhitenedImages, config: InitialModelConfig, step: int, largest: float
-) -> _Start:
+    start: Start, images: WhitenedImages, config: InitialModelConfig, step: int, largest: float
+) -> Start:
     """One step of stochastic expectation-maximisation."""
-    progress, generator = step / config.steps, start.generator
-    frequency, nside, count, memory = _schedule(progress, config)
+    frequency, nside, count, memory = _schedule(step / config.steps, config)
+    generator = torch.Generator()
+    generator.set_state(start.random)
     turn = random_unitquat(1, generator=generator)[0]
-    templates = _templates(start.map, config, frequency, nside, largest, turn)
+    templates = _templates(start.maps, config, frequency, nside, largest, turn)
     rows = torch.randperm(len(images), generator=generator)[:count]
     chosen = images[rows].within(frequency)
-    posterior = log_likelihood_on_grid(templates, chosen).softmax(1)
-    drawn = torch.multinomial(posterior, 1, generator=generator)
-    origins = origins_of_templates(templates, chosen, drawn)[:, 0]
-    data, weight = start.data * memory, start.weight * memory
-    _insert(data, weight, chosen, templates.rotations[drawn[:, 0]], origins)
-    voxels, found = _solved(data, weight, start.prior, config, frequency)
-    return _Start(data, weight, voxels, 0.5 * start.prior + 0.5 * found, generator)
+    scores = [log_likelihood_on_grid(one, chosen) for one in templates]
+    drawn = torch.multinomial(torch.cat(scores, dim=1).softmax(1), 1, generator=generator)[:, 0]
+    rotations = templates[0].rotations
+    classes, at = drawn // len(rotations), drawn % len(rotations)
+    origins = torch.zeros(len(rows), 2)
+    for number, one in enumerate(templates):
+        own = classes == number
+        origins[own] = origins_of_templates(one, chosen[own], at[own, None])[:, 0]
+    new_data, new_weight = _slices(chosen, rotations[at], origins, classes, config.classes)
+    data, weight = start.data * memory + new_data, start.weight * memory + new_weight
+    maps, found = _maps(data, weight, start.priors, config, frequency)
+    return Start(data, weight, maps, (start.priors + found) / 2, generator.get_state())
 
 
 def _schedule(progress: float, config: InitialModelConfig) -> tuple[int, int, int, float]:
@@ -177,50 +231,45 @@ def _schedule(progress: float, config: InitialModelConfig) -> tuple[int, int, in
 
 
 def _templates(
-    voxels: Tensor,
+    maps: Tensor,
     config: InitialModelConfig,
     frequency: int,
     nside: int,
     largest: float,
     turn: Tensor | None = None,
-) -> Templates:
+) -> list[Templates]:
     search = SearchConfig(nside=nside, highest_frequency=frequency, max_shift_pixel=largest)
-    return make_templates(cropped_transform(voxels, frequency), config.box, search, config.symmetry, turn)
+    transforms = (cropped_transform(voxels, frequency) for voxels in maps)
+    return [make_templates(one, config.box, search, config.symmetry, turn) for one in transforms]
 
 
-def _likelihood(start: _Start, images: WhitenedImages, config: InitialModelConfig, largest: float) -> float:
-    """How well the map of a start explains some images, the same of every start."""
+def _likelihood(start: Start, images: WhitenedImages, config: InitialModelConfig, largest: float) -> float:
+    """How well the maps of a start explain some images, the same of every start."""
     frequency, nside, _, _ = _schedule(config.race, config)
-    templates = _templates(start.map, config, frequency, nside, largest)
-    rows = torch.arange(min(len(images), 600))
-    chosen = images[rows].within(frequency)
-    return float(log_likelihood_on_grid(templates, chosen).logsumexp(1).mean())
+    templates = _templates(start.maps, config, frequency, nside, largest)
+    chosen = images[torch.arange(min(len(images), RACE_IMAGES))].within(frequency)
+    scores = [log_likelihood_on_grid(one, chosen) for one in templates]
+    return float(torch.cat(scores, dim=1).logsumexp(1).mean())
 
 
-def _insert(data: Tensor, weight: Tensor, images: WhitenedImages, rotations: Tensor, origins: Tensor) -> None:
-    values = images.transfer * images.values * images.points.phases(origins).conj()
-    grid_of = torch.zeros(len(rotations), dtype=torch.long)
-    insert_slices(data, weight, images.points, values, images.transfer.square(), rotations, grid_of)
-
-
-def _solved(
-    data: Tensor, weight: Tensor, prior: Float[Tensor, " s"], config: InitialModelConfig, frequency: int
+def _slices(
+    images: WhitenedImages, rotations: Tensor, origins: Tensor, classes: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """The map (n, n, n) up to a frequency, of highest posterior probability, and its power by shell."""
-    box, size = config.box, PADDING * config.box
-    group = symmetry_group(config.symmetry)
-    grids = [data[0], weight[0]]
-    if len(group) > 1:
-        grids = [symmetrised(grid, group, box) for grid in grids]
-    summed, total = (hermitian_sum(grid)[:size, :size] for grid in grids)
-    axis = (torch.arange(size) - size // 2) / PADDING
-    radius = radius_on_grid(axis, axis, torch.arange(box + 1) / PADDING)
-    shell = radius.round().long().clamp_max(box)
-    transform = summed / (total + (1 / prior)[shell]) * torch.sigmoid(2 * (frequency + 0.5 - radius))
-    power = mean_by_shell(transform.abs().square(), shell, box + 1)
-    padded = torch.fft.irfftn(torch.fft.ifftshift(transform, dim=(0, 1)), s=(size,) * 3)
-    kept = slice(size // 2 - box // 2, size // 2 + box // 2)
-    voxels = torch.fft.fftshift(padded)[kept, kept, kept] / gridding_correction(box)
-    return voxels * soft_spherical_mask(box, MAP_RADIUS * box / 2, 3.0), power.clamp_min(
-        LEAST_PRIOR * power.max()
-    )
+    """Sums over the images of each class at these poses."""
+    values = images.transfer * images.values * images.points.phases(origins).conj()
+    data, weight = empty_grids(images.points.box, count)
+    insert_slices(data, weight, images.points, values, images.transfer.square(), rotations, classes)
+    return data, weight
+
+
+def _maps(
+    data: Tensor, weight: Tensor, priors: Tensor, config: InitialModelConfig, frequency: int
+) -> tuple[Tensor, Tensor]:
+    """`likeliest_map` of each class in a soft ball, and its power by shell."""
+    ball = soft_spherical_mask(config.box, MAP_RADIUS * config.box / 2, 3.0)
+    found = [
+        likeliest_map((data[at], weight[at]), config.box, priors[at], frequency, ball, config.symmetry)
+        for at in range(len(data))
+    ]
+    maps, powers = zip(*found, strict=True)
+    return torch.stack(maps), torch.stack(powers)

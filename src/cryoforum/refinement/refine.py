@@ -1,15 +1,22 @@
-"""Poses and map in turn, in two halves that never meet: the gold standard.
+"""Poses, classes and maps in turn, in two halves that never meet: the gold standard.
 
-The first rounds search all orientations, against a map that starts at low resolution; later ones go on from
-the last pose, with a share of the particles searched anew. Noise and signal scale are measured in each round
-against the map of the other half. It ends where neither resolution nor poses change any more.
+The first rounds search all orientations, against maps that start at low resolution; later ones go on from the
+last pose, with a share of the particles searched anew. Noise and signal scale are measured in each round
+against the map of the other half. Where several classes are wanted and one map was given, all particles share
+it until it stands still, and are then parted along the strongest components of their variance. It ends where
+neither resolution nor poses nor classes change any more.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.fitting import aligner_with_own_noise, fitted_aligner
@@ -17,13 +24,22 @@ from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.dataset.volumes import Volume
-from cryoforum.errors import require
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.imaging.shells import filter_shells
 from cryoforum.reconstruction.half_sets import checked_half_sets
-from cryoforum.reconstruction.reference_map import Reference, reference_from_map, reference_from_particles
+from cryoforum.reconstruction.reference_map import (
+    Reference,
+    masked_reference,
+    reference_from_map,
+    reference_from_particles,
+)
+from cryoforum.refinement.classes import class_maps, class_probabilities, first_classes
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
+Compare = Callable[[Particles, Sequence[Predictions]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,58 +52,102 @@ class RefinementConfig:
         To which the start is filtered, so that the halves share nothing beyond.
     symmetry
         Point group of the molecule.
+    classes
+        Maps at once.
     search_rounds
         First rounds, in which all orientations are searched.
     searched_share
         Of the particles in each later round: those that are searched anew, others in each round.
+    max_shift_pixel
+        Largest origin along x and y that is searched; None for 3, or what origins have turned out to reach.
     most_rounds
         After which it ends in any case.
     still
         Median change of the orientations over their median expected error below which they stand still.
+    still_share
+        Of the particles that change their class, below which classes stand still.
+    seed
+        Of the first classes.
     """
 
     initial_resolution_angstrom: float = 40.0
     symmetry: str = "C1"
+    classes: int = 1
     search_rounds: int = 2
     searched_share: float = 0.1
-    most_rounds: int = 12
+    max_shift_pixel: float | None = None
+    most_rounds: int = 25
     still: float = 0.15
+    still_share: float = 0.005
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.most_rounds >= 1, "one round or more", self.most_rounds)
+        require(self.classes >= 1, "one class or more", self.classes)
+        symmetry_group(self.symmetry)
         require(0 <= self.searched_share <= 1, "a searched_share in [0, 1]", self.searched_share)
 
 
 @dataclass(frozen=True)
 class Round:
-    """What a round has found.
+    """What a round has found; the next one goes on from it.
 
     Parameters
     ----------
     number
         From 1.
     predictions
-        Of all particles.
-    reference
-        Map, half maps, FSC and noise of the particles at these poses.
-    resolution_angstrom
-        Of the half maps in their mask.
+        Of all particles, each in its class.
+    classes
+        Of each particle, from 0.
+    class_probabilities
+        Of each particle.
+    references
+        Of each class: map, half maps, FSC and noise of its particles at these poses.
     change_rad
         Median change of the orientations since the last round; infinite in the first.
+    moved_share
+        Of the particles that were in another class in the last round.
+    stands_still
+        Whether neither resolution nor poses nor classes have changed.
+    parted
+        Whether particles are in as many classes as they will be, but for those that empty.
     """
 
     number: int
     predictions: Predictions
-    reference: Reference
-    resolution_angstrom: float
-    change_rad: float
+    classes: Int[Tensor, " n"]
+    class_probabilities: Float[Tensor, "n k"]
+    references: tuple[Reference, ...]
+    change_rad: float = torch.inf
+    moved_share: float = 1.0
+    stands_still: bool = False
+    parted: bool = True
+
+    @property
+    def change_deg(self) -> float:
+        """Median change of the orientations in degrees."""
+        return math.degrees(self.change_rad)
+
+    @property
+    def highest_frequencies(self) -> tuple[int, ...]:
+        """Cycles per box up to which the half maps of each class agree in their mask."""
+        return tuple(one.highest_frequency for one in self.references)
+
+    @property
+    def resolutions_angstrom(self) -> tuple[float, ...]:
+        """The same in Å."""
+        volume = self.references[0].full
+        return tuple(len(volume.voxels) * volume.pixel_size_angstrom / f for f in self.highest_frequencies)
 
 
 def refine(
     particles: Particles,
-    start: Volume,
+    starts: Sequence[Volume],
     config: RefinementConfig,
+    mask: Float[Tensor, "m m m"] | None = None,
     progress: Callable[[int], None] = lambda count: None,
+    last: Round | None = None,
 ) -> Iterator[Round]:
     """Rounds of alignment and reconstruction, until nothing changes any more.
 
@@ -95,35 +155,163 @@ def refine(
     ----------
     particles
         n of them; poses are not used. Half sets are drawn where there are none.
-    start
-        A map at their box and pixel size.
+    starts
+        One map at their box and pixel size, or one of each class.
     config
         Settings.
+    mask
+        That the maps which images are compared with are multiplied by.
     progress
         Called with the number of particles of each batch aligned.
+    last
+        A round of an earlier run to go on from.
 
     Raises
     ------
     InputError
-        Where the half maps do not agree even at low resolution.
+        Where the half maps do not agree even at low resolution, or there are maps for other classes.
     """
+    expected = f"one map to start from, or {config.classes}, one of each class"
+    require(len(starts) in (1, config.classes), expected, len(starts))
     particles = replace(particles, half_sets=checked_half_sets(particles), poses=None)
-    reference = _filtered(start, config)
-    group, last = symmetry_group(config.symmetry), None
-    for number in range(1, config.most_rounds + 1):
-        predictions = _aligned(reference, particles, number, config, progress)
-        change = torch.inf
-        if last is not None:
-            moved = symmetric_distance(predictions.posterior.mode, last.predictions.posterior.mode, group)
-            change = float(moved.median())
-        particles = particles.with_poses(predictions.poses)
-        reference = reference_from_particles(particles, config.symmetry)
-        extent = particles.box * particles.pixel_size_angstrom
-        found = Round(number, predictions, reference, extent / reference.highest_frequency, change)
-        yield found
-        if last is not None and _stands_still(found, last, config):
-            return
-        last = found
+    if last is None:
+        references = [_masked(_filtered(start, config), mask) for start in starts]
+        last = _first_round(particles, references, config, progress)
+        yield last
+    while last.number < config.most_rounds and not (last.parted and last.stands_still):
+        if last.stands_still:
+            last = _parted(particles, last, config)
+        last = _next_round(particles, last, config, mask, progress)
+        yield last
+
+
+def _first_round(
+    particles: Particles,
+    references: Sequence[Reference],
+    config: RefinementConfig,
+    progress: Callable[[int], None],
+) -> Round:
+    """Against maps from elsewhere; each particle in the class of the likeliest."""
+    search = _search(config)
+    aligners = [fitted_aligner(reference, particles, None, search) for reference in references]
+    searched = torch.ones(len(particles), dtype=torch.bool)
+    found, log_likelihoods = _aligned(aligners, particles, searched, _gains, progress)
+    first = _round(1, particles, found, log_likelihoods, config)
+    return replace(first, parted=len(references) == config.classes)
+
+
+def _next_round(
+    particles: Particles,
+    last: Round,
+    config: RefinementConfig,
+    mask: Tensor | None,
+    progress: Callable[[int], None],
+) -> Round:
+    """Each half against its own maps, and judged by those of the other half where there are classes."""
+    particles, number = particles.with_poses(last.predictions.poses), last.number + 1
+    aligners = [
+        aligner_with_own_noise(_masked(reference, mask), particles, _search(config), own_half_maps=True)
+        for reference in last.references
+    ]
+    compare: Compare = _gains
+    if len(aligners) > 1:
+        compare = class_maps(last.references, particles, last.classes).log_likelihoods
+    searched = _searched(number, len(particles), config)
+    found, log_likelihoods = _aligned(aligners, particles, searched, compare, progress)
+    result = _round(number, particles, found, log_likelihoods, config)
+    group = symmetry_group(config.symmetry)
+    moved = symmetric_distance(result.predictions.posterior.mode, last.predictions.posterior.mode, group)
+    change, moved_share = float(moved.median()), float((result.classes != last.classes).float().mean())
+    pairs = zip(result.highest_frequencies, last.highest_frequencies, strict=False)
+    still = (
+        number > config.search_rounds
+        and not any(new > old for new, old in pairs)
+        and change < config.still * float(result.predictions.expected_error_rad.median())
+        and moved_share < config.still_share
+    )
+    result = replace(result, change_rad=change, moved_share=moved_share)
+    return replace(result, stands_still=still, parted=last.parted)
+
+
+def _parted(particles: Particles, last: Round, config: RefinementConfig) -> Round:
+    """The same poses, with the particles in classes along the strongest components of their variance."""
+    particles = particles.with_poses(last.predictions.poses)
+    classes = first_classes(particles, last.references[0], config.classes, config.seed)
+    shares = one_hot(classes, config.classes).float()
+    maps = with_maps(particles, classes, shares, config.symmetry)
+    return replace(last, **maps, stands_still=False, parted=True)
+
+
+def _round(
+    number: int,
+    particles: Particles,
+    found: Sequence[Predictions],
+    log_likelihoods: Float[Tensor, "n k"],
+    config: RefinementConfig,
+) -> Round:
+    """The likeliest class of each particle with its pose there, and the maps of the classes."""
+    probabilities = class_probabilities(log_likelihoods)
+    classes, count = probabilities.argmax(1), len(particles)
+    predictions = joined_predictions(found)[classes * count + torch.arange(count)]
+    particles = particles.with_poses(predictions.poses)
+    maps = with_maps(particles, classes, probabilities, config.symmetry)
+    return Round(number=number, predictions=predictions, **maps)
+
+
+def with_maps(particles: Particles, classes: Tensor, probabilities: Tensor, symmetry: str) -> dict[str, Any]:
+    """Fields of a `Round`: maps of classes; one of too few particles for half maps that agree is left out."""
+    kept, references = [], []
+    for number in range(probabilities.shape[1]):
+        own = particles.select((classes == number).nonzero()[:, 0])
+        try:
+            references.append(reference_from_particles(own, symmetry))
+            kept.append(number)
+        except InputError as error:
+            if probabilities.shape[1] == 1:
+                raise
+            logger.warning(
+                f"class {number + 1} of {probabilities.shape[1]} has emptied: {len(own)} ({error})"
+            )
+    if not kept:
+        raise InputError("expected half maps of a class that agree, found none; take fewer classes")
+    if len(kept) < probabilities.shape[1]:
+        probabilities = probabilities[:, kept]
+        probabilities = probabilities / probabilities.sum(1, keepdim=True).clamp_min(1e-30)
+        classes = probabilities.argmax(1)
+    return {"classes": classes, "class_probabilities": probabilities, "references": tuple(references)}
+
+
+def _aligned(
+    aligners: Sequence[MapAligner],
+    particles: Particles,
+    searched: Tensor,
+    compare: Compare,
+    progress: Callable[[int], None],
+) -> tuple[list[Predictions], Tensor]:
+    """Poses of all particles in each class, and the log-likelihoods (n, k) of their images there."""
+    rows_of_batches = all_rows(len(particles), BATCH_SIZE)
+    found: list[list[Predictions]] = [[] for _ in aligners]
+    log_likelihoods = []
+    for rows, batch in zip(rows_of_batches, loaded_batches(particles, BATCH_SIZE), strict=True):
+        in_classes = [_aligned_batch(aligner, batch, searched[rows]) for aligner in aligners]
+        log_likelihoods.append(compare(batch, in_classes))
+        for parts, part in zip(found, in_classes, strict=True):
+            parts.append(part)
+        progress(len(rows))
+    return [joined_predictions(parts) for parts in found], torch.cat(log_likelihoods)
+
+
+def _gains(batch: Particles, found: Sequence[Predictions]) -> Float[Tensor, "n k"]:
+    """Log-likelihoods against maps that hold no noise of the particles."""
+    return torch.stack([one.evidence.log_likelihood_gain for one in found if one.evidence], dim=1)
+
+
+def _search(config: RefinementConfig) -> AlignmentConfig:
+    return AlignmentConfig(source="search", max_shift_pixel=config.max_shift_pixel)
+
+
+def _masked(reference: Reference, mask: Tensor | None) -> Reference:
+    return reference if mask is None else masked_reference(reference, mask)
 
 
 def _filtered(start: Volume, config: RefinementConfig) -> Reference:
@@ -132,28 +320,6 @@ def _filtered(start: Volume, config: RefinementConfig) -> Reference:
     shells = torch.arange(len(start.voxels) // 2 + 1)
     kept = (shells <= reference.highest_frequency).float()
     return replace(reference, full=replace(start, voxels=filter_shells(start.voxels, kept)))
-
-
-def _aligned(
-    reference: Reference,
-    particles: Particles,
-    number: int,
-    config: RefinementConfig,
-    progress: Callable[[int], None],
-) -> Predictions:
-    """Poses of all particles, each half against its own map; in the first round there is but one map."""
-    settings = AlignmentConfig(source="search")
-    if reference.noise is None:
-        aligner = fitted_aligner(reference, particles, None, settings)
-    else:
-        aligner = aligner_with_own_noise(reference, particles, settings, own_half_maps=True)
-    searched = _searched(number, len(particles), config)
-    rows_of_batches = all_rows(len(particles), BATCH_SIZE)
-    batches = []
-    for rows, batch in zip(rows_of_batches, loaded_batches(particles, BATCH_SIZE), strict=True):
-        batches.append(_aligned_batch(aligner, batch, searched[rows]))
-        progress(len(rows))
-    return joined_predictions(batches)
 
 
 def _searched(number: int, count: int, config: RefinementConfig) -> Tensor:
@@ -175,9 +341,3 @@ def _aligned_batch(aligner: MapAligner, batch: Particles, searched: Tensor) -> P
             parts.append(align(replace(batch.select(rows), images=batch.images[rows])))
             order.append(rows)
     return joined_predictions(parts)[torch.argsort(torch.cat(order))]
-
-
-def _stands_still(found: Round, last: Round, config: RefinementConfig) -> bool:
-    expected = float(found.predictions.expected_error_rad.median())
-    better = found.reference.highest_frequency > last.reference.highest_frequency
-    return not better and found.number > config.search_rounds and found.change_rad < config.still * expected

@@ -1,5 +1,6 @@
 """The figures of the report. Every function takes arrays and returns SVG text; angles come in radians."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -28,6 +29,7 @@ _MAX_DENSITY_BINS = 90
 _MAX_SKY_ROWS = 18
 _TICK_RESOLUTIONS_ANGSTROM = (100, 50, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4.5, 4, 3.5, 3, 2.5, 2.2, 2, 1.8, 1.5)
 MAP = "map"  # a reconstruction that is not one of the demonstration's
+_COLOURS = (BLUE, ORANGE, GREEN, MUTED, INK)
 _CURVE_STYLES: dict[str, dict[str, Any]] = {
     "true": {"color": MUTED, "linewidth": 4.5, "alpha": 0.5},  # seen beside a curve that covers it
     "network": {"color": ORANGE},
@@ -80,6 +82,30 @@ def schedule(steps: np.ndarray, learning_rate: np.ndarray, momentum: np.ndarray)
         for axes in (upper, lower):
             axes.yaxis.set_major_locator(MaxNLocator(4))
         return svg(figure, f"Learning rate, at most {learning_rate.max():.2g}, against training step")
+
+
+def resolution_by_round(rounds: np.ndarray, resolutions: Mapping[str, np.ndarray]) -> str:
+    """Resolution in Å of each class after each round, NaN where it was not there."""
+    with plot() as axes:
+        for (name, values), colour in zip(resolutions.items(), itertools.cycle(_COLOURS), strict=False):
+            axes.plot(rounds, values, color=colour, marker="o", markersize=3.5, label=name)
+        if len(resolutions) > 1:
+            axes.legend()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        finish(axes, "round", "resolution (Å)")
+        return svg(axes.figure, f"Resolution of the half maps in {len(rounds)} rounds")
+
+
+def errors_by_round(rounds: np.ndarray, expected_deg: np.ndarray, change_deg: np.ndarray) -> str:
+    """Median expected error and median change of the orientations after each round."""
+    with plot() as axes:
+        for values, name, colour in ((expected_deg, "expected error", BLUE), (change_deg, "change", ORANGE)):
+            axes.plot(rounds, values, color=colour, marker="o", markersize=3.5, label=name)
+        label_logarithmic(axes, y=True)
+        axes.legend()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        finish(axes, "round", "median (°)")
+        return svg(axes.figure, f"Expected error and change of the poses in {len(rounds)} rounds")
 
 
 def pairwise_density(true_rad: np.ndarray, predicted_rad: np.ndarray) -> str:
@@ -252,7 +278,7 @@ def fsc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], names: dict[str
     curves
         (frequency in 1/Å, FSC), each (shells,), by a key of ``names``.
     names
-        Labels of the legend by key; keys are those of `_CURVE_STYLES`.
+        Labels of the legend by key; as of `maps.names_of_maps`.
     masking
         For screen readers.
     """
@@ -260,7 +286,7 @@ def fsc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], names: dict[str
     lowest = min(float(fsc.min()) for _, fsc in curves.values())
     with plot() as axes:
         for kind, (frequency, fsc) in curves.items():
-            axes.plot(frequency, fsc, label=names[kind], **_CURVE_STYLES[kind])
+            axes.plot(frequency, fsc, label=names[kind], **_curve_style(kind))
         axes.axhline(FSC_THRESHOLD, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         style = {"textcoords": "offset points", "fontsize": 8, "ha": "left"}
         axes.annotate(f"FSC = {FSC_THRESHOLD}", (0, FSC_THRESHOLD), (3, 3), **style)
@@ -271,6 +297,13 @@ def fsc_curves(curves: dict[str, tuple[np.ndarray, np.ndarray]], names: dict[str
         finish(axes, "resolution (Å)", "FSC")
         listed = ", ".join(names[kind][:1].lower() + names[kind][1:] for kind in curves)
         return svg(axes.figure, f"{masking} Fourier shell correlation of half maps: {listed}")
+
+
+def _curve_style(kind: str) -> dict[str, Any]:
+    """That of the kind; classes have a colour by their number."""
+    if kind in _CURVE_STYLES:
+        return _CURVE_STYLES[kind]
+    return {"color": _COLOURS[(int(kind.removeprefix("class")) - 1) % len(_COLOURS)]}
 
 
 def _resolution_ticks(max_frequency: float) -> list[float]:

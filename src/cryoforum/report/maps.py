@@ -1,6 +1,7 @@
 """Maps of the run: central sections, Fourier shell correlation, and which half maps are independent."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ REFINED_RECONSTRUCTIONS = RECONSTRUCTIONS | {
     "predicted": "Predicted and refined",
     "filtered": "Refined, filtered",
 }
+_CLASS = re.compile(r"class\d+")
 _SECTIONS_CAPTION = (
     "Central sections of the maps, normal to z, y and x; density is bright. Where the FSC is known, a map is "
     "low-pass filtered to its unmasked resolution, so that noise beyond does not hide it. Blurred rims with "
@@ -42,14 +44,24 @@ _FSC_CAPTION = (
 )
 
 
+def names_of_maps(folder: Path, refined: bool) -> dict[str, str]:
+    """What to call the maps that the folder of a run may hold, by the name of their own folders."""
+    found = (
+        place.name for place in (folder / "reconstruction").glob("class*") if _CLASS.fullmatch(place.name)
+    )
+    classes = sorted(found, key=lambda name: int(name.removeprefix("class")))
+    named = {name: f"Class {name.removeprefix('class')}" for name in classes}
+    return (REFINED_RECONSTRUCTIONS if refined else RECONSTRUCTIONS) | named
+
+
 def folder_of_map(folder: Path, kind: str) -> Path:
     """Where a reconstruction of a run lies: in map/, or in reconstruction/ by the kind of its poses."""
     return folder / figures.MAP if kind == figures.MAP else folder / "reconstruction" / kind
 
 
-def read_resolutions(folder: Path) -> dict[str, Any]:
-    """What resolution.json of each reconstruction says, by its kind."""
-    found = {kind: read_json(folder_of_map(folder, kind) / "resolution.json") for kind in RECONSTRUCTIONS}
+def read_resolutions(folder: Path, names: dict[str, str]) -> dict[str, Any]:
+    """What resolution.json of each reconstruction says, by its kind; ``names`` as of `names_of_maps`."""
+    found = {kind: read_json(folder_of_map(folder, kind) / "resolution.json") for kind in names}
     return {kind: values for kind, values in found.items() if values}
 
 
@@ -61,7 +73,7 @@ def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | Non
     folder
         Of the run.
     names
-        Reconstructions to show, by the name of their folder: `RECONSTRUCTIONS` or `REFINED_RECONSTRUCTIONS`.
+        Reconstructions to show, by the name of their folder: as of `names_of_maps`.
     """
     sections = []
     curves: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {
@@ -70,7 +82,9 @@ def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | Non
         "unmasked": {},
     }
     halves: dict[str, bool | None] = {}
-    for kind, name in names.items():
+    shown = [kind for kind in names if folder_of_map(folder, kind).is_dir()]
+    for kind in shown:
+        name = names[kind]
         place = folder_of_map(folder, kind)
         table = read_csv(place / "fsc.csv", ("frequency_per_angstrom", "fsc_unmasked"))
         if (place / "map.mrc").is_file():
@@ -90,10 +104,13 @@ def reconstruction_section(folder: Path, names: dict[str, str]) -> Section | Non
     exhibits = [Exhibit(shown, caption) for shown, caption in captioned if shown]
     if not exhibits:
         return None
-    text = (
-        "Maps from the same images under different poses; filtered means that the least certain particles "
-        "were left out. The true poses, where they are known, show what these images can give at best. "
-    )
+    text = ""
+    if any(kind != figures.MAP and not _CLASS.fullmatch(kind) for kind in shown):
+        text = (
+            "Maps from the same images under different poses; filtered means that the least certain "
+            "particles were left out. The true poses, where they are known, show what these images can give "
+            "at best. "
+        )
     return Section("reconstructions", "Reconstructions", text + _about_halves(halves), exhibits)
 
 

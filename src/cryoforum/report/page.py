@@ -21,8 +21,7 @@ from cryoforum.report.inputs import (
 from cryoforum.report.layout import Section, Table
 from cryoforum.report.limit import MEDIAN_OF_PERFECT_ESTIMATOR, limit_section
 from cryoforum.report.maps import (
-    RECONSTRUCTIONS,
-    REFINED_RECONSTRUCTIONS,
+    names_of_maps,
     read_resolutions,
     reconstruction_section,
 )
@@ -30,6 +29,7 @@ from cryoforum.report.sections import (
     accuracy_section,
     directions_section,
     particle_section,
+    rounds_section,
     run_section,
     training_section,
 )
@@ -61,7 +61,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     folder
         Of the run. Files looked for: summary.json, particles.star, model/log.csv, model/model.json,
         predictions.star, network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
-        map/ and in reconstruction/{true,network,predicted,filtered}. Missing ones are left out, and logged.
+        map/ and in reconstruction/{true,network,predicted,filtered,class1,…}; rounds.csv of a refinement. Missing ones are left out, and logged.
     output
         HTML file, written under a temporary name and then renamed.
     root
@@ -77,12 +77,13 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     predictions = read_predictions(folder, summary, model)
     numbers = accuracy_numbers(summary, predictions)
     refined = bool(numbers["bound"]) or (predictions is not None and predictions.bound_rad is not None)
-    maps = REFINED_RECONSTRUCTIONS if refined else RECONSTRUCTIONS
-    resolutions = summary.get("resolutions") or read_resolutions(folder)
+    maps = names_of_maps(folder, refined)
+    resolutions = summary.get("resolutions") or read_resolutions(folder, maps)
     candidates = (
         accuracy_section(predictions),
         limit_section(predictions),
         reconstruction_section(folder, maps),
+        rounds_section(folder),
         directions_section(predictions),
         particle_section(folder, root, model),
         training_section(folder, model),
@@ -199,8 +200,8 @@ def error_facts(numbers: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def resolution_facts(resolutions: dict[str, Any], names: dict[str, str]) -> list[tuple[str, str, str]]:
-    """(number, quantity, note) of the map from predicted poses; ``names`` as `RECONSTRUCTIONS`."""
-    for kind in ("predicted", "filtered", MAP):
+    """(number, quantity, note) of the map from predicted poses; ``names`` as of `names_of_maps`."""
+    for kind in ("predicted", "filtered", MAP, *(kind for kind in names if kind.startswith("class"))):
         values = resolutions.get(kind, {})
         if values.get("masked"):
             note = "masked, FSC = 0.143" + ("" if values.get("independent") else "; optimistic")

@@ -74,6 +74,28 @@ def particle_section(folder: Path, root: Path | None, model: dict[str, Any]) -> 
     return Section("particles", "Particles", text, [Exhibit(panels, caption)])
 
 
+def rounds_section(folder: Path) -> Section | None:
+    """How resolution and poses came to rest in the rounds of a refinement."""
+    log = read_csv(folder / "rounds.csv", ("round", "resolution_1_angstrom", "expected_error_deg"))
+    if log is None:
+        return None
+    by_class = log.filter(regex=r"^resolution_\d+_angstrom$")
+    resolutions = {
+        f"class {number}": values.to_numpy() for number, (_, values) in enumerate(by_class.items(), 1)
+    }
+    numbers = log["round"].to_numpy()
+    panels = [Panel("Resolution of the half maps", figures.resolution_by_round(numbers, resolutions))]
+    turned = log["change_deg"].replace(np.inf, np.nan).to_numpy()
+    errors = figures.errors_by_round(numbers, log["expected_error_deg"].to_numpy(), turned)
+    panels.append(Panel("Expected error and change of the poses", errors))
+    text = f"{len(log)} rounds of alignment and reconstruction, each half against its own map."
+    caption = (
+        "Resolution is where the masked FSC of the half maps falls below 0.143 (not corrected for the mask), "
+        "round by round. Poses stand still where their median change is far below their expected error."
+    )
+    return Section("rounds", "Rounds", text, [Exhibit(panels, caption)])
+
+
 def training_section(folder: Path, model: dict[str, Any]) -> Section | None:
     """Learning curves and the learning-rate schedule, and whether the network learned anything."""
     log = read_csv(folder / "model" / "log.csv", ("step", "images", "seconds"))

@@ -18,8 +18,8 @@ from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute, compute_for
 from cryoforum.runtime.distributed import from_first, is_first, process_rank_and_count, refuse_different
 from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.storage.state import load_state, save_state
 from cryoforum.training.data import training_data
-from cryoforum.training.state import load_state, save_state
 from cryoforum.training.trainer import Trainer
 
 WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule

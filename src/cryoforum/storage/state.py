@@ -1,4 +1,4 @@
-"""The file that a training resumes from after a kill."""
+"""The file that a training or a refinement resumes from after a kill."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from cryoforum.storage.files import replacing
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write what training needs to go on; the previous state stays until the new one is complete.
+    """Write what a run needs to go on; the previous state stays until the new one is complete.
 
     Raises
     ------
@@ -25,14 +25,14 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state: tensors and plain values only, so that it cannot run code.
+    """Read the state of a run: tensors and plain values only, so that it cannot run code.
 
     Raises
     ------
     InputError
-        Where there is no such file, or it holds no training state.
+        Where there is no such file, or it holds no state.
     """
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise InputError(f"expected a training state to resume at {path}: {error}") from error
+        raise InputError(f"expected the state of a run to resume at {path}: {error}") from error

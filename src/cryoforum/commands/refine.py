@@ -1,0 +1,215 @@
+"""Poses, classes and half maps of particles in files, from a map of any kind and no poses."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cryoforum.commands.pose_files import hash_of_files
+from cryoforum.commands.reconstruct import write_maps
+from cryoforum.commands.reference_maps import ReferenceMap, load_mask, load_reference_map
+from cryoforum.dataset.columns import CLASS_NUMBER, CLASS_PROBABILITY
+from cryoforum.dataset.particle_set import ParticleSet
+from cryoforum.dataset.particle_table import with_columns
+from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_expansion
+from cryoforum.errors import InputError
+from cryoforum.io.particle_files import check_writable, load_particle_set, write_particle_file
+from cryoforum.io.predictions import prediction_columns, with_predictions
+from cryoforum.reconstruction.half_sets import checked_half_sets
+from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
+from cryoforum.refinement.refine import RefinementConfig, Round
+from cryoforum.refinement.refine import refine as rounds_of
+from cryoforum.refinement.state import round_of, state_of
+from cryoforum.report.page import write_report
+from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.storage.csv_tables import read_csv, write_csv
+from cryoforum.storage.files import new_folder
+from cryoforum.storage.locks import taken
+from cryoforum.storage.state import load_state, save_state
+
+logger = logging.getLogger(__name__)
+
+PARTICLES, ROUNDS, STATE, REPORT = "predictions.star", "rounds.csv", ".refinement-state", "report.html"
+MAP, CLASSES = "map", "reconstruction"
+RESULTS = {PARTICLES, ROUNDS, STATE, REPORT, MAP, CLASSES}
+NOTHING_FOUND = 0.95  # of the initial resolution: what is no better was in the start already
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """What `cryoforum refine` is asked for.
+
+    Parameters
+    ----------
+    particles
+        Particle files, joined where there are several; their poses are not used.
+    references
+        The map to start from, or one of each class.
+    out
+        Folder for particles with poses, half maps, and a page.
+    config
+        Settings.
+    mask
+        A map that references are multiplied by.
+    root
+        Folder that image names are looked for in first.
+    overwrite
+        Replace what is there.
+    keep_ramp
+        Leave in each image the ramp that a gradient of the ice left.
+    """
+
+    particles: Sequence[Path]
+    references: Sequence[ReferenceMap]
+    out: Path
+    config: RefinementConfig = field(default_factory=RefinementConfig)
+    mask: str | None = None
+    root: Path | None = None
+    overwrite: bool = False
+    keep_ramp: bool = False
+
+
+@dataclass(frozen=True)
+class RefinedClass:
+    """How many particles a class has, and the resolution of its half maps in Å, corrected for the mask."""
+
+    count: int
+    resolution_angstrom: float
+
+
+@dataclass(frozen=True)
+class RefineSummary:
+    """What came out.
+
+    Parameters
+    ----------
+    rounds
+        How many there were.
+    classes
+        In the order of their numbers.
+    expected_error_deg
+        Median.
+    found_nothing
+        Whether no half maps agree beyond the resolution of the start.
+    """
+
+    rounds: int
+    classes: tuple[RefinedClass, ...]
+    expected_error_deg: float
+    found_nothing: bool
+
+
+def refine(request: RefineRequest, reporter: Reporter = SILENT) -> RefineSummary:
+    """Write poses, classes, half maps and a page; the same command goes on after a kill."""
+    particle_set = load_particle_set(request.particles, request.root, keep_ramp=request.keep_ramp)
+    refuse_expansion(particle_set, "to refine", WITH_SYMMETRY)
+    particle_set = particle_set.with_half_sets(checked_half_sets(particle_set.particles))
+    particles, out = particle_set.particles, Path(request.out)
+    check_writable(particle_set.table, out / PARTICLES)
+    symmetry = request.config.symmetry
+    starts = [load_reference_map(given, particles, symmetry).full for given in request.references]
+    mask = None if request.mask is None else load_mask(request.mask, particles)
+    files = [*request.particles, *(path for given in request.references for path in given.files)]
+    settings = request.config, request.references, request.mask
+    job = fingerprint_of_run(particle_set, files, settings)
+    with taken(out) as hold:
+        state, last = earlier_state(out / STATE, job), None
+        if state is None:
+            new_folder(out, request.overwrite, RESULTS)
+        else:
+            last = round_of(state["round"], particles, symmetry)
+            logger.info(f"continuing after round {last.number}")
+        log: list[Mapping[str, object]] = [] if last is None else [*read_csv(out / ROUNDS)]
+        started = time.monotonic()
+        progress = reporter.progress("refining", len(particles))
+        for found in rounds_of(particles, starts, request.config, mask, progress, last):
+            hold.check()
+            log = [*log, _row(found, time.monotonic() - started)]
+            save_state({"job": job, "round": state_of(found)}, out / STATE)
+            write_csv(out / ROUNDS, log)
+            logger.info(_in_words(found))
+            last, progress = found, reporter.progress("refining", len(particles))
+        assert last is not None
+        hold.check()
+        summary = _write_results(particle_set, last, request, out)
+        (out / STATE).unlink(missing_ok=True)
+    return summary
+
+
+def earlier_state(path: Path, job: str) -> dict[str, Any] | None:
+    """What an earlier run of the same ``job`` has left to go on from; None where there is nothing.
+
+    InputError where another job has left it.
+    """
+    if not path.exists():
+        return None
+    state = load_state(path)
+    if state.get("job") != job:
+        raise InputError(
+            f"{path.parent} holds an unfinished run with other options or particles; finish it with its own "
+            "command, remove the folder, or choose another --out"
+        )
+    return state
+
+
+def map_folder(out: Path, number: int, count: int) -> Path:
+    """Where the maps of a class lie, by its number from 1."""
+    return Path(out) / MAP if count == 1 else Path(out) / CLASSES / f"class{number}"
+
+
+def fingerprint_of_run(particle_set: ParticleSet, files: Sequence[Path], settings: object) -> str:
+    """Hash of all that a result of whole particle sets depends on."""
+    parts = [hash_of_files([*files, *particle_set.table.companions]), str(settings)]
+    parts += [str(getattr(particle_set.particles.images, "identity", ""))]
+    parts += [version("cryo-forum"), torch.__version__]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _row(found: Round, seconds: float) -> dict[str, float]:
+    """A round as a row of `ROUNDS`."""
+    resolutions = found.resolutions_angstrom
+    by_class = {f"resolution_{n}_angstrom": round(one, 3) for n, one in enumerate(resolutions, 1)}
+    expected = float(torch.rad2deg(found.predictions.expected_error_rad.median()))
+    changes = {"change_deg": found.change_deg, "moved_share": found.moved_share}
+    return {
+        "round": found.number,
+        "seconds": round(seconds, 1),
+        "expected_error_deg": expected,
+        **changes,
+    } | by_class
+
+
+def _in_words(found: Round) -> str:
+    resolutions = " and ".join(f"{one:.1f}" for one in found.resolutions_angstrom)
+    expected = float(torch.rad2deg(found.predictions.expected_error_rad.median()))
+    moved = f", {100 * found.moved_share:.1f} % changed class" if len(found.references) > 1 else ""
+    return f"round {found.number}: {resolutions} Å, expected error {expected:.2f}°{moved}"
+
+
+def _write_results(
+    particle_set: ParticleSet, last: Round, request: RefineRequest, out: Path
+) -> RefineSummary:
+    """Half maps of each class, particles with poses and classes, and the page."""
+    particles = particle_set.particles.with_poses(last.predictions.poses)
+    config, classes = ReconstructionConfig(symmetry=request.config.symmetry), []
+    for number in range(len(last.references)):
+        own = particles.select((last.classes == number).nonzero()[:, 0])
+        maps = reconstruct(own, config, independent=last.number > 1)
+        written = write_maps(maps, map_folder(out, number + 1, len(last.references)))
+        classes.append(RefinedClass(len(own), float(written["corrected"])))
+    table = with_predictions(particle_set.table, prediction_columns(last.predictions))
+    if len(classes) > 1:
+        probability = last.class_probabilities.amax(1)
+        table = with_columns(table, {CLASS_NUMBER: last.classes + 1, CLASS_PROBABILITY: probability})
+    write_particle_file(table, out / PARTICLES)
+    write_report(out, out / REPORT, request.root)
+    best = min(one.resolution_angstrom for one in classes)
+    expected = float(torch.rad2deg(last.predictions.expected_error_rad.median()))
+    limit = NOTHING_FOUND * request.config.initial_resolution_angstrom
+    return RefineSummary(last.number, tuple(classes), expected, best > limit)

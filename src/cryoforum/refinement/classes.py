@@ -1,0 +1,169 @@
+"""Which of several maps shows each particle: the likelihood of its image under every class.
+
+No image is judged by a map that holds its own noise: that of the other half set is used. And no map is taken
+for the truth: what is not known of it is noise in the prediction of an image, in each shell as much as the
+half maps of the class say. Otherwise every particle stays where it is, or the class of most particles, whose
+map is the least noisy, takes those of the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from cryoforum.dataset.particles import Particles, loaded_batches
+from cryoforum.dataset.predictions import Predictions
+from cryoforum.dataset.resampling import resample_volume
+from cryoforum.dataset.sampling import evenly_spaced_rows
+from cryoforum.errors import InputError
+from cryoforum.imaging.fft import FrequencyPoints, frequency_points
+from cryoforum.imaging.likelihood import WhitenedImages
+from cryoforum.imaging.masks import soft_mask
+from cryoforum.imaging.noise_model import NoiseModel, measured_noise
+from cryoforum.imaging.projection import cropped_transform, slices_at
+from cryoforum.imaging.shells import mean_by_shell, shell_index
+from cryoforum.reconstruction.reference_map import NOISE_SAMPLE, Reference
+from cryoforum.refinement.variability import strongest_components
+
+BEST_KNOWN = 0.999  # FSC from which on a shell of a map is as good as known
+LEAST_SHARE = 1e-6  # of all particles that a class is expected to have
+# To which particles are first parted, and at least so many cycles per box: states differ at low resolution.
+PARTED_ANGSTROM, FEWEST_SHELLS = 22.0, 8
+
+
+@dataclass(frozen=True)
+class HalfMap:
+    """A map of one half of the particles of a class, and what is not known of it.
+
+    Parameters
+    ----------
+    transform
+        `projection.cropped_transform` of the map, weighted by what its FSC says is signal.
+    variance
+        Of each shell of the transform about the truth.
+    """
+
+    transform: Float[Tensor, "z y x 2"]
+    variance: Float[Tensor, " s"]
+
+
+@dataclass(frozen=True)
+class ClassMaps:
+    """The half maps of all classes, and the noise of the particles that are compared with them.
+
+    Parameters
+    ----------
+    halves
+        For each class those of half 1 and half 2.
+    noise, points
+        Of all particles; the frequencies that all classes show.
+    """
+
+    halves: tuple[tuple[HalfMap, HalfMap], ...]
+    noise: NoiseModel
+    points: FrequencyPoints
+
+    def log_likelihoods(self, batch: Particles, found: Sequence[Predictions]) -> Float[Tensor, "n k"]:
+        """Log-likelihood of each image over noise alone under every class, at its pose in that class."""
+        images = self.noise.whiten(batch, self.points)
+        half_sets = _half_sets(batch)
+        result = torch.empty(len(batch), len(self.halves))
+        for number, (halves, predictions) in enumerate(zip(self.halves, found, strict=True)):
+            poses = predictions.poses
+            origins = poses.shifts_angstrom / batch.pixel_size_angstrom
+            for half in (1, 2):
+                own = (half_sets == half).nonzero()[:, 0]
+                other = halves[2 - half]  # of half 1 the second, of half 2 the first
+                result[own, number] = predicted_gain(other, images[own], poses.quaternions[own], origins[own])
+        return result
+
+
+def class_maps(
+    references: Sequence[Reference], particles: Particles, classes: Int[Tensor, " n"]
+) -> ClassMaps:
+    """The maps of classes, from 0, that particles with poses and half sets were reconstructed in.
+
+    InputError where a reference has no half maps.
+    """
+    highest = min(reference.highest_frequency for reference in references)
+    halves = tuple(_half_maps(reference, highest) for reference in references)
+    sample = evenly_spaced_rows(len(particles), NOISE_SAMPLE)
+    own = particles.select(sample)
+    assert own.poses is not None
+    others = 2 * classes[sample] + (2 - _half_sets(own))  # the map of the other half of its class
+    transforms = [half.transform for pair in halves for half in pair]
+    noise = measured_noise(own, own.poses, transforms, others, highest)
+    return ClassMaps(halves, noise, frequency_points(particles.box, highest))
+
+
+def predicted_gain(
+    half_map: HalfMap,
+    images: WhitenedImages,
+    quaternions: Float[Tensor, "n 4"],
+    origins: Float[Tensor, "n 2"],
+) -> Float[Tensor, " n"]:
+    """Log-likelihood of whitened images over noise alone where the map is not known exactly.
+
+    An image is the prediction of the map plus complex noise of power 1 + transfer² · variance.
+    """
+    points, transfer = images.points, images.transfer
+    model = transfer * slices_at(half_map.transform, quaternions, points) * points.phases(origins)
+    power = 1 + transfer.square() * half_map.variance[points.shell]
+    residual = (images.values - model).abs().square()
+    return (images.values.abs().square() - residual / power - power.log()).sum(1)
+
+
+def _half_maps(reference: Reference, highest: int) -> tuple[HalfMap, HalfMap]:
+    if reference.halves is None or reference.fsc is None:
+        raise InputError("expected half maps of every class, found none")
+    fsc = reference.fsc.clamp(1 - BEST_KNOWN, BEST_KNOWN)
+    first, second = (
+        HalfMap(cropped_transform(half.voxels, highest), (1 - fsc) / fsc * _power(half.voxels))
+        for half in reference.halves
+    )
+    return first, second
+
+
+def _power(voxels: Tensor) -> Tensor:
+    """Mean |transform|² of each shell 0 … box // 2."""
+    box = len(voxels)
+    return mean_by_shell(torch.fft.rfftn(voxels).abs().square(), shell_index(box), box // 2 + 1)
+
+
+def _half_sets(particles: Particles) -> Tensor:
+    if particles.half_sets is None:
+        raise InputError("expected particles with half sets, found none")
+    return particles.half_sets
+
+
+def class_probabilities(log_likelihoods: Float[Tensor, "n k"], steps: int = 20) -> Float[Tensor, "n k"]:
+    """Posterior of the class of each particle; shares of the classes are the likeliest ones."""
+    shares = torch.full((log_likelihoods.shape[1],), 1 / log_likelihoods.shape[1])
+    for _ in range(steps):
+        posterior = (log_likelihoods + shares.log()).softmax(1)
+        shares = posterior.mean(0).clamp_min(LEAST_SHARE)
+    return posterior
+
+
+def first_classes(particles: Particles, reference: Reference, count: int, seed: int = 0) -> Int[Tensor, " n"]:
+    """Classes, from 0, of particles that share one map at their poses, by how they vary at low resolution."""
+    assert particles.poses is not None and reference.noise is not None
+    extent = particles.box * particles.pixel_size_angstrom
+    frequency = min(reference.highest_frequency, max(FEWEST_SHELLS, round(extent / PARTED_ANGSTROM)))
+    points = frequency_points(particles.box, frequency)
+    parts = [reference.noise.whiten(batch, points) for batch in loaded_batches(particles, 256)]
+    images = WhitenedImages(
+        points, torch.cat([p.values for p in parts]), torch.cat([p.transfer for p in parts])
+    )
+    box = min(particles.box, 2 * frequency + 8)
+    small = resample_volume(reference.full, box, extent / box)
+    mask = soft_mask(small, extend_pixel=1.0, edge_pixel=3.0)
+    origins = particles.poses.shifts_angstrom / particles.pixel_size_angstrom
+    coordinates = strongest_components(
+        images, particles.poses.quaternions, origins, mask, count - 1, seed=seed
+    )
+    _, classes = kmeans2(coordinates.double().numpy(), count, minit="++", rng=seed)
+    return torch.from_numpy(classes).long()
