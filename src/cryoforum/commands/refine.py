@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -11,26 +11,29 @@ from typing import Any
 
 import torch
 
+from cryoforum.commands.held_folder import taken_by_first
 from cryoforum.commands.pose_files import hash_of_files
 from cryoforum.commands.reconstruct import write_maps
 from cryoforum.commands.reference_maps import ReferenceMap, load_mask, load_reference_map
 from cryoforum.dataset.columns import CLASS_NUMBER, CLASS_PROBABILITY
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import with_columns
+from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_expansion
 from cryoforum.errors import InputError
 from cryoforum.io.particle_files import check_writable, load_particle_set, write_particle_file
 from cryoforum.io.predictions import prediction_columns, with_predictions
 from cryoforum.reconstruction.half_sets import checked_half_sets
-from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
-from cryoforum.refinement.refine import RefinementConfig, Round
+from cryoforum.reconstruction.postprocess import corrected_fsc
+from cryoforum.refinement.refine import RefinementConfig, Round, half_maps_of
 from cryoforum.refinement.refine import refine as rounds_of
 from cryoforum.refinement.state import round_of, state_of
 from cryoforum.report.page import write_report
+from cryoforum.runtime.distributed import process_rank_and_count, refuse_different, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
-from cryoforum.storage.csv_tables import read_csv, write_csv
+from cryoforum.storage.csv_tables import write_csv
 from cryoforum.storage.files import new_folder
-from cryoforum.storage.locks import taken
+from cryoforum.storage.locks import Hold
 from cryoforum.storage.state import load_state, save_state
 
 logger = logging.getLogger(__name__)
@@ -118,28 +121,43 @@ def refine(request: RefineRequest, reporter: Reporter = SILENT) -> RefineSummary
     files = [*request.particles, *(path for given in request.references for path in given.files)]
     settings = request.config, request.references, request.mask
     job = fingerprint_of_run(particle_set, files, settings)
-    with taken(out) as hold:
-        state, last = earlier_state(out / STATE, job), None
-        if state is None:
+    refuse_different(job)
+    with taken_by_first(out) as hold:
+        state = earlier_state(out / STATE, job)
+        wait_for_all()  # nobody writes before everyone has read
+        if hold is not None and state is None:
             new_folder(out, request.overwrite, RESULTS)
-        else:
-            last = round_of(state["round"], particles, symmetry)
+        last = None if state is None else round_of(state["round"], particles, symmetry)
+        log: list[dict[str, float]] = [] if state is None else state["log"]
+        if last is not None:
             logger.info(f"continuing after round {last.number}")
-        log: list[Mapping[str, object]] = [] if last is None else [*read_csv(out / ROUNDS)]
-        started = time.monotonic()
-        progress = reporter.progress("refining", len(particles))
-        for found in rounds_of(particles, starts, request.config, mask, progress, last):
-            hold.check()
+        started, advance = time.monotonic(), _progress(particles, reporter)
+        for found in rounds_of(particles, starts, request.config, mask, advance, last):
             log = [*log, _row(found, time.monotonic() - started)]
-            save_state({"job": job, "round": state_of(found)}, out / STATE)
-            write_csv(out / ROUNDS, log)
             logger.info(_in_words(found))
-            last, progress = found, reporter.progress("refining", len(particles))
+            if hold is not None:
+                hold.check()
+                save_state({"job": job, "round": state_of(found), "log": log}, out / STATE)
+                write_csv(out / ROUNDS, log)
+            last = found
         assert last is not None
-        hold.check()
-        summary = _write_results(particle_set, last, request, out)
-        (out / STATE).unlink(missing_ok=True)
-    return summary
+        return _write_results(particle_set, last, request, hold)
+
+
+def _progress(particles: Particles, reporter: Reporter) -> Callable[[int], None]:
+    """Called with the images of a batch done; each round is a step of its own."""
+    _, processes = process_rank_and_count()
+    own, done = -(-len(particles) // processes), 0
+    advance = reporter.progress("refining", own)
+
+    def progress(count: int) -> None:
+        nonlocal advance, done
+        if done >= own:
+            advance, done = reporter.progress("refining", own), 0
+        done += count
+        advance(count)
+
+    return progress
 
 
 def earlier_state(path: Path, job: str) -> dict[str, Any] | None:
@@ -193,22 +211,28 @@ def _in_words(found: Round) -> str:
 
 
 def _write_results(
-    particle_set: ParticleSet, last: Round, request: RefineRequest, out: Path
+    particle_set: ParticleSet, last: Round, request: RefineRequest, hold: Hold | None
 ) -> RefineSummary:
-    """Half maps of each class, particles with poses and classes, and the page."""
-    particles = particle_set.particles.with_poses(last.predictions.poses)
-    config, classes = ReconstructionConfig(symmetry=request.config.symmetry), []
+    """Half maps of each class, particles with poses and classes, and the page; the first process writes."""
+    out, symmetry = Path(request.out), request.config.symmetry
+    particles, classes = particle_set.particles.with_poses(last.predictions.poses), []
     for number in range(len(last.references)):
         own = particles.select((last.classes == number).nonzero()[:, 0])
-        maps = reconstruct(own, config, independent=last.number > 1)
-        written = write_maps(maps, map_folder(out, number + 1, len(last.references)))
-        classes.append(RefinedClass(len(own), float(written["corrected"])))
-    table = with_predictions(particle_set.table, prediction_columns(last.predictions))
-    if len(classes) > 1:
-        probability = last.class_probabilities.amax(1)
-        table = with_columns(table, {CLASS_NUMBER: last.classes + 1, CLASS_PROBABILITY: probability})
-    write_particle_file(table, out / PARTICLES)
-    write_report(out, out / REPORT, request.root)
+        maps = half_maps_of(own, symmetry, independent=last.number > 1)
+        resolution = corrected_fsc(maps).resolution_angstrom
+        classes.append(RefinedClass(len(own), resolution))
+        if hold is not None:
+            hold.check()
+            write_maps(maps, map_folder(out, number + 1, len(last.references)))
+    if hold is not None:
+        table = with_predictions(particle_set.table, prediction_columns(last.predictions))
+        if len(classes) > 1:
+            probability = last.class_probabilities.amax(1)
+            table = with_columns(table, {CLASS_NUMBER: last.classes + 1, CLASS_PROBABILITY: probability})
+        write_particle_file(table, out / PARTICLES)
+        write_report(out, out / REPORT, request.root)
+        (out / STATE).unlink(missing_ok=True)
+    wait_for_all()
     best = min(one.resolution_angstrom for one in classes)
     expected = float(torch.rad2deg(last.predictions.expected_error_rad.median()))
     limit = NOTHING_FOUND * request.config.initial_resolution_angstrom

@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from cryoforum.choices import Precision
+from cryoforum.commands.held_folder import taken_by_first
 from cryoforum.config import Config
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particles import Particles
@@ -33,7 +33,7 @@ from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import contents, remove_leftovers_in
-from cryoforum.storage.locks import Hold, taken
+from cryoforum.storage.locks import Hold
 from cryoforum.training import loop
 from cryoforum.training.calibration import calibrated
 
@@ -106,7 +106,7 @@ def train(request: TrainRequest, reporter: Reporter = SILENT) -> tuple[TrainedMo
     particle_set = load_particle_set(request.particles, request.root, keep_ramp=request.keep_ramp)
     refuse_repeats(particle_set, "to learn from", WITH_SYMMETRY)
     if request.half_set_models:
-        with _taken_by_first(Path(request.out)):
+        with taken_by_first(Path(request.out)):
             return _train_half_set_models(particle_set, request, reporter)
     return (_train_into(Path(request.out), particle_set, request, reporter),)
 
@@ -147,19 +147,9 @@ def _train_into(
     checked_poses(particle_set, "to learn from")
     split = chosen_split(particle_set.particles, request.split, request.seed)
     _refuse_folder(out, request)
-    with _taken_by_first(out) as hold:
+    with taken_by_first(out) as hold:
         _refuse_folder(out, request)  # again: another training may have ended just before
         return _train_into_held(out, hold, particle_set, split, request, reporter)
-
-
-@contextmanager
-def _taken_by_first(out: Path) -> Iterator[Hold | None]:
-    """The folder held by the first of several processes; None in the others."""
-    if not is_first():
-        yield None
-        return
-    with taken(out) as hold:
-        yield hold
 
 
 def _train_into_held(

@@ -1,6 +1,6 @@
 """Rows of nouns that hold one entry a particle in every field."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -31,6 +31,17 @@ def take(noun: Noun, rows: Tensor) -> Noun:
     """The dataclass with every field indexed by ``rows`` (k,) numbers or (n,) booleans; None stays."""
     values = (getattr(noun, entry.name) for entry in fields(noun))
     return type(noun)(*(None if value is None else value[rows] for value in values))
+
+
+def each_tensor(noun: Noun, change: Callable[[Tensor], Tensor]) -> Noun:
+    """The dataclass with ``change`` of every tensor in it, at any depth; None stays."""
+
+    def changed(value: Any) -> Any:
+        if value is None or isinstance(value, Tensor):
+            return None if value is None else change(value)
+        return each_tensor(value, change)
+
+    return type(noun)(*(changed(getattr(noun, entry.name)) for entry in fields(noun)))
 
 
 def concatenate(nouns: Sequence[Noun]) -> Noun:

@@ -269,9 +269,18 @@ def reference_from_particles(
     """
     if particles.poses is None:
         raise InputError("expected particles with poses to make a reference of, found none")
-    reach = origin_reach_angstrom(particles.poses)
     particles = replace(particles, half_sets=checked_half_sets(particles))
     maps = reconstruct(particles, ReconstructionConfig(symmetry=symmetry), progress=progress)
+    return reference_with_noise(maps, particles, symmetry)
+
+
+def reference_with_noise(maps: HalfMaps, particles: Particles, symmetry: str = "C1") -> Reference:
+    """The reference of half maps, and the noise of the particles with poses and half sets they are made of.
+
+    InputError where the half maps do not agree.
+    """
+    assert particles.poses is not None
+    reach = origin_reach_angstrom(particles.poses)
     reference = reference_from_half_maps(maps, symmetry)
     sample = particles.select(evenly_spaced_rows(len(particles), NOISE_SAMPLE))
     return replace(reference, noise=noise_of_halves(reference, sample), origin_reach_angstrom=reach)

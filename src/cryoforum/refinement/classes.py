@@ -31,7 +31,7 @@ from cryoforum.refinement.variability import strongest_components
 BEST_KNOWN = 0.999  # FSC from which on a shell of a map is as good as known
 LEAST_SHARE = 1e-6  # of all particles that a class is expected to have
 # To which particles are first parted, and at least so many cycles per box: states differ at low resolution.
-PARTED_ANGSTROM, FEWEST_SHELLS = 22.0, 8
+PARTED_ANGSTROM, FEWEST_SHELLS = 20.0, 8
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,26 @@ from cryoforum.alignment.fitting import aligner_with_own_noise, fitted_aligner
 from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
-from cryoforum.dataset.volumes import Volume
+from cryoforum.dataset.rows import each_tensor
+from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.imaging.shells import filter_shells
 from cryoforum.reconstruction.half_sets import checked_half_sets
+from cryoforum.reconstruction.inversion import (
+    ReconstructionConfig,
+    add_to_sums,
+    empty_sums,
+    finished_maps,
+)
 from cryoforum.reconstruction.reference_map import (
     Reference,
     masked_reference,
     reference_from_map,
-    reference_from_particles,
+    reference_with_noise,
 )
 from cryoforum.refinement.classes import class_maps, class_probabilities, first_classes
+from cryoforum.runtime.distributed import add_up, joined_shares, own_share
 
 logger = logging.getLogger(__name__)
 
@@ -264,7 +272,7 @@ def with_maps(particles: Particles, classes: Tensor, probabilities: Tensor, symm
     for number in range(probabilities.shape[1]):
         own = particles.select((classes == number).nonzero()[:, 0])
         try:
-            references.append(reference_from_particles(own, symmetry))
+            references.append(reference_with_noise(half_maps_of(own, symmetry), own, symmetry))
             kept.append(number)
         except InputError as error:
             if probabilities.shape[1] == 1:
@@ -281,6 +289,15 @@ def with_maps(particles: Particles, classes: Tensor, probabilities: Tensor, symm
     return {"classes": classes, "class_probabilities": probabilities, "references": tuple(references)}
 
 
+def half_maps_of(particles: Particles, symmetry: str, *, independent: bool = True) -> HalfMaps:
+    """Half maps of particles with poses and half sets; of several processes each adds up its share."""
+    sums = empty_sums(particles.box, particles.pixel_size_angstrom)
+    add_to_sums(sums, particles.select(torch.arange(len(particles))[own_share()]))
+    add_up(torch.view_as_real(sums.data))
+    add_up(sums.weight)
+    return finished_maps(sums, ReconstructionConfig(symmetry=symmetry), independent=independent)
+
+
 def _aligned(
     aligners: Sequence[MapAligner],
     particles: Particles,
@@ -289,16 +306,24 @@ def _aligned(
     progress: Callable[[int], None],
 ) -> tuple[list[Predictions], Tensor]:
     """Poses of all particles in each class, and the log-likelihoods (n, k) of their images there."""
-    rows_of_batches = all_rows(len(particles), BATCH_SIZE)
+    count = len(particles)
+    share = torch.arange(count)[own_share()]
+    own, searched = particles.select(share), searched[share]
     found: list[list[Predictions]] = [[] for _ in aligners]
     log_likelihoods = []
-    for rows, batch in zip(rows_of_batches, loaded_batches(particles, BATCH_SIZE), strict=True):
+    batches = loaded_batches(own, BATCH_SIZE)
+    for rows, batch in zip(all_rows(len(own), BATCH_SIZE), batches, strict=True):
         in_classes = [_aligned_batch(aligner, batch, searched[rows]) for aligner in aligners]
         log_likelihoods.append(compare(batch, in_classes))
         for parts, part in zip(found, in_classes, strict=True):
             parts.append(part)
         progress(len(rows))
-    return [joined_predictions(parts) for parts in found], torch.cat(log_likelihoods)
+
+    def of_all(values: Tensor) -> Tensor:
+        return joined_shares(values, count)
+
+    joined = [each_tensor(joined_predictions(parts), of_all) for parts in found]
+    return joined, of_all(torch.cat(log_likelihoods))
 
 
 def _gains(batch: Particles, found: Sequence[Predictions]) -> Float[Tensor, "n k"]:

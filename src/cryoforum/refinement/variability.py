@@ -17,7 +17,7 @@ from cryoforum.refinement.regularised import Sums, likeliest_map, sums_of_slices
 
 NOISE = 0.5  # variance of one real number of a whitened image
 WEAK_PRIOR = 0.05  # of the mean weight: hardly anything beside the data
-FIRST_SHARE = 0.01  # of the power of the mean that a component is expected to have at first
+EXPECTED_SHARE = 0.1  # of the power of the mean: what a component is expected to have
 
 
 def strongest_components(
@@ -26,7 +26,7 @@ def strongest_components(
     origins_pixel: Float[Tensor, "n 2"],
     mask: Float[Tensor, "m m m"],
     count: int = 1,
-    steps: int = 25,
+    steps: int = 12,
     seed: int = 0,
 ) -> Float[Tensor, "n c"]:
     """Coordinates of particles at known poses along the strongest components, each of variance 1.
@@ -69,11 +69,10 @@ def strongest_components(
 
     found, generator = [], torch.Generator().manual_seed(seed)
     for _ in range(count):
-        coordinates, prior = torch.randn(len(images), generator=generator), FIRST_SHARE * mean_power
+        coordinates, prior = torch.randn(len(images), generator=generator), EXPECTED_SHARE * mean_power
         squares = coordinates.square()
         for _ in range(steps):
-            voxels, new_prior = likeliest_map(summed(coordinates, squares), box, prior, frequency, mask)
-            prior = (prior + new_prior) / 2
+            voxels, _ = likeliest_map(summed(coordinates, squares), box, prior, frequency, mask)
             change = projected(voxels)
             change = change - (_products(change, model) / strength)[:, None] * model
             information = change.abs().square().sum(1) + NOISE

@@ -61,7 +61,8 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     folder
         Of the run. Files looked for: summary.json, particles.star, model/log.csv, model/model.json,
         predictions.star, network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
-        map/ and in reconstruction/{true,network,predicted,filtered,class1,…}; rounds.csv of a refinement. Missing ones are left out, and logged.
+        map/ and in reconstruction/{true,network,predicted,filtered,class1,…}; rounds.csv of
+        a refinement. Missing ones are left out, and logged.
     output
         HTML file, written under a temporary name and then renamed.
     root

@@ -182,8 +182,10 @@ class _Gathered(torch.autograd.Function):
 
 def add_up(values: Tensor) -> None:
     """Replace ``values`` by their sum over all processes."""
-    with _together():
-        distributed.all_reduce(values)
+    _, count = process_rank_and_count()
+    if count > 1:
+        with _together():
+            distributed.all_reduce(values)
 
 
 @contextmanager
