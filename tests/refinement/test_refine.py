@@ -51,8 +51,8 @@ def errors_after_common_turn(found: Tensor, truth: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def rounds(particles: Particles, molecule: Volume) -> list[Round]:
-    start = initial_model(replace(particles, poses=None), QUICK)
-    return list(refine(particles, start, RefinementConfig(initial_resolution_angstrom=60.0)))
+    (start,) = initial_model(replace(particles, poses=None), QUICK)
+    return list(refine(particles, [start], RefinementConfig(initial_resolution_angstrom=60.0)))
 
 
 def test_from_no_poses_to_those_of_the_truth(rounds: list[Round], particles: Particles) -> None:
@@ -80,7 +80,7 @@ def test_a_turned_start_gives_the_turned_result(particles: Particles, molecule: 
     quarter = torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5])  # about z: voxels move onto voxels
     turned = Volume(torch.rot90(molecule.voxels, 1, (2, 1)).roll(1, 2), PIXEL_SIZE)
     config = RefinementConfig(initial_resolution_angstrom=40.0, most_rounds=1)
-    plain, found = (list(refine(particles, start, config))[-1] for start in (molecule, turned))
+    plain, found = (list(refine(particles, [start], config))[-1] for start in (molecule, turned))
     truth = truth_of(particles)
     assert float(geodesic_distance(plain.predictions.posterior.mode, truth).median()) < 0.12
     both = [
@@ -92,9 +92,9 @@ def test_a_turned_start_gives_the_turned_result(particles: Particles, molecule: 
 
 def test_poses_that_the_particles_have_are_not_used(particles: Particles, molecule: Volume) -> None:
     config = RefinementConfig(initial_resolution_angstrom=60.0, most_rounds=1)
-    none = next(refine(replace(particles, poses=None), molecule, config))
+    none = next(refine(replace(particles, poses=None), [molecule], config))
     wrong = Poses(truth_of(particles).flip(0), torch.full((COUNT, 2), 30.0))
-    other = next(refine(particles.with_poses(wrong), molecule, config))
+    other = next(refine(particles.with_poses(wrong), [molecule], config))
     assert torch.equal(none.predictions.posterior.mode, other.predictions.posterior.mode)
 
 

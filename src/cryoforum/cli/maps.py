@@ -30,7 +30,7 @@ def reconstruct(
         request = command.ReconstructRequest(particles, out, root, symmetry, overwrite, place, keep_ramp)
         resolution = command.reconstruct(request, reporter)
         show_resolution(resolution)
-        typer.echo(f"maps, their mask (mask.mrc) and fsc.csv in {out}")
+        typer.echo(f"maps, their mask (mask.mrc), a sharpened map and fsc.csv in {out}")
 
 
 @app.command(epilog="Example: cryoforum report demo")

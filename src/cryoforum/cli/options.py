@@ -49,10 +49,19 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change one setting, as network.pooling=gem; may be repeated."),
 ]
+
+
+def _particles_in(paths: list[Path]) -> list[Path]:
+    """A folder that `refine` has written stands for the particle file in it."""
+    return [path / "predictions.star" if (path / "predictions.star").is_file() else path for path in paths]
+
+
 Particles = Annotated[
     list[Path],
     typer.Argument(
-        metavar="PARTICLES...", help="Files .star of RELION or .cs of cryoSPARC; several are joined."
+        metavar="PARTICLES...",
+        help="Files .star of RELION or .cs of cryoSPARC, or a folder of refine; several are joined.",
+        callback=_particles_in,
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu, cuda, cuda:1 or mps.")]

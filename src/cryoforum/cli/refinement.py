@@ -6,7 +6,7 @@ import typer
 
 from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.terminal import running, say, show_refined
+from cryoforum.cli.terminal import running, say, share_among, show_refined
 
 GOES_ON = "interrupted; the same command goes on"
 
@@ -28,6 +28,7 @@ def initial_model(
         ),
     ] = None,
     seed: int = 0,
+    devices: options.Devices = 1,
     root: options.Root = None,
     keep_ramp: options.KeepRamp = False,
     overwrite: options.Overwrite = False,
@@ -37,6 +38,7 @@ def initial_model(
     Its hand is left open: images cannot tell. After a kill, the same command goes on.
     """
     with running(interrupted=GOES_ON) as reporter:
+        share_among(devices)
         from cryoforum.commands import initial_model as command
         from cryoforum.refinement.initial_model import InitialModelConfig
 
@@ -76,6 +78,7 @@ def refine(
     max_shift: options.MaxShift = None,
     most_rounds: Annotated[int, typer.Option(min=1, help="Where it ends if it has not by itself.")] = 25,
     seed: int = 0,
+    devices: options.Devices = 1,
     root: options.Root = None,
     keep_ramp: options.KeepRamp = False,
     overwrite: options.Overwrite = False,
@@ -86,6 +89,7 @@ def refine(
     page are in OUT. It ends by itself; after a kill, the same command goes on.
     """
     with running(interrupted=GOES_ON) as reporter:
+        share_among(devices)
         from cryoforum.commands import refine as command
         from cryoforum.commands.reference_maps import ReferenceMap
         from cryoforum.refinement.refine import RefinementConfig

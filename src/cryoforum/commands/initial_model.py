@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from cryoforum.commands.held_folder import taken_by_first
 from cryoforum.commands.refine import CLASSES, MAP, REPORT, earlier_state, fingerprint_of_run, map_folder
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_expansion
@@ -13,9 +14,10 @@ from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.particle_files import load_particle_set
 from cryoforum.refinement.initial_model import InitialModelConfig, Stage, Start, stages, volumes_of
 from cryoforum.report.page import write_report
+from cryoforum.runtime.distributed import refuse_different, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import new_folder
-from cryoforum.storage.locks import taken
+from cryoforum.storage.locks import Hold
 from cryoforum.storage.state import save_state
 
 logger = logging.getLogger(__name__)
@@ -61,25 +63,36 @@ def initial_model(request: InitialModelRequest, reporter: Reporter = SILENT) -> 
     particles, out, config = particle_set.particles, Path(request.out), request.config
     require(len(particles) >= FEWEST_PARTICLES, f"{FEWEST_PARTICLES} particles or more", len(particles))
     job = fingerprint_of_run(particle_set, request.particles, config)
-    with taken(out) as hold:
+    refuse_different(job)
+    with taken_by_first(out) as hold:
         state = earlier_state(out / STATE, job)
-        if state is None:
+        wait_for_all()  # nobody writes before everyone has read
+        if hold is not None and state is None:
             new_folder(out, request.overwrite, RESULTS)
-            last = None
-        else:
+        last = None
+        if state is not None:
             last = Stage(state["step"], tuple(Start(**start) for start in state["starts"]))
             logger.info(f"continuing after step {last.step}")
         advance = reporter.progress("initial model", config.steps - (last.step if last else 0))
         for stage in stages(particles, config, last):
-            if stage.step % STEPS_A_STATE == 0 and stage.step < config.steps:
-                hold.check()
-                save_state({"job": job, **asdict(stage)}, out / STATE)
-            if stage.step % STEPS_A_PAGE == 0 or stage.step == config.steps:
-                hold.check()
-                _write(stage, particles, request)
+            if hold is not None:
+                _keep(stage, particles, request, job, hold)
             advance(1)
-        (out / STATE).unlink(missing_ok=True)
+    wait_for_all()
     return [map_folder(out, number, config.classes) / "map.mrc" for number in range(1, config.classes + 1)]
+
+
+def _keep(stage: Stage, particles: Particles, request: InitialModelRequest, job: str, hold: Hold) -> None:
+    """Now and then a state to go on from and a page; at the end the maps, and no state any more."""
+    state, ended = request.out / STATE, stage.step == request.config.steps
+    if stage.step % STEPS_A_STATE == 0:
+        hold.check()
+        save_state({"job": job, **asdict(stage)}, state)
+    if stage.step % STEPS_A_PAGE == 0 or ended:
+        hold.check()
+        _write(stage, particles, request)
+    if ended:
+        state.unlink(missing_ok=True)
 
 
 def _write(stage: Stage, particles: Particles, request: InitialModelRequest) -> None:

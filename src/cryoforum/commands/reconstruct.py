@@ -15,14 +15,17 @@ from cryoforum.io.particle_files import checked_poses, particle_set_of, read_fil
 from cryoforum.io.predictions import half_sets_are_independent
 from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.reconstruction import inversion
-from cryoforum.reconstruction.postprocess import corrected_fsc
+from cryoforum.reconstruction.postprocess import corrected_fsc, postprocessed
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.storage.files import refuse_to_overwrite, replacing, write_json
 from cryoforum.storage.locks import taken
 
 logger = logging.getLogger(__name__)
 
-MAP_FILES = ("half1.mrc", "half2.mrc", "map.mrc", "mask.mrc", "fsc.csv", "resolution.json")
+MAP_FILES = (
+    *("half1.mrc", "half2.mrc", "map.mrc", "mask.mrc", "postprocessed.mrc"),
+    *("fsc.csv", "resolution.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,13 @@ def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:
     """Write `MAP_FILES`, each atomically; resolutions in Å, and whether the halves are independent.
 
     "corrected" in the result is the masked resolution without what the mask adds: the one to publish, where
-    the halves are independent.
+    the halves are independent; "b_factor_angstrom2" that of postprocessed.mrc, where it could be found.
     """
     *map_paths, fsc_path, resolution_path = (Path(folder) / name for name in MAP_FILES)
     fsc = corrected_fsc(maps)
-    mask = Volume(fsc.mask, maps.full.pixel_size_angstrom)
-    for volume, path in zip((maps.half1, maps.half2, maps.full, mask), map_paths, strict=True):
+    mask, sharpened = Volume(fsc.mask, maps.full.pixel_size_angstrom), postprocessed(maps, fsc)
+    volumes = maps.half1, maps.half2, maps.full, mask, sharpened.volume
+    for volume, path in zip(volumes, map_paths, strict=True):
         write_volume(volume, path)
     with replacing(fsc_path) as temporary:
         fsc.table().to_csv(temporary, index=False)
@@ -100,5 +104,7 @@ def write_maps(maps: HalfMaps, folder: Path) -> dict[str, float | bool]:
         "corrected": fsc.resolution_angstrom,
         "independent": maps.independent,
     }
+    if sharpened.b_factor_angstrom2 is not None:
+        result["b_factor_angstrom2"] = sharpened.b_factor_angstrom2
     write_json(resolution_path, result)
     return result

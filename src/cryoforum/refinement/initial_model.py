@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Complex, Float, UInt8
+from jaxtyping import Complex, Float, Int64, UInt8
 from torch import Tensor
 
 from cryoforum.alignment.global_search import (
@@ -34,6 +34,7 @@ from cryoforum.imaging.masks import circular_mask, soft_spherical_mask
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.imaging.shells import mean_by_shell, radius_on_grid
 from cryoforum.refinement.regularised import likeliest_map
+from cryoforum.runtime.distributed import add_up, own_share
 
 RING = 0.92  # of half the box: from here on images are taken for noise
 IMAGE_EDGE = 0.88, 1.0  # of half the box: where images are faded out
@@ -206,9 +207,11 @@ def _next(
     turn = random_unitquat(1, generator=generator)[0]
     templates = _templates(start.maps, config, frequency, nside, largest, turn)
     rows = torch.randperm(len(images), generator=generator)[:count]
+    chance = torch.rand(len(rows), generator=generator)
+    rows, chance = rows[own_share()], chance[own_share()]  # of each process, which all draw the same
     chosen = images[rows].within(frequency)
-    scores = [log_likelihood_on_grid(one, chosen) for one in templates]
-    drawn = torch.multinomial(torch.cat(scores, dim=1).softmax(1), 1, generator=generator)[:, 0]
+    scores = torch.cat([log_likelihood_on_grid(one, chosen) for one in templates], dim=1)
+    drawn = _drawn(scores.softmax(1), chance)
     rotations = templates[0].rotations
     classes, at = drawn // len(rotations), drawn % len(rotations)
     origins = torch.zeros(len(rows), 2)
@@ -216,9 +219,17 @@ def _next(
         own = classes == number
         origins[own] = origins_of_templates(one, chosen[own], at[own, None])[:, 0]
     new_data, new_weight = _slices(chosen, rotations[at], origins, classes, config.classes)
+    add_up(torch.view_as_real(new_data))
+    add_up(new_weight)
     data, weight = start.data * memory + new_data, start.weight * memory + new_weight
     maps, found = _maps(data, weight, start.priors, config, frequency)
     return Start(data, weight, maps, (start.priors + found) / 2, generator.get_state())
+
+
+def _drawn(probabilities: Float[Tensor, "n g"], chance: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """One of each row, by a number from 0 to 1 each: where the sum of the probabilities passes it."""
+    sums = probabilities.cumsum(1)
+    return torch.searchsorted(sums, chance[:, None] * sums[:, -1:])[:, 0].clamp_max(sums.shape[1] - 1)
 
 
 def _schedule(progress: float, config: InitialModelConfig) -> tuple[int, int, int, float]:

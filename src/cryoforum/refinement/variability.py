@@ -16,7 +16,8 @@ from cryoforum.imaging.projection import cropped_transform, slices_at
 from cryoforum.refinement.regularised import Sums, likeliest_map, sums_of_slices
 
 NOISE = 0.5  # variance of one real number of a whitened image
-WEAK_PRIOR = 0.05  # of the mean weight: hardly anything beside the data
+MEAN_STEPS = 3
+WEAK_PRIOR = 0.01  # of the mean weight: hardly anything beside the data
 EXPECTED_SHARE = 0.1  # of the power of the mean: what a component is expected to have
 
 
@@ -59,13 +60,15 @@ def strongest_components(
         weighted = coordinates[:, None] * transfer * values, squares[:, None] * power
         return sums_of_slices(*weighted, small, quaternions)
 
-    one = torch.ones(len(images))
-    sums = summed(one, one)
-    prior = 1 / (WEAK_PRIOR * sums[1].mean()).expand(box + 1)
-    mean, mean_power = likeliest_map(sums, box, prior, frequency, mask)
-    model = projected(mean)
-    strength = model.abs().square().sum(1).clamp_min(torch.finfo(torch.float32).tiny)
-    values = values - (_products(values, model) / strength)[:, None] * model
+    scale, whole = torch.ones(len(images)), torch.ones_like(mask)
+    for _ in range(MEAN_STEPS):  # what a wrong mean leaves of strong images would be a component
+        sums = summed(scale, scale.square())
+        prior = 1 / (WEAK_PRIOR * sums[1].mean()).expand(box + 1)
+        mean, mean_power = likeliest_map(sums, box, prior, frequency, whole)
+        model = projected(mean)
+        strength = model.abs().square().sum(1).clamp_min(torch.finfo(torch.float32).tiny)
+        scale = _products(values, model) / strength
+    values = values - scale[:, None] * model
 
     found, generator = [], torch.Generator().manual_seed(seed)
     for _ in range(count):
