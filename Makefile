@@ -31,7 +31,7 @@ lint: $(DEV)
 	$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: $(RUNTIME)
 	$(BIN)/python benchmarks/timings.py

@@ -1,4 +1,4 @@
-"""What every test shares: two threads, hypothesis without a stopwatch, and outside judges or a skip."""
+"""What every test shares: few threads, hypothesis without a stopwatch, and outside judges or a skip."""
 
 import os
 import shutil
@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before torch is imported: threads that wait by spinning starve each other beside another program.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Where tests run side by side (pytest -n 2), each worker, and what it starts, has a core of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # The first call into torch is slow, so a deadline an example would fail at random.
 settings.register_profile("cryoforum", deadline=None, derandomize="CI" in os.environ)

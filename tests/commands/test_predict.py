@@ -109,7 +109,9 @@ def test_a_kill_at_any_moment_loses_no_finished_batch(
     script, out = child(tmp_path, slow), tmp_path / "out.star"
     log = tmp_path / ".out.star.progress-1-of-1"
     running = subprocess.Popen(
-        [sys.executable, script, *command(folder, out)], env=environment(threads=2), stderr=subprocess.DEVNULL
+        [sys.executable, script, *command(folder, out)],
+        env=environment(threads=torch.get_num_threads()),
+        stderr=subprocess.DEVNULL,
     )
     while not (log.exists() and log.stat().st_size) and running.poll() is None:
         time.sleep(0.005)
@@ -141,7 +143,9 @@ def test_a_kill_inside_a_write_and_one_before_the_last_moment(
     out = tmp_path / "out.star"
     for changes in (torn, unnamed):
         arguments = [sys.executable, child(tmp_path, changes), *command(folder, out)]
-        killed = subprocess.run(arguments, env=environment(threads=2), capture_output=True, text=True)
+        killed = subprocess.run(
+            arguments, env=environment(threads=torch.get_num_threads()), capture_output=True, text=True
+        )
         assert killed.returncode == -9 and not out.exists()
     assert f"continuing: {3 * BATCH} of {COUNT}" in killed.stderr
     assert len(leftovers(tmp_path)) == 2
@@ -255,7 +259,7 @@ def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Pat
     )
     out, logs = tmp_path / "out.star", [tmp_path / f".out.star.progress-{rank}-of-2" for rank in (1, 2)]
     arguments = [sys.executable, str(child(tmp_path, failing)), *command(folder, out)]
-    group = environment(threads=2) | {
+    group = environment(threads=torch.get_num_threads()) | {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
@@ -271,7 +275,13 @@ def test_two_processes_write_what_one_does_even_after_one_has_failed(folder: Pat
 
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [*launch, str(child(tmp_path)), *command(folder, out)]
-    done = subprocess.run(arguments, env=environment(threads=2), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        arguments,
+        env=environment(threads=torch.get_num_threads()),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("continuing: 48 of 48 particles were done") == 1
     assert done.stdout.count(f"{COUNT} poses in {out}") == 1
