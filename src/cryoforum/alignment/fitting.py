@@ -120,15 +120,23 @@ def fitted_aligner(
 
 
 def aligner_with_own_noise(
-    reference: Reference, particles: Particles, config: AlignmentConfig, *, own_half_maps: bool = False
+    reference: Reference,
+    particles: Particles,
+    found: Predictions,
+    config: AlignmentConfig,
+    *,
+    own_half_maps: bool = False,
 ) -> MapAligner:
     """The aligner of a map that was made from these particles, under the noise measured then.
 
-    InputError where the reference is from elsewhere, or half maps are asked for and there are none.
+    ``found`` are their last predictions: faint particles are searched on a finer grid. InputError where the
+    reference is from elsewhere, or half maps are asked for and there are none.
     """
     if reference.noise is None:
         raise InputError("expected a reference made from particles, with their noise, found none")
     draft = _Draft(reference, None, config, _transforms(reference, particles, own_half_maps))
+    if config.search == "auto" and _are_faint(found):
+        return draft.aligner(reference.noise, FINE_SEARCH, FINE_REFINEMENT)
     return draft.aligner(reference.noise, COARSE_SEARCH, COARSE_REFINEMENT)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from cryoforum.io.particle_files import check_writable, load_particle_set, write
 from cryoforum.io.predictions import prediction_columns, with_predictions
 from cryoforum.reconstruction.half_sets import checked_half_sets
 from cryoforum.reconstruction.postprocess import corrected_fsc
-from cryoforum.refinement.refine import RefinementConfig, Round, half_maps_of
+from cryoforum.refinement.refine import RefinementConfig, Round
 from cryoforum.refinement.refine import refine as rounds_of
 from cryoforum.refinement.state import round_of, state_of
 from cryoforum.report.page import write_report
@@ -214,16 +214,15 @@ def _write_results(
     particle_set: ParticleSet, last: Round, request: RefineRequest, hold: Hold | None
 ) -> RefineSummary:
     """Half maps of each class, particles with poses and classes, and the page; the first process writes."""
-    out, symmetry = Path(request.out), request.config.symmetry
-    particles, classes = particle_set.particles.with_poses(last.predictions.poses), []
-    for number in range(len(last.references)):
-        own = particles.select((last.classes == number).nonzero()[:, 0])
-        maps = half_maps_of(own, symmetry, independent=last.number > 1)
+    out = Path(request.out)
+    classes = []
+    for number, maps in enumerate(last.half_maps):
         resolution = corrected_fsc(maps).resolution_angstrom
-        classes.append(RefinedClass(len(own), resolution))
+        classes.append(RefinedClass(int((last.classes == number).sum()), resolution))
         if hold is not None:
             hold.check()
-            write_maps(maps, map_folder(out, number + 1, len(last.references)))
+            maps = replace(maps, independent=last.number > 1)
+            write_maps(maps, map_folder(out, number + 1, len(last.half_maps)))
     if hold is not None:
         table = with_predictions(particle_set.table, prediction_columns(last.predictions))
         if len(classes) > 1:

@@ -1,13 +1,14 @@
 """Which of several maps shows each particle: the likelihood of its image under every class.
 
-No image is judged by a map that holds its own noise: that of the other half set is used. And no map is taken
-for the truth: what is not known of it is noise in the prediction of an image, in each shell as much as the
-half maps of the class say. Otherwise every particle stays where it is, or the class of most particles, whose
-map is the least noisy, takes those of the others.
+No image is judged by a map that holds its own noise: that of the other half set is used. And no map is
+taken for the truth: what is alike in all classes is known from all particles, and what sets a class apart is
+believed as far as the halves of the class agree in it, shell by shell. The rest is noise in the prediction of
+an image. Otherwise every particle stays where it is, or the class of most particles, whose map is the least
+noisy, takes those of the others.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -18,17 +19,18 @@ from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions
 from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.sampling import evenly_spaced_rows
-from cryoforum.errors import InputError
+from cryoforum.dataset.volumes import HalfMaps, Volume
+from cryoforum.errors import InputError, require
 from cryoforum.imaging.fft import FrequencyPoints, frequency_points
 from cryoforum.imaging.likelihood import WhitenedImages
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform, slices_at
-from cryoforum.imaging.shells import mean_by_shell, shell_index
+from cryoforum.imaging.shells import filter_shells, mean_by_shell, shell_index
+from cryoforum.reconstruction.fsc import FSC_THRESHOLD, fourier_shell_correlation
 from cryoforum.reconstruction.reference_map import NOISE_SAMPLE, Reference
 from cryoforum.refinement.variability import strongest_components
 
-BEST_KNOWN = 0.999  # FSC from which on a shell of a map is as good as known
 LEAST_SHARE = 1e-6  # of all particles that a class is expected to have
 # To which particles are first parted, and at least so many cycles per box: states differ at low resolution.
 PARTED_ANGSTROM, FEWEST_SHELLS = 20.0, 8
@@ -41,7 +43,7 @@ class HalfMap:
     Parameters
     ----------
     transform
-        `projection.cropped_transform` of the map, weighted by what its FSC says is signal.
+        `projection.cropped_transform` of the map, weighted by what is signal in it.
     variance
         Of each shell of the transform about the truth.
     """
@@ -81,22 +83,56 @@ class ClassMaps:
         return result
 
 
-def class_maps(
-    references: Sequence[Reference], particles: Particles, classes: Int[Tensor, " n"]
-) -> ClassMaps:
-    """The maps of classes, from 0, that particles with poses and half sets were reconstructed in.
-
-    InputError where a reference has no half maps.
-    """
-    highest = min(reference.highest_frequency for reference in references)
-    halves = tuple(_half_maps(reference, highest) for reference in references)
+def class_maps(maps: Sequence[HalfMaps], particles: Particles, classes: Int[Tensor, " n"]) -> ClassMaps:
+    """What particles with poses and half sets are compared with: the half maps of their classes, from 0."""
+    shares = (torch.bincount(classes, minlength=len(maps)) / len(classes))[:, None, None, None, None]
+    pairs = torch.stack([torch.stack([one.half1.voxels, one.half2.voxels]) for one in maps])
+    mean = (shares * pairs).sum(0)
+    mask = soft_mask(replace(maps[0].full, voxels=mean.mean(0)))
+    alike = _believed(mean * mask)
+    highest = _highest_frequency(alike.fsc)
+    halves = []
+    for pair in pairs:
+        apart = _believed((pair - mean) * mask)
+        variance = alike.variance + apart.variance
+        first, second = (
+            HalfMap(cropped_transform(half, highest), variance) for half in alike.halves + apart.halves
+        )
+        halves.append((first, second))
     sample = evenly_spaced_rows(len(particles), NOISE_SAMPLE)
     own = particles.select(sample)
     assert own.poses is not None
     others = 2 * classes[sample] + (2 - _half_sets(own))  # the map of the other half of its class
     transforms = [half.transform for pair in halves for half in pair]
     noise = measured_noise(own, own.poses, transforms, others, highest)
-    return ClassMaps(halves, noise, frequency_points(particles.box, highest))
+    return ClassMaps(tuple(halves), noise, frequency_points(particles.box, highest))
+
+
+@dataclass(frozen=True)
+class _Believed:
+    """Two independent halves of one map, as far as they agree, and what is not known of them, by shell."""
+
+    halves: Float[Tensor, "2 n n n"]
+    variance: Float[Tensor, " s"]
+    fsc: Float[Tensor, " s"]
+
+
+def _believed(halves: Float[Tensor, "2 n n n"]) -> _Believed:
+    """The Wiener filter S / (S + N) = FSC, whose error has the variance S N / (S + N)."""
+    first, second = (Volume(half, 1.0) for half in halves)
+    fsc = fourier_shell_correlation(first, second).float().clamp(0, 1)
+    box = halves.shape[-1]
+    power = torch.fft.rfftn(halves, dim=(1, 2, 3)).abs().square().mean(0)
+    variance = fsc * (1 - fsc) * mean_by_shell(power, shell_index(box), box // 2 + 1)
+    return _Believed(torch.stack([filter_shells(half, fsc) for half in halves]), variance, fsc)
+
+
+def _highest_frequency(fsc: Tensor) -> int:
+    """Cycles per box up to which two halves agree; InputError where they hardly do."""
+    below = (fsc[1:] < FSC_THRESHOLD).nonzero()
+    highest = min(int(below[0]) if len(below) else len(fsc) - 1, len(fsc) - 2)
+    require(highest >= 2, "half maps that agree", "an FSC below 0.143 from the start")
+    return highest
 
 
 def predicted_gain(
@@ -114,23 +150,6 @@ def predicted_gain(
     power = 1 + transfer.square() * half_map.variance[points.shell]
     residual = (images.values - model).abs().square()
     return (images.values.abs().square() - residual / power - power.log()).sum(1)
-
-
-def _half_maps(reference: Reference, highest: int) -> tuple[HalfMap, HalfMap]:
-    if reference.halves is None or reference.fsc is None:
-        raise InputError("expected half maps of every class, found none")
-    fsc = reference.fsc.clamp(1 - BEST_KNOWN, BEST_KNOWN)
-    first, second = (
-        HalfMap(cropped_transform(half.voxels, highest), (1 - fsc) / fsc * _power(half.voxels))
-        for half in reference.halves
-    )
-    return first, second
-
-
-def _power(voxels: Tensor) -> Tensor:
-    """Mean |transform|² of each shell 0 … box // 2."""
-    box = len(voxels)
-    return mean_by_shell(torch.fft.rfftn(voxels).abs().square(), shell_index(box), box // 2 + 1)
 
 
 def _half_sets(particles: Particles) -> Tensor:

@@ -27,6 +27,7 @@ from cryoforum.dataset.rows import each_tensor
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
+from cryoforum.imaging.noise_model import FEWEST_OF_A_GROUP
 from cryoforum.imaging.shells import filter_shells
 from cryoforum.reconstruction.half_sets import checked_half_sets
 from cryoforum.reconstruction.inversion import (
@@ -110,8 +111,10 @@ class Round:
         Of each particle, from 0.
     class_probabilities
         Of each particle.
+    half_maps
+        Of each class, of its particles at these poses, as they are.
     references
-        Of each class: map, half maps, FSC and noise of its particles at these poses.
+        The same filtered by their FSC, to align against, and the noise of the particles.
     change_rad
         Median change of the orientations since the last round; infinite in the first.
     moved_share
@@ -126,6 +129,7 @@ class Round:
     predictions: Predictions
     classes: Int[Tensor, " n"]
     class_probabilities: Float[Tensor, "n k"]
+    half_maps: tuple[HalfMaps, ...]
     references: tuple[Reference, ...]
     change_rad: float = torch.inf
     moved_share: float = 1.0
@@ -218,12 +222,14 @@ def _next_round(
     """Each half against its own maps, and judged by those of the other half where there are classes."""
     particles, number = particles.with_poses(last.predictions.poses), last.number + 1
     aligners = [
-        aligner_with_own_noise(_masked(reference, mask), particles, _search(config), own_half_maps=True)
+        aligner_with_own_noise(
+            _masked(reference, mask), particles, last.predictions, _search(config), own_half_maps=True
+        )
         for reference in last.references
     ]
     compare: Compare = _gains
     if len(aligners) > 1:
-        compare = class_maps(last.references, particles, last.classes).log_likelihoods
+        compare = class_maps(last.half_maps, particles, last.classes).log_likelihoods
     searched = _searched(number, len(particles), config)
     found, log_likelihoods = _aligned(aligners, particles, searched, compare, progress)
     result = _round(number, particles, found, log_likelihoods, config)
@@ -268,25 +274,27 @@ def _round(
 
 def with_maps(particles: Particles, classes: Tensor, probabilities: Tensor, symmetry: str) -> dict[str, Any]:
     """Fields of a `Round`: maps of classes; one of too few particles for half maps that agree is left out."""
-    kept, references = [], []
+    kept, half_maps, references = [], [], []
     for number in range(probabilities.shape[1]):
         own = particles.select((classes == number).nonzero()[:, 0])
         try:
-            references.append(reference_with_noise(half_maps_of(own, symmetry), own, symmetry))
+            require(len(own) >= FEWEST_OF_A_GROUP, f"{FEWEST_OF_A_GROUP} particles or more", len(own))
+            found = half_maps_of(own, symmetry)
+            references.append(reference_with_noise(found, own, symmetry))
+            half_maps.append(found)
             kept.append(number)
         except InputError as error:
             if probabilities.shape[1] == 1:
                 raise
-            logger.warning(
-                f"class {number + 1} of {probabilities.shape[1]} has emptied: {len(own)} ({error})"
-            )
+            logger.warning(f"class {number + 1} has emptied: {error}")
     if not kept:
         raise InputError("expected half maps of a class that agree, found none; take fewer classes")
     if len(kept) < probabilities.shape[1]:
         probabilities = probabilities[:, kept]
         probabilities = probabilities / probabilities.sum(1, keepdim=True).clamp_min(1e-30)
         classes = probabilities.argmax(1)
-    return {"classes": classes, "class_probabilities": probabilities, "references": tuple(references)}
+    maps = {"half_maps": tuple(half_maps), "references": tuple(references)}
+    return {"classes": classes, "class_probabilities": probabilities, **maps}
 
 
 def half_maps_of(particles: Particles, symmetry: str, *, independent: bool = True) -> HalfMaps:

@@ -8,12 +8,12 @@ from cryoforum.dataset.predictions import ImageEvidence, Predictions
 from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.refinement.refine import Round, with_maps
 
-MAPS = "references"
+MAPS = "half_maps", "references"
 
 
 def state_of(found: Round) -> dict[str, Any]:
     """All but the maps, which follow from the rest."""
-    kept = {entry.name: getattr(found, entry.name) for entry in fields(found) if entry.name != MAPS}
+    kept = {entry.name: getattr(found, entry.name) for entry in fields(found) if entry.name not in MAPS}
     return kept | {"predictions": asdict(found.predictions)}
 
 
