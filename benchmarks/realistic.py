@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=4000)
     parser.add_argument("--snr", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only-make", action="store_true", help="The set alone, without alignments.")
     arguments = parser.parse_args()
     folder = arguments.out.absolute()
     config = SimulationConfig(count=arguments.n, snr=arguments.snr, seed=arguments.seed)
@@ -49,6 +50,8 @@ def main() -> None:
     if shutil.which("relion_project"):
         simulated = with_projections_of_relion(simulated, folder / "relion")
     write_simulated_set(simulated, folder, config.seed)
+    if arguments.only_make:
+        return
     particles = load_particle_set([folder / PARTICLES]).particles
     assert simulated.truth.poses is not None
     truth = simulated.truth.poses.quaternions

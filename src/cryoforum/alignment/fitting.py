@@ -44,9 +44,10 @@ SMALLEST_SAMPLE, LARGEST_SAMPLE = 128, 512
 FEW, SIZE_STEP, SIZE_STEPS = 64, 1.07, 4
 CLEARLY_EXPLAINED = 0.85  # where one of them shows so much, no further one is tried
 COARSE_SEARCH, COARSE_REFINEMENT = SearchConfig(), LocalRefinementConfig()
-# Median log-likelihood gain of a particle below which low frequencies do not single out its orientation:
-# the coarse search then loses several per cent of the particles, the fine one few (benchmarks/limit.md).
-FAINT_GAIN = 120.0
+# Median log-likelihood gain of a particle below which low frequencies do not single out its orientation: the
+# coarse search then loses several per cent of the particles, the fine one few (benchmarks/limit.md). Of
+# particles as they are, with coloured noise and neighbours, it still loses 1 % at a gain of 200.
+FAINT_GAIN, CLEAR_GAIN = 120.0, 250.0
 FINE_SEARCH = SearchConfig(nside=5, highest_frequency=14, candidates=32, separation_deg=14.0)
 FINE_REFINEMENT = LocalRefinementConfig(stage_shells=(14, 24), stage_survivors=(12, 4))
 LEAST_EXPLAINED = 0.5  # share of the signal in the images that a map of the same molecule explains
@@ -107,13 +108,13 @@ def fitted_aligner(
     share = _explained_share(checked, sample, background, highest)
     if share is None:
         logger.warning(CANNOT_TELL)
-    elif share < (LEAST_OF_FAINT if _are_faint(found) else LEAST_EXPLAINED):
+    elif share < (LEAST_OF_FAINT if _gain_is_below(FAINT_GAIN, found) else LEAST_EXPLAINED):
         logger.warning(_misfit(share, checked, draft, sample, background))
     if checked is not aligner:
         share = _explained_share(aligner, sample, background, highest)
     fits = share is None or share >= LEAST_EXPLAINED
     may_search_finer = draft.config.search == "auto" and aligner.source != "network"
-    if fits and may_search_finer and _are_faint(found):
+    if fits and may_search_finer and _gain_is_below(CLEAR_GAIN, found):
         logger.info("the particles are faint: searching orientations on a finer grid, with more frequencies")
         aligner = draft.aligner(aligner.noise, FINE_SEARCH, FINE_REFINEMENT)
     return aligner
@@ -135,7 +136,7 @@ def aligner_with_own_noise(
     if reference.noise is None:
         raise InputError("expected a reference made from particles, with their noise, found none")
     draft = _Draft(reference, None, config, _transforms(reference, particles, own_half_maps))
-    if config.search == "auto" and _are_faint(found):
+    if config.search == "auto" and _gain_is_below(CLEAR_GAIN, found):
         return draft.aligner(reference.noise, FINE_SEARCH, FINE_REFINEMENT)
     return draft.aligner(reference.noise, COARSE_SEARCH, COARSE_REFINEMENT)
 
@@ -308,5 +309,5 @@ def _sample(particles: Particles) -> Particles:
     return particles.select(rows[has_usual_contrast(variance)])
 
 
-def _are_faint(found: Predictions) -> bool:
-    return found.evidence is not None and bool(found.evidence.log_likelihood_gain.median() < FAINT_GAIN)
+def _gain_is_below(gain: float, found: Predictions) -> bool:
+    return found.evidence is not None and bool(found.evidence.log_likelihood_gain.median() < gain)

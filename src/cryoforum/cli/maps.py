@@ -49,11 +49,12 @@ def report(
     """One self-contained HTML page of pictures of a run."""
     with running():
         from cryoforum.errors import require
-        from cryoforum.report.page import write_report
+        from cryoforum.report.page import say_what_is_missing, write_report
         from cryoforum.storage.files import check_output
 
         require(folder.is_dir(), f"a folder of results at {folder}", "none")
         check_output(out, overwrite)
         output = out or folder / "report.html"
         write_report(folder, output, root)
+        say_what_is_missing(folder)
         typer.echo(f"report in {output}")

@@ -51,9 +51,14 @@ Set = Annotated[
 ]
 
 
-def _particles_in(paths: list[Path]) -> list[Path]:
+def particles_in_folder(path: Path) -> Path:
     """A folder that `refine` has written stands for the particle file in it."""
-    return [path / "predictions.star" if (path / "predictions.star").is_file() else path for path in paths]
+    found = path / "predictions.star"
+    return found if found.is_file() else path
+
+
+def _particles_in_folders(paths: list[Path]) -> list[Path]:
+    return [particles_in_folder(path) for path in paths]
 
 
 Particles = Annotated[
@@ -61,7 +66,7 @@ Particles = Annotated[
     typer.Argument(
         metavar="PARTICLES...",
         help="Files .star of RELION or .cs of cryoSPARC, or a folder of refine; several are joined.",
-        callback=_particles_in,
+        callback=_particles_in_folders,
     ),
 ]
 Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu, cuda, cuda:1 or mps.")]

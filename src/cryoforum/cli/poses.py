@@ -167,7 +167,7 @@ def align(
 
 @app.command("filter", epilog="Example: cryoforum filter predicted.star --keep 0.75 --out kept.star")
 def filter_(
-    predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
+    predictions: Annotated[Path, typer.Argument(metavar="PRED.star", callback=options.particles_in_folder)],
     out: options.Out,
     keep: Annotated[
         float | None,
@@ -208,6 +208,14 @@ def compare(
     predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
     truth: Annotated[Path, typer.Argument(metavar="TRUTH.star")],
     symmetry: options.Symmetry = "C1",
+    own_frames: Annotated[
+        bool,
+        typer.Option(
+            "--own-frames",
+            help="First take away the turn, move and hand by which their maps differ, class by class, as "
+            "where the poses of initial-model and refine are compared with others.",
+        ),
+    ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the numbers here, too.")] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -215,6 +223,6 @@ def compare(
     with running():
         from cryoforum.commands import compare as command
 
-        errors = command.compare(predictions, truth, symmetry, json, overwrite)
+        errors = command.compare(predictions, truth, symmetry, json, overwrite, own_frames)
         show_errors({str(predictions): errors.summary})
         typer.echo(f"median shift error: {errors.median_shift_angstrom:.2f} Å")

@@ -8,7 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.particle_table import ParticleTable, place_of_row
+from cryoforum.dataset.columns import CLASS_NUMBER
+from cryoforum.dataset.frames import Frame, common_frame
+from cryoforum.dataset.particle_table import ParticleTable, number_column, place_of_row
 from cryoforum.dataset.pose_errors import ErrorSummary, orientation_errors, summarise_errors
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
@@ -44,10 +46,16 @@ def compare(
     symmetry: str = "C1",
     json_path: Path | None = None,
     overwrite: bool = False,
+    own_frames: bool = False,
 ) -> PoseErrors:
-    """Errors of the particles of the first file, matched by image; a summary goes to ``json_path``."""
+    """Errors of the particles of the first file, matched by image; a summary goes to ``json_path``.
+
+    With ``own_frames`` after the turn, move and hand are taken away by which the maps differ, in each class
+    of the first file by itself.
+    """
     check_output(json_path, overwrite)
-    errors = pose_errors(read_particle_file(predictions), read_particle_file(truth), symmetry)
+    measure = errors_after_frames if own_frames else pose_errors
+    errors = measure(read_particle_file(predictions), read_particle_file(truth), symmetry)
     if json_path is not None:
         write_json(json_path, errors.summary.to_dict())
     return errors
@@ -58,6 +66,28 @@ def pose_errors(predicted: ParticleTable, truth: ParticleTable, symmetry: str = 
     found, true = _poses(predicted), _poses(truth)[matching_rows(truth, predicted)]
     shifts = torch.linalg.vector_norm(found.shifts_angstrom - true.shifts_angstrom, dim=1)
     return PoseErrors(orientation_errors(found.quaternions, true.quaternions, symmetry), shifts)
+
+
+def errors_after_frames(predicted: ParticleTable, truth: ParticleTable, symmetry: str = "C1") -> PoseErrors:
+    """As `pose_errors`, after each class of ``predicted`` is brought into the frame of ``truth``."""
+    found, true = _poses(predicted), _poses(truth)[matching_rows(truth, predicted)]
+    classes = number_column(predicted, CLASS_NUMBER)
+    numbers = torch.zeros(len(found)) if classes is None else torch.from_numpy(classes)
+    orientations, shifts = torch.empty(len(found)), torch.empty(len(found))
+    for number in numbers.unique():
+        own = (numbers == number).nonzero()[:, 0]
+        frame = common_frame(found[own], true[own], symmetry)
+        moved = frame.of(found[own])
+        orientations[own] = orientation_errors(moved.quaternions, true.quaternions[own], symmetry)
+        shifts[own] = torch.linalg.vector_norm(moved.shifts_angstrom - true.shifts_angstrom[own], dim=1)
+        logger.info(_in_words(frame, "" if classes is None else f" of class {int(number)}"))
+    return PoseErrors(orientations, shifts)
+
+
+def _in_words(frame: Frame, whose: str) -> str:
+    turn = 2 * torch.rad2deg(torch.acos(frame.turn[3].abs().clamp_max(1)))
+    move, hand = frame.move_angstrom.norm(), "; of the other hand" if frame.mirrored else ""
+    return f"frame{whose}: turned by {turn:.2f}°, moved by {move:.2f} Å{hand}"
 
 
 def _poses(table: ParticleTable) -> Poses:

@@ -62,7 +62,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
         Of the run. Files looked for: summary.json, particles.star, model/log.csv, model/model.json,
         predictions.star, network.star, truth.star, kept.star, and map.mrc, fsc.csv and resolution.json in
         map/ and in reconstruction/{true,network,predicted,filtered,class1,…}; rounds.csv of
-        a refinement. Missing ones are left out, and logged.
+        a refinement. Missing ones are left out.
     output
         HTML file, written under a temporary name and then renamed.
     root
@@ -91,7 +91,6 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
         run_section(summary, model),
     )
     sections = list(filter(None, candidates))
-    _say_what_is_missing(folder)
     if not sections and not summary:
         raise InputError(
             f"{folder}: expected results such as predictions.star, model/log.csv or map/, found "
@@ -107,7 +106,7 @@ def write_report(folder: Path, output: Path, root: Path | None = None) -> None:
     )
 
 
-def _say_what_is_missing(folder: Path) -> None:
+def say_what_is_missing(folder: Path) -> None:
     """A line on what the page lacks, as other names than these are not looked for."""
     missing = [name for names, name in LOOKED_FOR if not any((folder / path).exists() for path in names)]
     if missing:
