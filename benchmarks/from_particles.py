@@ -2,8 +2,8 @@
 
     python benchmarks/from_particles.py STUDY --out DIR [--n N] [--seeds S] [--snr SNR]
 
-Every study runs the commands as a user would and prints a Markdown table. Errors are those that are left after
-the turn, move and hand are taken away by which a map made from nothing differs from the truth.
+Every study runs the commands as a user would and prints a Markdown table. Errors are those that are left
+after the turn, move and hand are taken away by which a map made from nothing differs from the truth.
 
 ideal       70S ribosome, SNR 0.1: from particles to half maps, beside those of the true poses
 starts      the first map alone, for every seed
@@ -70,16 +70,14 @@ def ideal(arguments: argparse.Namespace) -> None:
         found, truth = read_star(refined / POSES), read_star(folder / "set" / PARTICLES)
         errors = errors_after_frames(found, truth, arguments.symmetry).orientations_rad
         bound = np.deg2rad(np.median(number_column(found, CRAMER_RAO_BOUND)))
-        print(
-            f"| {seed} | {times[0]:.0f} s | {times[1]:.0f} s | {rounds(refined)} | {resolution(refined / 'map')} | "
-            f"{resolution(folder / 'true')} | {errors.median():.4f} rad | {float(errors.median()) / bound:.2f} |",
-            flush=True,
-        )
+        median = float(errors.median())
+        reached = rounds(refined), resolution(refined / "map"), resolution(folder / "true")
+        row(seed, *map(seconds, times), *reached, f"{median:.4f} rad", f"{median / bound:.2f}")
 
 
 def starts(arguments: argparse.Namespace) -> None:
     """Whether the first map leads one round of refinement to the right poses."""
-    print("| seed | seconds | within 0.3 rad after one round | right |\n|---|---|---|---|", flush=True)
+    head("seed", "first map", "within 0.3 rad after one round", "right")
     for seed in range(arguments.seeds):
         folder = arguments.out / f"start{seed}"
         simulated(folder / "set", arguments, seed)
@@ -87,13 +85,12 @@ def starts(arguments: argparse.Namespace) -> None:
         truth = read_star(folder / "set" / PARTICLES)
         errors = errors_after_frames(read_star(refined / POSES), truth, arguments.symmetry).orientations_rad
         share = float((errors < FOUND_RAD).float().mean())
-        print(f"| {seed} | {times[0]:.0f} | {100 * share:.1f} % | {share >= 0.95} |", flush=True)
+        row(seed, seconds(times[0]), percent(share), "yes" if share >= 0.95 else "no")
 
 
 def realistic(arguments: argparse.Namespace) -> None:
     """Two conformations, without labels: with two classes, and with one."""
-    print("| seed | classes | first map | refine | resolution | right state | median error | above 0.1 rad |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    head("seed", "classes", "first map", "refine", "resolution", "right state", "median errors", "> 0.1 rad")
     for seed in range(arguments.seeds):
         folder = arguments.out / f"realistic{seed}"
         benchmark = [sys.executable, Path(__file__).with_name("realistic.py"), "--out", folder / "set"]
@@ -104,14 +101,9 @@ def realistic(arguments: argparse.Namespace) -> None:
             found = read_star(refined / POSES)
             errors = errors_after_frames(found, truth).orientations_rad
             places = [refined / "map"] if classes == 1 else sorted((refined / "reconstruction").iterdir())
-            right = "–" if classes == 1 else f"{100 * right_share(found, truth):.1f} %"
-            lost = float((errors > LOST_RAD).float().mean())
-            print(
-                f"| {seed} | {classes} | {times[0]:.0f} s | {times[1]:.0f} s | "
-                f"{', '.join(map(resolution, places))} | {right} | {medians_by_state(errors, found, truth)} | "
-                f"{100 * lost:.2f} % |",
-                flush=True,
-            )
+            right = "–" if classes == 1 else percent(right_share(found, truth))
+            reached = ", ".join(map(resolution, places)), right, medians_by_state(errors, found, truth)
+            row(seed, classes, *map(seconds, times), *reached, percent(lost_share(errors)))
 
 
 def beside_relion(arguments: argparse.Namespace) -> None:
@@ -136,14 +128,13 @@ def beside_relion(arguments: argparse.Namespace) -> None:
     command += ["--dont_combine_weights_via_disc", "--pool", "3", "--pad", "2", "--j", "2"]
     subprocess.run(command, cwd=folder / "set", check=True, stdout=subprocess.DEVNULL)
     theirs = time.monotonic() - began
-    print("| program | seconds | median error | above 0.1 rad |\n|---|---|---|---|")
-    for name, seconds, path in (
+    head("program", "time", "median error", "> 0.1 rad")
+    for name, took, path in (
         ("refine", ours, refined / POSES),
         ("relion_refine", theirs, folder / "theirs" / "run_data.star"),
     ):
         errors = errors_after_frames(read_star(path), truth).orientations_rad
-        lost = float((errors > LOST_RAD).float().mean())
-        print(f"| {name} | {seconds:.0f} | {errors.median():.4f} rad | {100 * lost:.2f} % |")
+        row(name, seconds(took), f"{errors.median():.4f} rad", percent(lost_share(errors)))
     print(f"\n{theirs / ours:.0f} times faster")
 
 
@@ -158,12 +149,12 @@ def noise(arguments: argparse.Namespace) -> None:
         given = argparse.Namespace(**vars(arguments) | {"structure": structure, "snr": snr})
         simulated(folder / "set", given, 0)
         done = cryoforum(
-            "refine", folder / "set" / PARTICLES, "--reference", start, "--out", folder / "refined"
+            "refine", folder / "set" / PARTICLES, "--reference", "4v5d", "--out", folder / "refined"
         )
         table = np.genfromtxt(folder / "refined" / "map" / "fsc.csv", delimiter=",", names=True)
         beyond = table["fsc_corrected"][table["resolution_angstrom"] < 36]
         said = "nothing was found" if "nothing was found" in done else "–"
-        print(f"| {name} | {start} | {beyond.max():.3f} | {said} |", flush=True)
+        row(name, "4v5d", f"{beyond.max():.3f}", said)
 
 
 def simulated(folder: Path, arguments: argparse.Namespace, seed: int) -> None:
@@ -203,6 +194,27 @@ def run(*command: object) -> str:
     if done.returncode:
         sys.exit(done.stderr)
     return done.stdout
+
+
+def head(*names: str) -> None:
+    row(*names)
+    row(*("---" for _ in names))
+
+
+def row(*cells: object) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def seconds(value: float) -> str:
+    return f"{value:.0f} s"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def lost_share(errors: torch.Tensor) -> float:
+    return float((errors > LOST_RAD).float().mean())
 
 
 def rounds(folder: Path) -> int:
