@@ -140,11 +140,8 @@ def beside_relion(arguments: argparse.Namespace) -> None:
 
 def noise(arguments: argparse.Namespace) -> None:
     """What a refinement makes of images that do not hold the molecule of its start."""
-    print("| images | start | highest FSC beyond the start | it says |\n|---|---|---|---|", flush=True)
-    for name, structure, snr, start in (
-        ("pure noise", "4v5d", 1e-9, "4v5d"),
-        ("of 6z6u", "6z6u", 0.1, "4v5d"),
-    ):
+    head("images", "start", "highest FSC beyond the start", "it says")
+    for name, structure, snr in (("pure noise", "4v5d", 1e-9), ("of 6z6u", "6z6u", 0.1)):
         folder = arguments.out / f"noise-{structure}"
         given = argparse.Namespace(**vars(arguments) | {"structure": structure, "snr": snr})
         simulated(folder / "set", given, 0)
