@@ -7,7 +7,7 @@ way. Several starts are raced and the likeliest goes on. Nothing tells the hand 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Complex, Float, Int64, UInt8
@@ -40,6 +40,8 @@ RING = 0.92  # of half the box: from here on images are taken for noise
 IMAGE_EDGE = 0.88, 1.0  # of half the box: where images are faded out
 LARGEST_SHIFT = 0.1  # of the box, along x and y
 MAP_RADIUS = 0.8  # of half the box: the ball that holds the molecule
+# Pixels of the small box: origins farther from 0 are first looked for at a low frequency.
+FINE_REACH, CENTRING_FREQUENCY = 1.0, 4
 FIRST_IMAGES, RACE_IMAGES = 600, 600  # at random orientations in a first map; that tell which start is best
 # Around the particles there is less low-frequency noise than in them, where ice and neighbours lie.
 INNER_SHELLS = (2.2, 2.2, 2.0, 1.7, 1.3)
@@ -205,11 +207,12 @@ def _next(
     generator = torch.Generator()
     generator.set_state(start.random)
     turn = random_unitquat(1, generator=generator)[0]
-    templates = _templates(start.maps, config, frequency, nside, largest, turn)
+    templates = _templates(start.maps, config, frequency, nside, min(largest, FINE_REACH), turn)
     rows = torch.randperm(len(images), generator=generator)[:count]
     chance = torch.rand(len(rows), generator=generator)
     rows, chance = rows[own_share()], chance[own_share()]  # of each process, which all draw the same
     chosen = images[rows].within(frequency)
+    chosen = _centred(chosen, start.maps, config, largest)
     scores = torch.cat([log_likelihood_on_grid(one, chosen) for one in templates], dim=1)
     drawn = _drawn(scores.softmax(1), chance)
     rotations = templates[0].rotations
@@ -224,6 +227,22 @@ def _next(
     data, weight = start.data * memory + new_data, start.weight * memory + new_weight
     maps, found = _maps(data, weight, start.priors, config, frequency)
     return Start(data, weight, maps, (start.priors + found) / 2, generator.get_state())
+
+
+def _centred(
+    images: WhitenedImages, maps: Tensor, config: InitialModelConfig, largest: float
+) -> WhitenedImages:
+    """Images moved to where each particle roughly lies: the whole reach of origins, at low frequencies."""
+    if largest <= FINE_REACH:
+        return images
+    templates = _templates(maps, config, CENTRING_FREQUENCY, 2, largest)
+    scores = torch.stack([log_likelihood_on_grid(one, images) for one in templates])
+    which, centres = scores.amax(2).argmax(0), torch.zeros(len(images), 2)
+    for number, one in enumerate(templates):
+        own = which == number
+        best = scores[number, own].argmax(1)
+        centres[own] = origins_of_templates(one, images[own], best[:, None])[:, 0]
+    return replace(images, values=images.values * images.points.phases(centres).conj())
 
 
 def _drawn(probabilities: Float[Tensor, "n g"], chance: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
@@ -257,8 +276,9 @@ def _templates(
 def _likelihood(start: Start, images: WhitenedImages, config: InitialModelConfig, largest: float) -> float:
     """How well the maps of a start explain some images, the same of every start."""
     frequency, nside, _, _ = _schedule(config.race, config)
-    templates = _templates(start.maps, config, frequency, nside, largest)
+    templates = _templates(start.maps, config, frequency, nside, min(largest, FINE_REACH))
     chosen = images[torch.arange(min(len(images), RACE_IMAGES))].within(frequency)
+    chosen = _centred(chosen, start.maps, config, largest)
     scores = [log_likelihood_on_grid(one, chosen) for one in templates]
     return float(torch.cat(scores, dim=1).logsumexp(1).mean())
 
