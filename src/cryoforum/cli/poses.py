@@ -205,8 +205,8 @@ def filter_(
 
 @app.command(epilog="Example: cryoforum compare predicted.star simulated/particles.star")
 def compare(
-    predictions: Annotated[Path, typer.Argument(metavar="PRED.star")],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH.star")],
+    predictions: Annotated[Path, typer.Argument(metavar="PRED.star", callback=options.particles_in_folder)],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH.star", callback=options.particles_in_folder)],
     symmetry: options.Symmetry = "C1",
     own_frames: Annotated[
         bool,

@@ -221,8 +221,9 @@ def _write_results(
         classes.append(RefinedClass(int((last.classes == number).sum()), resolution))
         if hold is not None:
             hold.check()
-            maps = replace(maps, independent=last.number > 1)
-            write_maps(maps, map_folder(out, number + 1, len(last.half_maps)))
+            folder = map_folder(out, number + 1, len(last.half_maps))
+            folder.mkdir(parents=True, exist_ok=True)
+            write_maps(replace(maps, independent=last.number > 1), folder)
     if hold is not None:
         table = with_predictions(particle_set.table, prediction_columns(last.predictions))
         if len(classes) > 1:
