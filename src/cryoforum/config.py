@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cryoforum.choices import (
 )
 from cryoforum.distributions.exponential_family import least_degree
 from cryoforum.errors import InputError, require
+from cryoforum.fields.settings import one_of, settle_settings
 
 # Of the exponential family: its basis takes gigabytes and minutes beyond, as for n-fold axes of n above 16.
 HIGHEST_DEGREE = 16
@@ -30,18 +31,13 @@ _TRAINING_RANGES = (("grid_nside", 1, 16), ("grid_count", 1, 64), ("batch_size",
 MOST_WIDTHS = {"vgg": 10, "residual": 6}  # by backbone
 
 
-def _one_of(choices: Collection[str], default: str) -> Any:
-    """A field that takes a name out of ``choices``, which may grow later."""
-    return field(default=default, metadata={"choices": choices})
-
-
 @dataclass(frozen=True)
 class SimulationConfig:
     """Synthetic particles; the defaults are the package's demonstration set."""
 
     count: int = 5000
     snr: float = 0.1  # var(signal after CTF) / var(noise), over the whole image
-    orientations: str = _one_of(("random", "grid"), "random")
+    orientations: str = one_of(("random", "grid"), "random")
     max_shift_pixel: float = 3.0
     min_defocus_angstrom: float = 10_000.0
     max_defocus_angstrom: float = 30_000.0
@@ -52,7 +48,12 @@ class SimulationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_known_names(self)
+        settle_settings(self)
+        least, most = self.min_defocus_angstrom, self.max_defocus_angstrom
+        require(self.count >= 1, "a count of at least 1 particle", self.count)
+        require(self.snr > 0, "a signal-to-noise ratio snr above 0", self.snr)
+        require(0 <= self.seed < 2**32, "a seed of 0 to 2³² - 1", self.seed)
+        require(0 <= least <= most, "0 <= smallest defocus <= largest defocus", f"{least} and {most} Å")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Imperfections:
     junk_kinds: tuple[str, ...] = JUNK_KINDS
 
     def __post_init__(self) -> None:
+        settle_settings(self)
         shares, per_micrograph = self.conformation_shares, self.particles_per_micrograph
         is_whole = min(shares, default=0) > 0 and abs(sum(shares) - 1) < 1e-6
         require(is_whole, "shares of conformations that add up to 1", shares)
@@ -98,12 +100,12 @@ class PreprocessingConfig:
     box: int = 64  # the field of view stays; higher frequencies are cut off
     phase_flip: bool = True
     # By mean and deviation of each image, or of all that are learned from.
-    standardise: str = _one_of(("image", "set"), "image")
+    standardise: str = one_of(("image", "set"), "image")
     mask_inner: float = 0.85  # in units of half the box: 1 inside, falling to 0 at mask_outer
     mask_outer: float = 0.99
 
     def __post_init__(self) -> None:
-        _require_known_names(self)
+        settle_settings(self)
         is_even = 8 <= self.box <= LARGEST_BOX and self.box % 2 == 0
         require(is_even, f"an even box of 8 to {LARGEST_BOX}", self.box)
         edges = (self.mask_inner, self.mask_outer)
@@ -126,6 +128,7 @@ class AugmentationConfig:
     simulated_share: float = 0.0  # of the images shown: endless projections of the training particles' map
 
     def __post_init__(self) -> None:
+        settle_settings(self)
         for name in ("max_shift_pixel", "noise", "defocus_angstrom", "contrast", "simulated_share"):
             require(getattr(self, name) >= 0, f"{name} of 0 or more", getattr(self, name))
         require(self.simulated_share <= 1, "simulated_share of 1 or less", self.simulated_share)
@@ -135,20 +138,20 @@ class AugmentationConfig:
 class NetworkConfig:
     """blur → backbone → pooling → dense layer → head."""
 
-    blur: str = _one_of(BLURS, "none")
-    backbone: str = _one_of(BACKBONES, "residual")
+    blur: str = one_of(BLURS, "none")
+    backbone: str = one_of(BACKBONES, "residual")
     widths: tuple[int, ...] = (32, 64, 128, 256)  # of the backbone's stages
     stem_stride: int = 2  # only residual: by how much its first convolution shrinks the image
     depth: int = 1  # only residual: blocks a stage
-    activation: str = _one_of(ACTIVATIONS, "relu")
-    pooling: str = _one_of(POOLINGS, "flatten")
+    activation: str = one_of(ACTIVATIONS, "relu")
+    pooling: str = one_of(POOLINGS, "flatten")
     dropout: float = 0.0
-    head: str = _one_of(HEADS, "exponential_family")
+    head: str = one_of(HEADS, "exponential_family")
     degree: int = 6  # only exponential_family: L; 1 is the Bingham distribution
     head_nside: int = 4  # only softmax_grid: 4608 rotations, 15° apart
 
     def __post_init__(self) -> None:
-        _require_known_names(self)
+        settle_settings(self)
         within = len(self.widths) > 0 and min(self.widths) > 0 and max(self.widths) <= LARGEST_WIDTH
         require(within, f"widths of 1 to {LARGEST_WIDTH}", self.widths)
         most = MOST_WIDTHS.get(self.backbone, len(self.widths))
@@ -166,13 +169,13 @@ class TrainingConfig:
 
     image_passes: int = 120_000
     batch_size: int = 64
-    loss: str = _one_of(LOSSES, "likelihood")
+    loss: str = one_of(LOSSES, "likelihood")
     # The next three only where loss is "pairs": of a batch or drawn from all particles; weight of the pair
     # distances' error; how fast it moves from pairs to single images (eq. 4).
-    pairs: str = _one_of(PAIRINGS, "all")
-    auxiliary: str = _one_of(AUXILIARIES, "curriculum")
+    pairs: str = one_of(PAIRINGS, "all")
+    auxiliary: str = one_of(AUXILIARIES, "curriculum")
     curriculum_exponent: float = 0.5
-    schedule: str = _one_of(SCHEDULES, "one_cycle")
+    schedule: str = one_of(SCHEDULES, "one_cycle")
     max_learning_rate: float = 2e-3
     weight_decay: float = 0.05  # decoupled, on weights of convolutions and dense layers
     l2: float = 0.0  # added to the loss, as the paper does
@@ -180,7 +183,7 @@ class TrainingConfig:
     grid_count: int = 8  # randomly turned copies of that grid, used in turn
 
     def __post_init__(self) -> None:
-        _require_known_names(self)
+        settle_settings(self)
         require(self.image_passes >= 1, "image_passes of 1 or more", self.image_passes)
         for name, least, most in _TRAINING_RANGES:
             found = getattr(self, name)
@@ -205,10 +208,10 @@ class Config:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     symmetry: str = "C1"
-    symmetry_handling: str = _one_of(("group", "domain"), "group")
+    symmetry_handling: str = one_of(("group", "domain"), "group")
 
     def __post_init__(self) -> None:
-        _require_known_names(self)
+        settle_settings(self)
         share, batch = self.augmentation.simulated_share, self.training.batch_size
         expected = f"simulated_share of 0, or of an image or more in a batch of {batch}"
         require(share == 0 or share * batch >= 1, expected, share)
@@ -238,14 +241,6 @@ def shares_from_text(text: str) -> tuple[float, ...]:
     if not percents or abs(sum(percents) - 100) > 0.5 or min(percents) <= 0:  # room for thirds
         raise InputError(f"expected percentages above 0 that add up to 100, as in 60,40; found '{text}'")
     return tuple(percent / sum(percents) for percent in percents)
-
-
-def _require_known_names(config: Any) -> None:
-    """InputError where a field that chooses by name holds a name that its table lacks."""
-    for entry in fields(config):
-        choices, found = entry.metadata.get("choices"), getattr(config, entry.name)
-        if choices is not None and found not in choices:
-            raise InputError(f"{entry.name}: expected one of {', '.join(choices)}, found '{found}'")
 
 
 # Particles as they are: what a refinement of two states of one molecule leaves behind.

@@ -118,11 +118,11 @@ def test_optics_lie_in_the_asked_range(molecule: Volume) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"count": 0}, "--n 0"),
-        ({"snr": 0.0}, "--snr 0"),
-        ({"snr": -1.0}, "--snr -1"),
-        ({"snr": float("nan")}, "snr nan"),
-        ({"max_shift_pixel": float("inf")}, "finite max_shift_pixel"),
+        ({"count": 0}, "count of at least 1 particle, found 0"),
+        ({"snr": 0.0}, "snr above 0, found 0"),
+        ({"snr": -1.0}, "snr above 0, found -1"),
+        ({"snr": float("nan")}, "for snr, such as 0.1, found nan"),
+        ({"max_shift_pixel": float("inf")}, "finite number for max_shift_pixel"),
         ({"seed": -1}, "seed of 0"),
         ({"min_defocus_angstrom": 2e4, "max_defocus_angstrom": 1e4}, "defocus"),
     ],

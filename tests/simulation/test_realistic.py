@@ -256,7 +256,7 @@ def test_the_truth_of_an_off_centre_particle_is_where_it_is(molecule: Volume, ot
         ({"conformation_shares": (0.5, 0.4)}, "shares of conformations that add up to 1"),
         ({"junk_share": 1.0}, "junk_share from 0 to below 1, found 1.0"),
         ({"ramp": -1.0}, "ramp of 0 or more, found -1.0"),
-        ({"neighbours": math.nan}, "neighbours of 0 or more, found nan"),
+        ({"neighbours": math.nan}, "finite number for neighbours, such as 0.0, found nan"),
         ({"junk_kinds": ("ice",)}, "junk kinds from noise, edge"),
         ({"particles_per_micrograph": 0}, "1 or more particles per micrograph, found 0"),
     ],

@@ -50,6 +50,10 @@ class AlignmentConfig:
         check_choice("precision", self.precision, Precision)
         copies = ", ".join(map(str, TTA_COPIES))
         require(self.tta in (None, *TTA_COPIES), f"test-time augmentation of {copies} copies", self.tta)
+        for name, kind in (("search", SearchConfig), ("local_refinement", LocalRefinementConfig)):
+            value = getattr(self, name)
+            is_known = value == "auto" or isinstance(value, kind)
+            require(is_known, f"a {kind.__name__} or 'auto' for {name}", repr(value))
         largest = self.max_shift_pixel or 0
         require(0 <= largest < math.inf, "a largest shift of 0 or more pixels", largest)
 

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from cryoforum.errors import InputError, require
+from cryoforum.fields.settings import settle_settings
 from cryoforum.geometry.point_groups import asymmetric_unit, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.geometry.so3_grid import rotation_grid
@@ -58,6 +59,7 @@ class SearchConfig:
     plausible_share: float = 0.2
 
     def __post_init__(self) -> None:
+        settle_settings(self)
         if min(self.nside, self.highest_frequency, self.candidates) < 1:
             raise InputError("expected nside, highest_frequency and candidates of 1 or more")
         largest = self.max_shift_pixel

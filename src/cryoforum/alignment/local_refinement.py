@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from cryoforum.dataset.rows import Noun, take
 from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_curvature
 from cryoforum.errors import InputError, require
+from cryoforum.fields.rows import Noun, take
+from cryoforum.fields.settings import settle_settings
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.imaging.likelihood import Evaluation, WhitenedImages, evaluate
@@ -45,6 +46,7 @@ class LocalRefinementConfig:
     last_steps: int = 12
 
     def __post_init__(self) -> None:
+        settle_settings(self)
         shells, survivors = len(self.stage_shells), len(self.stage_survivors)
         expected = "as many stage_survivors as stage_shells"
         require(survivors == shells, expected, f"{survivors} and {shells}")

@@ -1,11 +1,12 @@
 """Parameters of the contrast transfer function, one number a particle."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoforum.dataset.rows import Rows
+from cryoforum.fields.checks import floats, settle
+from cryoforum.fields.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class CtfParameters(Rows):
         As a fraction.
     phase_shift_deg
         Of a phase plate; 0 without one.
+
+    Raises
+    ------
+    InputError
+        For values that are not finite, and fields of unequal lengths.
     """
 
     defocus_u_angstrom: Float[Tensor, " n"]
@@ -31,6 +37,13 @@ class CtfParameters(Rows):
     spherical_aberration_mm: Float[Tensor, " n"]
     amplitude_contrast: Float[Tensor, " n"]
     phase_shift_deg: Float[Tensor, " n"]
+
+    def __post_init__(self) -> None:
+        count: int | None = None
+        for entry in fields(self):
+            found = floats(entry.name, getattr(self, entry.name), count)
+            settle(self, **{entry.name: found})
+            count = len(found)
 
     def defocused_by(self, change_angstrom: Float[Tensor, " n"]) -> "CtfParameters":
         """The same with ``change_angstrom`` more underfocus."""

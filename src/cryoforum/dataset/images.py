@@ -1,20 +1,23 @@
 """Stacks of images that are read when they are asked for."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from cryoforum.fields.rows import Index, as_rows, is_single
+
 
 @runtime_checkable
 class Images(Protocol):
-    """A stack of square images, indexed by a tensor of rows; a tensor (n, box, box) is one."""
+    """A stack of square images, indexed as a tensor (n, box, box) is, which is one."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
-        """Images (len(rows), box, box), float32."""
+    def __getitem__(self, index: Any, /) -> Tensor:
+        """Images (k, box, box), float32, of k rows; one image (box, box) of a single number."""
         ...
 
     @property
@@ -23,8 +26,23 @@ class Images(Protocol):
         ...
 
 
+class ImagesOnDemand(ABC):
+    """What stacks inherit from whose images are read or made when they are asked for: their indexing."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def at(self, rows: Tensor) -> Tensor:
+        """The images (k, box, box), float32, of rows (k,) from 0, in that order."""
+
+    def __getitem__(self, index: Index, /) -> Tensor:
+        images = self.at(as_rows(index, len(self)))
+        return images[0] if is_single(index) else images
+
+
 @dataclass(frozen=True)
-class SelectedImages:
+class SelectedImages(ImagesOnDemand):
     """Some rows of a stack, read only when asked for."""
 
     source: Images
@@ -33,7 +51,8 @@ class SelectedImages:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
+    def at(self, rows: Tensor) -> Tensor:
+        """Those of the stack."""
         return self.source[self.rows[rows]]
 
     @property
@@ -48,7 +67,7 @@ class SelectedImages:
 
 
 @dataclass(frozen=True)
-class JoinedImages:
+class JoinedImages(ImagesOnDemand):
     """Stacks of one box as one, in any order.
 
     part_of_row, row_in_part: (n,) int, the stack of each image and its place there.
@@ -61,7 +80,8 @@ class JoinedImages:
     def __len__(self) -> int:
         return len(self.part_of_row)
 
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
+    def at(self, rows: Tensor) -> Tensor:
+        """Those of each of the stacks."""
         images = torch.empty(len(rows), *self.shape[1:])
         part_of_row, row_in_part = self.part_of_row[rows], self.row_in_part[rows]
         for number, part in enumerate(self.parts):

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.images import Images, JoinedImages, SelectedImages
+from cryoforum.dataset.images import Images, ImagesOnDemand, JoinedImages, SelectedImages
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.resampling import ResampledImages
 
@@ -18,7 +18,7 @@ PARTICLE_RADIUS = 0.8  # of half the box: what lies further out is taken for bac
 
 
 @dataclass(frozen=True)
-class LevelledImages:
+class LevelledImages(ImagesOnDemand):
     """Images (n, box, box) whose ramps are removed when they are asked for."""
 
     source: Images
@@ -26,7 +26,8 @@ class LevelledImages:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
+    def at(self, rows: Tensor) -> Tensor:
+        """Those without their ramps."""
         return without_ramp(self.source[rows])
 
     @property

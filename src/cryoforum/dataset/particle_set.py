@@ -9,6 +9,7 @@ from cryoforum.dataset.columns import HALF_SET
 from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.errors import InputError
+from cryoforum.fields.rows import Index, as_rows
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,12 @@ class ParticleSet:
         """Where the table was read, for messages."""
         return self.table.path
 
-    def select(self, rows: Tensor) -> "ParticleSet":
-        """The given rows (k,) in that order; images stay where they are."""
+    def __getitem__(self, index: Index) -> "ParticleSet":
+        return self.select(index)
+
+    def select(self, index: Index) -> "ParticleSet":
+        """The given rows in that order, as `Particles.select` takes them; images stay where they are."""
+        rows = as_rows(index, len(self))
         return ParticleSet(select_rows(self.table, rows), self.particles.select(rows))
 
     def with_half_sets(self, half_sets: Tensor) -> "ParticleSet":

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cryoforum.dataset.columns import OPTICS_OF_READING
 from cryoforum.errors import InputError
+from cryoforum.fields.rows import Index, as_rows
 
 ROWS_NAMED = 5  # of the rows that have a fault
 
@@ -43,11 +44,12 @@ class ParticleTable:
         return len(self.particles)
 
 
-def select_rows(table: ParticleTable, rows: Tensor | np.ndarray | Sequence[int]) -> ParticleTable:
-    """The particles of the given rows (numbers or a mask), in that order; all optics groups stay."""
-    chosen = np.asarray(rows)
-    if not len(chosen):
-        chosen = chosen.astype(np.int64)  # no rows are of no kind
+def select_rows(table: ParticleTable, index: Index) -> ParticleTable:
+    """The particles of the given rows (as `fields.rows.as_rows` takes them), in that order.
+
+    All optics groups stay.
+    """
+    chosen = as_rows(index, len(table)).cpu().numpy()
     particles = table.particles.iloc[chosen].reset_index(drop=True)
     return replace(
         table, particles=particles, dataset=None if table.dataset is None else table.dataset[chosen]

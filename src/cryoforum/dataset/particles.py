@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.images import Images, SelectedImages
 from cryoforum.dataset.poses import Poses
+from cryoforum.errors import InputError, require
+from cryoforum.fields.checks import floats, integers, of_kind, positive, same_length, settle
+from cryoforum.fields.rows import Index, as_rows, changed
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,17 @@ class Particles:
         rlnOpticsGroup; None where there is none.
     sources
         A number for the place of each image on disk, whatever its name; None in memory.
+
+    Raises
+    ------
+    InputError
+        For fields of unequal lengths, images that are not square or not finite, and a pixel size that is not
+        above 0.
+
+    Notes
+    -----
+    Images in memory may be given as a tensor, an array or lists. ``particles[index]`` takes a row, a slice,
+    row numbers or a mask, and gives particles: a set of one where ``index`` is one number.
     """
 
     images: Images
@@ -44,6 +58,29 @@ class Particles:
     half_sets: Int[Tensor, " n"] | None = None
     optics_groups: Int[Tensor, " n"] | None = None
     sources: Int[Tensor, " n"] | None = None
+
+    def __post_init__(self) -> None:
+        images = self.images
+        if isinstance(images, Tensor | np.ndarray | list | tuple):
+            images = floats("images", images, None, None, None)
+        require(isinstance(images, Images), "images", type(images).__name__)
+        shape = tuple(images.shape)
+        if len(shape) != 3 or shape[1] != shape[2]:
+            raise InputError(f"expected square images, (n, box, box), found shape {shape}")
+        of_kind("poses", self.poses, Poses)
+        of_kind("ctf", self.ctf, CtfParameters)
+        is_text = isinstance(self.names, str)
+        require(not is_text, "a name for each image", f"one text, '{self.names!s:.40}'")
+        for name in ("names", "poses", "ctf"):
+            same_length(name, getattr(self, name), shape[0])
+        positive("pixel_size_angstrom", self.pixel_size_angstrom)
+        settle(self, images=images, names=tuple(self.names))
+        for name in ("half_sets", "optics_groups", "sources"):
+            if (values := getattr(self, name)) is not None:
+                settle(self, **{name: integers(name, values, shape[0])})
+
+    def __getitem__(self, index: Index) -> "Particles":
+        return self.select(index)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,15 +98,22 @@ class Particles:
         known: dict[str, int] = {}
         return torch.tensor([known.setdefault(name, len(known)) for name in self.names])
 
-    def select(self, rows: Int[Tensor, " k"]) -> "Particles":
-        """The particles of the given rows, in that order; images stay where they are."""
-        names = ("poses", "ctf", "half_sets", "optics_groups", "sources")
-        known: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return replace(
+    def select(self, index: Index) -> "Particles":
+        """The particles of the given rows, in that order; images stay where they are.
+
+        Parameters
+        ----------
+        index
+            As `fields.rows.as_rows` takes it: a row, a slice, row numbers or a mask.
+        """
+        rows = as_rows(index, len(self))
+        columns = ("poses", "ctf", "half_sets", "optics_groups", "sources")
+        known = {name: value for name in columns if (value := getattr(self, name)) is not None}
+        return changed(
             self,
             images=SelectedImages(self.images, rows),
             names=tuple(self.names[row] for row in rows.tolist()),
-            **{name: values[rows] for name, values in known.items() if values is not None},
+            **{name: value[rows] for name, value in known.items()},
         )
 
     def with_poses(self, poses: Poses) -> "Particles":
@@ -86,7 +130,7 @@ def loaded_batches(particles: Particles, batch_size: int) -> Iterator[Particles]
     """Consecutive particles with their images in memory; the next ones are read while the caller works."""
 
     def load(rows: Tensor) -> Particles:
-        return replace(particles.select(rows), images=particles.images[rows])
+        return changed(particles.select(rows), images=particles.images[rows])
 
     first, *others = all_rows(len(particles), batch_size)
     with ThreadPoolExecutor(1) as reader:

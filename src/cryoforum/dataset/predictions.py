@@ -1,16 +1,17 @@
 """Predictions: the pose of each particle, and how sure it is."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.poses import Poses
-from cryoforum.dataset.rows import Rows, concatenate
 from cryoforum.distributions.bingham import OrientationPosterior
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
+from cryoforum.fields.checks import floats, integers, of_kind, same_length, settle
+from cryoforum.fields.rows import Rows, concatenate
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,17 @@ class ImageEvidence(Rows):
     reference_half: Int[Tensor, " n"]
     defocus_change_angstrom: Float[Tensor, " n"]
 
+    def __post_init__(self) -> None:
+        count = len(self.bound_rad)
+        for entry in fields(self):
+            further = (2, 2) if entry.name == "origin_covariance_angstrom2" else ()
+            value = getattr(self, entry.name)
+            if entry.name == "reference_half":
+                found = integers(entry.name, value, count)
+            else:  # what an image without contrast says may be infinite
+                found = floats(entry.name, value, count, *further, finite=False)
+            settle(self, **{entry.name: found})
+
 
 @dataclass(frozen=True)
 class Predictions(Rows):
@@ -62,6 +74,15 @@ class Predictions(Rows):
     model_half
         The half (1 or 2) whose particles alone made the model and the reference that were used; 0 where a
         reference came from elsewhere; None where one model aligned both halves.
+
+    Raises
+    ------
+    InputError
+        For fields of unequal lengths, and values that are not finite.
+
+    Notes
+    -----
+    ``predictions[index]`` takes a row, a slice, row numbers or a mask, and gives predictions.
     """
 
     posterior: OrientationPosterior
@@ -69,6 +90,23 @@ class Predictions(Rows):
     shifts_angstrom: Float[Tensor, "n 2"] | None = None
     evidence: ImageEvidence | None = None
     model_half: Int[Tensor, " n"] | None = None
+
+    def __post_init__(self) -> None:
+        of_kind("posterior", self.posterior, OrientationPosterior)
+        of_kind("evidence", self.evidence, ImageEvidence)
+        count = len(self.posterior)
+        expected = floats("expected_error_rad", self.expected_error_rad, count)
+        require(
+            bool((expected >= 0).all()),
+            "expected_error_rad of 0 or more",
+            float(expected.min()) if count else 0,
+        )
+        settle(self, expected_error_rad=expected)
+        if self.shifts_angstrom is not None:
+            settle(self, shifts_angstrom=floats("shifts_angstrom", self.shifts_angstrom, count, 2))
+        if self.model_half is not None:
+            settle(self, model_half=integers("model_half", self.model_half, count))
+        same_length("evidence", self.evidence, count)
 
     @property
     def poses(self) -> Poses:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.dataset.image_grid import ImageGrid
-from cryoforum.dataset.images import Images
+from cryoforum.dataset.images import Images, ImagesOnDemand
 from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError, require
 
@@ -25,7 +25,7 @@ LARGEST_RATIO = 100  # of two pixel sizes of one molecule
 
 
 @dataclass(frozen=True)
-class ResampledImages:
+class ResampledImages(ImagesOnDemand):
     """Images (n, old box, old box), resampled when they are asked for. matrix: (box, old box)."""
 
     source: Images
@@ -34,7 +34,8 @@ class ResampledImages:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
+    def at(self, rows: Tensor) -> Tensor:
+        """Resampled ones."""
         return self.matrix @ self.source[rows] @ self.matrix.T
 
     @property

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cryoforum.dataset.particle_table import normalised_image_name
 from cryoforum.dataset.particles import Particles
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
+from cryoforum.fields.checks import integers, settle
 from cryoforum.storage.csv_tables import read_csv, write_csv
 
 PARTS = ("train", "validation", "test")  # of a split
@@ -58,11 +59,36 @@ def read_split(path: Path) -> tuple[dict[str, str], dict[int, str]]:
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint rows: to learn from, to choose the best weights by, to report on."""
+    """Rows of particles: to learn from, to choose the best weights by, to report on.
+
+    Parameters
+    ----------
+    train, validation, test
+        Row numbers, none of them twice in one part. What is in two parts is learned by heart.
+
+    Raises
+    ------
+    InputError
+        For what is no row number, and a row that is twice in a part.
+    """
 
     train: Tensor
     validation: Tensor
     test: Tensor
+
+    def __post_init__(self) -> None:
+        for part in PARTS:
+            rows = integers(part, getattr(self, part), None)
+            require(
+                not len(rows) or int(rows.min()) >= 0,
+                f"rows of {part} from 0",
+                int(rows.min()) if len(rows) else 0,
+            )
+            values, counts = rows.unique(return_counts=True)
+            if len(values) < len(rows):
+                twice = int(values[counts > 1][0])
+                raise InputError(f"expected each row once in {part} of a split, found row {twice} more often")
+            settle(self, **{part: rows})
 
 
 def split_rows(

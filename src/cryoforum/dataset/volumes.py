@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
+from cryoforum.fields.checks import floats, positive, settle
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,20 @@ class Volume:
     Raises
     ------
     InputError
-        Where the map is no cube.
+        Where the map is no cube, has a value that is not finite, or the pixel size is not above 0.
     """
 
     voxels: Tensor
     pixel_size_angstrom: float
 
     def __post_init__(self) -> None:
-        if self.voxels.ndim != 3 or len(set(self.voxels.shape)) != 1:
+        voxels = floats("voxels", self.voxels, None, None, None)
+        if len(set(voxels.shape)) != 1:
             raise InputError(
-                f"expected a cubic map, found shape {tuple(self.voxels.shape)}; pad or crop it to a cube"
+                f"expected a cubic map, found shape {tuple(voxels.shape)}; pad or crop it to a cube"
             )
+        settle(self, voxels=voxels)
+        positive("pixel_size_angstrom", self.pixel_size_angstrom)
 
 
 @dataclass(frozen=True)
@@ -51,3 +55,7 @@ class HalfMaps:
     half2: Volume
     full: Volume
     independent: bool
+
+    def __post_init__(self) -> None:
+        grids = {(len(each.voxels), each.pixel_size_angstrom) for each in (self.half1, self.half2, self.full)}
+        require(len(grids) == 1, "half maps and map of one box and pixel size", sorted(grids))

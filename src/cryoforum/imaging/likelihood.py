@@ -16,7 +16,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
-from cryoforum.dataset.rows import take
+from cryoforum.fields.rows import take
 from cryoforum.geometry.rotations import unitquat_to_rotmat
 from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import FrequencyPoints, to_fourier

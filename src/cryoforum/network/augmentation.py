@@ -9,7 +9,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from cryoforum.config import AugmentationConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
-from cryoforum.dataset.rows import take
+from cryoforum.fields.rows import take
 from cryoforum.geometry.rotations import compose, rotation_about_view_axis
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import to_fourier, to_real

@@ -15,6 +15,7 @@ from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError, require
+from cryoforum.fields.settings import settle_settings
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.imaging.ctf import ctf_at
 from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, to_fourier
@@ -46,6 +47,7 @@ class ReconstructionConfig:
     symmetry: str = "C1"
 
     def __post_init__(self) -> None:
+        settle_settings(self)
         require(self.batch_size >= 1, "a batch_size of 1 or more", self.batch_size)
         require(0 < self.weight_floor <= 1, "a weight_floor in (0, 1]", self.weight_floor)
         symmetry_group(self.symmetry)

@@ -23,9 +23,9 @@ from cryoforum.alignment.fitting import aligner_with_own_noise, fitted_aligner
 from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.dataset.particles import Particles, all_rows, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
-from cryoforum.dataset.rows import each_tensor
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError, require
+from cryoforum.fields.rows import each_tensor
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.imaging.noise_model import FEWEST_OF_A_GROUP
 from cryoforum.imaging.shells import filter_shells

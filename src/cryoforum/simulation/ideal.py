@@ -1,7 +1,7 @@
 """Make particle images of a known map: projection, CTF, shift, white noise."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 from cryoforum.config import SimulationConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.image_grid import ImageGrid
+from cryoforum.dataset.images import ImagesOnDemand
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
@@ -29,7 +30,7 @@ def simulate(volume: Volume, config: SimulationConfig) -> Particles:
     Images are made when they are read, each from its own seed, so a set of any size needs the
     memory of one batch, and one row always gives one image.
     """
-    _check(volume, config)
+    _check(volume)
     generator = torch.Generator().manual_seed(config.seed)
     quaternions = _orientations(config, generator)
     shifts_pixel = (2 * torch.rand(config.count, 2, generator=generator) - 1) * config.max_shift_pixel
@@ -48,7 +49,7 @@ def simulate(volume: Volume, config: SimulationConfig) -> Particles:
 
 
 @dataclass(frozen=True)
-class SimulatedImages:
+class SimulatedImages(ImagesOnDemand):
     """A stack whose images are computed on reading.
 
     transform: whole `cropped_transform` of the map. grid: of map and images. signal_scale: factor of the
@@ -70,7 +71,8 @@ class SimulatedImages:
         """(n, box, box) of what indexing by all rows would give."""
         return (len(self), self.grid.box, self.grid.box)
 
-    def __getitem__(self, rows: Int[Tensor, " n"]) -> Float[Tensor, "n box box"]:
+    def at(self, rows: Int[Tensor, " n"]) -> Float[Tensor, "n box box"]:
+        """Those of the rows, each from its own seed."""
         box, pixel_size, poses = self.grid.box, self.grid.pixel_size_angstrom, self.poses[rows]
         slices = project(self.transform, poses.quaternions, box)
         slices = slices * ctf_2d(self.ctf[rows], box, pixel_size)
@@ -87,15 +89,9 @@ def white_noise(seed: int, row: int, box: int) -> Float[Tensor, "box box"]:
     return torch.randn(box, box, generator=torch.Generator().manual_seed(seed * 1_000_003 + row))
 
 
-def _check(volume: Volume, config: SimulationConfig) -> None:
-    box, least, most = len(volume.voxels), config.min_defocus_angstrom, config.max_defocus_angstrom
+def _check(volume: Volume) -> None:
+    box = len(volume.voxels)
     require(box % 2 == 0 and box >= 8, "an even box of 8 px or more", box)
-    require(0 <= config.seed < 2**32, "a seed of 0 to 2³² - 1", config.seed)
-    require(config.count >= 1, "at least 1 particle", f"--n {config.count}")
-    require(0 < config.snr < math.inf, "a signal-to-noise ratio above 0", f"--snr {config.snr}")
-    for name, value in asdict(config).items():
-        require(not isinstance(value, float) or math.isfinite(value), f"a finite {name}", value)
-    require(0 <= least <= most, "0 <= smallest defocus <= largest defocus", f"{least} and {most} Å")
 
 
 def _orientations(config: SimulationConfig, generator: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryoforum.dataset.images import Images
+from cryoforum.dataset.images import Images, ImagesOnDemand
 from cryoforum.imaging.fft import frequency_grid
 from cryoforum.simulation.ideal import white_noise
 
@@ -34,7 +34,7 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
-class RealisticImages:
+class RealisticImages(ImagesOnDemand):
     """A stack whose images are computed on reading. Heights are in standard deviations of the noise.
 
     Parameters
@@ -77,7 +77,8 @@ class RealisticImages:
         """(n, box, box) of what indexing by all rows would give."""
         return (len(self), *self.signal.shape[1:])
 
-    def __getitem__(self, rows: Int[Tensor, " m"], /) -> Float[Tensor, "m box box"]:
+    def at(self, rows: Int[Tensor, " m"]) -> Float[Tensor, "m box box"]:
+        """Those of the rows, each from its own seed."""
         wanted, place = rows.unique(return_inverse=True)
         images = self.strengths[wanted, None, None] * self._particles(wanted) + self._background(wanted)
         if self.seed is not None:

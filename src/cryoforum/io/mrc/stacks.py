@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cryoforum.dataset.images import ImagesOnDemand
 from cryoforum.errors import InputError
 from cryoforum.io.mrc.header import MOST_UNPACKED_BYTES, Header, Layout, read_header, unpacked_voxels
 from cryoforum.storage.files import replacing
@@ -24,7 +25,7 @@ _READ_BYTES = 2**18  # at a time: a few images
 _HEADER_READERS = 8  # at a time: a network disk answers slowly, but answers many
 
 
-class LazyImages:
+class LazyImages(ImagesOnDemand):
     """Images in stacks on disk, of which only the wanted slices are read.
 
     A stack is open only while it is read, so that any number of them needs one file handle. Compressed
@@ -94,7 +95,7 @@ class LazyImages:
         ]
         return images
 
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
+    def at(self, rows: Tensor) -> Tensor:
         """Images (len(rows), box, box), float32, in the order asked for."""
         rows_array = rows.cpu().numpy()
         stacks, slices = self._stack_of_row[rows_array], self._slice_of_row[rows_array]
