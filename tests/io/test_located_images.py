@@ -11,6 +11,7 @@ from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.errors import InputError
 from cryoforum.io.image_paths import StackFinder, find_file, say_base
 from cryoforum.io.located_images import image_numbers, located_images, numbers_by_name, numbers_by_place
+from cryoforum.io.mrc.stacks import write_stack
 
 
 def table(folder: Path, *names: str) -> ParticleTable:
@@ -35,6 +36,19 @@ def test_a_moved_project_is_found_by_the_longest_part_of_its_old_paths(tmp_path:
     names = ["1@/old/disk/job1/mic.mrcs", "1@/old/disk/job2/mic.mrcs"]
     assert found(tmp_path, root, *names) == stacks
     assert found(tmp_path, root, *names[::-1]) == stacks[::-1]
+
+
+def test_a_stack_is_no_image(tmp_path: Path) -> None:
+    """A name without a slice is that of a single image; 2D stacks of RELION 5 hold a tilt series each."""
+    write_stack(tmp_path / "three.mrcs", [torch.zeros(3, 8, 8)], 3, 8, 1.0)
+    write_stack(tmp_path / "one.mrcs", [torch.zeros(1, 8, 8)], 1, 8, 1.0)
+    assert found(tmp_path, None, "one.mrcs", "2@three.mrcs") == [
+        tmp_path / "one.mrcs",
+        tmp_path / "three.mrcs",
+    ]
+    expected = r"row 2 \(three.mrcs\): expected the slice of one image, as in 000001@three.mrcs.* holds 3; 2D"
+    with pytest.raises(InputError, match=expected):
+        found(tmp_path, None, "one.mrcs", "three.mrcs")
 
 
 def test_a_stack_missing_in_a_moved_project_is_not_taken_from_elsewhere_in_it(tmp_path: Path) -> None:

@@ -181,6 +181,19 @@ def test_a_thousand_stacks_with_few_handles_in_any_order(tmp_path: Path) -> None
     assert torch.equal(found[:, 0, 0], (order // 2 * 100 + order % 2 * 16).float())
 
 
+def test_an_extended_header_that_is_not_there_is_done_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As files of programs that copy the header and not what it announces."""
+    path = written(tmp_path / "a.mrcs", ramp(3))
+    with open(path, "r+b") as file:
+        file.seek(92)
+        file.write((4096).to_bytes(4, "little"))
+    images = LazyImages([path] * 3, [0, 1, 2])
+    assert torch.equal(images[rows(2, 0)], ramp(3)[rows(2, 0)])
+    assert "1 of 1 stacks announce an extended header that is not there" in caplog.text
+
+
 def test_a_stack_that_is_cut_off_while_it_is_read_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "stack.mrcs", ramp(4))
     images = LazyImages([path] * 4, range(4))

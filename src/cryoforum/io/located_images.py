@@ -15,6 +15,7 @@ from torch import Tensor
 from cryoforum.dataset.particle_table import ParticleTable, place_of_row, split_image_name
 from cryoforum.errors import InputError
 from cryoforum.io.image_paths import StackFinder, TwoNamesOfOneFile, say_base
+from cryoforum.io.mrc.header import read_header
 
 Key = TypeVar("Key", str, Path)  # what a stack is called by
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # times a slice: no two slices of a stack meet
@@ -63,9 +64,23 @@ def located_images(table: ParticleTable, root: Path | None = None) -> LocatedIma
                 found[stack] = finder.find(stack)
             except InputError as error:
                 raise type(error)(f"{place_of_row(table, row)}: {error}") from error
+    _refuse_whole_stacks(table, found)
     if finder.base is not None and finder.base.absolute() != folder:
         say_base(finder.base)
     return LocatedImages(slices, [found[stack] for stack in stacks])
+
+
+def _refuse_whole_stacks(table: ParticleTable, found: Mapping[str, Path]) -> None:
+    """InputError where a name without a slice is that of a stack of several images."""
+    for row, name in enumerate(table.particles["rlnImageName"]):
+        if "@" in name or not (path := found[name]).stat().st_size:
+            continue
+        count = read_header(path).layout.shape[0]
+        if count > 1:
+            raise InputError(
+                f"{place_of_row(table, row)}: expected the slice of one image, as in 000001@{name}, as "
+                f"{path} holds {count}; 2D stacks of a tilt series (subtomograms of RELION 5) are not read"
+            )
 
 
 def numbers_by_place(table: ParticleTable, root: Path | None = None) -> Int[Tensor, " n"] | None:

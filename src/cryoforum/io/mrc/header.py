@@ -6,7 +6,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -53,11 +53,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Header:
-    """The 1024 bytes as named fields, and what follows from them; is_stamped: whether they hold "MAP "."""
+    """The 1024 bytes as named fields, and what follows from them.
+
+    is_stamped: whether they hold "MAP ". lacks_extension: whether they announce an extended header that is
+    not there, as programs leave it that copy the one and not the other.
+    """
 
     record: np.void
     layout: Layout
     is_stamped: bool
+    lacks_extension: bool = False
 
 
 def read_header(path: Path) -> Header:
@@ -90,9 +95,12 @@ def read_header(path: Path) -> Header:
         offset=HEADER_BYTES + extended,
         shape=cast(tuple[int, int, int], dimensions),
     )
+    lacks_extension = extended > 0 and status.st_size == HEADER_BYTES + layout.voxel_bytes
+    if lacks_extension and not is_packed:
+        layout = replace(layout, offset=HEADER_BYTES)
     if not is_packed:
         _refuse_cut_off(layout, status.st_size)
-    return Header(record, layout, bytes(record["map"]).startswith(b"MAP"))
+    return Header(record, layout, bytes(record["map"]).startswith(b"MAP"), lacks_extension)
 
 
 def unpacked_voxels(layout: Layout) -> np.ndarray:

@@ -224,6 +224,12 @@ def _give_notice(headers: Sequence[Header]) -> None:
             f"{len(unstamped)} of {len(headers)} stacks lack the stamp MAP of an MRC file, first "
             f"{unstamped[0]}; read all the same"
         )
+    short = [header.layout.path for header in headers if header.lacks_extension]
+    if short:
+        logger.warning(
+            f"{len(short)} of {len(headers)} stacks announce an extended header that is not there, first "
+            f"{short[0]}; read without it, as their length fits"
+        )
     packed = [header.layout for header in headers if header.layout.is_packed]
     if packed:
         logger.warning(
