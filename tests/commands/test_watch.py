@@ -672,6 +672,8 @@ def test_one_watcher_at_a_time_and_one_job_in_a_folder(tmp_path: Path, model: Pa
         look(tmp_path, model, out)
     with pytest.raises(ValueError, match="another refine"):
         look(live, model, out, refine=False)
+    with pytest.raises(ValueError, match="another keep_ramp"):
+        look(live, model, out, keep_ramp=True)
     other = tmp_path / "model"
     subprocess.run(["cp", "-r", model, other], check=True)
     (other / "split.csv").write_text((other / "split.csv").read_text() + "b,test\n")

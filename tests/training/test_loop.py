@@ -18,6 +18,7 @@ from cryoforum.config import (
     TrainingConfig,
     preset,
 )
+from cryoforum.dataset.levelling import levelled
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import PAPER_SHARES, PAPER_SPLIT, Split, chosen_split, split_rows
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
@@ -276,6 +277,8 @@ def test_resuming_needs_the_state_of_such_a_training(
     ):
         with pytest.raises(ValueError, match="expected the settings, seed, particles and device"):
             train(some, config, split, options)
+    with pytest.raises(ValueError, match="expected the settings, seed, particles and device"):
+        train(levelled(some), QUICK, split, resumed)  # the same images, but for their ramps
 
 
 def test_it_learns(particles: Particles) -> None:

@@ -19,6 +19,7 @@ def reconstruct(
     keep_scratch: options.KeepScratch = False,
     root: options.Root = None,
     keep_ramp: options.KeepRamp = False,
+    drop_unusable: options.DropUnusable = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Reconstruct half maps and map by direct Fourier inversion, with FSC and resolution."""
@@ -27,7 +28,9 @@ def reconstruct(
         from cryoforum.io.scratch import Scratch
 
         place = Scratch(scratch, keep_scratch)
-        request = command.ReconstructRequest(particles, out, root, symmetry, overwrite, place, keep_ramp)
+        request = command.ReconstructRequest(
+            particles, out, root, symmetry, overwrite, place, keep_ramp, drop_unusable
+        )
         resolution = command.reconstruct(request, reporter)
         show_resolution(resolution)
         typer.echo(f"maps, their mask (mask.mrc), a sharpened map and fsc.csv in {out}")

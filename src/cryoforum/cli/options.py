@@ -15,6 +15,9 @@ KeepRamp = Annotated[
         "--keep-ramp", help="Leave in each image the ramp of its background, which else is removed."
     ),
 ]
+DropUnusable = Annotated[
+    bool, typer.Option("--drop-unusable", help="Leave out particles with values that cannot be.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Shard = Annotated[str | None, typer.Option(help="Only one of n parts of the rows: 1/4 … 4/4.")]
 BatchSize = Annotated[int, typer.Option(help="Images at a time.")]

@@ -193,10 +193,7 @@ def convert(
             "of the micrographs, stay as they are.",
         ),
     ] = 1.0,
-    drop_unusable: Annotated[
-        bool,
-        typer.Option("--drop-unusable", help="Leave out particles with values that cannot be."),
-    ] = False,
+    drop_unusable: options.DropUnusable = False,
     plain: Annotated[bool, typer.Option("--plain", help="Leave out the columns that we have added.")] = False,
     root: options.Root = None,
     overwrite: options.Overwrite = False,

@@ -38,6 +38,7 @@ def watch(
         bool | None,
         typer.Option("--refine/--no-refine", help="As of predict; default: where the model has a reference."),
     ] = None,
+    keep_ramp: options.KeepRamp = False,
 ) -> None:
     """Predict, filter and reconstruct on the fly, as data collection writes particles.
 
@@ -49,7 +50,7 @@ def watch(
         from cryoforum.commands.watch.watch import watch as watch_folder
 
         request = WatchRequest(
-            folder, model, out, pattern, keep, max_error, every, until_idle, once, root, refine
+            folder, model, out, pattern, keep, max_error, every, until_idle, once, root, refine, keep_ramp
         )
         # Both end in one way, at any moment; what is under way cleans up after itself.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -144,7 +144,7 @@ def write_poses(
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     write_particle_file(finished(with_predictions(particle_set.table, columns)), output.path)
     remove_leftovers_of(output.path)
-    return _summary(columns)
+    return summary_of(columns)
 
 
 def _say_where_it_goes_on(log: BatchLog, count: int) -> None:
@@ -156,7 +156,8 @@ def _say_where_it_goes_on(log: BatchLog, count: int) -> None:
         logger.info(f"continuing: {_spaced(log.rows_done)} of {_spaced(count)} particles were done")
 
 
-def _summary(columns: Mapping[str, np.ndarray]) -> PoseSummary:
+def summary_of(columns: Mapping[str, np.ndarray]) -> PoseSummary:
+    """Medians of written columns; a warning where the errors are far above what the images allow."""
     errors = columns[EXPECTED_ERROR]
     median = float(np.median(errors))
     if CRAMER_RAO_BOUND not in columns:

@@ -48,6 +48,8 @@ class ReconstructRequest:
         Fast disk that the stacks are copied to first.
     keep_ramp
         Leave in each image the ramp that a gradient of the ice left; else it is removed first of all.
+    drop_unusable
+        Leave out particles whose numbers are none or cannot be; else they are refused.
     """
 
     particles: Sequence[Path]
@@ -57,6 +59,7 @@ class ReconstructRequest:
     overwrite: bool = False
     scratch: Scratch = NO_SCRATCH
     keep_ramp: bool = False
+    drop_unusable: bool = False
 
 
 def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dict[str, float | bool]:
@@ -65,7 +68,7 @@ def reconstruct(request: ReconstructRequest, reporter: Reporter = SILENT) -> dic
     They are not independent where one reference or one network aligned both, nor where the file has none.
     """
     config = inversion.ReconstructionConfig(symmetry=request.symmetry)
-    tables = read_files(request.particles)
+    tables = read_files(request.particles, request.drop_unusable)
     independent = all(map(half_sets_are_independent, tables))  # of each: joining may drop what tells it
     particle_set = particle_set_of(joined(tables, request.root), request.root, keep_ramp=request.keep_ramp)
     checked_poses(particle_set, "to reconstruct")

@@ -177,9 +177,10 @@ def _resumable_state(path: Path | None, made_with: dict[str, Any]) -> dict[str, 
 def _fingerprint(
     particles: Particles, config: Config, split: Split, options: TrainingOptions, compute: Compute
 ) -> dict[str, Any]:
-    """All that makes two trainings the same, but for the images, which are known by their names."""
+    """All that makes two trainings the same; images are known by their names and their files."""
     grid = f"{particles.box} {particles.pixel_size_angstrom}"
-    digest = hashlib.sha256("\n".join([*particles.names, grid]).encode())
+    identity = str(getattr(particles.images, "identity", ""))
+    digest = hashlib.sha256("\n".join([*particles.names, grid, identity]).encode())
     known = [split.train, split.validation, split.test]
     known += [] if particles.half_sets is None else [particles.half_sets]
     known += [] if particles.poses is None else list(vars(particles.poses).values())

@@ -23,7 +23,7 @@ class WatchRequest:
         that is None, what the surest share ``keep`` of the first particles does not exceed.
     every_seconds: between two looks; a file is taken that did not change from one to the next.
     until_idle_seconds: end when nothing came for so long; once: end after what is there; neither: never.
-    root: where image names are looked for first. refine: as of `PredictRequest`.
+    root: where image names are looked for first. refine, keep_ramp: as of `PredictRequest`.
     """
 
     folder: Path
@@ -37,6 +37,7 @@ class WatchRequest:
     once: bool = False
     root: Path | None = None
     refine: bool | None = None
+    keep_ramp: bool = False
 
     def __post_init__(self) -> None:
         require(Path(self.folder).is_dir(), "a folder to watch", f"none at {self.folder}")
@@ -65,6 +66,7 @@ def begin_or_go_on(request: WatchRequest) -> None:
         "folder": str(Path(request.folder).resolve()),
         "model": hash_of_model(request.model),
         "refine": request.refine,
+        "keep_ramp": request.keep_ramp,
     }
     known = read_job(request.out)
     for name, value in job.items():

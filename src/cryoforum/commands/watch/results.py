@@ -159,9 +159,11 @@ class Results:
         """Sums and maps; the resolution, empty while one half set is."""
         entries = {self._entry(counted, threshold): counted for counted in self._counted}
 
+        keep_ramp = self._request.keep_ramp
+
         def particles_of(entry: str) -> Particles | None:
             table = self._rows(entries[entry], threshold)
-            return particle_set_of(table, None, self._grid).particles if len(table) else None
+            return particle_set_of(table, None, self._grid, keep_ramp).particles if len(table) else None
 
         sums = updated_sums(self._out / "sums.npz", list(entries), particles_of, self.count > FIRST_COUNT)
         if sums is None or not all(bool((weight > 0).any()) for weight in sums.weight):

@@ -185,7 +185,7 @@ class _Watcher:
     def _complete_particles(self, rows: ParticleTable) -> ParticleSet:
         """The particles; _NotNow where an image is missing, cut off or just being written."""
         try:
-            particle_set = particle_set_of(rows, self._request.root, self._grid)
+            particle_set = particle_set_of(rows, self._request.root, self._grid, self._request.keep_ramp)
             refuse_oversights(rows, repeats_of(particle_set.particles))
             changed = last_change_of_images(rows, self._request.root)
         except (InputError, OSError) as error:
@@ -219,6 +219,7 @@ class _Watcher:
             PoseOutput(path),
             root=request.root,
             refine=request.refine,
+            keep_ramp=request.keep_ramp,
             half_maps="all" if mixed else None,
         )
         # They are aligned under their own names, by which a model may know them, and then made findable.
