@@ -56,8 +56,8 @@ Set = Annotated[
 
 def particles_in_folder(path: Path) -> Path:
     """A folder that `refine` has written stands for the particle file in it."""
-    found = path / "predictions.star"
-    return found if found.is_file() else path
+    is_of_refine = (path / "rounds.csv").is_file()
+    return path / "predictions.star" if is_of_refine else path
 
 
 def _particles_in_folders(paths: list[Path]) -> list[Path]:

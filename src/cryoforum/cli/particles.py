@@ -125,6 +125,7 @@ def simulate(
 
         from cryoforum.commands import simulate as command
         from cryoforum.config import REALISTIC, SimulationConfig, shares_from_text
+        from cryoforum.errors import require
 
         def percent(value: float | None) -> float | None:
             return None if value is None else value / 100
@@ -149,6 +150,8 @@ def simulate(
             **{name: value for name, value in given.items() if value is not None},
         )
 
+        require(n >= 1, "at least 1 particle", f"--n {n}")
+        require(not snr <= 0, "a signal-to-noise ratio above 0", f"--snr {snr:g}")
         config = SimulationConfig(
             count=n,
             snr=snr,
