@@ -149,7 +149,7 @@ def noise(arguments: argparse.Namespace) -> None:
             "refine", folder / "set" / PARTICLES, "--reference", "4v5d", "--out", folder / "refined"
         )
         table = np.genfromtxt(folder / "refined" / "map" / "fsc.csv", delimiter=",", names=True)
-        beyond = table["fsc_corrected"][table["resolution_angstrom"] < 36]
+        beyond = table["fsc_unmasked"][table["resolution_angstrom"] < 36]
         said = "nothing was found" if "nothing was found" in done else "–"
         row(name, "4v5d", f"{beyond.max():.3f}", said)
 

@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 PARTICLES, ROUNDS, STATE, REPORT = "predictions.star", "rounds.csv", ".refinement-state", "report.html"
 MAP, CLASSES = "map", "reconstruction"
 RESULTS = {PARTICLES, ROUNDS, STATE, REPORT, MAP, CLASSES}
-NOTHING_FOUND = 0.95  # of the initial resolution: what is no better was in the start already
 
 
 @dataclass(frozen=True)
@@ -215,10 +214,12 @@ def _write_results(
 ) -> RefineSummary:
     """Half maps of each class, particles with poses and classes, and the page; the first process writes."""
     out = Path(request.out)
-    classes = []
+    classes, unmasked = [], []
     for number, maps in enumerate(last.half_maps):
-        resolution = corrected_fsc(maps).resolution_angstrom
-        classes.append(RefinedClass(int((last.classes == number).sum()), resolution))
+        fsc = corrected_fsc(maps)
+        classes.append(RefinedClass(int((last.classes == number).sum()), fsc.resolution_angstrom))
+        # A mask carries what the halves share in the start a few shells beyond it.
+        unmasked.append(fsc.curve.unmasked_resolution_angstrom)
         if hold is not None:
             hold.check()
             folder = map_folder(out, number + 1, len(last.half_maps))
@@ -233,7 +234,9 @@ def _write_results(
         write_report(out, out / REPORT, request.root)
         (out / STATE).unlink(missing_ok=True)
     wait_for_all()
-    best = min(one.resolution_angstrom for one in classes)
     expected = float(torch.rad2deg(last.predictions.expected_error_rad.median()))
-    limit = NOTHING_FOUND * request.config.initial_resolution_angstrom
-    return RefineSummary(last.number, tuple(classes), expected, best > limit)
+    extent = particle_set.particles.box * particle_set.particles.pixel_size_angstrom
+    limit = extent / (
+        round(extent / request.config.initial_resolution_angstrom) + 1
+    )  # a shell beyond the start
+    return RefineSummary(last.number, tuple(classes), expected, found_nothing=min(unmasked) > limit)
