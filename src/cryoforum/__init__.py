@@ -33,6 +33,11 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.dataset.volumes import Volume as Volume
     from cryoforum.distributions.bingham import OrientationPosterior as OrientationPosterior
     from cryoforum.errors import InputError as InputError
+    from cryoforum.io.load_and_save import load_map as load_map
+    from cryoforum.io.load_and_save import load_particles as load_particles
+    from cryoforum.io.load_and_save import predictions_from_file as predictions_from_file
+    from cryoforum.io.load_and_save import save_map as save_map
+    from cryoforum.io.load_and_save import save_particles as save_particles
     from cryoforum.io.particle_files import load_particle_set as load_particle_set
     from cryoforum.io.particle_files import read_particle_file as read_particle_file
     from cryoforum.io.particle_files import write_particle_file as write_particle_file
@@ -81,6 +86,7 @@ _NAMES = {  # by module
     "dataset.volumes": "HalfMaps Volume",
     "distributions.bingham": "OrientationPosterior",
     "errors": "InputError",
+    "io.load_and_save": "load_map load_particles predictions_from_file save_map save_particles",
     "io.particle_files": "load_particle_set read_particle_file write_particle_file",
     "io.predictions": "prediction_columns with_predictions",
     "molecules.structures": "load_structure",

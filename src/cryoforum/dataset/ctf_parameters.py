@@ -32,6 +32,12 @@ class CtfParameters(Rows):
     amplitude_contrast: Float[Tensor, " n"]
     phase_shift_deg: Float[Tensor, " n"]
 
+    def __repr__(self) -> str:
+        if not len(self):
+            return "CtfParameters(0)"
+        least, most = float(self.defocus_v_angstrom.min()), float(self.defocus_u_angstrom.max())
+        return f"CtfParameters({len(self)} of {least:.0f} to {most:.0f} Å underfocus)"
+
     def defocused_by(self, change_angstrom: Float[Tensor, " n"]) -> "CtfParameters":
         """The same with ``change_angstrom`` more underfocus."""
         return replace(

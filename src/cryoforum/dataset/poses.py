@@ -37,6 +37,9 @@ class Poses(Rows):
     quaternions: Float[Tensor, "n 4"]
     shifts_angstrom: Float[Tensor, "n 2"]
 
+    def __repr__(self) -> str:
+        return f"Poses({len(self)})"
+
     @classmethod
     def from_euler(cls, angles_deg: Numbers, shifts_angstrom: Numbers | None = None) -> "Poses":
         """Poses of RELION's angles.

@@ -33,6 +33,9 @@ class Volume:
                 f"expected a cubic map, found shape {tuple(self.voxels.shape)}; pad or crop it to a cube"
             )
 
+    def __repr__(self) -> str:
+        return f"Volume({len(self.voxels)}³ voxels of {self.pixel_size_angstrom:.4g} Å)"
+
 
 @dataclass(frozen=True)
 class HalfMaps:

@@ -40,6 +40,9 @@ class OrientationPosterior:
     def __len__(self) -> int:
         return len(self.concentration)
 
+    def __repr__(self) -> str:
+        return f"OrientationPosterior({len(self)})"
+
     def __getitem__(self, rows: Tensor) -> "OrientationPosterior":
         return OrientationPosterior(self.concentration[rows])
 
