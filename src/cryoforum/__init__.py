@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.dataset.volumes import Volume as Volume
     from cryoforum.distributions.bingham import OrientationPosterior as OrientationPosterior
     from cryoforum.errors import InputError as InputError
+    from cryoforum.imaging.ctf import ctf_image as ctf_image
+    from cryoforum.imaging.images_of_maps import project as project
     from cryoforum.io.load_and_save import load_map as load_map
     from cryoforum.io.load_and_save import load_particles as load_particles
     from cryoforum.io.load_and_save import predictions_from_file as predictions_from_file
@@ -51,6 +53,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.network.predict import resampled_to_model as resampled_to_model
     from cryoforum.reconstruction.fsc import fsc_curve as fsc_curve
     from cryoforum.reconstruction.inversion import ReconstructionConfig as ReconstructionConfig
+    from cryoforum.reconstruction.inversion import backproject as backproject
     from cryoforum.reconstruction.inversion import reconstruct as reconstruct
     from cryoforum.reconstruction.reference_map import Reference as Reference
     from cryoforum.reconstruction.reference_map import load_reference as load_reference
@@ -86,6 +89,8 @@ _NAMES = {  # by module
     "dataset.volumes": "HalfMaps Volume",
     "distributions.bingham": "OrientationPosterior",
     "errors": "InputError",
+    "imaging.ctf": "ctf_image",
+    "imaging.images_of_maps": "project",
     "io.load_and_save": "load_map load_particles predictions_from_file save_map save_particles",
     "io.particle_files": "load_particle_set read_particle_file write_particle_file",
     "io.predictions": "prediction_columns with_predictions",
@@ -94,7 +99,7 @@ _NAMES = {  # by module
     "network.model_folder": "load_model save_model",
     "network.predict": "predict resampled_to_model",
     "reconstruction.fsc": "fsc_curve",
-    "reconstruction.inversion": "ReconstructionConfig reconstruct",
+    "reconstruction.inversion": "ReconstructionConfig backproject reconstruct",
     "reconstruction.reference_map": "Reference load_reference reference_from_map reference_from_particles",
     "report.page": "write_report",
     "runtime.reporter": "Reporter",
