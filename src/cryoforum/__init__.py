@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.alignment.aligner import align as align
     from cryoforum.alignment.config import AlignmentConfig as AlignmentConfig
     from cryoforum.alignment.global_search import SearchConfig as SearchConfig
+    from cryoforum.alignment.image_likelihood import ImageLikelihood as ImageLikelihood
     from cryoforum.alignment.local_refinement import LocalRefinementConfig as LocalRefinementConfig
     from cryoforum.config import REALISTIC as REALISTIC
     from cryoforum.config import Config as Config
@@ -74,6 +75,7 @@ _NAMES = {  # by module
     "alignment.aligner": "align",
     "alignment.config": "AlignmentConfig",
     "alignment.global_search": "SearchConfig",
+    "alignment.image_likelihood": "ImageLikelihood",
     "alignment.local_refinement": "LocalRefinementConfig",
     "config": "Config Imperfections REALISTIC SimulationConfig preset",
     "curation.selection": "select",

@@ -21,7 +21,7 @@ def _origin_error(evidence: ImageEvidence) -> Tensor:
     return evidence.origin_covariance_angstrom2.diagonal(dim1=1, dim2=2).sum(1).sqrt()
 
 
-# (n,) numbers by column, or None where the predictions do not say it. Errors are root
+# Numbers (n,) by column, or None where predictions do not say it. Errors are root
 # mean squares: the one that the posterior means and, where the image was compared with a reference, the
 # Cramér-Rao lower bound. Another entry is another column, as of a junk score.
 COLUMNS: dict[str, Callable[[Predictions], Tensor | None]] = {

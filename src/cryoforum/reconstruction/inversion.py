@@ -113,7 +113,8 @@ def backproject(particles: Particles, symmetry: str = "C1") -> Volume:
 class HalfSums:
     """What a reconstruction adds up: sums over particles, so that more can be added at any time.
 
-    data, weight: (2, m, m, w + 1), CTF · data and CTF² of each half (or of one), as of `insertion.empty_grids`.
+    data, weight: (2, m, m, w + 1), CTF · data and CTF² of each half, as of `insertion.empty_grids`; of all
+        particles as one half, (1, m, m, w + 1).
     """
 
     box: int
