@@ -1,4 +1,4 @@
-"""The likelihood of images under poses as one object: it hides transforms, frequencies, whitening and units."""
+"""The likelihood of images under poses as one object, which hides transforms, whitening and units."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -121,7 +121,7 @@ class ImageLikelihood:
     def log_likelihood(self, particles: Particles, poses: Poses) -> Float[Tensor, " n"]:
         """Log-likelihood of each image over that of noise alone, (n,).
 
-        Differentiable in orientations, shifts and the voxels of the map, where one of them asks for gradients.
+        Differentiable in orientations, shifts and voxels of the map, where one of them asks for gradients.
 
         Parameters
         ----------
@@ -154,7 +154,7 @@ class ImageLikelihood:
         return self._evaluated(particles, poses, lambda found: found.gradient / units, (PARAMETERS,))
 
     def information(self, particles: Particles, poses: Poses) -> Float[Tensor, "n 5 5"]:
-        """Fisher information of each pose, (n, 5, 5), in the parameters of `gradient`, whose covariance it is.
+        """Fisher information of each pose, (n, 5, 5): the covariance of `gradient`, in its parameters.
 
         The inverse is the smallest covariance of an unbiased estimate (Cramér-Rao); parameters and errors as
         of `log_likelihood`.

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -64,7 +65,7 @@ class CtfParameters(Rows):
         optics = (voltage_kv, spherical_aberration_mm, amplitude_contrast, phase_shift_deg)
         given = (defocus_u_angstrom, second, defocus_angle_deg, *optics)
         columns = [
-            as_numbers(values if np.ndim(values) else [values], (-1,), entry.name)
+            as_numbers(_at_least_one(values), (-1,), entry.name)
             for entry, values in zip(fields(cls), given, strict=True)
         ]
         lengths = {len(column) for column in columns} - {1}
@@ -87,3 +88,8 @@ class CtfParameters(Rows):
             defocus_u_angstrom=self.defocus_u_angstrom + change_angstrom,
             defocus_v_angstrom=self.defocus_v_angstrom + change_angstrom,
         )
+
+
+def _at_least_one(values: Numbers) -> Numbers:
+    """A single number as one of a row."""
+    return torch.atleast_1d(values) if isinstance(values, Tensor) else np.atleast_1d(np.asarray(values))
