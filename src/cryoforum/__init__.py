@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.dataset.volumes import Volume as Volume
     from cryoforum.distributions.bingham import OrientationPosterior as OrientationPosterior
     from cryoforum.errors import InputError as InputError
+    from cryoforum.geometry.so3_grid import rotation_grid as rotation_grid
     from cryoforum.imaging.ctf import ctf_image as ctf_image
     from cryoforum.imaging.images_of_maps import project as project
     from cryoforum.io.load_and_save import load_map as load_map
@@ -47,6 +48,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.io.predictions import prediction_columns as prediction_columns
     from cryoforum.io.predictions import with_predictions as with_predictions
     from cryoforum.molecules.structures import load_structure as load_structure
+    from cryoforum.network.density import log_density as log_density
+    from cryoforum.network.density import modes as modes
     from cryoforum.network.model import TrainedModel as TrainedModel
     from cryoforum.network.model_folder import load_model as load_model
     from cryoforum.network.model_folder import save_model as save_model
@@ -91,12 +94,14 @@ _NAMES = {  # by module
     "dataset.volumes": "HalfMaps Volume",
     "distributions.bingham": "OrientationPosterior",
     "errors": "InputError",
+    "geometry.so3_grid": "rotation_grid",
     "imaging.ctf": "ctf_image",
     "imaging.images_of_maps": "project",
     "io.load_and_save": "load_map load_particles predictions_from_file save_map save_particles",
     "io.particle_files": "load_particle_set read_particle_file write_particle_file",
     "io.predictions": "prediction_columns with_predictions",
     "molecules.structures": "load_structure",
+    "network.density": "log_density modes",
     "network.model": "TrainedModel",
     "network.model_folder": "load_model save_model",
     "network.predict": "predict resampled_to_model",

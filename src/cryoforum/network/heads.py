@@ -17,7 +17,6 @@ from cryoforum.geometry.point_groups import nearest_equivalent, symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, left_matrix, right_matrix
 from cryoforum.runtime.devices import Compute
 
-
 # log likelihood (mean over a batch, 0 for the uniform density) of (numbers, true rotations, step)
 Likelihood = Callable[[Tensor, Tensor, int], Tensor]
 
