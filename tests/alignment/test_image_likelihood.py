@@ -1,5 +1,6 @@
 """The likelihood as one object, judged by real space, finite differences and known poses."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -128,6 +129,19 @@ def test_noise_is_measured_where_poses_are_known() -> None:
     deviation = own.noise_model.power[0, shells].mean().sqrt() / BOX
     assert float(deviation) == pytest.approx(2.0, rel=0.05)
     assert float(own.noise_model.scale[0, shells].median()) == pytest.approx(1 / signal_deviation(), rel=0.1)
+
+
+def test_particles_do_not_measure_their_noise_by_a_map_of_their_own_half() -> None:
+    """Each half of the reference holds the noise of its particles: here nothing else."""
+    some = particles(snr=1.0)
+    half_sets = torch.arange(COUNT) % 2 + 1
+    own = cf.backproject(replace(some.select((half_sets == 1).nonzero()[:, 0]), half_sets=None))
+    nothing = cf.Volume(torch.zeros_like(own.voxels), PIXEL_SIZE)
+    reference = cf.Reference(own, (own, nothing), 10)
+    first = replace(some.select((half_sets == 1).nonzero()[:, 0]), half_sets=torch.ones(COUNT // 2).long())
+    noise = cf.ImageLikelihood.fitted(reference, first).noise_model
+    assert float(noise.signal.max()) == 0
+    assert float(cf.ImageLikelihood.fitted(own, first).noise_model.signal[0, 3:10].min()) > 0
 
 
 def test_what_does_not_fit_is_refused() -> None:

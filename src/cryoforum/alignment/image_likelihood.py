@@ -22,7 +22,7 @@ from cryoforum.imaging.fft import FrequencyPoints, frequency_points
 from cryoforum.imaging.likelihood import PARAMETERS, Evaluation, evaluate
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform, slices_at
-from cryoforum.reconstruction.reference_map import Reference, reference_from_map
+from cryoforum.reconstruction.reference_map import Reference, noise_of_halves, reference_from_map
 
 BATCH_SIZE = 64
 
@@ -91,6 +91,8 @@ class ImageLikelihood:
         _check_grid(reference, particles)
         if particles.poses is None:
             return cls(reference, fitted_aligner(reference, particles).noise)
+        if reference.halves is not None and particles.half_sets is not None:
+            return cls(reference, noise_of_halves(reference, particles))  # own noise would pass for signal
         transforms = [cropped_transform(reference.full.voxels, reference.highest_frequency)]
         which = torch.zeros(len(particles), dtype=torch.long)
         highest = reference.highest_frequency

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
+from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -63,7 +64,8 @@ def log_density(
     rotations = _rotations(rotations_or_nside)
     found, compute = [torch.zeros(0, len(rotations))], compute_for()
     for batch in loaded_batches(particles, BATCH_SIZE) if len(particles) else ():
-        found.append(_symmetric_log_density(model, network_numbers(model, batch, compute), rotations))
+        numbers = network_numbers(model, batch, compute)
+        found.append(_log_density(model, numbers, rotations) - _log_normaliser(model, numbers))
     return torch.cat(found)
 
 
@@ -106,9 +108,8 @@ def modes(
     compute = compute_for()
     for batch in loaded_batches(particles, BATCH_SIZE) if len(particles) else ():
         numbers = network_numbers(model, batch, compute)
-        for name, own, density in zip(
-            batch.names, numbers, _symmetric_log_density(model, numbers, grid), strict=True
-        ):
+        each = batch.names, numbers, _log_density(model, numbers, grid), _log_normaliser(model, numbers)
+        for name, own, density, constant in zip(*each, strict=True):
             peaks = (density >= density[neighbours].amax(1)).nonzero()[:, 0]
             shares = _shares(density, peaks, grid, model.config.symmetry)
             top = shares.argsort(descending=True)[:count]
@@ -119,7 +120,7 @@ def modes(
                 "mode": range(1, len(top) + 1),
                 **dict(zip(c.ANGLE_COLUMNS, unitquat_to_relion_euler(tops).numpy().T, strict=True)),
                 "probability": shares[top].numpy(),
-                "log_density": _symmetric_log_density(model, own[None], tops)[0].numpy(),
+                "log_density": (_log_density(model, own[None], tops)[0] - constant).numpy(),
             }
             found.append(pd.DataFrame(columns))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
@@ -131,34 +132,41 @@ def _climbed(model: TrainedModel, numbers: Tensor, starts: Tensor, reach_rad: fl
     around = torch.cartesian_prod(axis, axis, axis)
     for _ in range(CLIMBS):
         near = compose(starts[:, None], rotvec_to_unitquat(reach_rad * around))
-        height = _symmetric_log_density(model, numbers, near.flatten(0, 1))[0].view(len(starts), -1)
+        height = _log_density(model, numbers, near.flatten(0, 1))[0].view(len(starts), -1)
         height[:, len(around) // 2] += 1e-5  # where all are alike a mode stays where it is
         starts = normalize(near[torch.arange(len(starts)), height.argmax(1)], dim=-1)
         reach_rad /= 2
     return starts
 
 
-def _symmetric_log_density(model: TrainedModel, numbers: Tensor, rotations: Tensor) -> Tensor:
-    """`log_density` of the numbers (n, k): the mean over equivalents where the head knows of none."""
-    head, group = model.head, symmetry_group(model.config.symmetry)
-    if not isinstance(head, MatrixHead) and model.config.learned_symmetry == model.config.symmetry:
-        group = group[:1]
-    each = [_log_density(model, numbers, compose(element, rotations)) for element in group]
-    return torch.stack(each).logsumexp(0) - torch.log(torch.tensor(float(len(group))))
-
-
 def _log_density(model: TrainedModel, numbers: Tensor, rotations: Tensor) -> Tensor:
-    """The normalised log density (n, g) of a head, at the model's sharpness."""
-    head, sharpness = model.head, model.sharpness
+    """What the numbers (n, k) say of rotations (g, 4), (n, g), but for the constant of `_log_normaliser`.
+
+    The mean over equivalent rotations, where the head does not know that they are alike.
+    """
+    head, sharpness, group = model.head, model.sharpness, symmetry_group(model.config.symmetry)
     if isinstance(head, MatrixHead):
         sharp = OrientationPosterior(sharpness * head.posterior(numbers).concentration)
-        return sharp.log_density(rotations.expand(len(numbers), -1, -1))
-    # Numbers of a density are linear in its logarithm; its constant shows at any one rotation.
-    numbers, first = sharpness * numbers, rotations[:1]
-    exact = head.normalised_log_density(numbers, first.expand(len(numbers), -1, -1))
-    constant = exact - head.log_density(numbers, head.features(first))
-    parts = [head.log_density(numbers, head.features(part)) for part in rotations.split(_ROWS_AT_ONCE)]
-    return torch.cat(parts, dim=1) + constant
+        each = [sharp.log_density(compose(one, rotations).expand(len(numbers), -1, -1)) for one in group]
+    else:
+        if model.config.learned_symmetry == model.config.symmetry:
+            group = group[:1]
+        numbers = sharpness * numbers  # they are linear in the logarithm of the density
+        each = [
+            torch.cat([head.log_density(numbers, head.features(p)) for p in turned.split(_ROWS_AT_ONCE)], 1)
+            for turned in (compose(one, rotations) for one in group)
+        ]
+    return torch.stack(each).logsumexp(0) - math.log(len(group))
+
+
+def _log_normaliser(model: TrainedModel, numbers: Tensor) -> Tensor:
+    """By how much `_log_density` is too high, (n, 1); it shows at any one rotation."""
+    head = model.head
+    if isinstance(head, MatrixHead):
+        return torch.zeros(len(numbers), 1)
+    numbers, anywhere = model.sharpness * numbers, torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    exact = head.normalised_log_density(numbers, anywhere.expand(len(numbers), -1, -1))
+    return head.log_density(numbers, head.features(anywhere)) - exact
 
 
 def _rotations(rotations_or_nside: Tensor | int) -> Tensor:
@@ -184,8 +192,7 @@ def _grid_and_neighbours(nside: int, symmetry: str) -> tuple[Tensor, Tensor]:
     """The asymmetric unit (g, 4) of a grid, and the rows (g, k) that are nearest to each of its rotations."""
     group = symmetry_group(symmetry)
     grid = asymmetric_unit(rotation_grid(nside), group)
-    found = []
-    for part in grid.split(_ROWS_AT_ONCE):
-        overlap = torch.stack([(compose(element, part) @ grid.T).abs() for element in group]).amax(0)
-        found.append(overlap.topk(min(NEIGHBOURS + 1, len(grid)), dim=1).indices)
-    return grid, torch.cat(found)
+    alike = compose(group[:, None], grid).flatten(0, 1)
+    tree = cKDTree(torch.cat([alike, -alike]).numpy())
+    _, found = tree.query(grid.numpy(), k=NEIGHBOURS + 1)
+    return grid, torch.from_numpy(found % len(grid))
