@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.alignment.aligner import align as align
     from cryoforum.alignment.config import AlignmentConfig as AlignmentConfig
     from cryoforum.alignment.global_search import SearchConfig as SearchConfig
+    from cryoforum.alignment.image_likelihood import ImageLikelihood as ImageLikelihood
     from cryoforum.alignment.local_refinement import LocalRefinementConfig as LocalRefinementConfig
     from cryoforum.config import REALISTIC as REALISTIC
     from cryoforum.config import Config as Config
@@ -33,12 +34,22 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.dataset.volumes import Volume as Volume
     from cryoforum.distributions.bingham import OrientationPosterior as OrientationPosterior
     from cryoforum.errors import InputError as InputError
+    from cryoforum.geometry.so3_grid import rotation_grid as rotation_grid
+    from cryoforum.imaging.ctf import ctf_image as ctf_image
+    from cryoforum.imaging.images_of_maps import project as project
+    from cryoforum.io.load_and_save import load_map as load_map
+    from cryoforum.io.load_and_save import load_particles as load_particles
+    from cryoforum.io.load_and_save import predictions_from_file as predictions_from_file
+    from cryoforum.io.load_and_save import save_map as save_map
+    from cryoforum.io.load_and_save import save_particles as save_particles
     from cryoforum.io.particle_files import load_particle_set as load_particle_set
     from cryoforum.io.particle_files import read_particle_file as read_particle_file
     from cryoforum.io.particle_files import write_particle_file as write_particle_file
     from cryoforum.io.predictions import prediction_columns as prediction_columns
     from cryoforum.io.predictions import with_predictions as with_predictions
     from cryoforum.molecules.structures import load_structure as load_structure
+    from cryoforum.network.density import log_density as log_density
+    from cryoforum.network.density import modes as modes
     from cryoforum.network.model import TrainedModel as TrainedModel
     from cryoforum.network.model_folder import load_model as load_model
     from cryoforum.network.model_folder import save_model as save_model
@@ -46,6 +57,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.network.predict import resampled_to_model as resampled_to_model
     from cryoforum.reconstruction.fsc import fsc_curve as fsc_curve
     from cryoforum.reconstruction.inversion import ReconstructionConfig as ReconstructionConfig
+    from cryoforum.reconstruction.inversion import backproject as backproject
     from cryoforum.reconstruction.inversion import reconstruct as reconstruct
     from cryoforum.reconstruction.reference_map import Reference as Reference
     from cryoforum.reconstruction.reference_map import load_reference as load_reference
@@ -66,6 +78,7 @@ _NAMES = {  # by module
     "alignment.aligner": "align",
     "alignment.config": "AlignmentConfig",
     "alignment.global_search": "SearchConfig",
+    "alignment.image_likelihood": "ImageLikelihood",
     "alignment.local_refinement": "LocalRefinementConfig",
     "config": "Config Imperfections REALISTIC SimulationConfig preset",
     "curation.selection": "select",
@@ -81,14 +94,19 @@ _NAMES = {  # by module
     "dataset.volumes": "HalfMaps Volume",
     "distributions.bingham": "OrientationPosterior",
     "errors": "InputError",
+    "geometry.so3_grid": "rotation_grid",
+    "imaging.ctf": "ctf_image",
+    "imaging.images_of_maps": "project",
+    "io.load_and_save": "load_map load_particles predictions_from_file save_map save_particles",
     "io.particle_files": "load_particle_set read_particle_file write_particle_file",
     "io.predictions": "prediction_columns with_predictions",
     "molecules.structures": "load_structure",
+    "network.density": "log_density modes",
     "network.model": "TrainedModel",
     "network.model_folder": "load_model save_model",
     "network.predict": "predict resampled_to_model",
     "reconstruction.fsc": "fsc_curve",
-    "reconstruction.inversion": "ReconstructionConfig reconstruct",
+    "reconstruction.inversion": "ReconstructionConfig backproject reconstruct",
     "reconstruction.reference_map": "Reference load_reference reference_from_map reference_from_particles",
     "report.page": "write_report",
     "runtime.reporter": "Reporter",

@@ -123,10 +123,10 @@ def fitted_aligner(
 def aligner_with_own_noise(
     reference: Reference,
     particles: Particles,
-    found: Predictions,
     config: AlignmentConfig,
     *,
     own_half_maps: bool = False,
+    found: Predictions | None = None,
 ) -> MapAligner:
     """The aligner of a map that was made from these particles, under the noise measured then.
 
@@ -136,7 +136,7 @@ def aligner_with_own_noise(
     if reference.noise is None:
         raise InputError("expected a reference made from particles, with their noise, found none")
     draft = _Draft(reference, None, config, _transforms(reference, particles, own_half_maps))
-    if config.search == "auto" and _gain_is_below(CLEAR_GAIN, found):
+    if config.search == "auto" and found is not None and _gain_is_below(CLEAR_GAIN, found):
         return draft.aligner(reference.noise, FINE_SEARCH, FINE_REFINEMENT)
     return draft.aligner(reference.noise, COARSE_SEARCH, COARSE_REFINEMENT)
 

@@ -13,6 +13,7 @@ CTF_COLUMNS = (  # in the order of the fields of `CtfParameters`
     "rlnAmplitudeContrast",
 )
 OPTICS_OF_READING = (*CTF_COLUMNS[3:], "rlnImagePixelSize")  # which RELION 3.1 keeps in data_optics
+PHASE_SHIFT = "rlnPhaseShift"
 MICROGRAPH_NAME, CLASS_NUMBER = "rlnMicrographName", "rlnClassNumber"
 JUNK_KIND = "simulatedJunkKind"  # of the truth about simulated particles
 FIGURE_OF_MERIT, MODE_PROBABILITY = "rlnParticleFigureOfMerit", "rlnMaxValueProbDistribution"
@@ -26,6 +27,7 @@ LOG_LIKELIHOOD_GAIN = "cryoforumLogLikelihoodGain"
 SIGNAL_SCALE = "cryoforumSignalScale"
 DEFOCUS_CHANGE = "cryoforumDefocusChange"
 CLASS_PROBABILITY = "cryoforumClassProbability"
+ERROR, SHIFT_ERROR = "cryoforumErrorDeg", "cryoforumShiftErrorAngst"  # against a known truth; in no file
 REFERENCE_HALF, MODEL_HALF = "cryoforumReferenceHalf", "cryoforumModelHalf"
 
 

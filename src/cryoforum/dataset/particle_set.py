@@ -32,6 +32,9 @@ class ParticleSet:
     def __len__(self) -> int:
         return len(self.table)
 
+    def __repr__(self) -> str:
+        return f"ParticleSet({self.particles!r}, {self.table.particles.shape[1]} columns of {self.path})"
+
     @property
     def path(self) -> Path:
         """Where the table was read, for messages."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,11 +11,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
+from cryoforum.dataset.given_numbers import Numbers, as_numbers
 from cryoforum.dataset.images import Images, SelectedImages
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError, require
 from cryoforum.fields.checks import floats, integers, of_kind, positive, same_length, settle
 from cryoforum.fields.rows import Index, as_rows, changed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,56 @@ class Particles:
     def __getitem__(self, index: Index) -> "Particles":
         return self.select(index)
 
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Numbers,
+        pixel_size_angstrom: float,
+        poses: Poses | None = None,
+        ctf: CtfParameters | None = None,
+    ) -> "Particles":
+        """Particles of images in memory, named 000001@images and so on.
+
+        Parameters
+        ----------
+        images
+            (n, box, box) in any number format, particles bright; their projections are centred on pixel
+            box // 2 but for the shift of their pose.
+        pixel_size_angstrom
+            Of all images.
+        poses, ctf
+            n of each; None where unknown.
+
+        Raises
+        ------
+        InputError
+            Where images are not square or not finite, a pixel size is not above 0, or lengths differ.
+        """
+        given = as_numbers(images, (-1, -1, -1), "images").float()
+        count, rows, columns = given.shape
+        require(count > 0 and rows == columns > 1, "one or more square images", f"shape {tuple(given.shape)}")
+        require(pixel_size_angstrom > 0, "a pixel size above 0 Å", pixel_size_angstrom)
+        require(poses is None or len(poses) == count, f"{count} poses", poses)
+        require(ctf is None or len(ctf) == count, f"CTF parameters of {count} particles", ctf)
+        names = tuple(f"{row + 1:06d}@images" for row in range(count))
+        return cls(given, float(pixel_size_angstrom), names, poses, ctf)
+
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        parts = {"poses": self.poses, "CTF": self.ctf, "half sets": self.half_sets}
+        known = ", ".join(name for name, values in parts.items() if values is not None) or "images alone"
+        return f"Particles({len(self)} of {self.box} px and {self.pixel_size_angstrom:.4g} Å/px: {known})"
+
+    def table(self) -> "pd.DataFrame":
+        """Names and numbers of all particles, a row each, in RELION's columns and units.
+
+        Angles are in degrees, origins and defocus in Å; the images stay where they are.
+        """
+        from cryoforum.dataset.number_tables import particle_numbers  # pandas takes a while: on first use
+
+        return particle_numbers(self)
 
     @property
     def box(self) -> int:

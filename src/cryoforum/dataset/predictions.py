@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +13,11 @@ from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.errors import InputError, require
 from cryoforum.fields.checks import floats, integers, of_kind, same_length, settle
 from cryoforum.fields.rows import Rows, concatenate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cryoforum.dataset.particles import Particles
 
 
 @dataclass(frozen=True)
@@ -119,6 +125,43 @@ class Predictions(Rows):
     def figure_of_merit(self) -> Float[Tensor, " n"]:
         """1 / (1 + expected error in degrees): 1 where certain, 0.5 at 1°, 0.09 at 10°."""
         return 1 / (1 + torch.rad2deg(self.expected_error_rad))
+
+    def __repr__(self) -> str:
+        known = {"shifts": self.shifts_angstrom, "evidence of a reference": self.evidence}
+        beside = "".join(f", with {name}" for name, values in known.items() if values is not None)
+        if not len(self):
+            return f"Predictions(0{beside})"
+        median = float(torch.rad2deg(self.expected_error_rad).median())
+        return f"Predictions({len(self)} of median expected error {median:.3g}°{beside})"
+
+    def table(
+        self, particles: "Particles | None" = None, truth: Poses | None = None, symmetry: str = "C1"
+    ) -> "pd.DataFrame":
+        """Poses and errors as numbers, a row a particle, in the columns of the files that are written.
+
+        Parameters
+        ----------
+        particles
+            Of these predictions, in order: adds their rlnImageName.
+        truth
+            True poses, in order: adds cryoforumErrorDeg, the angle to each, and, where shifts are known,
+            cryoforumShiftErrorAngst.
+        symmetry
+            Point group: of equivalent true orientations the nearest counts.
+
+        Returns
+        -------
+        DataFrame
+            Angles and errors in degrees, origins in Å.
+
+        Raises
+        ------
+        InputError
+            Where there are not as many particles or true poses as predictions.
+        """
+        from cryoforum.dataset.number_tables import prediction_numbers  # pandas takes a while: on first use
+
+        return prediction_numbers(self, particles, truth, symmetry)
 
 
 def joined_predictions(batches: Sequence[Predictions]) -> Predictions:

@@ -37,6 +37,9 @@ class Volume:
         settle(self, voxels=voxels)
         positive("pixel_size_angstrom", self.pixel_size_angstrom)
 
+    def __repr__(self) -> str:
+        return f"Volume({len(self.voxels)}³ voxels of {self.pixel_size_angstrom:.4g} Å)"
+
 
 @dataclass(frozen=True)
 class HalfMaps:

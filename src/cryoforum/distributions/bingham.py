@@ -24,6 +24,7 @@ ANGLE_NODES = 48  # of that of the mean square angle, in either of two dimension
 _NARROW = 0.012
 _AT_ONCE = 256  # distributions whose mean square angle is taken at a time: 5 MB an array
 _LOG_SHARPNESS = math.log(1 / 50), math.log(10)  # beyond, a network has learned nothing
+LOG_AREA = math.log(2 * math.pi**2)  # of the unit sphere of quaternions
 # Where numbers 0-9 of the head go in the lower triangle of L (row, column).
 LOWER_TRIANGLE = torch.tril_indices(4, 4)
 
@@ -49,6 +50,9 @@ class OrientationPosterior(Rows):
         # Values are not looked at: posteriors are made in every step of a training, on any device.
         shaped = floats("concentration", self.concentration, None, 4, 4, finite=False, any_precision=True)
         settle(self, concentration=shaped)
+
+    def __repr__(self) -> str:
+        return f"OrientationPosterior({len(self)})"
 
     def __add__(self, other: "OrientationPosterior") -> "OrientationPosterior":
         """The posterior after independent evidence: densities multiply, so matrices add."""
@@ -100,6 +104,41 @@ class OrientationPosterior(Rows):
         for rows in (squares >= _NARROW).nonzero()[:, 0].split(_AT_ONCE):
             squares[rows] = _mean_square_angle(dispersion[rows])
         return squares.sqrt().to(self.concentration.dtype)
+
+    @property
+    def expected_error_rad(self) -> Float[Tensor, " n"]:
+        """`root_mean_square_angle`: the orientation error that the posterior means, (n,)."""
+        return self.root_mean_square_angle
+
+    def log_density(self, quaternions: Float[Tensor, "n ... 4"]) -> Float[Tensor, "n ..."]:
+        """Log density relative to the uniform one, which is 0 everywhere.
+
+        Parameters
+        ----------
+        quaternions : Tensor
+            A unit quaternion for each posterior, (n, 4), or several, (n, e, 4).
+
+        Returns
+        -------
+        Tensor
+            (n,) or (n, e).
+        """
+        return log_density(self, quaternions) + LOG_AREA
+
+    def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "n c 4"]:
+        """``count`` orientations drawn from each posterior, exactly: unit quaternions (n, count, 4)."""
+        from cryoforum.distributions.bingham_draws import drawn
+
+        return drawn(self.concentration, count, generator)
+
+    def credible_angle(self, probability: float = 0.95) -> Float[Tensor, " n"]:
+        """Angle to the mode, (n,) in radians, within which the orientation is with a ``probability``.
+
+        InputError where that is not between 0 and 1.
+        """
+        from cryoforum.distributions.bingham_angles import angle_quantile
+
+        return angle_quantile(self.dispersion, probability)
 
 
 def psd_from_lower_triangle(numbers: Float[Tensor, "*n 10"]) -> Float[Tensor, "*n 4 4"]:

@@ -27,6 +27,21 @@ def unitquat_to_rotmat(quaternions: Tensor) -> Tensor:
     return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
 
 
+def rotmat_to_unitquat(matrices: Tensor) -> Tensor:
+    """Unit quaternions (..., 4) of rotation matrices (..., 3, 3)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in matrices.unbind(-2))
+    entries = [
+        *(1 + xx - yy - zz, xy + yx, xz + zx, zy - yz),
+        *(xy + yx, 1 - xx + yy - zz, yz + zy, xz - zx),
+        *(xz + zx, yz + zy, 1 - xx - yy + zz, yx - xy),
+        *(zy - yz, xz - zx, yx - xy, 1 + xx + yy + zz),
+    ]
+    outer_product = torch.stack(entries, dim=-1).unflatten(-1, (4, 4))  # 4 q qᵀ: each row is along q
+    longest = outer_product.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    rows = outer_product.take_along_dim(longest[..., None, None], dim=-2).squeeze(-2)
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
 def rotvec_to_unitquat(vectors: Tensor) -> Tensor:
     """Unit quaternions (..., 4) of rotation vectors (..., 3): axis times angle in radians."""
     half = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) / 2

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
+from cryoforum.errors import require
 from cryoforum.imaging.fft import frequency_grid
 
 
@@ -25,6 +26,36 @@ def ctf_2d(ctf: CtfParameters, box: int, pixel_size_angstrom: float) -> Float[Te
     """
     ky, kx = frequency_grid(box, pixel_size_angstrom)
     return ctf_at(ctf, kx, ky)
+
+
+def ctf_image(ctf: CtfParameters, box: int, pixel_size_angstrom: float) -> Float[Tensor, "n box box"]:
+    """CTFs as pictures, zero frequency at pixel box // 2 along both axes.
+
+    Parameters
+    ----------
+    ctf
+        n of them; `CtfParameters.from_values` makes them of numbers.
+    box
+        Width of the images that they multiply the transforms of, in pixels.
+    pixel_size_angstrom
+        Of these images.
+
+    Returns
+    -------
+    Tensor
+        (n, box, box) in [-1, 1]; +amplitude contrast at zero frequency. `ctf_2d` gives them in the layout of
+        `torch.fft.rfft2`.
+
+    Raises
+    ------
+    InputError
+        Where box or pixel size are not above 0.
+    """
+    require(
+        box > 0 and pixel_size_angstrom > 0, "box and pixel size above 0", f"{box}, {pixel_size_angstrom}"
+    )
+    axis = torch.fft.fftshift(torch.fft.fftfreq(box, d=pixel_size_angstrom))
+    return ctf_at(ctf, axis[None, :], axis[:, None])
 
 
 def ctf_at(ctf: CtfParameters, kx: Float[Tensor, "*a"], ky: Float[Tensor, "*b"]) -> Float[Tensor, "n ..."]:

@@ -4,7 +4,6 @@ Here is what every head can do; `matrix_heads` and `density_heads` hold those th
 their names.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -18,7 +17,6 @@ from cryoforum.geometry.point_groups import nearest_equivalent, symmetry_group
 from cryoforum.geometry.rotations import compose, inverse, left_matrix, right_matrix
 from cryoforum.runtime.devices import Compute
 
-LOG_AREA = math.log(2 * math.pi**2)  # of the unit sphere of quaternions
 # log likelihood (mean over a batch, 0 for the uniform density) of (numbers, true rotations, step)
 Likelihood = Callable[[Tensor, Tensor, int], Tensor]
 

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from cryoforum.config import NetworkConfig, TrainingConfig
 from cryoforum.distributions.bingham import (
+    LOG_AREA,
     LOWER_TRIANGLE,
     OrientationPosterior,
     log_density,
@@ -21,7 +22,7 @@ from cryoforum.distributions.bingham import (
 )
 from cryoforum.geometry.point_groups import nearest_equivalent, symmetry_group
 from cryoforum.geometry.rotations import compose
-from cryoforum.network.heads import LOG_AREA, Likelihood, mean_posterior
+from cryoforum.network.heads import Likelihood, mean_posterior
 from cryoforum.runtime.devices import Compute
 
 

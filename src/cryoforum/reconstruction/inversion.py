@@ -79,11 +79,44 @@ def reconstruct(
     return finished_maps(sums, config, independent=independent)
 
 
+def backproject(particles: Particles, symmetry: str = "C1") -> Volume:
+    """The map of all particles at their poses, by direct Fourier inversion, on the scale of projections.
+
+    Parameters
+    ----------
+    particles
+        With poses; without ``ctf`` it is 1.
+    symmetry
+        Point group of the molecule, axes as in RELION.
+
+    Returns
+    -------
+    Volume
+        At the box and pixel size of the particles. Directions that few of them saw are damped; for half maps
+        and their FSC see `reconstruct`.
+
+    Raises
+    ------
+    InputError
+        Where poses are missing or not finite, or nobody knows the point group.
+    """
+    group = symmetry_group(symmetry)
+    everything = replace(particles, half_sets=torch.ones(len(particles), dtype=torch.long))
+    sums = HalfSums(particles.box, particles.pixel_size_angstrom, *empty_grids(particles.box, 1))
+    add_to_sums(sums, everything)
+    data, weight = sums.data[0], sums.weight[0]
+    if len(group) > 1:
+        data, weight = (symmetrised(grid, group, sums.box) for grid in (data, weight))
+    voxels = inverted(data, weight, sums.box, DEFAULT_CONFIG.weight_floor)
+    return Volume(voxels, particles.pixel_size_angstrom)
+
+
 @dataclass(frozen=True)
 class HalfSums:
     """What a reconstruction adds up: sums over particles, so that more can be added at any time.
 
-    data, weight: (2, m, m, w + 1), CTF · data and CTF² of each half, as of `insertion.empty_grids`.
+    data, weight: (2, m, m, w + 1), CTF · data and CTF² of each half, as of `insertion.empty_grids`; of all
+        particles as one half, (1, m, m, w + 1).
     """
 
     box: int

@@ -221,9 +221,10 @@ def _next_round(
 ) -> Round:
     """Each half against its own maps, and judged by those of the other half where there are classes."""
     particles, number = particles.with_poses(last.predictions.poses), last.number + 1
+    search = _search(config)
     aligners = [
         aligner_with_own_noise(
-            _masked(reference, mask), particles, last.predictions, _search(config), own_half_maps=True
+            _masked(reference, mask), particles, search, own_half_maps=True, found=last.predictions
         )
         for reference in last.references
     ]
