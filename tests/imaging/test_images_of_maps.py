@@ -75,18 +75,24 @@ def test_projections_are_those_of_relion(shared_data: Path, tmp_path: Path) -> N
         assert correlation(image, expected) >= 0.999
 
 
-def test_projections_are_differentiable_in_map_orientation_and_shift() -> None:
-    voxels = torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
-    some = poses(2)
-    quaternions, shifts = some.quaternions.double(), torch.rand(2, 2, dtype=torch.float64)
-    quaternions = torch.nn.functional.normalize(quaternions, dim=-1).requires_grad_()
+@pytest.mark.parametrize(("what", "step"), [("map", 0.1), ("orientation", 2e-3), ("shift", 2e-2)])
+def test_projections_are_differentiable_in_map_orientation_and_shift(what: str, step: float) -> None:
+    """The slope along a random direction against a central difference."""
+    generator = torch.Generator().manual_seed(0)
+    some, voxels = poses(2), torch.randn(8, 8, 8, generator=generator)
+    given = {"map": voxels, "orientation": some.quaternions, "shift": torch.rand(2, 2, generator=generator)}
+    direction = torch.randn(given[what].shape, generator=generator)
 
-    def energy(v: torch.Tensor, q: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        ramp = torch.arange(8.0, dtype=torch.float64)
-        return (ramp * cf.project(cf.Volume(v, 2.0), cf.Poses(q, s))).sum()
+    def energy(at: torch.Tensor) -> torch.Tensor:
+        moved = given | {what: given[what] + at * direction}
+        quaternions = torch.nn.functional.normalize(moved["orientation"], dim=-1)
+        images = cf.project(cf.Volume(moved["map"], 2.0), cf.Poses(quaternions, moved["shift"]))
+        return (torch.arange(8.0) * images).double().sum()
 
-    inputs = voxels, quaternions, shifts.requires_grad_()
-    assert torch.autograd.gradcheck(energy, inputs, eps=1e-6, atol=1e-3, fast_mode=True)
+    at = torch.zeros((), requires_grad=True)
+    (slope,) = torch.autograd.grad(energy(at), at)
+    found = (energy(torch.tensor(step)) - energy(torch.tensor(-step))) / (2 * step)
+    assert float(slope) == pytest.approx(float(found), rel=0.03)
 
 
 @pytest.mark.parametrize("row", [0, 1])
