@@ -61,7 +61,10 @@ def test_toml_changes_what_it_names(tmp_path: Path) -> None:
         ("[training]\nimage_passes = true\n", "found True"),
         ("[training]\nimage_passes = 0\n", "image_passes of 1 or more, found 0"),
         ("[training]\nbatch_size = 1\n", "batch_size of 2 to 65536, found 1"),
-        ("[training]\nmax_learning_rate = nan\n", "finite number for max_learning_rate, such as 0.002, found nan"),
+        (
+            "[training]\nmax_learning_rate = nan\n",
+            "finite number for max_learning_rate, such as 0.002, found nan",
+        ),
         ("[augmentation]\nrotate = 1\n", "expected a bool"),
         ("training = 3\n", "training: expected a TrainingConfig"),
         ("[network]\nhead = 'bingham'\n", "head: expected one of quaternion, gram_schmidt, qcqp"),

@@ -141,9 +141,7 @@ def test_images_that_are_read_later_stay_unread() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.integers(0, 4), min_size=6, max_size=6) | st.integers(0, 4).map(lambda count: [count] * 6)
-)
+@given(st.lists(st.integers(0, 4), min_size=6, max_size=6) | st.integers(0, 4).map(lambda count: [count] * 6))
 def test_no_particles_of_unequal_lengths_are_made(lengths: list[int]) -> None:
     images, names, posed, described, halves, sources = lengths
 

@@ -163,9 +163,6 @@ def test_particles_that_cannot_be_reconstructed_are_refused(molecule: Volume) ->
         reconstruct(replace(particles, half_sets=torch.ones(4, dtype=torch.long)))
     with pytest.raises(ValueError, match="found 3 at row 1"):
         reconstruct(replace(particles, half_sets=torch.tensor([1, 3, 2, 2])))
-    lost = Poses(particles.poses.quaternions, torch.full((4, 2), torch.nan))
-    with pytest.raises(ValueError, match="at row 0"):
-        reconstruct(particles.with_poses(lost))
     with pytest.raises(ValueError, match="batch_size"):
         ReconstructionConfig(batch_size=0)
     with pytest.raises(ValueError, match="weight_floor"):

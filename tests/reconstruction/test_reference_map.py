@@ -239,7 +239,7 @@ def test_the_reach_of_origins_leaves_out_one_in_a_hundred() -> None:
     far = shifts.clone()
     far[::250, 1] = -90
     for given, sign in ((shifts, 1), (far, 1), (shifts, -1)):
-        poses = Poses(torch.zeros(500, 4), sign * given)
+        poses = Poses(torch.tensor([[0.0, 0.0, 0.0, 1.0]]).expand(500, 4), sign * given)
         reach = origin_reach_angstrom(poses)
         assert 4.5 < reach <= 5
         within = (given.abs() <= reach).all(1)

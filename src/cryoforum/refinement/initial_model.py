@@ -18,7 +18,7 @@ from cryoforum.alignment.global_search import (
     Templates,
     log_likelihood_on_grid,
     make_templates,
-    origins_of_templates,
+    template_origins_pixel,
 )
 from cryoforum.dataset.levelling import without_ramp
 from cryoforum.dataset.particles import Particles, loaded_batches
@@ -160,7 +160,7 @@ def _next(
     chosen = images[rows].within(frequency)
     posterior = log_likelihood_on_grid(templates, chosen).softmax(1)
     drawn = torch.multinomial(posterior, 1, generator=generator)
-    origins = origins_of_templates(templates, chosen, drawn)[:, 0]
+    origins = template_origins_pixel(templates, chosen, drawn)[:, 0]
     data, weight = start.data * memory, start.weight * memory
     _insert(data, weight, chosen, templates.rotations[drawn[:, 0]], origins)
     voxels, found = _solved(data, weight, start.prior, config, frequency)
