@@ -19,7 +19,7 @@ from cryoforum.alignment import global_search as matching
 from cryoforum.alignment.global_search import (
     SearchConfig,
     Templates,
-    best_origins,
+    best_origins_pixel,
     candidates,
     log_likelihood_on_grid,
     make_templates,
@@ -202,8 +202,8 @@ def test_whole_pixels_of_origin_are_found() -> None:
     images, quaternions = particles(blobs(BOX), origins, deviation=0.1, noise=False)
     transform = cropped_transform(blobs(BOX), RADIUS)
     config = replace(FINE, max_shift_pixel=3.0)
-    assert torch.equal(best_origins(transform, images, quaternions, config), origins)
-    within_one = best_origins(transform, images, quaternions, replace(FINE, max_shift_pixel=1.0))
+    assert torch.equal(best_origins_pixel(transform, images, quaternions, config), origins)
+    within_one = best_origins_pixel(transform, images, quaternions, replace(FINE, max_shift_pixel=1.0))
     assert float(within_one.abs().max()) <= 1
     assert torch.equal(within_one[:1], origins[:1])
 
@@ -246,10 +246,9 @@ def test_settings_and_frequencies_that_do_not_fit_are_refused() -> None:
     for wrong in ({"nside": 0}, {"highest_frequency": 0}, {"candidates": 0}):
         with pytest.raises(ValueError, match="1 or more"):
             SearchConfig(**wrong)
-    with pytest.raises(ValueError, match="largest shift of 0 or more pixels"):
-        SearchConfig(max_shift_pixel=-1.0)
-    with pytest.raises(ValueError, match="finite number for max_shift_pixel"):
-        SearchConfig(max_shift_pixel=float("nan"))
+    for shift, message in ((-1.0, "largest shift of 0 or more pixels"), (float("nan"), "finite number")):
+        with pytest.raises(ValueError, match=message):
+            SearchConfig(max_shift_pixel=shift)
     transform = cropped_transform(blobs(BOX), 5)
     with pytest.raises(ValueError, match="transform's 5.5 cycles per box, found 6"):
         make_templates(transform, BOX, COARSE)
@@ -257,4 +256,4 @@ def test_settings_and_frequencies_that_do_not_fit_are_refused() -> None:
         make_templates(transform, BOX, SearchConfig(highest_frequency=BOX))
     images, quaternions = particles(blobs(BOX), torch.zeros(2, 2))
     with pytest.raises(ValueError, match="transform's 5.5 cycles per box, found 6"):
-        best_origins(transform, images, quaternions, COARSE)
+        best_origins_pixel(transform, images, quaternions, COARSE)

@@ -1,12 +1,15 @@
 """The projector shows what RELION and an independent library show; its two forms agree."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch_fourier_slice import project_3d_to_2d
 
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.imaging.fft import FrequencyPoints, half_transform_points, phase_shift, to_fourier, to_real
 from cryoforum.imaging.projection import (
@@ -89,6 +92,17 @@ def test_what_would_be_read_outside_is_refused() -> None:
             slices_at(transform, torch.cat([good, bad]), points)
     with pytest.raises(ValueError, match="transform's 5.5 cycles per box, found 5.8"):
         slices_at(transform, good, points, height=3.0)
+
+
+@pytest.mark.parametrize("lay_out", [torch.fft.rfftn, torch.fft.fftn, to_fourier])
+def test_a_transform_of_another_layout_is_refused(lay_out: Callable[[Tensor], Tensor]) -> None:
+    transform = torch.view_as_real(lay_out(torch.rand(8, 8, 8)))
+    points = half_transform_points(8, 2.0)
+    views = random_unitquat(2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=r"as cropped_transform gives it, .* found shape \(8, 8"):
+        project(transform, views, 8)
+    with pytest.raises(InputError, match="as cropped_transform gives it"):
+        slices_at(transform, views, points)
 
 
 def test_a_cropped_transform_gives_the_low_frequencies_of_a_projection() -> None:

@@ -165,12 +165,12 @@ def candidates(templates: Templates, images: WhitenedImages, log_density: Float[
     margin = (templates.config.plausible_share * relief).clamp_min(templates.config.plausible_margin)
     return Candidates(
         templates.rotations[rows],
-        origins_of_templates(templates, images, rows),
+        template_origins_pixel(templates, images, rows),
         plausible=height >= (height[:, 0] - margin)[:, None],
     )
 
 
-def best_origins(
+def best_origins_pixel(
     transform: Tensor, images: WhitenedImages, quaternions: Float[Tensor, "n 4"], config: SearchConfig
 ) -> Float[Tensor, "n 2"]:
     """Origin in pixels at which the slice along each of ``quaternions`` fits best.
@@ -200,7 +200,7 @@ def _separated_peaks(templates: Templates, log_density: Tensor) -> tuple[Tensor,
     return torch.stack(found, dim=1), torch.stack(heights, dim=1)
 
 
-def origins_of_templates(templates: Templates, images: WhitenedImages, rows: Tensor) -> Tensor:
+def template_origins_pixel(templates: Templates, images: WhitenedImages, rows: Tensor) -> Tensor:
     """Origin (n, m, 2) of the grid at which each template (n, m) fits its image best."""
     images = images.within(float(templates.points.radius[-1]))
     slices = torch.view_as_complex(templates.slices.T.contiguous().view(len(templates.rotations), -1, 2))

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from cryoforum.alignment.defocus import defocus_change
-from cryoforum.alignment.global_search import Templates, best_origins, candidates, log_likelihood_on_grid
+from cryoforum.alignment.global_search import (
+    Templates,
+    best_origins_pixel,
+    candidates,
+    log_likelihood_on_grid,
+)
 from cryoforum.alignment.local_refinement import (
     LocalRefinementConfig,
     RefinedPoses,
@@ -175,7 +180,7 @@ class NetworkPoseAligner:
         for half, own_map in enumerate(aligner.maps):
             own = which == half
             modes, search = predictions.posterior.mode[own], own_map.config
-            origins[own] = best_origins(own_map.transform, images[own], modes, search)
+            origins[own] = best_origins_pixel(own_map.transform, images[own], modes, search)
         return replace(predictions, shifts_angstrom=origins * batch.pixel_size_angstrom)
 
 

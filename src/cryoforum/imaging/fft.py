@@ -48,11 +48,14 @@ def crop_or_pad(
 
 
 def phase_shift(
-    transforms: Complex[Tensor, "n box half"], shifts_pixel: Float[Tensor, "n 2"]
+    transforms: Complex[Tensor, "n box half"], moves_pixel: Float[Tensor, "n 2"]
 ) -> Complex[Tensor, "n box half"]:
-    """Transforms (n, box, box // 2 + 1) of the images moved by ``shifts_pixel`` (n, 2), x then y."""
+    """Transforms (n, box, box // 2 + 1) of the images moved by ``moves_pixel`` (n, 2), x then y.
+
+    An image moves by minus its particle's origin or shift: see `dataset.poses.Poses`.
+    """
     ky, kx = frequency_grid(transforms.shape[-2])
-    phase = kx * shifts_pixel[:, 0, None, None] + ky * shifts_pixel[:, 1, None, None]
+    phase = kx * moves_pixel[:, 0, None, None] + ky * moves_pixel[:, 1, None, None]
     return transforms * torch.exp(-2j * torch.pi * phase)
 
 

@@ -58,13 +58,13 @@ def accumulate(
     transfer: np.ndarray,
     rows: np.ndarray,
     rotations: np.ndarray,
-    origins: np.ndarray,
+    origins_pixel: np.ndarray,
 ) -> np.ndarray:
     """Sums (m, 22) over all points: cross, power, gradient (5), upper triangle of the information (15).
 
     transform: (2w + 1, 2w + 1, w + 1, 2) float32. kx, ky: (p,) float32. values: (n, p) complex64 and
-    transfer: (n, p) float32. rows: (m,) image of each pair. rotations: (m, 3, 3) and origins: (m, 2)
-    pixels, float32.
+    transfer: (n, p) float32. rows: (m,) image of each pair. rotations: (m, 3, 3) and origins_pixel:
+    (m, 2), float32.
     """
     pairs, count = len(rows), len(kx)
     reach = 0
@@ -74,7 +74,10 @@ def accumulate(
     flat, angle = transform.ravel(), np.float32(2 * math.pi / box)
     result = np.zeros((pairs, 22))
     for pair in prange(pairs):
-        turn_x, turn_y = _phases(origins[pair, 0], box, reach), _phases(origins[pair, 1], box, reach)
+        turn_x, turn_y = (
+            _phases(origins_pixel[pair, 0], box, reach),
+            _phases(origins_pixel[pair, 1], box, reach),
+        )
         corner = np.empty((16, BLOCK), np.float32)
         place, first = np.empty((4, BLOCK), np.float32), np.empty(BLOCK, np.uint64)
         data = np.empty((2, BLOCK), np.float32)

@@ -57,6 +57,18 @@ def cropped_transform(voxels: Float[Tensor, "n n n"], radius: int | None = None)
     return torch.view_as_real(transform[rows[:, None, None], rows[:, None], columns]).contiguous()
 
 
+def _refuse_other_layout(transform: Num[Tensor, "..."]) -> None:
+    """InputError where a map's transform is laid out otherwise, as ``torch.fft`` does it."""
+    shape = tuple(transform.shape)
+    width = shape[2] - 1 if len(shape) in (3, 4) else 0
+    wanted = (2 * width + 1, 2 * width + 1, width + 1)
+    is_right = width > 0 and shape[:3] == wanted and shape[3:] in ((), (2,))
+    found = f"shape {shape} of {transform.dtype}"
+    require(
+        is_right, "the transform of a map as cropped_transform gives it, (2w + 1, 2w + 1, w + 1, 2)", found
+    )
+
+
 def reach_of(transform: Num[Tensor, "z y x *c"]) -> float:
     """Cycles per box up to which a `cropped_transform` can be read: half a cycle more than its radius.
 
@@ -72,7 +84,9 @@ def project(
 
     They are what `fft.to_fourier` gives for the images. ``transform`` is a `cropped_transform` of a map of
     ``box`` voxels; frequencies beyond its reach, and from half a cycle below Nyquist on, are 0.
+    InputError for a transform of another layout.
     """
+    _refuse_other_layout(transform)
     points = half_transform_points(box, min(reach_of(transform), (box - 1) / 2))
     return points.half_transforms(slices_at(transform, quaternions, points))
 
@@ -106,7 +120,8 @@ def slices_at(
 
 
 def check_reach(transform: Num[Tensor, "z y x *c"], points: FrequencyPoints, height: float = 0.0) -> None:
-    """InputError where ``points``, at a height above the central slice, go beyond a transform."""
+    """InputError for what is no `cropped_transform`, and where ``points`` at a height go beyond it."""
+    _refuse_other_layout(transform)
     reach, highest = reach_of(transform), float(torch.hypot(points.radius.max(), torch.tensor(height)))
     expected = f"frequencies up to the transform's {reach} cycles per box"
     require(highest <= reach * (1 + 1e-6), expected, f"{highest:.1f}")

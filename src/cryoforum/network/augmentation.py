@@ -23,7 +23,7 @@ class Changes:
     ----------
     defocus_angstrom : Tensor, optional
         Errors in defocus, (b,).
-    angles_rad, mirrored, shifts_pixel : Tensor, optional
+    angles_rad, mirrored, moves_pixel : Tensor, optional
         (b,), (b,) and (b, 2), as in `turn_and_shift`.
     noise : Tensor, optional
         (b, m, m) of deviation 1.
@@ -34,7 +34,7 @@ class Changes:
     defocus_angstrom: Tensor | None
     angles_rad: Tensor | None
     mirrored: Tensor | None
-    shifts_pixel: Tensor | None
+    moves_pixel: Tensor | None
     noise: Tensor | None
     factors: Tensor | None
 
@@ -96,8 +96,8 @@ def changed_images(
     if changes.defocus_angstrom is not None and ctf is not None:
         flipped = with_defocus_error(images, ctf, changes.defocus_angstrom, pixel_size_angstrom)
         images = torch.where(images == 0, 0.0, flipped)  # 0 is what is outside the mask
-    if changes.angles_rad is not None and changes.mirrored is not None and changes.shifts_pixel is not None:
-        images = turn_and_shift(images, changes.angles_rad, changes.mirrored, changes.shifts_pixel)
+    if changes.angles_rad is not None and changes.mirrored is not None and changes.moves_pixel is not None:
+        images = turn_and_shift(images, changes.angles_rad, changes.mirrored, changes.moves_pixel)
     if changes.noise is not None:
         # Only inside the mask, where every image has something; the deviation stays what it was.
         noise = config.noise * changes.noise.to(images) * (images != 0)
@@ -141,7 +141,7 @@ def turn_orientations(quaternions: Tensor, angles_rad: Tensor, mirrored: Tensor)
     return compose(start, rotation_about_view_axis(-angles_rad).to(quaternions))
 
 
-def turn_and_shift(images: Tensor, angles_rad: Tensor, mirrored: Tensor, shifts_pixel: Tensor) -> Tensor:
+def turn_and_shift(images: Tensor, angles_rad: Tensor, mirrored: Tensor, moves_pixel: Tensor) -> Tensor:
     """Images (b, m, m) mirrored in y, turned by ``angles_rad`` from x to y, then shifted; bilinear."""
     box = images.shape[-1]
     cosine, sine = torch.cos(angles_rad), torch.sin(angles_rad)
@@ -150,7 +150,7 @@ def turn_and_shift(images: Tensor, angles_rad: Tensor, mirrored: Tensor, shifts_
     rows = torch.stack([cosine, sine], -1), torch.stack([-sine * flip, cosine * flip], -1)
     matrix = torch.stack(rows, dim=1)
     origin = torch.tensor([1 / box, 1 / box])  # pixel box // 2 in coordinates where edges are ±1
-    moved = -(matrix @ (origin + 2 * shifts_pixel / box)[..., None])[..., 0] + origin
+    moved = -(matrix @ (origin + 2 * moves_pixel / box)[..., None])[..., 0] + origin
     theta = torch.cat([matrix, moved[..., None]], dim=-1).to(images)
     grid = affine_grid(theta, [len(images), 1, box, box], align_corners=False)
     return grid_sample(images[:, None], grid, align_corners=False)[:, 0]

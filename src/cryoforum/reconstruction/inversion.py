@@ -210,9 +210,4 @@ def _checked_poses(particles: Particles) -> Poses:
     poses = particles.poses
     if poses is None:
         raise InputError("expected particles with poses, found none; predict them or use a refined star file")
-    bad = ~(poses.quaternions.isfinite().all(-1) & poses.shifts_angstrom.isfinite().all(-1))
-    if bad.any():
-        row = int(bad.nonzero()[0])
-        found = (*poses.quaternions[row].tolist(), *poses.shifts_angstrom[row].tolist())
-        raise InputError(f"expected finite poses, found {found} at row {row}; leave that particle out")
     return poses

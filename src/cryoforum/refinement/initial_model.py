@@ -18,7 +18,7 @@ from cryoforum.alignment.global_search import (
     Templates,
     log_likelihood_on_grid,
     make_templates,
-    origins_of_templates,
+    template_origins_pixel,
 )
 from cryoforum.dataset.levelling import without_ramp
 from cryoforum.dataset.particles import Particles, loaded_batches
@@ -220,7 +220,7 @@ def _next(
     origins = torch.zeros(len(rows), 2)
     for number, one in enumerate(templates):
         own = classes == number
-        origins[own] = origins_of_templates(one, chosen[own], at[own, None])[:, 0]
+        origins[own] = template_origins_pixel(one, chosen[own], at[own, None])[:, 0]
     new_data, new_weight = _slices(chosen, rotations[at], origins, classes, config.classes)
     add_up(torch.view_as_real(new_data))
     add_up(new_weight)
@@ -241,7 +241,7 @@ def _centred(
     for number, one in enumerate(templates):
         own = which == number
         best = scores[number, own].argmax(1)
-        centres[own] = origins_of_templates(one, images[own], best[:, None])[:, 0]
+        centres[own] = template_origins_pixel(one, images[own], best[:, None])[:, 0]
     return replace(images, values=images.values * images.points.phases(centres).conj())
 
 
