@@ -227,7 +227,7 @@ def show(axes: Axes, image: Tensor, title: str, limit: float | None = None) -> N
     axes.set_axis_off()
 
 
-def belief_on_the_sphere(demo: Demo) -> Picture:
+def posterior_on_the_sphere(demo: Demo) -> Picture:
     """View directions around the true one, as a sure and an unsure reading of one image sees them."""
     order = np.argsort(demo.expected["single"])
     size = max(1, len(order) // 50)
@@ -415,7 +415,7 @@ def real_or_simulated(demo: Demo) -> Picture:
     return figure, {"simulated": simulated_letters}
 
 
-def one_view_or_eight(demo: Demo) -> Picture:
+def one_copy_or_eight(demo: Demo) -> Picture:
     """Errors where each image is read once, and where it is read in eight views."""
     figure = new_figure(2.8)
     axes = figure.add_subplot()
@@ -499,10 +499,10 @@ def rms(values: np.ndarray) -> float:
 PICTURES: dict[str, Callable[[Demo], Picture]] = {
     "problem": problem,
     "network_input": network_input,
-    "belief": belief_on_the_sphere,
+    "posterior": posterior_on_the_sphere,
     "modes": several_modes,
     "simulated": real_or_simulated,
-    "views": one_view_or_eight,
+    "copies": one_copy_or_eight,
     "expected_error": expected_and_found,
 }
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.alignment.global_search import SearchConfig as SearchConfig
     from cryoforum.alignment.image_likelihood import ImageLikelihood as ImageLikelihood
     from cryoforum.alignment.local_refinement import LocalRefinementConfig as LocalRefinementConfig
+    from cryoforum.choices import register_backbone as register_backbone
+    from cryoforum.choices import register_head as register_head
+    from cryoforum.choices import register_loss as register_loss
     from cryoforum.config import REALISTIC as REALISTIC
     from cryoforum.config import Config as Config
     from cryoforum.config import Imperfections as Imperfections
@@ -50,6 +53,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.molecules.structures import load_structure as load_structure
     from cryoforum.network.density import log_density as log_density
     from cryoforum.network.density import modes as modes
+    from cryoforum.network.matrix_heads import register_matrix_head as register_matrix_head
     from cryoforum.network.model import TrainedModel as TrainedModel
     from cryoforum.network.model_folder import load_model as load_model
     from cryoforum.network.model_folder import save_model as save_model
@@ -63,11 +67,17 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.reconstruction.reference_map import load_reference as load_reference
     from cryoforum.reconstruction.reference_map import reference_from_map as reference_from_map
     from cryoforum.reconstruction.reference_map import reference_from_particles as reference_from_particles
+    from cryoforum.refinement.initial_model import InitialModelConfig as InitialModelConfig
+    from cryoforum.refinement.initial_model import initial_model as initial_model
+    from cryoforum.refinement.refine import RefinementConfig as RefinementConfig
+    from cryoforum.refinement.refine import refine as refine
     from cryoforum.report.page import write_report as write_report
     from cryoforum.runtime.reporter import Reporter as Reporter
+    from cryoforum.runtime.reporter import TrainingProgress as TrainingProgress
     from cryoforum.simulation.ideal import simulate as simulate
     from cryoforum.simulation.realistic import simulate_realistic as simulate_realistic
     from cryoforum.training.calibration import calibrated as calibrated
+    from cryoforum.training.comparison import compare as compare
     from cryoforum.training.loop import TrainingOptions as TrainingOptions
     from cryoforum.training.loop import train as train
     from cryoforum.training.lr_finder import RangeTestOptions as RangeTestOptions
@@ -80,6 +90,7 @@ _NAMES = {  # by module
     "alignment.global_search": "SearchConfig",
     "alignment.image_likelihood": "ImageLikelihood",
     "alignment.local_refinement": "LocalRefinementConfig",
+    "choices": "register_backbone register_head register_loss",
     "config": "Config Imperfections REALISTIC SimulationConfig preset",
     "curation.selection": "select",
     "dataset.ctf_parameters": "CtfParameters",
@@ -102,17 +113,21 @@ _NAMES = {  # by module
     "io.predictions": "prediction_columns with_predictions",
     "molecules.structures": "load_structure",
     "network.density": "log_density modes",
+    "network.matrix_heads": "register_matrix_head",
     "network.model": "TrainedModel",
     "network.model_folder": "load_model save_model",
     "network.predict": "predict resampled_to_model",
     "reconstruction.fsc": "fsc_curve",
     "reconstruction.inversion": "ReconstructionConfig backproject reconstruct",
     "reconstruction.reference_map": "Reference load_reference reference_from_map reference_from_particles",
+    "refinement.initial_model": "InitialModelConfig initial_model",
+    "refinement.refine": "RefinementConfig refine",
     "report.page": "write_report",
-    "runtime.reporter": "Reporter",
+    "runtime.reporter": "Reporter TrainingProgress",
     "simulation.ideal": "simulate",
     "simulation.realistic": "simulate_realistic",
     "training.calibration": "calibrated",
+    "training.comparison": "compare",
     "training.loop": "TrainingOptions train",
     "training.lr_finder": "RangeTestOptions learning_rate_range suggested_rate",
 }

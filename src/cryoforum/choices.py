@@ -1,11 +1,12 @@
 """Every choice that is made by name: words of the command line, and tables that a configuration chooses from.
 
 A table is open to entries from outside: an entry is what its name stands for, or the place of that as
-"module:attribute", which is imported when it is first used. To add a head, put what makes it into `HEADS`
-under a name of your own; from then on ``network.head`` accepts the name. What an entry takes and returns
-stands above each table.
+"module:attribute", which is imported when it is first used. To add a head, `register_head` puts what makes it
+into `HEADS` under a name of your own; from then on ``network.head`` accepts the name. What an entry takes and
+returns stands above each table.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Literal, get_args
 
@@ -81,6 +82,7 @@ HEADS = Choices(
     qcqp="cryoforum.network.matrix_heads:qcqp_head",
     symmetric="cryoforum.network.matrix_heads:symmetric_head",
     svd="cryoforum.network.matrix_heads:svd_head",
+    matrix_fisher="cryoforum.network.matrix_heads:svd_head",  # what it is with the loss "likelihood"
     softmax_grid="cryoforum.network.density_heads:softmax_grid_head",
     exponential_family="cryoforum.network.density_heads:exponential_family_head",
 )
@@ -108,3 +110,64 @@ SCHEDULES = Choices(
     one_cycle="cryoforum.training.schedule:one_cycle",
     fixed="cryoforum.training.schedule:fixed_rate",
 )
+
+
+def register_head(name: str, make: Callable[[Any, str], Any]) -> None:
+    """Let ``network.head`` accept a head of your own; again before a model with it is loaded.
+
+    Parameters
+    ----------
+    name
+        That no other head has.
+    make
+        (NetworkConfig, point group) -> a `network.heads.Head`.
+
+    Raises
+    ------
+    InputError
+        Where the name is taken by another, or there is nothing to call.
+    """
+    _register(HEADS, "head", name, make)
+
+
+def register_backbone(name: str, make: Callable[[int, int, Any], Any]) -> None:
+    """Let ``network.backbone`` accept a backbone of your own; see `register_head`.
+
+    Parameters
+    ----------
+    name
+        That no other backbone has.
+    make
+        (channels, box, NetworkConfig) -> a `network.backbone.Backbone`.
+
+    Raises
+    ------
+    InputError
+        Where the name is taken by another, or there is nothing to call.
+    """
+    _register(BACKBONES, "backbone", name, make)
+
+
+def register_loss(name: str, make: Callable[[Any, Any, Any], Any]) -> None:
+    """Let ``training.loss`` accept a loss of your own; see `register_head`.
+
+    Parameters
+    ----------
+    name
+        That no other loss has.
+    make
+        (Config, torch.Generator, Compute) -> a `training.losses.Loss`.
+
+    Raises
+    ------
+    InputError
+        Where the name is taken by another, or there is nothing to call.
+    """
+    _register(LOSSES, "loss", name, make)
+
+
+def _register(table: Choices, what: str, name: str, make: Any) -> None:
+    is_free = name not in table or table[name] is make
+    require(is_free, f"another name for a {what} than {', '.join(table)}", f"'{name}'")
+    require(callable(make), f"what makes the {what} '{name}'", type(make).__name__)
+    table[name] = make

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum.choices import HEADS, LOSSES
+from cryoforum.choices import HEADS, LOSSES, register_head, register_loss
 from cryoforum.config import (
     Config,
     NetworkConfig,
@@ -20,9 +20,11 @@ from cryoforum.config import (
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import split_rows
 from cryoforum.distributions.bingham import OrientationPosterior
+from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.heads import Likelihood, mean_posterior
+from cryoforum.network.matrix_heads import procrustes_matrix, register_matrix_head
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict
 from cryoforum.runtime.devices import Compute
@@ -74,8 +76,8 @@ def squared_error(config: Config, generator: torch.Generator, compute: Compute) 
 
 @pytest.fixture
 def added() -> Iterator[None]:
-    HEADS["certain"] = lambda config, symmetry: CertainHead()
-    LOSSES["squared"] = squared_error
+    register_head("certain", lambda config, symmetry: CertainHead())
+    register_loss("squared", squared_error)
     yield
     del HEADS["certain"], LOSSES["squared"]
 
@@ -108,7 +110,33 @@ def test_a_model_whose_head_is_not_there_is_refused_by_its_name(
     save_model(train(particles, replace(config, training=settings), split_rows(20)), tmp_path / "model")
     del HEADS["certain"]
     try:
-        with pytest.raises(ValueError, match=r"head: expected one of quaternion, .*, found 'certain'"):
+        with pytest.raises(ValueError, match="register 'certain' first, by register_head"):
             load_model(tmp_path / "model")
     finally:
         HEADS["certain"] = None
+
+
+def test_a_matrix_head_of_nine_numbers_is_one_line(particles: Particles, tmp_path: Path) -> None:
+    register_matrix_head("mine", 9, procrustes_matrix)
+    try:
+        network = NetworkConfig(widths=(4, 8), head="mine")
+        settings = TrainingConfig(image_passes=16, batch_size=8)
+        model = train(
+            particles, Config(PreprocessingConfig(box=16), network=network, training=settings), split_rows(20)
+        )
+        save_model(model, tmp_path / "model")
+        assert load_model(tmp_path / "model").head.size == 9
+    finally:
+        del HEADS["mine"]
+
+
+def test_names_that_are_taken_and_wrong_matrices_are_refused() -> None:
+    with pytest.raises(InputError, match="another name for a head than quaternion"):
+        register_head("qcqp", lambda config, symmetry: CertainHead())
+    with pytest.raises(InputError, match="matrices .n, 4, 4. of head 'flat', found shape"):
+        register_matrix_head("flat", 4, lambda numbers: numbers)
+    with pytest.raises(InputError, match="symmetric matrices of head 'askew'"):
+        register_matrix_head("askew", 16, lambda numbers: numbers.view(-1, 4, 4))
+    with pytest.raises(InputError, match="what makes the loss 'none', found NoneType"):
+        register_loss("none", None)  # type: ignore[arg-type]
+    assert not {"flat", "askew"} & HEADS.keys() and "none" not in LOSSES

@@ -281,6 +281,34 @@ def test_resuming_needs_the_state_of_such_a_training(
         train(levelled(some), QUICK, split, resumed)  # the same images, but for their ramps
 
 
+def test_a_callback_ends_a_training_which_keeps_the_best(some: Particles) -> None:
+    told: list[TrainingProgress] = []
+
+    def on_step(progress: TrainingProgress) -> bool:
+        told.append(progress)
+        return progress.step == 3
+
+    split = split_rows(60, *PAPER_SHARES)
+    model = train(some, QUICK, split, TrainingOptions(on_step=on_step))
+    assert [progress.step for progress in told] == [1, 2, 3]
+    assert told[-1].images == 3 * QUICK.training.batch_size and told[-1].seconds > 0
+    assert math.isfinite(model.validation_median_rad) and model.log[-1]["step"] == 3
+
+
+def test_a_training_goes_on_from_the_weights_of_another(some: Particles) -> None:
+    split = split_rows(60, *PAPER_SHARES)
+    stopped = TrainingOptions(on_step=lambda progress: True)
+    first = train(some, QUICK, split, stopped)
+    rate = replace(QUICK.training, max_learning_rate=1e-12, weight_decay=0.0)
+    still = replace(QUICK, training=rate)
+    again = train(some, still, split, replace(stopped, start=first))
+    for name, tensor in first.network.named_parameters():
+        torch.testing.assert_close(dict(again.network.named_parameters())[name], tensor, atol=1e-6, rtol=0)
+    wider = replace(QUICK, network=replace(QUICK.network, widths=(8, 24)))
+    with pytest.raises(ValueError, match="a start of the same network and preprocessing"):
+        train(some, wider, split, replace(stopped, start=first))
+
+
 def test_it_learns(particles: Particles) -> None:
     """Far below the 2.2 rad of chance on particles it has never seen."""
     network = NetworkConfig(widths=(16, 32, 64), degree=2)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from cryoforum.choices import register_head
 from cryoforum.config import NetworkConfig, TrainingConfig
 from cryoforum.distributions.bingham import (
     LOG_AREA,
@@ -20,6 +21,7 @@ from cryoforum.distributions.bingham import (
     psd_from_lower_triangle,
     smallest_eigenvector,
 )
+from cryoforum.errors import require
 from cryoforum.geometry.point_groups import nearest_equivalent, symmetry_group
 from cryoforum.geometry.rotations import compose
 from cryoforum.network.heads import Likelihood, mean_posterior
@@ -114,6 +116,31 @@ def procrustes_matrix(numbers: Tensor) -> Tensor:
 
 def _maker(size: int, matrix_of: Callable[[Tensor], Tensor]) -> Callable[[NetworkConfig, str], MatrixHead]:
     return lambda config, symmetry: MatrixHead(size, matrix_of, symmetry)
+
+
+def register_matrix_head(name: str, size: int, matrix_of: Callable[[Tensor], Tensor]) -> None:
+    """Let ``network.head`` accept a head whose numbers make a matrix A; see `choices.register_head`.
+
+    Parameters
+    ----------
+    name
+        That no other head has.
+    size
+        How many numbers the head reads of an image.
+    matrix_of
+        Numbers (n, size) -> symmetric matrices (n, 4, 4), differentiable: the density on unit quaternions is
+        ∝ exp(-qᵀ A q).
+
+    Raises
+    ------
+    InputError
+        Where the name is taken, or ``matrix_of`` does not give symmetric matrices of that shape.
+    """
+    tried = matrix_of(torch.randn(2, size, generator=torch.Generator().manual_seed(0)))
+    shape = tuple(tried.shape)
+    require(shape == (2, 4, 4), f"matrices (n, 4, 4) of head '{name}'", f"shape {shape}")
+    require(torch.allclose(tried, tried.mT, atol=1e-5), f"symmetric matrices of head '{name}'", "others")
+    register_head(name, _maker(size, matrix_of))
 
 
 quaternion_head = _maker(4, quaternion_matrix)

@@ -12,11 +12,13 @@ import json
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from cryoforum.choices import BACKBONES, HEADS, LOSSES
 from cryoforum.config import Config, updated
 from cryoforum.dataset.split import read_split, write_split
 from cryoforum.errors import InputError
@@ -82,6 +84,7 @@ def load_model(folder: Path) -> TrainedModel:
         description = json.loads((folder / DESCRIPTION).read_text())
         if description.get("format") != FORMAT:
             raise InputError(f"its format is {description.get('format')!r}, not {FORMAT!r}")
+        _refuse_unregistered(description["config"])
         config = updated(Config(), description["config"], where=DESCRIPTION)
         _refuse_other_network(config, folder / WEIGHTS)
         network = OrientationNetwork(config.network, config.preprocessing.box, config.learned_symmetry)
@@ -110,6 +113,15 @@ def load_model(folder: Path) -> TrainedModel:
     except (ValueError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
     raise InputError(f"expected a model folder written by 'cryoforum train' at {folder}: {reason}")
+
+
+def _refuse_unregistered(config: dict[str, Any]) -> None:
+    """InputError where a part from outside is named that nobody has registered in this process."""
+    parts = (("network", "head", HEADS), ("network", "backbone", BACKBONES), ("training", "loss", LOSSES))
+    for section, part, table in parts:
+        name = config[section][part]
+        if name not in table:
+            raise InputError(f"its {part} is '{name}': register '{name}' first, by register_{part}")
 
 
 def _refuse_other_network(config: Config, weights: Path) -> None:

@@ -9,13 +9,17 @@ class TrainingProgress:
     """Where a training stands.
 
     fraction: of the schedule, 0 to 1. images: shown so far. loss: running mean. validation_median_rad: best
-    median orientation error so far in radians, None before the first validation.
+    median orientation error so far in radians, None before the first validation. step: how many there were.
+    seconds: since the start. current_median_rad: of the last validation.
     """
 
     fraction: float
     images: int
     loss: float
     validation_median_rad: float | None
+    step: int = 0
+    seconds: float = 0.0
+    current_median_rad: float | None = None
 
 
 class Reporter:

@@ -75,7 +75,16 @@ class TrainingHistory:
 
     def progress(self, fraction: float) -> TrainingProgress:
         """Where the training stands, ``fraction`` of it being done."""
-        return TrainingProgress(min(fraction, 1.0), self.images, self.mean_loss, self.best_median_rad)
+        known = [line["validation_median_rad"] for line in self.log if "validation_median_rad" in line]
+        return TrainingProgress(
+            fraction=min(fraction, 1.0),
+            images=self.images,
+            loss=self.mean_loss,
+            validation_median_rad=self.best_median_rad,
+            step=self.steps,
+            seconds=self.seconds,
+            current_median_rad=known[-1] if known else None,
+        )
 
     def _log(self, **values: float) -> None:
         self.log.append({"step": self.steps, "images": self.images, "seconds": self.seconds, **values})

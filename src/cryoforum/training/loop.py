@@ -3,6 +3,7 @@
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,21 @@ from cryoforum.choices import SCHEDULES
 from cryoforum.config import Config
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split, part_of_each, refuse_images_in_two_parts
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.training_record import TrainingRecord
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute, compute_for
 from cryoforum.runtime.distributed import from_first, is_first, process_rank_and_count, refuse_different
-from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.runtime.reporter import SILENT, Reporter, TrainingProgress
 from cryoforum.storage.state import load_state, save_state
 from cryoforum.training.data import training_data
 from cryoforum.training.trainer import Trainer
 
 WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule
 STATE_INTERVAL_SECONDS = 30.0
+
+OnStep = Callable[[TrainingProgress], bool | None]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class TrainingOptions:
         Go on from ``state_path``.
     device, precision : str
         As in `runtime.devices.compute_for`.
+    start : TrainedModel, optional
+        Of the same network and preprocessing: its weights are gone on from.
+    on_step : callable, optional
+        Told of the progress after each step; where it returns True the training validates and ends, and what
+        was best until then is kept.
     """
 
     seed: int = 0
@@ -50,6 +58,8 @@ class TrainingOptions:
     resume: bool = False
     device: str = "auto"
     precision: str = "auto"
+    start: TrainedModel | None = None
+    on_step: OnStep | None = None
 
 
 def train(
@@ -96,6 +106,8 @@ def train(
     refuse_different((made_with, str(options.state_path)))
     data = training_data(particles, config, split, compute, reference=reference, reporter=reporter)
     trainer = Trainer(config, data, compute, options.seed)
+    if options.start is not None:
+        _load_weights(options.start, config, trainer)
     if options.resume:
         trainer.load_state_dict(_resumable_state(options.state_path, made_with))
     history, schedule = trainer.history, SCHEDULES.chosen(settings.schedule)
@@ -117,11 +129,27 @@ def train(
             rate = min(rate, settings.max_learning_rate * (history.steps + 1) / WARM_UP_STEPS)
         trainer.step(trainer.batches.next(), rate, momentum, progress)
         reporter.training(history.progress(progress))
+        if _is_stopped(options.on_step, history.progress(progress)):
+            trainer.validate(1.0)
+            break
         if options.state_path is not None and time.monotonic() - saved > STATE_INTERVAL_SECONDS:
             if is_first():
                 save_state({**trainer.state_dict(), "made_with": made_with}, options.state_path)
             saved = time.monotonic()
     return _best_model(trainer, particles, split, begun.core_share(compute))
+
+
+def _is_stopped(on_step: OnStep | None, progress: TrainingProgress) -> bool:
+    """What the caller says to a step; of several processes the first is asked."""
+    return on_step is not None and from_first(lambda: bool(on_step(progress)))
+
+
+def _load_weights(start: TrainedModel, config: Config, trainer: Trainer) -> None:
+    """InputError where the start is of another network."""
+    same = start.config.network == config.network and start.config.preprocessing == config.preprocessing
+    expected = "a start of the same network and preprocessing"
+    require(same, expected, f"{start.config.network} and {start.config.preprocessing}")
+    trainer.network.load_state_dict(start.network.state_dict())
 
 
 class _Clocks:
