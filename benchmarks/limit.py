@@ -44,7 +44,8 @@ from cryoforum.io.relion.particles import particles_from_table, poses_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model_folder import load_model
-from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST, load_reference
+from cryoforum.reconstruction.reference_files import load_reference
+from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST
 
 COUNT, BOX, PIXEL_SIZE_ANGSTROM = 5000, 128, 2.8
 SOURCES = ("network", "search", "both")

@@ -36,7 +36,8 @@ from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers
-from cryoforum.reconstruction.reference_map import load_reference, reference_from_map
+from cryoforum.reconstruction.reference_files import load_reference
+from cryoforum.reconstruction.reference_map import reference_from_map
 from cryoforum.simulation.ideal import simulate
 
 REPEATS, COUNT = 3, 512

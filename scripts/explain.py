@@ -46,7 +46,8 @@ from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers
 from cryoforum.network.preprocessing import prepare
-from cryoforum.reconstruction.reference_map import Reference, load_reference
+from cryoforum.reconstruction.reference_files import load_reference
+from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.storage.files import replacing
 from cryoforum.training.simulated_images import image_simulator
 

@@ -63,8 +63,8 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.reconstruction.inversion import ReconstructionConfig as ReconstructionConfig
     from cryoforum.reconstruction.inversion import backproject as backproject
     from cryoforum.reconstruction.inversion import reconstruct as reconstruct
+    from cryoforum.reconstruction.reference_files import load_reference as load_reference
     from cryoforum.reconstruction.reference_map import Reference as Reference
-    from cryoforum.reconstruction.reference_map import load_reference as load_reference
     from cryoforum.reconstruction.reference_map import reference_from_map as reference_from_map
     from cryoforum.reconstruction.reference_map import reference_from_particles as reference_from_particles
     from cryoforum.refinement.initial_model import InitialModelConfig as InitialModelConfig
@@ -119,7 +119,8 @@ _NAMES = {  # by module
     "network.predict": "predict resampled_to_model",
     "reconstruction.fsc": "fsc_curve",
     "reconstruction.inversion": "ReconstructionConfig backproject reconstruct",
-    "reconstruction.reference_map": "Reference load_reference reference_from_map reference_from_particles",
+    "reconstruction.reference_files": "load_reference",
+    "reconstruction.reference_map": "Reference reference_from_map reference_from_particles",
     "refinement.initial_model": "InitialModelConfig initial_model",
     "refinement.refine": "RefinementConfig refine",
     "report.page": "write_report",

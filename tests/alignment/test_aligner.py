@@ -41,7 +41,7 @@ from cryoforum.network import predict as inference
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model
 from cryoforum.reconstruction.half_sets import drawn_half_sets
-from cryoforum.reconstruction.reference_map import load_reference
+from cryoforum.reconstruction.reference_files import load_reference
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 160
 SMALL = ("--box", BOX, "--pixel-size", PIXEL_SIZE, "--snr", 5, "--max-shift", 1.2)

@@ -23,7 +23,7 @@ from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.io.relion.star_text import read_tables
 from cryoforum.network.model_folder import load_model
-from cryoforum.reconstruction.reference_map import REFERENCE
+from cryoforum.reconstruction.reference_files import REFERENCE
 
 COUNT, BOX, PIXEL_SIZE = 80, 28, 12.8
 TINY = ("--preset", "tiny", "--split", "60,20,20", "--set", "training.image_passes=64")

@@ -20,15 +20,13 @@ from cryoforum.io.mrc.maps import write_volume
 from cryoforum.reconstruction import reference_map as reference_module
 from cryoforum.reconstruction.fsc import FscCurve, fourier_shell_correlation
 from cryoforum.reconstruction.inversion import reconstruct
+from cryoforum.reconstruction.reference_files import forget_references, load_reference, save_reference
 from cryoforum.reconstruction.reference_map import (
     Reference,
-    forget_reference,
-    load_reference,
     noise_of_halves,
     origin_reach_angstrom,
     reference_from_half_maps,
     reference_from_map,
-    save_reference,
     without_visible_noise,
 )
 
@@ -228,9 +226,9 @@ def test_a_folder_without_a_reference_has_none_and_forgetting_leaves_the_rest(
     assert load_reference(tmp_path) is None
     (tmp_path / "model.json").write_text("{}")
     save_reference(made, tmp_path)
-    forget_reference(tmp_path)
+    forget_references(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
-    forget_reference(tmp_path)
+    forget_references(tmp_path)
     assert load_reference(tmp_path) is None
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cryoforum.alignment.class_likelihood import UncertainMap, class_probabilities, predicted_gain
 from cryoforum.config import Imperfections, SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.errors import InputError
@@ -16,7 +17,7 @@ from cryoforum.imaging.projection import cropped_transform
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.half_sets import checked_half_sets
 from cryoforum.reconstruction.reference_map import reference_from_particles
-from cryoforum.refinement.classes import HalfMap, class_probabilities, first_classes, predicted_gain
+from cryoforum.refinement.classes import first_classes
 from cryoforum.refinement.refine import RefinementConfig, refine
 from cryoforum.simulation.realistic import SimulatedSet, simulate_realistic
 
@@ -119,7 +120,7 @@ def test_a_class_that_empties_is_told(
     assert "class 2 has emptied" in caplog.text
 
 
-def one_map_and_images(variance: float) -> tuple[HalfMap, WhitenedImages, Tensor, Tensor]:
+def one_map_and_images(variance: float) -> tuple[UncertainMap, WhitenedImages, Tensor, Tensor]:
     """A map whose shells are known up to a variance, and four images at random poses."""
     generator = torch.Generator().manual_seed(0)
     points = frequency_points(16, 5)
@@ -127,5 +128,5 @@ def one_map_and_images(variance: float) -> tuple[HalfMap, WhitenedImages, Tensor
     shape = 4, len(points.kx)
     values = torch.randn(shape, dtype=torch.complex64, generator=generator)
     images = WhitenedImages(points, values, torch.rand(shape, generator=generator))
-    half_map = HalfMap(transform, torch.full((9,), variance))
+    half_map = UncertainMap(transform, torch.full((9,), variance))
     return half_map, images, random_unitquat(4, generator=generator), torch.randn(4, 2, generator=generator)

@@ -18,7 +18,8 @@ from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import model_folders
 from cryoforum.network.predict import check_compatible
 from cryoforum.reconstruction.half_sets import drawn_half_sets
-from cryoforum.reconstruction.reference_map import Reference, load_reference, masked_reference
+from cryoforum.reconstruction.reference_files import load_reference
+from cryoforum.reconstruction.reference_map import Reference, masked_reference
 
 logger = logging.getLogger(__name__)
 

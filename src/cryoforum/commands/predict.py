@@ -20,7 +20,7 @@ from cryoforum.io.scratch import on_scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import DESCRIPTION, SPLIT, WEIGHTS, load_models, model_folders
 from cryoforum.network.predict import grid_of
-from cryoforum.reconstruction.reference_map import REFERENCE_FILES
+from cryoforum.reconstruction.reference_files import REFERENCE_FILES
 from cryoforum.runtime.reporter import SILENT, Reporter
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from cryoforum.commands.train import is_unfinished
 from cryoforum.errors import InputError, require
 from cryoforum.io.relion.star_text import open_for_writing, write_tables
 from cryoforum.network.model_folder import model_folders
-from cryoforum.reconstruction.reference_map import REFERENCE
+from cryoforum.reconstruction.reference_files import REFERENCE
 from cryoforum.storage.files import replacing
 
 SUCCESS, FAILURE, ABORTED = (f"RELION_JOB_EXIT_{ending}" for ending in ("SUCCESS", "FAILURE", "ABORTED"))

@@ -23,12 +23,8 @@ from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, load_model, save_model
 from cryoforum.reconstruction.half_sets import checked_half_sets, drawn_half_sets
-from cryoforum.reconstruction.reference_map import (
-    Reference,
-    forget_reference,
-    reference_from_particles,
-    save_reference,
-)
+from cryoforum.reconstruction.reference_files import forget_references, save_reference
+from cryoforum.reconstruction.reference_map import Reference, reference_from_particles
 from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
 from cryoforum.runtime.reporter import SILENT, Reporter
@@ -209,7 +205,7 @@ def _write_if_held(model: TrainedModel, reference: Reference | None, out: Path, 
 
 def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -> None:
     save_model(model, out)
-    forget_reference(out)  # one of an earlier model must not outlive it
+    forget_references(out)  # one of an earlier model must not outlive it
     if reference is not None:
         save_reference(reference, out)
     (out / STATE).unlink(missing_ok=True)

@@ -15,72 +15,23 @@ from jaxtyping import Float, Int
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
+from cryoforum.alignment.class_likelihood import ClassMaps, UncertainMap, class_maps_with_noise
 from cryoforum.dataset.particles import Particles, loaded_batches
-from cryoforum.dataset.predictions import Predictions
 from cryoforum.dataset.resampling import resample_volume
 from cryoforum.dataset.sampling import evenly_spaced_rows
 from cryoforum.dataset.volumes import HalfMaps, Volume
-from cryoforum.errors import InputError, require
-from cryoforum.imaging.fft import FrequencyPoints, frequency_points
+from cryoforum.errors import require
+from cryoforum.imaging.fft import frequency_points
 from cryoforum.imaging.likelihood import WhitenedImages
 from cryoforum.imaging.masks import soft_mask
-from cryoforum.imaging.noise_model import NoiseModel, measured_noise
-from cryoforum.imaging.projection import cropped_transform, slices_at
+from cryoforum.imaging.projection import cropped_transform
 from cryoforum.imaging.shells import filter_shells, mean_by_shell, shell_index
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD, fourier_shell_correlation
 from cryoforum.reconstruction.reference_map import NOISE_SAMPLE, Reference
 from cryoforum.refinement.variability import strongest_components
 
-LEAST_SHARE = 1e-6  # of all particles that a class is expected to have
 # To which particles are first parted, and at least so many cycles per box: states differ at low resolution.
 PARTED_ANGSTROM, FEWEST_SHELLS = 20.0, 8
-
-
-@dataclass(frozen=True)
-class HalfMap:
-    """A map of one half of the particles of a class, and what is not known of it.
-
-    Parameters
-    ----------
-    transform
-        `projection.cropped_transform` of the map, weighted by what is signal in it.
-    variance
-        Of each shell of the transform about the truth.
-    """
-
-    transform: Float[Tensor, "z y x 2"]
-    variance: Float[Tensor, " s"]
-
-
-@dataclass(frozen=True)
-class ClassMaps:
-    """The half maps of all classes, and the noise of the particles that are compared with them.
-
-    Parameters
-    ----------
-    halves
-        For each class those of half 1 and half 2.
-    noise, points
-        Of all particles; the frequencies that all classes show.
-    """
-
-    halves: tuple[tuple[HalfMap, HalfMap], ...]
-    noise: NoiseModel
-    points: FrequencyPoints
-
-    def log_likelihoods(self, batch: Particles, found: Sequence[Predictions]) -> Float[Tensor, "n k"]:
-        """Log-likelihood of each image over noise alone under every class, at its pose in that class."""
-        images = self.noise.whiten(batch, self.points)
-        half_sets = _half_sets(batch)
-        result = torch.empty(len(batch), len(self.halves))
-        for number, (halves, predictions) in enumerate(zip(self.halves, found, strict=True)):
-            poses = predictions.poses
-            origins = poses.shifts_angstrom / batch.pixel_size_angstrom
-            for half in (1, 2):
-                own = (half_sets == half).nonzero()[:, 0]
-                other = halves[2 - half]  # of half 1 the second, of half 2 the first
-                result[own, number] = predicted_gain(other, images[own], poses.quaternions[own], origins[own])
-        return result
 
 
 def class_maps(maps: Sequence[HalfMaps], particles: Particles, classes: Int[Tensor, " n"]) -> ClassMaps:
@@ -96,16 +47,11 @@ def class_maps(maps: Sequence[HalfMaps], particles: Particles, classes: Int[Tens
         apart = _believed((pair - mean) * mask)
         variance = alike.variance + apart.variance
         first, second = (
-            HalfMap(cropped_transform(half, highest), variance) for half in alike.halves + apart.halves
+            UncertainMap(cropped_transform(half, highest), variance) for half in alike.halves + apart.halves
         )
         halves.append((first, second))
     sample = evenly_spaced_rows(len(particles), NOISE_SAMPLE)
-    own = particles.select(sample)
-    assert own.poses is not None
-    others = 2 * classes[sample] + (2 - _half_sets(own))  # the map of the other half of its class
-    transforms = [half.transform for pair in halves for half in pair]
-    noise = measured_noise(own, own.poses, transforms, others, highest)
-    return ClassMaps(tuple(halves), noise, frequency_points(particles.box, highest))
+    return class_maps_with_noise(tuple(halves), particles.select(sample), classes[sample], highest)
 
 
 @dataclass(frozen=True)
@@ -133,38 +79,6 @@ def _highest_frequency(fsc: Tensor) -> int:
     highest = min(int(below[0]) if len(below) else len(fsc) - 1, len(fsc) - 2)
     require(highest >= 2, "half maps that agree", "an FSC below 0.143 from the start")
     return highest
-
-
-def predicted_gain(
-    half_map: HalfMap,
-    images: WhitenedImages,
-    quaternions: Float[Tensor, "n 4"],
-    origins: Float[Tensor, "n 2"],
-) -> Float[Tensor, " n"]:
-    """Log-likelihood of whitened images over noise alone where the map is not known exactly.
-
-    An image is the prediction of the map plus complex noise of power 1 + transfer² · variance.
-    """
-    points, transfer = images.points, images.transfer
-    model = transfer * slices_at(half_map.transform, quaternions, points) * points.phases(origins)
-    power = 1 + transfer.square() * half_map.variance[points.shell]
-    residual = (images.values - model).abs().square()
-    return (images.values.abs().square() - residual / power - power.log()).sum(1)
-
-
-def _half_sets(particles: Particles) -> Tensor:
-    if particles.half_sets is None:
-        raise InputError("expected particles with half sets, found none")
-    return particles.half_sets
-
-
-def class_probabilities(log_likelihoods: Float[Tensor, "n k"], steps: int = 20) -> Float[Tensor, "n k"]:
-    """Posterior of the class of each particle; shares of the classes are the likeliest ones."""
-    shares = torch.full((log_likelihoods.shape[1],), 1 / log_likelihoods.shape[1])
-    for _ in range(steps):
-        posterior = (log_likelihoods + shares.log()).softmax(1)
-        shares = posterior.mean(0).clamp_min(LEAST_SHARE)
-    return posterior
 
 
 def first_classes(particles: Particles, reference: Reference, count: int, seed: int = 0) -> Int[Tensor, " n"]:

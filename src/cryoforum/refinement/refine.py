@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from cryoforum.alignment.class_likelihood import class_probabilities
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.fitting import aligner_with_own_noise, fitted_aligner
 from cryoforum.alignment.map_aligner import MapAligner
@@ -42,7 +43,7 @@ from cryoforum.reconstruction.reference_map import (
     reference_from_map,
     reference_with_noise,
 )
-from cryoforum.refinement.classes import class_maps, class_probabilities, first_classes
+from cryoforum.refinement.classes import class_maps, first_classes
 from cryoforum.runtime.distributed import add_up, joined_shares, own_share
 
 logger = logging.getLogger(__name__)
