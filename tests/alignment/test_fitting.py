@@ -9,7 +9,8 @@ from helpers.messages import logged, silence
 
 from cryoforum.alignment.aligner import align
 from cryoforum.alignment.config import AlignmentConfig
-from cryoforum.alignment.fitting import COARSE_REFINEMENT, FINE_REFINEMENT, FINE_SEARCH, fitted_aligner
+from cryoforum.alignment.draft import COARSE_REFINEMENT
+from cryoforum.alignment.fitting import FINE_REFINEMENT, FINE_SEARCH, fitted_aligner
 from cryoforum.alignment.global_search import SearchConfig
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.alignment.map_aligner import MapAligner

@@ -4,14 +4,14 @@ Commands and the Python API go through the same aligners: a map's (`map_aligner`
 of either for two half sets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 
+from cryoforum.alignment.class_aligner import aligner_of
 from cryoforum.alignment.config import AlignmentConfig
-from cryoforum.alignment.fitting import fitted_aligner
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.predictions import Predictions, joined_predictions
 from cryoforum.network.model import TrainedModel
@@ -82,7 +82,7 @@ def _of_half(predictions: Predictions, half: int) -> Predictions:
 
 
 def align(
-    reference: Reference,
+    reference: Reference | Sequence[Reference],
     particles: Particles,
     model: TrainedModel | None = None,
     config: AlignmentConfig | None = None,
@@ -96,7 +96,8 @@ def align(
     ----------
     reference
         A map at the particles' box and pixel size: `reference_from_map`, `reference_from_particles`, or
-        `load_reference` of a model folder.
+        `load_reference` of a model folder. Of several, one a class, each particle gets the pose in the class
+        that it is likeliest in.
     particles
         n of them; noise and signal scale are measured on a sample.
     model
@@ -110,14 +111,15 @@ def align(
 
     Returns
     -------
-    Predictions of n particles, with shifts and evidence.
+    Predictions of n particles, with shifts and evidence; of several references with classes.
 
     Raises
     ------
     InputError
         Where half maps are asked for and there are none, or the images have no contrast.
     """
-    aligner = fitted_aligner(reference, particles, model, config, own_half_maps=own_half_maps)
+    references = [reference] if isinstance(reference, Reference) else reference
+    aligner = aligner_of(references, particles, model, config, own_half_maps=own_half_maps)
     advance, batches = reporter.progress("aligning", len(particles)), []
     for batch in loaded_batches(particles, BATCH_SIZE):
         batches.append(aligner.align_batch(batch))

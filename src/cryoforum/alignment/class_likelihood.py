@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import Predictions
+from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.imaging.fft import FrequencyPoints, frequency_points
 from cryoforum.imaging.likelihood import WhitenedImages
@@ -117,7 +118,8 @@ def maps_of_reference(
     A map filtered by w = S / (S + N) has the power w S, and is off by S (1 - w). Of a map from elsewhere
     nothing is known, and it is taken for right.
     """
-    volumes, fsc = (reference.full,), reference.fsc
+    fsc = reference.fsc
+    volumes: tuple[Volume, ...] = (reference.full,)
     weight = None if fsc is None else 2 * fsc / (1 + fsc).clamp_min(1)
     if own_half_maps:
         assert reference.halves is not None

@@ -37,6 +37,14 @@ def train(
             "--half-set-models", help="A model of each half set (rlnRandomSubset), in OUT/half1 and half2."
         ),
     ] = False,
+    by_class: Annotated[
+        bool | None,
+        typer.Option(
+            "--by-class/--one-map",
+            help="A map of each class (rlnClassNumber), so that predict writes each particle's class, or one "
+            "of all. Default: by class where refine has found the classes.",
+        ),
+    ] = None,
     seed: int = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     scratch: options.ScratchFolder = None,
@@ -74,6 +82,7 @@ def train(
             device=device,
             precision=precision,
             keep_ramp=keep_ramp,
+            by_class=by_class,
         )
         models = command.train(request, reporter)
         for folder, model in zip(model_folders(out), models, strict=True):

@@ -41,7 +41,10 @@ def predict(
         typer.Option(help="Where local refinement starts; default: both, the network and a global search."),
     ] = None,
     reference: Annotated[
-        str | None, typer.Option(help="Map to compare with instead of the model's own.")
+        list[str] | None,
+        typer.Option(
+            help="Map to compare with instead of the model's own; given several times, one of each class."
+        ),
     ] = None,
     mask: Annotated[
         str | None, typer.Option(help="Multiply the reference by this mask (MRC, values from 0 to 1).")
@@ -94,7 +97,7 @@ def predict(
         from cryoforum.commands import predict as command
         from cryoforum.commands.pose_files import PoseOutput
         from cryoforum.commands.predict_request import PredictRequest
-        from cryoforum.commands.reference_maps import ReferenceMap
+        from cryoforum.commands.reference_maps import reference_maps
         from cryoforum.errors import InputError
         from cryoforum.io.scratch import Scratch
 
@@ -112,7 +115,7 @@ def predict(
             root=root,
             part=part,
             refine=refine,
-            reference=None if reference is None else ReferenceMap(reference, map_pixel_size, resolution),
+            references=reference_maps(reference or [], map_pixel_size, resolution),
             mask=mask,
             half_maps=half_maps,
             cross_fit=cross_fit,
@@ -127,9 +130,23 @@ def predict(
 
 @app.command(epilog="Example: cryoforum align map.mrc new.star --out aligned.star")
 def align(
-    reference: Annotated[str, typer.Argument(metavar="MAP.mrc", help="Map or structure to compare with.")],
+    reference: Annotated[
+        str,
+        typer.Argument(
+            metavar="MAP.mrc",
+            help="Map or structure to compare with, or a folder of refine: all its classes.",
+        ),
+    ],
     particles: options.Particles,
     out: options.Out,
+    further: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            help="A further map, of another state in the same frame; may be given several times. Particles "
+            "are written in the class (rlnClassNumber) that they are likeliest in.",
+        ),
+    ] = None,
     symmetry: options.Symmetry = "C1",
     map_pixel_size: options.MapPixelSize = None,
     resolution: options.Resolution = None,
@@ -144,16 +161,19 @@ def align(
     keep_ramp: options.KeepRamp = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Find poses against a map, without a model: global search over orientations, then local refinement."""
+    """Find poses against a map, without a model: global search over orientations, then local refinement.
+
+    Against several maps every particle is aligned with each, and written in its likeliest class.
+    """
     with running() as reporter:
         from cryoforum.alignment.config import AlignmentConfig
         from cryoforum.commands import align as command
         from cryoforum.commands.pose_files import PoseOutput
-        from cryoforum.commands.reference_maps import ReferenceMap
+        from cryoforum.commands.reference_maps import reference_maps
         from cryoforum.io.scratch import Scratch
 
         request = command.AlignRequest(
-            reference=ReferenceMap(reference, map_pixel_size, resolution),
+            references=reference_maps([reference, *(further or [])], map_pixel_size, resolution),
             particles=particles,
             output=PoseOutput(out, shard, batch_size, overwrite, Scratch(scratch, keep_scratch)),
             symmetry=symmetry,

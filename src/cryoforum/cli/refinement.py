@@ -59,11 +59,14 @@ def initial_model(
         )
 
 
-@app.command(epilog="Example: cryoforum refine particles.star --reference initial/map/map.mrc --out refined")
+@app.command(epilog="Example: cryoforum refine particles.star --reference initial --out refined")
 def refine(
     particles: options.Particles,
     reference: Annotated[
-        list[str], typer.Option(help="Map to start from; given several times, one of each class.")
+        list[str],
+        typer.Option(
+            help="Map to start from, or a folder of initial-model; given several times, one of each class."
+        ),
     ],
     out: options.Out,
     symmetry: options.Symmetry = "C1",
@@ -91,7 +94,7 @@ def refine(
     with running(interrupted=GOES_ON) as reporter:
         share_among(devices)
         from cryoforum.commands import refine as command
-        from cryoforum.commands.reference_maps import ReferenceMap
+        from cryoforum.commands.reference_maps import reference_maps
         from cryoforum.refinement.refine import RefinementConfig
 
         config = RefinementConfig(
@@ -102,6 +105,6 @@ def refine(
             most_rounds=most_rounds,
             seed=seed,
         )
-        references = tuple(ReferenceMap(spec, map_pixel_size) for spec in reference)
+        references = reference_maps(reference, map_pixel_size)
         request = command.RefineRequest(particles, references, out, config, mask, root, overwrite, keep_ramp)
         show_refined(command.refine(request, reporter), out)

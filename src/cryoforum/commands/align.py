@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryoforum.alignment.class_aligner import aligner_of
 from cryoforum.alignment.config import AlignmentConfig
-from cryoforum.alignment.fitting import fitted_aligner
 from cryoforum.commands.pose_files import PoseOutput, PoseSummary, hash_of_files, write_poses
 from cryoforum.commands.reference_maps import ReferenceMap, load_reference_map
 from cryoforum.dataset.particle_set import ParticleSet
@@ -21,14 +21,15 @@ class AlignRequest:
 
     Parameters
     ----------
-    reference
-        The map. Map and images are resampled to the box and pixel size that most images have.
+    references
+        The map, or one of each class: particles are written in the class that they are likeliest in. Maps and
+        images are resampled to the box and pixel size that most images have.
     particles
         Particle files, joined where there are several.
     output
         Where poses go.
     symmetry
-        Point group of the map.
+        Point group of the maps.
     root
         Folder that image names are looked for in first.
     alignment
@@ -37,7 +38,7 @@ class AlignRequest:
         Leave in each image the ramp that a gradient of the ice left; else it is removed first of all.
     """
 
-    reference: ReferenceMap
+    references: Sequence[ReferenceMap]
     particles: Sequence[Path]
     output: PoseOutput
     symmetry: str = "C1"
@@ -56,9 +57,10 @@ def align(request: AlignRequest, reporter: Reporter = SILENT) -> PoseSummary:
     check_writable(particle_set.table, output.path)
     particles = particle_set.particles
     refuse_expansion(particle_set, "to align", WITH_SYMMETRY)
-    reference = load_reference_map(request.reference, particles, request.symmetry)
-    inputs = hash_of_files([*request.particles, *companions, *request.reference.files])
-    made_with = f"{inputs} {request.symmetry} {request.reference} {request.alignment}"
+    references = [load_reference_map(given, particles, request.symmetry) for given in request.references]
+    maps = [path for given in request.references for path in given.files]
+    inputs = hash_of_files([*request.particles, *companions, *maps])
+    made_with = f"{inputs} {request.symmetry} {list(request.references)} {request.alignment}"
     with on_scratch(particles, output.rows(len(particles)), output.scratch, reporter) as near:
-        aligner = fitted_aligner(reference, near, config=request.alignment)
+        aligner = aligner_of(references, near, config=request.alignment)
         return write_poses(aligner, ParticleSet(particle_set.table, near), output, made_with, reporter)

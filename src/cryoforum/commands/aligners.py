@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from cryoforum.alignment.aligner import Aligner, HalfSetAligner, NetworkAligner
+from cryoforum.alignment.class_aligner import aligner_of
 from cryoforum.alignment.fitting import fitted_aligner
 from cryoforum.alignment.map_aligner import NetworkPoseAligner
 from cryoforum.commands.half_set_models import half_of_training, model_of_each, with_half_sets_of_training
@@ -18,7 +20,7 @@ from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import model_folders
 from cryoforum.network.predict import check_compatible
 from cryoforum.reconstruction.half_sets import drawn_half_sets
-from cryoforum.reconstruction.reference_files import load_reference
+from cryoforum.reconstruction.reference_files import load_reference, load_references
 from cryoforum.reconstruction.reference_map import Reference, masked_reference
 
 logger = logging.getLogger(__name__)
@@ -34,8 +36,8 @@ def chosen_aligner(
     for model in models:
         check_compatible(model, particle_set.particles)
     references = _references(models, particle_set.particles, request)
-    if None in references:
-        references = [None] * len(models)
+    if not all(references):
+        references = [()] * len(models)
         _refuse_without_reference(request)
         logger.info("the model has no reference: orientations of the network alone, origins stay as they are")
     if len(models) == 2:
@@ -47,42 +49,53 @@ def chosen_aligner(
 
 def _references(
     models: Sequence[TrainedModel], particles: Particles, request: PredictRequest
-) -> list[Reference | None]:
-    """What each model's images are compared with: its own reference, or the one map from elsewhere."""
-    if request.reference is None:
-        references = [load_reference(folder) for folder in model_folders(request.model)]
+) -> list[tuple[Reference, ...]]:
+    """What each model's images are compared with: its own references, one a class, or maps from elsewhere."""
+    symmetry = models[0].config.symmetry
+    if request.references:
+        given = tuple(load_reference_map(one, particles, symmetry) for one in request.references)
+        references = [given] * len(models)
     else:
-        symmetry = models[0].config.symmetry
-        references = [load_reference_map(request.reference, particles, symmetry)] * len(models)
+        references = [_own_references(folder, request) for folder in model_folders(request.model)]
     if request.mask is None:
         return references
     mask = load_mask(request.mask, particles)
-    return [reference and masked_reference(reference, mask) for reference in references]
+    return [tuple(masked_reference(one, mask) for one in of_model) for of_model in references]
+
+
+def _own_references(folder: Path, request: PredictRequest) -> tuple[Reference, ...]:
+    """Of each class; the one of all particles where the network's orientations stay as they are."""
+    if request.refine is not False:
+        return load_references(folder)
+    reference = load_reference(folder)
+    return () if reference is None else (reference,)
 
 
 def _aligner(
     model: TrainedModel,
-    reference: Reference | None,
+    references: Sequence[Reference],
     particles: Particles,
     request: PredictRequest,
     own_half_maps: bool,
 ) -> Aligner:
     """What aligns particles by one model."""
     alignment = request.alignment
-    if reference is None:
+    if not references:
         return NetworkAligner(model, alignment.tta, alignment.compute)
     if request.refine is None and alignment.tta is not None:
         raise InputError("expected --tta with --no-refine, as local refinement decides; add it")
     if request.refine is False:
         alignment = replace(alignment, source=alignment.source or "network")
-    aligner = fitted_aligner(reference, particles, model, alignment, own_half_maps=own_half_maps)
-    return NetworkPoseAligner(aligner, alignment.tta) if request.refine is False else aligner
+        require(len(references) == 1, "one --reference with --no-refine", len(references))
+        aligner = fitted_aligner(references[0], particles, model, alignment, own_half_maps=own_half_maps)
+        return NetworkPoseAligner(aligner, alignment.tta)
+    return aligner_of(references, particles, model, alignment, own_half_maps=own_half_maps)
 
 
 def _of_two_models(
     particle_set: ParticleSet,
     models: Sequence[TrainedModel],
-    references: Sequence[Reference | None],
+    references: Sequence[Sequence[Reference]],
     request: PredictRequest,
 ) -> tuple[ParticleSet, Aligner]:
     """The particles with half sets, and what aligns each by the model of its half."""
@@ -93,7 +106,7 @@ def _of_two_models(
     particles = particle_set.particles
     which = model_of_each(particles, models, request.cross_fit)
     seen = int((which == half_of_training(particles, models)).sum())
-    if seen and (request.refine is False or references[0] is None):
+    if seen and (request.refine is False or not references[0]):
         logger.warning(
             f"{seen} particles are aligned by the network that learned from them: it is surer of them "
             "than it should be; --cross-fit takes the other one"
@@ -104,7 +117,7 @@ def _of_two_models(
         for rows in [(which == half).nonzero()[:, 0]]
     )
     half_of_name = dict(zip(particles.names, which.tolist(), strict=True))
-    return particle_set, HalfSetAligner((first, second), half_of_name, request.reference is None)
+    return particle_set, HalfSetAligner((first, second), half_of_name, not request.references)
 
 
 def _refuse_without_reference(request: PredictRequest) -> None:
@@ -119,10 +132,10 @@ def _refuse_without_reference(request: PredictRequest) -> None:
 
 
 def _with_half_sets(
-    particle_set: ParticleSet, model: TrainedModel, reference: Reference | None, request: PredictRequest
+    particle_set: ParticleSet, model: TrainedModel, references: Sequence[Reference], request: PredictRequest
 ) -> tuple[ParticleSet, bool]:
     """The particles with half sets where they are wanted, and whether these are kept apart."""
-    possible = reference is not None and reference.halves is not None
+    possible = bool(references) and all(reference.halves is not None for reference in references)
     wanted, particles = request.half_maps, particle_set.particles
     if wanted == "own" and not possible:
         raise InputError("expected a reference with half maps for --half-maps own; leave out --reference")

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cryoforum.commands.held_folder import taken_by_first
-from cryoforum.commands.refine import CLASSES, MAP, REPORT, earlier_state, fingerprint_of_run, map_folder
+from cryoforum.commands.reference_maps import CLASSES, MAP, MAP_FILE, map_folder
+from cryoforum.commands.refine import REPORT, earlier_state, fingerprint_of_run
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_expansion
 from cryoforum.errors import require
@@ -79,7 +80,7 @@ def initial_model(request: InitialModelRequest, reporter: Reporter = SILENT) -> 
                 _keep(stage, particles, request, job, hold)
             advance(1)
     wait_for_all()
-    return [map_folder(out, number, config.classes) / "map.mrc" for number in range(1, config.classes + 1)]
+    return [map_folder(out, number, config.classes) / MAP_FILE for number in range(1, config.classes + 1)]
 
 
 def _keep(stage: Stage, particles: Particles, request: InitialModelRequest, job: str, hold: Hold) -> None:
@@ -100,5 +101,5 @@ def _write(stage: Stage, particles: Particles, request: InitialModelRequest) -> 
     for number, volume in enumerate(volumes_of(stage, particles), 1):
         folder = map_folder(request.out, number, request.config.classes)
         folder.mkdir(parents=True, exist_ok=True)
-        write_volume(volume, folder / "map.mrc")
+        write_volume(volume, folder / MAP_FILE)
     write_report(request.out, request.out / REPORT, request.root)

@@ -20,7 +20,7 @@ from cryoforum.io.scratch import on_scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import DESCRIPTION, SPLIT, WEIGHTS, load_models, model_folders
 from cryoforum.network.predict import grid_of
-from cryoforum.reconstruction.reference_files import REFERENCE_FILES
+from cryoforum.reconstruction.reference_files import reference_files
 from cryoforum.runtime.reporter import SILENT, Reporter
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def predict_set(
     if request.part is not None:
         particle_set = particle_set.select(_rows_of_part(models, particle_set, request.part))
     files = [*request.particles, *particle_set.table.companions, *_model_files(request.model)]
-    files += request.reference.files if request.reference is not None else []
+    files += [path for given in request.references for path in given.files]
     files += [Path(request.mask)] if request.mask is not None else []
     made_with = f"{hash_of_files(files)} {request.settings}"
     particles, rows = particle_set.particles, output.rows(len(particle_set))
@@ -88,6 +88,6 @@ def hash_of_model(model_folder: Path) -> str:
 
 
 def _model_files(model_folder: Path) -> list[Path]:
-    names = (WEIGHTS, DESCRIPTION, SPLIT, *REFERENCE_FILES)
-    files = [folder / name for folder in model_folders(model_folder) for name in names]
-    return [path for path in files if path.is_file()]
+    folders, names = model_folders(model_folder), (WEIGHTS, DESCRIPTION, SPLIT)
+    files = [folder / name for folder in folders for name in names if (folder / name).is_file()]
+    return files + [path for folder in folders for path in reference_files(folder)]

@@ -29,10 +29,10 @@ class PredictRequest:
         Only this part of the model's split.
     refine
         Local refinement against a reference; None: wherever there is one. False: the network's orientations.
-    reference
-        A map to compare with instead of the model's own.
+    references
+        A map to compare with instead of the model's own, or one of each class.
     mask
-        A map of values from 0 to 1 that the reference is multiplied by.
+        A map of values from 0 to 1 that references are multiplied by.
     half_maps
         "own": each half set against the map of its own half; "all": every particle against the map of all;
         None: "own" where the particles have half sets and the reference has half maps.
@@ -50,7 +50,7 @@ class PredictRequest:
     root: Path | None = None
     part: SplitPart | None = None
     refine: bool | None = None
-    reference: ReferenceMap | None = None
+    references: Sequence[ReferenceMap] = ()
     mask: str | None = None
     half_maps: HalfMapsChoice | None = None
     cross_fit: bool = False
@@ -71,6 +71,6 @@ class PredictRequest:
     @property
     def settings(self) -> str:
         """Text of everything but files and places that a result depends on."""
-        chosen = (self.refine, self.reference, self.mask, self.half_maps, self.cross_fit, self.alignment)
+        chosen = (self.refine, list(self.references), self.mask, self.half_maps, self.cross_fit)
         compute = self.alignment.compute
-        return f"{chosen} {compute.device.type} {compute.precision}"
+        return f"{chosen} {self.alignment} {compute.device.type} {compute.precision}"

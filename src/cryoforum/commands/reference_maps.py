@@ -1,5 +1,6 @@
 """Maps that users give to compare images with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cryoforum.io.mrc.maps import check_volume, read_volume
 from cryoforum.molecules.structures import MAP_SUFFIXES, load_structure
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map, without_visible_noise
 
+MAP, CLASSES, MAP_FILE = "map", "reconstruction", "map.mrc"
 MASK_TOLERANCE = 1e-2  # of values beyond 0 and 1, as resampled masks have them
 
 
@@ -36,6 +38,32 @@ class ReferenceMap:
     def files(self) -> list[Path]:
         """The file that it is read from, if any."""
         return [Path(self.spec)] if Path(self.spec).is_file() else []
+
+
+def reference_maps(
+    specs: Sequence[str], pixel_size_angstrom: float | None = None, resolution_angstrom: float | None = None
+) -> tuple[ReferenceMap, ...]:
+    """What ``specs`` name, in order; a folder of `initial-model` or `refine` stands for its maps."""
+    found = [path for spec in specs for path in _maps_in_folder(spec)]
+    return tuple(ReferenceMap(path, pixel_size_angstrom, resolution_angstrom) for path in found)
+
+
+def _maps_in_folder(spec: str) -> list[str]:
+    folder = Path(spec)
+    if not folder.is_dir():
+        return [spec]
+    classes: list[Path] = []
+    while (path := map_folder(folder, len(classes) + 1, 2) / MAP_FILE).is_file():
+        classes.append(path)
+    single = map_folder(folder, 1, 1) / MAP_FILE
+    if not classes and not single.is_file():
+        raise InputError(f"expected a map, or a folder written by initial-model or refine, found {folder}")
+    return [str(path) for path in classes or [single]]
+
+
+def map_folder(out: Path, number: int, count: int) -> Path:
+    """Where `initial-model` and `refine` put the maps of a class, by its number from 1."""
+    return Path(out) / MAP if count == 1 else Path(out) / CLASSES / f"class{number}"
 
 
 def load_reference_map(given: ReferenceMap, particles: Particles, symmetry: str) -> Reference:

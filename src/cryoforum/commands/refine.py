@@ -14,7 +14,14 @@ import torch
 from cryoforum.commands.held_folder import taken_by_first
 from cryoforum.commands.pose_files import hash_of_files
 from cryoforum.commands.reconstruct import write_maps
-from cryoforum.commands.reference_maps import ReferenceMap, load_mask, load_reference_map
+from cryoforum.commands.reference_maps import (
+    CLASSES,
+    MAP,
+    ReferenceMap,
+    load_mask,
+    load_reference_map,
+    map_folder,
+)
 from cryoforum.dataset.columns import CLASS_NUMBER, CLASS_PROBABILITY
 from cryoforum.dataset.particle_set import ParticleSet
 from cryoforum.dataset.particle_table import with_columns
@@ -39,7 +46,6 @@ from cryoforum.storage.state import load_state, save_state
 logger = logging.getLogger(__name__)
 
 PARTICLES, ROUNDS, STATE, REPORT = "predictions.star", "rounds.csv", ".refinement-state", "report.html"
-MAP, CLASSES = "map", "reconstruction"
 RESULTS = {PARTICLES, ROUNDS, STATE, REPORT, MAP, CLASSES}
 
 
@@ -173,11 +179,6 @@ def earlier_state(path: Path, job: str) -> dict[str, Any] | None:
             "command, remove the folder, or choose another --out"
         )
     return state
-
-
-def map_folder(out: Path, number: int, count: int) -> Path:
-    """Where the maps of a class lie, by its number from 1."""
-    return Path(out) / MAP if count == 1 else Path(out) / CLASSES / f"class{number}"
 
 
 def fingerprint_of_run(particle_set: ParticleSet, files: Sequence[Path], settings: object) -> str:

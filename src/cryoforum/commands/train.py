@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cryoforum.choices import Precision
+from cryoforum.commands.class_references import class_references, classes_to_tell_apart
 from cryoforum.commands.held_folder import taken_by_first
 from cryoforum.config import Config
 from cryoforum.dataset.particle_set import ParticleSet
@@ -23,7 +24,11 @@ from cryoforum.io.scratch import NO_SCRATCH, Scratch, on_scratch
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import DESCRIPTION, HALF_FOLDERS, load_model, save_model
 from cryoforum.reconstruction.half_sets import checked_half_sets, drawn_half_sets
-from cryoforum.reconstruction.reference_files import forget_references, save_reference
+from cryoforum.reconstruction.reference_files import (
+    forget_references,
+    save_class_references,
+    save_reference,
+)
 from cryoforum.reconstruction.reference_map import Reference, reference_from_particles
 from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import from_first, is_first, wait_for_all
@@ -71,6 +76,9 @@ class TrainRequest:
         As in `runtime.devices.compute_for`.
     keep_ramp
         Leave in each image the ramp that a gradient of the ice left; else it is removed first of all.
+    by_class
+        A reference of each class (rlnClassNumber), so that the model finds the class of a particle, too;
+        None: where `refine` has found the classes.
     """
 
     particles: Sequence[Path]
@@ -87,6 +95,7 @@ class TrainRequest:
     device: str = "auto"
     precision: Precision = "auto"
     keep_ramp: bool = False
+    by_class: bool | None = None
 
     def __post_init__(self) -> None:
         minutes = self.max_minutes
@@ -157,11 +166,16 @@ def _train_into_held(
     reporter: Reporter,
 ) -> TrainedModel:
     wait_for_all()  # nobody writes before everyone has seen that nothing is in the way
+    classes = classes_to_tell_apart(particle_set, request.by_class)
     if is_first() and not request.resume:
         (out / STATE).unlink(missing_ok=True)
     used = torch.cat([split.train, split.validation])
     with on_scratch(particle_set.particles, used, request.scratch, reporter) as particles:
         reference, config = reference_and_config(particles, split, request.config, reporter)
+        references: tuple[Reference, ...] = () if reference is None else (reference,)
+        if reference is not None and classes is not None:
+            training = particles.select(split.train)
+            references += class_references(training, classes[split.train], config.symmetry, reporter)
         options = loop.TrainingOptions(
             request.seed, request.max_minutes, out / STATE, request.resume, request.device, request.precision
         )
@@ -171,7 +185,7 @@ def _train_into_held(
     for doubt in model.doubts:
         logger.warning(doubt)
     if hold is not None:
-        _write_if_held(model, reference, out, hold)
+        _write_if_held(model, references, out, hold)
     wait_for_all()
     return model
 
@@ -192,22 +206,26 @@ def _is_filled(folder: Path) -> bool:
     return bool(contents(folder))
 
 
-def _write_if_held(model: TrainedModel, reference: Reference | None, out: Path, hold: Hold) -> None:
-    """Write the folder; or another, where somebody has taken it meanwhile: neither model is lost."""
+def _write_if_held(model: TrainedModel, references: tuple[Reference, ...], out: Path, hold: Hold) -> None:
+    """Write the folder, with the reference of all particles and those of classes.
+
+    Or another, where somebody has taken it meanwhile: neither model is lost.
+    """
     try:
         hold.check()
     except InputError as error:
         aside = out.with_name(f"{out.name}-of-process-{os.getpid()}")
-        _write_folder(model, reference, aside)
+        _write_folder(model, references, aside)
         raise InputError(f"{error}; the model of this training is in {aside}") from error
-    _write_folder(model, reference, out)
+    _write_folder(model, references, out)
 
 
-def _write_folder(model: TrainedModel, reference: Reference | None, out: Path) -> None:
+def _write_folder(model: TrainedModel, references: tuple[Reference, ...], out: Path) -> None:
     save_model(model, out)
     forget_references(out)  # one of an earlier model must not outlive it
-    if reference is not None:
-        save_reference(reference, out)
+    if references:
+        save_reference(references[0], out)
+    save_class_references(references[1:], out)
     (out / STATE).unlink(missing_ok=True)
     remove_leftovers_in(out)
 

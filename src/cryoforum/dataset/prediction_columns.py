@@ -31,6 +31,8 @@ COLUMNS: dict[str, Callable[[Predictions], Tensor | None]] = {
     c.EXPECTED_ERROR: lambda found: torch.rad2deg(found.expected_error_rad),
     c.FIGURE_OF_MERIT: lambda found: found.figure_of_merit,
     c.MODEL_HALF: lambda found: found.model_half,
+    c.CLASS_NUMBER: lambda found: found.class_number,
+    c.CLASS_PROBABILITY: lambda found: found.class_probability,
     c.CRAMER_RAO_BOUND: _evidence(lambda evidence: torch.rad2deg(evidence.bound_rad)),
     c.ORIGIN_ERROR: _evidence(_origin_error),
     c.LOG_LIKELIHOOD_GAIN: _evidence(lambda evidence: evidence.log_likelihood_gain),

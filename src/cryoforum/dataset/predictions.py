@@ -80,6 +80,8 @@ class Predictions(Rows):
     model_half
         The half (1 or 2) whose particles alone made the model and the reference that were used; 0 where a
         reference came from elsewhere; None where one model aligned both halves.
+    class_number, class_probability
+        The likeliest of several classes, counted from 1, and how sure that is; None where there was one map.
 
     Raises
     ------
@@ -96,6 +98,8 @@ class Predictions(Rows):
     shifts_angstrom: Float[Tensor, "n 2"] | None = None
     evidence: ImageEvidence | None = None
     model_half: Int[Tensor, " n"] | None = None
+    class_number: Int[Tensor, " n"] | None = None
+    class_probability: Float[Tensor, " n"] | None = None
 
     def __post_init__(self) -> None:
         of_kind("posterior", self.posterior, OrientationPosterior)
@@ -110,8 +114,11 @@ class Predictions(Rows):
         settle(self, expected_error_rad=expected)
         if self.shifts_angstrom is not None:
             settle(self, shifts_angstrom=floats("shifts_angstrom", self.shifts_angstrom, count, 2))
-        if self.model_half is not None:
-            settle(self, model_half=integers("model_half", self.model_half, count))
+        for name in ("model_half", "class_number"):
+            if (given := getattr(self, name)) is not None:
+                settle(self, **{name: integers(name, given, count)})
+        if self.class_probability is not None:
+            settle(self, class_probability=floats("class_probability", self.class_probability, count))
         same_length("evidence", self.evidence, count)
 
     @property

@@ -165,7 +165,16 @@ def predictions_from_file(path: AnyPath) -> Predictions:
         poses.shifts_angstrom if poses is not None and has_origins else None,
         None if missing_columns(table, _EVIDENCE_COLUMNS) else _evidence(table),
         None if missing_columns(table, [c.MODEL_HALF]) else _column(table, c.MODEL_HALF).long(),
+        **_classes(table),
     )
+
+
+def _classes(table: ParticleTable) -> dict[str, Tensor]:
+    """Classes that were found, which have a probability; one that a file came with has none."""
+    if missing_columns(table, [c.CLASS_NUMBER, c.CLASS_PROBABILITY]):
+        return {}
+    number, probability = (_column(table, name) for name in (c.CLASS_NUMBER, c.CLASS_PROBABILITY))
+    return {"class_number": number.long(), "class_probability": probability}
 
 
 def _evidence(table: ParticleTable) -> ImageEvidence:

@@ -37,11 +37,12 @@ def with_predictions(table: ParticleTable, found: Mapping[str, np.ndarray]) -> P
     Where no shifts were found those of the table stay, and so does the defocus. Columns of an earlier
     prediction are dropped.
     """
-    earlier = [name for name in table.particles if name.startswith(c.OWN) or name in COLUMNS]
+    ours = [*COLUMNS.keys() - {c.CLASS_NUMBER}, *found]  # a class that nothing new is said of stays
+    earlier = [name for name in table.particles if name.startswith(c.OWN) or name in ours]
     table = replace(table, particles=table.particles.drop(columns=earlier))
     quaternions = torch.from_numpy(np.stack([found[name] for name in _QUATERNION], axis=-1))
     columns = {name: values for name, values in found.items() if name not in (*_QUATERNION, *_SHIFT)}
-    for name in {c.MODEL_HALF, c.REFERENCE_HALF} & columns.keys():
+    for name in {c.MODEL_HALF, c.REFERENCE_HALF, c.CLASS_NUMBER} & columns.keys():
         columns[name] = columns[name].astype(np.int64)
     change = columns.pop(c.DEFOCUS_CHANGE, np.zeros(1))
     if change.any():

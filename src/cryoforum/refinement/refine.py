@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from cryoforum.alignment.class_aligner import class_aligner
 from cryoforum.alignment.class_likelihood import class_probabilities
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.fitting import aligner_with_own_noise, fitted_aligner
@@ -206,9 +207,14 @@ def _first_round(
 ) -> Round:
     """Against maps from elsewhere; each particle in the class of the likeliest."""
     search = _search(config)
-    aligners = [fitted_aligner(reference, particles, None, search) for reference in references]
+    compare: Compare = _gains
+    if len(references) == 1:
+        aligners: tuple[MapAligner, ...] = (fitted_aligner(references[0], particles, None, search),)
+    else:
+        of_classes = class_aligner(references, particles, None, search)
+        aligners, compare = of_classes.aligners, of_classes.maps.log_likelihoods
     searched = torch.ones(len(particles), dtype=torch.bool)
-    found, log_likelihoods = _aligned(aligners, particles, searched, _gains, progress)
+    found, log_likelihoods = _aligned(aligners, particles, searched, compare, progress)
     first = _round(1, particles, found, log_likelihoods, config)
     return replace(first, parted=len(references) == config.classes)
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from cryoforum.commands.check.problems import Problem
-from cryoforum.dataset.columns import ANGLE_COLUMNS, CLASS_NUMBER
+from cryoforum.dataset.columns import ANGLE_COLUMNS, CLASS_NUMBER, CLASS_PROBABILITY
 from cryoforum.dataset.ctf_parameters import CtfParameters
-from cryoforum.dataset.particle_table import ParticleTable, number_column, number_columns
+from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column, number_columns
 from cryoforum.dataset.particles import Particles
 
 FEWEST = 20  # values, of which not one is beyond a full turn in radians
@@ -54,15 +54,15 @@ def set_problems(table: ParticleTable, particles: Particles) -> list[Problem]:
     numbers, counts = (
         (np.zeros(1), np.zeros(1)) if classes is None else np.unique(classes, return_counts=True)
     )
-    if len(numbers) > 1:
+    if len(numbers) > 1 and missing_columns(table, [CLASS_PROBABILITY]):  # not of `refine`, in one frame
         pairs = [f"{number:g}: {count}" for number, count in zip(numbers, counts, strict=True)]
         listed = ", ".join(pairs[:CLASSES_SHOWN]) + (", …" if len(pairs) > CLASSES_SHOWN else "")
         found.append(
             Problem(
                 f"the particles are of {len(numbers)} classes ({CLASS_NUMBER} {listed}), and poses of "
                 "several classes are poses in several maps",
-                "give the particles of one class; or, where the classes are those of a 2D classification, "
-                f"remove {CLASS_NUMBER}",
+                "give the particles of one class, or train --by-class where they are states in one frame; "
+                f"where the classes are those of a 2D classification, remove {CLASS_NUMBER}",
             )
         )
     if particles.half_sets is not None:
