@@ -8,28 +8,39 @@ after the turn, move and hand are taken away by which a map made from nothing di
 ideal       70S ribosome, SNR 0.1: from particles to half maps, beside those of the true poses
 starts      the first map alone, for every seed
 realistic   two conformations with all imperfections: two classes, and one
-relion      beside relion_refine, from the same map
-noise       pure noise from a map of the ribosome, and from one of another molecule
+model       one model of both, learned from what refine found, on a quarter of them that it never saw
+relion      beside relion_refine (MPI, two halves and a leader), from the same map
+noise       pure noise from a map of the ribosome, and images of another molecule
+
+--structure takes what `simulate` takes, and: d2, four subunits of apoferritin about two-fold axes (80 kDa);
+part, what lies in an ellipsoid of the ribosome (some 200 kDa).
 """
 
 import argparse
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from relion_made import against_truth
 
 from cryoforum.commands.compare import errors_after_frames, matching_rows
-from cryoforum.dataset.columns import CLASS_NUMBER, CRAMER_RAO_BOUND
+from cryoforum.dataset.columns import ANGLE_COLUMNS, CLASS_NUMBER, CRAMER_RAO_BOUND, ORIGIN_COLUMNS
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows
-from cryoforum.io.relion.star_files import read_star
+from cryoforum.geometry.rotations import unitquat_to_rotmat
+from cryoforum.io.mrc.maps import read_volume, write_volume
+from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.potential import Atoms, atoms_to_volume, load_molecule
+from cryoforum.molecules.structures import load_structure
 from cryoforum.report.inputs import read_json
+from cryoforum.study.datasets import d2_complex
 
 LOST_RAD, FOUND_RAD = 0.1, 0.3
+OBLIQUE = torch.tensor([0.3, 0.5, 0.1, (1 - 0.35) ** 0.5])
 PARTICLES, POSES, MAP = "particles.star", "predictions.star", Path("map") / "map.mrc"
 
 
@@ -38,6 +49,7 @@ def main() -> None:
         "ideal": ideal,
         "starts": starts,
         "realistic": realistic,
+        "model": one_model,
         "relion": beside_relion,
         "noise": noise,
     }
@@ -106,35 +118,67 @@ def realistic(arguments: argparse.Namespace) -> None:
             row(seed, classes, *map(seconds, times), *reached, percent(lost_share(errors)))
 
 
+def one_model(arguments: argparse.Namespace) -> None:
+    """One model of both states, against new particles; and the maps of `refine` without a network."""
+    head("seed", "by", "right state", "of the smaller one", "median errors", "> 0.1 rad")
+    for seed in range(arguments.seeds):
+        folder = arguments.out / f"model{seed}"
+        benchmark = [sys.executable, Path(__file__).with_name("realistic.py"), "--out", folder / "set"]
+        run(*benchmark, "--n", arguments.n, "--snr", arguments.snr, "--seed", seed, "--only-make")
+        everything, old = read_star(folder / "set" / PARTICLES), torch.arange(arguments.n) % 4 < 3
+        for name, rows in (("old.star", old), ("new.star", ~old)):
+            write_star(select_rows(everything, rows), folder / "set" / name)
+        _, refined, _ = from_nothing(folder, arguments, seed, "--classes", "2", particles="old.star")
+        model = "--out", folder / "model", "--max-minutes", "4", "--overwrite"
+        cryoforum("train", refined, *model)
+        new, truth = folder / "set" / "new.star", read_star(folder / "set" / "truth.star")
+        cryoforum("predict", folder / "model", new, "--out", folder / "predicted.star", "--overwrite")
+        cryoforum("align", refined, new, "--out", folder / "aligned.star", "--overwrite")
+        for name, path in (("model", "predicted.star"), ("maps alone", "aligned.star")):
+            found = read_star(folder / path)
+            errors = errors_after_frames(found, truth).orientations_rad
+            classes, states = classes_and_states(found, truth)
+            smaller = (classes == states)[states == 2].mean()
+            shares = percent(right_share(found, truth)), percent(smaller)
+            row(seed, name, *shares, medians_by_state(errors, found, truth), percent(lost_share(errors)))
+
+
 def beside_relion(arguments: argparse.Namespace) -> None:
-    """The same particles and start through relion_refine and refine."""
+    """The same particles, without poses, and the same start through relion_refine and refine."""
     folder = arguments.out / "relion"
     simulated(folder / "set", arguments, 0)
     truth = read_star(folder / "set" / PARTICLES)
+    poses = [*ANGLE_COLUMNS, *ORIGIN_COLUMNS]
+    write_star(
+        replace(truth, particles=truth.particles.drop(columns=poses)), folder / "set" / "without_poses.star"
+    )
+    true_map = load_structure(arguments.structure, arguments.box, arguments.pixel_size)
     start = folder / "start.mrc"
-    cryoforum("reconstruct", folder / "set" / PARTICLES, "--out", folder / "true")
-    shutil.copy(folder / "true" / "map.mrc", start)
+    write_volume(true_map, start)
     began = time.monotonic()
     refined = folder / "ours"
-    cryoforum("refine", folder / "set" / PARTICLES, "--reference", start, "--out", refined)
+    given = folder / "set" / "without_poses.star"
+    cryoforum("refine", given, "--reference", start, "--out", refined, "--overwrite")
     ours = time.monotonic() - began
     (folder / "theirs").mkdir(exist_ok=True)
     began = time.monotonic()
-    command = ["relion_refine", "--o", "../theirs/run", "--auto_refine", "--split_random_halves"]
-    command += ["--i", PARTICLES, "--ref", "../start.mrc", "--ini_high", "40", "--firstiter_cc", "--ctf"]
+    mpi = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "3", "relion_refine_mpi"]
+    command = [*mpi, "--o", "../theirs/run", "--auto_refine", "--split_random_halves"]
+    command += ["--i", given.name, "--ref", "../start.mrc", "--ini_high", "40", "--firstiter_cc", "--ctf"]
     command += ["--particle_diameter", "320", "--flatten_solvent", "--zero_mask", "--oversampling", "1"]
     command += ["--healpix_order", "2", "--auto_local_healpix_order", "4", "--offset_range", "5"]
     command += ["--offset_step", "2", "--sym", "C1", "--low_resol_join_halves", "40", "--norm", "--scale"]
-    command += ["--dont_combine_weights_via_disc", "--pool", "3", "--pad", "2", "--j", "2"]
+    command += ["--dont_combine_weights_via_disc", "--pool", "3", "--pad", "2", "--j", "1"]
     subprocess.run(command, cwd=folder / "set", check=True, stdout=subprocess.DEVNULL)
     theirs = time.monotonic() - began
-    head("program", "time", "median error", "> 0.1 rad")
-    for name, took, path in (
-        ("refine", ours, refined / POSES),
-        ("relion_refine", theirs, folder / "theirs" / "run_data.star"),
+    head("program", "time", "against the true map", "median error", "> 0.1 rad")
+    for name, took, path, volume in (
+        ("refine", ours, refined / POSES, refined / MAP),
+        ("relion_refine", theirs, folder / "theirs/run_data.star", folder / "theirs/run_class001.mrc"),
     ):
         errors = errors_after_frames(read_star(path), truth).orientations_rad
-        row(name, seconds(took), f"{errors.median():.4f} rad", percent(lost_share(errors)))
+        reached = f"{against_truth(read_volume(volume), true_map):.2f} Å"
+        row(name, seconds(took), reached, f"{errors.median():.4f} rad", percent(lost_share(errors)))
     print(f"\n{theirs / ours:.0f} times faster")
 
 
@@ -159,20 +203,36 @@ def simulated(folder: Path, arguments: argparse.Namespace, seed: int) -> None:
     if not (folder / PARTICLES).exists():
         grid = "--box", str(arguments.box), "--pixel-size", str(arguments.pixel_size)
         count = "--n", str(arguments.n), "--snr", str(arguments.snr), "--seed", str(seed)
-        cryoforum("simulate", "--structure", arguments.structure, "--out", folder, *grid, *count)
+        structure = arguments.structure
+        if structure in MOLECULES:
+            folder.mkdir(parents=True, exist_ok=True)
+            volume = atoms_to_volume(MOLECULES[structure](), arguments.box, arguments.pixel_size)
+            structure = folder / f"{structure}.mrc"
+            write_volume(volume, structure)
+        cryoforum("simulate", "--structure", structure, "--out", folder, *grid, *count)
+
+
+def part_of_ribosome() -> Atoms:
+    """What lies in an ellipsoid a third of the radius away from the middle, turned to no axis."""
+    whole = load_molecule("4v5d")
+    positions = whole.positions_angstrom - whole.positions_angstrom.mean(0)
+    turned = (positions - np.array([25.0, 20.0, 15.0])) @ unitquat_to_rotmat(OBLIQUE).numpy()
+    inside = ((turned / np.array([63.0, 44.0, 33.0])) ** 2).sum(1) < 1
+    kept = positions[inside] - positions[inside].mean(0)
+    return Atoms(kept.astype(np.float32), whole.elements[inside], whole.b_factors[inside])
 
 
 def from_nothing(
-    folder: Path, arguments: argparse.Namespace, seed: int, *options: str
+    folder: Path, arguments: argparse.Namespace, seed: int, *options: str, particles: str = PARTICLES
 ) -> tuple[Path, Path, tuple[float, float]]:
     """Folders of the first map and of the refinement, and the seconds that each took."""
     first, refined = folder / "first", folder / "-".join(["refined", *options])
     shared = "--seed", str(seed), "--overwrite", *symmetry(arguments)
     began = time.monotonic()
-    cryoforum("initial-model", folder / "set" / PARTICLES, "--out", first, *shared)
+    cryoforum("initial-model", folder / "set" / particles, "--out", first, *shared)
     middle = time.monotonic()
     start = "--reference", first / MAP
-    cryoforum("refine", folder / "set" / PARTICLES, *start, "--out", refined, *shared, *options)
+    cryoforum("refine", folder / "set" / particles, *start, "--out", refined, *shared, *options)
     return first, refined, (middle - began, time.monotonic() - middle)
 
 
@@ -196,6 +256,9 @@ def run(*command: object) -> str:
 def head(*names: str) -> None:
     row(*names)
     row(*("---" for _ in names))
+
+
+MOLECULES: dict[str, Callable[[], Atoms]] = {"d2": d2_complex, "part": part_of_ribosome}
 
 
 def row(*cells: object) -> None:

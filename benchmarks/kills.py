@@ -1,4 +1,4 @@
-"""Kill train, predict and watch with signal 9 at random moments, and compare with runs left in peace.
+"""Kill train, predict, watch, initial-model and refine with signal 9 at random moments, and compare with runs left in peace.
 
 python benchmarks/kills.py DIR [--kills 10] [--only predict] [--seed 0] > benchmarks/kills.md
 """
@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 
 from cryoforum.commands.watch.sums import load_sums
 from cryoforum.dataset.particle_table import select_rows, with_columns
+from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.storage.files import is_leftover
 
 # One thread: sums are added in one order. States often, so that they are resumed.
@@ -30,6 +32,8 @@ import torch
 torch.set_num_threads(1)
 from cryoforum.training import loop as training
 training.STATE_INTERVAL_SECONDS = 0.3
+from cryoforum.commands import initial_model
+initial_model.STEPS_A_STATE = 2
 from cryoforum.cli import app
 app(sys.argv[1:])
 """
@@ -70,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--only", help="train, predict or watch; several may run at the same time")
+    parser.add_argument("--only", help="one of the commands; several may run at the same time")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random.seed(options.seed)
@@ -92,6 +96,7 @@ def main() -> None:
         base / "set",
     ]
     run(base, [str(argument) for argument in simulate])
+    write_volume(load_structure("4v5d", 32, 11.2), base / "set" / "start.mrc")
     run(base, training(base)(base / "model"))
     deliver(base)
     print(ABOUT.format(kills=options.kills, seed=options.seed, count=COUNT))
@@ -112,10 +117,16 @@ def cases(base: Path) -> list[Case]:
         "--until-idle",
         "2",
     ]
+    particles = str(base / "set" / "particles.star")
+    first = ["initial-model", particles]
+    start = str(base / "set" / "start.mrc")
+    refine = ["refine", particles, "--reference", start, "--initial-resolution", "60"]
     return [
         Case("train", training(base), "model", difference_of_models),
         Case("predict", lambda out: [*predict, "--out", str(out)], "predicted.star", difference_of_bytes),
         Case("watch", lambda out: [*watch, "--out", str(out)], "live", difference_of_watchers),
+        Case("initial-model", lambda out: [*first, "--out", str(out)], "first", difference_of_maps),
+        Case("refine", lambda out: [*refine, "--out", str(out)], "refined", difference_of_refinements),
     ]
 
 
@@ -158,7 +169,7 @@ def row(base: Path, case: Case, kills: int) -> str:
         time.sleep(moment)
         running.send_signal(signal.SIGKILL)
         code = running.wait()
-        is_through = code == 0 or (killed / case.out).is_file()  # all but its last words
+        is_through = code == 0 or is_finished(case, killed / case.out)  # all but its last words
         if code == -signal.SIGKILL and not is_through:
             moments.append(moment)
         elif is_through:  # once more from the start
@@ -172,6 +183,13 @@ def row(base: Path, case: Case, kills: int) -> str:
     left = sum(is_leftover(path) for path in killed.rglob("*"))
     when = ", ".join(f"{moment:.1f}" for moment in moments)
     return f"| {case.name} | {seconds:.1f} | {when} | {told} | {left} |"
+
+
+def is_finished(case: Case, out: Path) -> bool:
+    """Whether the result is there as a whole, whatever signal ended the command."""
+    if case.name in ("initial-model", "refine"):
+        return (out / "map").is_dir() and not list(out.glob(".*-state"))
+    return out.is_file()
 
 
 def started(base: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -206,6 +224,16 @@ def difference_of_models(first: Path, second: Path) -> str:
 def difference_of_bytes(first: Path, second: Path) -> str:
     same = first.read_bytes() == second.read_bytes()
     return "the same file, byte by byte" if same else "another file"
+
+
+def difference_of_maps(first: Path, second: Path) -> str:
+    return difference_of_bytes(first / "map" / "map.mrc", second / "map" / "map.mrc")
+
+
+def difference_of_refinements(first: Path, second: Path) -> str:
+    names = Path("predictions.star"), Path("map") / "half1.mrc", Path("map") / "half2.mrc"
+    told = [difference_of_bytes(first / name, second / name) for name in names]
+    return "; ".join(f"{name.name}: {what}" for name, what in zip(names, told, strict=True))
 
 
 def difference_of_watchers(first: Path, second: Path) -> str:
