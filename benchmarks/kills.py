@@ -1,4 +1,4 @@
-"""Kill train, predict, watch, initial-model and refine with signal 9 at random moments, and compare with runs left in peace.
+"""Kill long commands with signal 9 at random moments, and compare with runs left in peace.
 
 python benchmarks/kills.py DIR [--kills 10] [--only predict] [--seed 0] > benchmarks/kills.md
 """
