@@ -109,6 +109,13 @@ def demo(
     n: Annotated[int, typer.Option(help="Number of particles.")] = 5000,
     preset: options.Preset = "small",
     max_minutes: Annotated[float, typer.Option(help="Time to train.")] = 6.0,
+    from_particles: Annotated[
+        bool,
+        typer.Option(
+            "--from-particles",
+            help="Forget the poses first: initial-model, refine, and train on what these found.",
+        ),
+    ] = False,
     seed: int = 0,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -117,8 +124,10 @@ def demo(
     The test particles are aligned twice: by the network alone, and refined against the reference.
     """
     with running() as reporter:
-        from cryoforum.commands import demo as command
+        from cryoforum.commands.demo import DemoRequest, demo
+        from cryoforum.commands.demo_from_particles import demo_from_particles
 
-        result = command.demo(command.DemoRequest(out, n, preset, max_minutes, seed, overwrite), reporter)
+        command = demo_from_particles if from_particles else demo
+        result = command(DemoRequest(out, n, preset, max_minutes, seed, overwrite), reporter)
         show_demo(result)
         typer.echo(f"report: {result.report}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.choices import PresetName
+from cryoforum.choices import PresetName, SplitPart
 from cryoforum.commands.compare import matching_rows, pose_errors
 from cryoforum.commands.filter import FilterRequest, filter_particles
 from cryoforum.commands.pose_files import PoseOutput
@@ -21,7 +21,7 @@ from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.commands.train import TrainRequest, train
 from cryoforum.config import SimulationConfig, preset
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND
-from cryoforum.dataset.particle_table import number_column, select_rows
+from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows
 from cryoforum.dataset.pose_errors import ErrorSummary
 from cryoforum.dataset.split import PAPER_SHARES, PAPER_SPLIT, split_rows
 from cryoforum.errors import require
@@ -38,6 +38,7 @@ RESULTS = {
     *("particles.star", "particles.mrcs", "model", "network.star", "predictions.star", "kept.star"),
     *("truth.star", "reconstruction", "summary.json", "report.html"),
 }
+FROM_PARTICLES = {"collected.star", "new.star", "initial", "refined"}  # of the one that forgets the poses
 # Whose errors are measured and whose poses make maps, by the names that summary.json gives them.
 COMPARED = {"network": "network.star", "all": "predictions.star", "kept": "kept.star"}
 RECONSTRUCTED = {
@@ -92,39 +93,73 @@ def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
     require(request.max_minutes > 0, "--max-minutes above 0", request.max_minutes)
     split_rows(count, *PAPER_SHARES)  # too few particles are refused before anything is made or replaced
     with taken(request.out):
-        return _demo_into(new_folder(request.out, request.overwrite, RESULTS), request, reporter)
+        return _demo_into(
+            new_folder(request.out, request.overwrite, RESULTS | FROM_PARTICLES), request, reporter
+        )
 
 
 def _demo_into(out: Path, request: DemoRequest, reporter: Reporter) -> DemoResult:
     """All steps in an empty folder that this process holds."""
-    config, count = preset(request.preset), request.count
-    particles = [out / "particles.star"]
     timings: Timings = []
-    with _timed("simulate", count, timings):
-        simulation = SimulationConfig(count=count, seed=request.seed)
+    simulate_into(out, request, timings, reporter)
+    shown = train_on(out / "particles.star", out, request, timings, reporter, split=PAPER_SPLIT)
+    predict_twice(out, out / "particles.star", timings, reporter, part="test")
+    write_truth(out, read_star(out / "particles.star"))
+    return maps_and_page(out, timings, shown, reporter)
+
+
+def simulate_into(out: Path, request: DemoRequest, timings: Timings, reporter: Reporter) -> None:
+    """particles.star with true poses, and its stack."""
+    with timed("simulate", request.count, timings):
+        simulation = SimulationConfig(count=request.count, seed=request.seed)
         simulate(SimulateRequest(out, STRUCTURE, BOX, PIXEL_SIZE_ANGSTROM, simulation), reporter)
-    with _timed("train", 0, timings):
+
+
+def train_on(
+    particles: Path,
+    out: Path,
+    request: DemoRequest,
+    timings: Timings,
+    reporter: Reporter,
+    split: str | None = None,
+) -> float:
+    """A model in ``out``; how many images it was shown."""
+    with timed("train", 0, timings):
+        config, model = preset(request.preset), out / "model"
         training = TrainRequest(
-            particles,
-            out / "model",
-            config,
-            split=PAPER_SPLIT,
-            seed=request.seed,
-            max_minutes=request.max_minutes,
+            [particles], model, config, split=split, seed=request.seed, max_minutes=request.max_minutes
         )
         (trained,) = train(training, reporter)
     shown = trained.log[-1]["images"]
     timings[-1]["images_per_second"] = round(shown / float(timings[-1]["seconds"]), 1)
-    test_count = sum(part == "test" for part in trained.parts.values())
+    return shown
+
+
+def predict_twice(
+    out: Path, particles: Path, timings: Timings, reporter: Reporter, part: SplitPart | None = None
+) -> None:
+    """network.star by the network alone, predictions.star refined, and the surest of these in kept.star."""
     for step, name, refine in (
         ("predict, network alone", "network.star", False),
         ("predict and refine", "predictions.star", None),
     ):
-        with _timed(step, test_count, timings):
-            output = PoseOutput(out / name)
-            predict(PredictRequest(out / "model", particles, output, part="test", refine=refine), reporter)
+        with timed(step, 0, timings):
+            request = PredictRequest(
+                out / "model", [particles], PoseOutput(out / name), part=part, refine=refine
+            )
+            count = predict(request, reporter).count
+        timings[-1]["images_per_second"] = round(count / float(timings[-1]["seconds"]), 1)
     filter_particles(FilterRequest(out / "predictions.star", out / "kept.star", KEPT_SHARE))
-    _write_truth(out)
+
+
+def write_truth(out: Path, table: ParticleTable) -> None:
+    """The true poses, of ``table``, of the particles that were predicted, in the same order."""
+    rows = matching_rows(table, read_star(out / "predictions.star"))
+    write_star(select_rows(table, rows), out / "truth.star")
+
+
+def maps_and_page(out: Path, timings: Timings, shown: float, reporter: Reporter) -> DemoResult:
+    """A map from each kind of poses, what was found as numbers, and the page."""
     resolutions = _reconstruct(out, reporter, timings)
     result = _measured(out, resolutions)
     _write_summary(result, timings, shown, out / "summary.json")
@@ -132,19 +167,12 @@ def _demo_into(out: Path, request: DemoRequest, reporter: Reporter) -> DemoResul
     return result
 
 
-def _write_truth(out: Path) -> None:
-    """The true poses of the particles that were predicted, in the same order."""
-    table = read_star(out / "particles.star")
-    rows = matching_rows(table, read_star(out / "predictions.star"))
-    write_star(select_rows(table, rows), out / "truth.star")
-
-
 def _reconstruct(out: Path, reporter: Reporter, timings: Timings) -> dict[str, dict[str, float | bool]]:
     """A map from each kind of poses; their resolutions."""
     resolutions = {}
     (out / "reconstruction").mkdir()
     for kind, name in RECONSTRUCTED.items():
-        with _timed(f"reconstruct ({kind})", len(read_star(out / name)), timings):
+        with timed(f"reconstruct ({kind})", len(read_star(out / name)), timings):
             request = ReconstructRequest([out / name], out / "reconstruction" / kind)
             resolutions[kind] = reconstruct(request, reporter)
     return resolutions
@@ -183,7 +211,8 @@ def _write_summary(result: DemoResult, timings: Timings, shown: float, path: Pat
 
 
 @contextmanager
-def _timed(step: str, images: int, timings: Timings) -> Iterator[None]:
+def timed(step: str, images: int, timings: Timings) -> Iterator[None]:
+    """Add how long a step took, and its images a second, to ``timings``."""
     start = time.perf_counter()
     yield
     seconds = time.perf_counter() - start

@@ -1,0 +1,42 @@
+"""From particles without poses to the poses of others that come later."""
+
+from pathlib import Path
+
+import pytest
+
+from cryoforum.commands import demo as demonstration
+from cryoforum.commands import demo_from_particles as from_particles
+from cryoforum.commands.demo import FROM_PARTICLES, RESULTS, DemoRequest
+from cryoforum.commands.demo_from_particles import demo_from_particles
+from cryoforum.config import SimulationConfig
+from cryoforum.errors import InputError
+from cryoforum.io.relion.particles import poses_from_table
+from cryoforum.io.relion.star_files import read_star
+from cryoforum.refinement.initial_model import InitialModelConfig
+from cryoforum.refinement.refine import RefinementConfig
+
+
+def test_particles_that_come_later_are_found_by_what_the_first_ones_taught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demonstration, "BOX", 32)
+    monkeypatch.setattr(demonstration, "PIXEL_SIZE_ANGSTROM", 11.2)
+    monkeypatch.setattr(demonstration, "SimulationConfig", lambda **given: SimulationConfig(**given, snr=0.5))
+    few = InitialModelConfig(steps=60, images_per_step=150, starts=1)
+    monkeypatch.setattr(from_particles, "InitialModelConfig", lambda seed: few)
+    short = RefinementConfig(initial_resolution_angstrom=50.0, most_rounds=2)
+    monkeypatch.setattr(from_particles, "RefinementConfig", lambda: short)
+    out = tmp_path / "demo"
+    result = demo_from_particles(DemoRequest(out, count=450, preset="tiny", max_minutes=0.02))
+    assert {path.name for path in out.iterdir()} == RESULTS | FROM_PARTICLES
+    assert poses_from_table(read_star(out / "collected.star")) is None
+    assert poses_from_table(read_star(out / "new.star")) is None
+    assert result.errors["all"].count == 150
+    assert result.errors["all"].median_rad < 0.1
+    assert result.resolutions["predicted"]["masked"] < 40
+
+
+def test_too_few_particles_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--n of 300 or more with --from-particles, found 200"):
+        demo_from_particles(DemoRequest(tmp_path / "demo", count=200))
+    assert not (tmp_path / "demo").exists()
