@@ -6,7 +6,7 @@ import pytest
 
 from cryoforum.commands import demo as demonstration
 from cryoforum.commands import demo_from_particles as from_particles
-from cryoforum.commands.demo import FROM_PARTICLES, RESULTS, DemoRequest
+from cryoforum.commands.demo import ALL_RESULTS, DemoRequest
 from cryoforum.commands.demo_from_particles import demo_from_particles
 from cryoforum.config import SimulationConfig
 from cryoforum.errors import InputError
@@ -22,16 +22,16 @@ def test_particles_that_come_later_are_found_by_what_the_first_ones_taught(
     monkeypatch.setattr(demonstration, "BOX", 32)
     monkeypatch.setattr(demonstration, "PIXEL_SIZE_ANGSTROM", 11.2)
     monkeypatch.setattr(demonstration, "SimulationConfig", lambda **given: SimulationConfig(**given, snr=0.5))
-    few = InitialModelConfig(steps=60, images_per_step=150, starts=1)
+    few = InitialModelConfig(steps=40, images_per_step=150, starts=1)
     monkeypatch.setattr(from_particles, "InitialModelConfig", lambda seed: few)
     short = RefinementConfig(initial_resolution_angstrom=50.0, most_rounds=2)
     monkeypatch.setattr(from_particles, "RefinementConfig", lambda: short)
     out = tmp_path / "demo"
-    result = demo_from_particles(DemoRequest(out, count=450, preset="tiny", max_minutes=0.02))
-    assert {path.name for path in out.iterdir()} == RESULTS | FROM_PARTICLES
+    result = demo_from_particles(DemoRequest(out, count=330, preset="tiny", max_minutes=0.02))
+    assert {path.name for path in out.iterdir()} == ALL_RESULTS
     assert poses_from_table(read_star(out / "collected.star")) is None
     assert poses_from_table(read_star(out / "new.star")) is None
-    assert result.errors["all"].count == 150
+    assert result.errors["all"].count == 110
     assert result.errors["all"].median_rad < 0.1
     assert result.resolutions["predicted"]["masked"] < 40
 

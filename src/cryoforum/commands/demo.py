@@ -39,6 +39,7 @@ RESULTS = {
     *("truth.star", "reconstruction", "summary.json", "report.html"),
 }
 FROM_PARTICLES = {"collected.star", "new.star", "initial", "refined"}  # of the one that forgets the poses
+ALL_RESULTS = RESULTS | FROM_PARTICLES
 # Whose errors are measured and whose poses make maps, by the names that summary.json gives them.
 COMPARED = {"network": "network.star", "all": "predictions.star", "kept": "kept.star"}
 RECONSTRUCTED = {
@@ -93,9 +94,7 @@ def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
     require(request.max_minutes > 0, "--max-minutes above 0", request.max_minutes)
     split_rows(count, *PAPER_SHARES)  # too few particles are refused before anything is made or replaced
     with taken(request.out):
-        return _demo_into(
-            new_folder(request.out, request.overwrite, RESULTS | FROM_PARTICLES), request, reporter
-        )
+        return _demo_into(new_folder(request.out, request.overwrite, ALL_RESULTS), request, reporter)
 
 
 def _demo_into(out: Path, request: DemoRequest, reporter: Reporter) -> DemoResult:

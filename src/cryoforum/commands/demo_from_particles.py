@@ -1,4 +1,4 @@
-"""The whole way from particles without poses: a first map, a refinement, a model for those that come later."""
+"""The whole way from particles without poses: a first map, a refinement, a model for those that come."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +7,7 @@ import torch
 
 from cryoforum.commands.compare import matching_rows
 from cryoforum.commands.demo import (
-    FROM_PARTICLES,
-    RESULTS,
+    ALL_RESULTS,
     DemoRequest,
     DemoResult,
     Timings,
@@ -48,9 +47,7 @@ def demo_from_particles(request: DemoRequest, reporter: Reporter = SILENT) -> De
     least = FEWEST_PARTICLES * NEW_EVERY
     require(request.count >= least, f"--n of {least} or more with --from-particles", request.count)
     with taken(request.out):
-        return _demo_into(
-            new_folder(request.out, request.overwrite, RESULTS | FROM_PARTICLES), request, reporter
-        )
+        return _demo_into(new_folder(request.out, request.overwrite, ALL_RESULTS), request, reporter)
 
 
 def _demo_into(out: Path, request: DemoRequest, reporter: Reporter) -> DemoResult:
