@@ -17,8 +17,11 @@ def watch(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Where particle files appear, at any depth.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder written by train.")],
     out: options.Out,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder written by train; without one a model is made of the first particles."),
+    ] = None,
     pattern: Annotated[str, typer.Option(help="Which files are particle files.")] = "*.star",
     keep: Annotated[
         float, typer.Option(help="Share of the first 1000 particles whose expected errors set the threshold.")
@@ -39,18 +42,47 @@ def watch(
         typer.Option("--refine/--no-refine", help="As of predict; default: where the model has a reference."),
     ] = None,
     keep_ramp: options.KeepRamp = False,
+    build_from: Annotated[
+        int, typer.Option(help="Without --model: particles that have to come before one is made.")
+    ] = 2000,
+    train_minutes: Annotated[float, typer.Option(help="Without --model: time to train.")] = 10.0,
+    symmetry: options.Symmetry = "C1",
 ) -> None:
     """Predict, filter and reconstruct on the fly, as data collection writes particles.
 
-    Writes all.star, kept.star, map/ and report.html. After a kill, the same command goes on.
+    Writes all.star, kept.star, map/ and report.html. After a kill, the same command goes on. Without --model
+    the first particles go through initial-model, refine and train, and --symmetry is that of the molecule.
     """
     stopped = "stopped; the same command goes on"
     with running(each_message_once=True, interrupted=stopped) as reporter:
+        from cryoforum.commands.watch.first_model import FirstModel
         from cryoforum.commands.watch.job import WatchRequest
         from cryoforum.commands.watch.watch import watch as watch_folder
+        from cryoforum.config import chosen_config
+        from cryoforum.refinement.initial_model import InitialModelConfig
+        from cryoforum.refinement.refine import RefinementConfig
 
+        first_model = FirstModel(
+            build_from,
+            train_minutes,
+            InitialModelConfig(symmetry=symmetry),
+            RefinementConfig(symmetry=symmetry),
+            chosen_config("small", None, [], symmetry),
+        )
         request = WatchRequest(
-            folder, model, out, pattern, keep, max_error, every, until_idle, once, root, refine, keep_ramp
+            folder=folder,
+            model=model,
+            out=out,
+            pattern=pattern,
+            keep=keep,
+            max_error_deg=max_error,
+            every_seconds=every,
+            until_idle_seconds=until_idle,
+            once=once,
+            root=root,
+            refine=refine,
+            keep_ramp=keep_ramp,
+            first_model=first_model,
         )
         # Both end in one way, at any moment; what is under way cleans up after itself.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -2,11 +2,12 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cryoforum.commands.predict import hash_of_model
+from cryoforum.commands.watch.first_model import MODEL, FirstModel
 from cryoforum.errors import InputError, require
 from cryoforum.storage.files import contents, write_json
 
@@ -19,6 +20,7 @@ _OLD_LOCK = "watch.lock"  # that earlier versions leave
 class WatchRequest:
     """Particle files that fit ``pattern`` anywhere below ``folder`` are predicted by ``model`` into ``out``.
 
+    model: None for one that is made of the first particles, as ``first_model`` says.
     keep, max_error_deg: a particle counts where its expected error is at most ``max_error_deg`` or, where
         that is None, what the surest share ``keep`` of the first particles does not exceed.
     every_seconds: between two looks; a file is taken that did not change from one to the next.
@@ -27,7 +29,7 @@ class WatchRequest:
     """
 
     folder: Path
-    model: Path
+    model: Path | None
     out: Path
     pattern: str = "*.star"
     keep: float = 0.75
@@ -38,6 +40,7 @@ class WatchRequest:
     root: Path | None = None
     refine: bool | None = None
     keep_ramp: bool = False
+    first_model: FirstModel = field(default_factory=FirstModel)
 
     def __post_init__(self) -> None:
         require(Path(self.folder).is_dir(), "a folder to watch", f"none at {self.folder}")
@@ -59,25 +62,35 @@ def refuse_other_folder(request: WatchRequest) -> None:
         raise InputError(f"{out} holds {min(entries)} but no {JOB}; choose an empty folder for --out")
 
 
-def begin_or_go_on(request: WatchRequest) -> None:
+def begin_building(request: WatchRequest) -> None:
+    """Write down that a model is made of what comes first. InputError where the folder has another job."""
+    known = read_job(request.out)
+    if "model" in known and not (Path(request.out) / MODEL).is_dir():
+        raise InputError(f"{request.out} holds the results of a model that was given; give it with --model")
+    _compare_and_write(request.out, {"format": FORMAT, "folder": str(Path(request.folder).resolve())})
+
+
+def begin_or_go_on(request: WatchRequest, model: Path) -> None:
     """Write the job down, or compare it with the one that is there. InputError where it is another."""
     job = {
         "format": FORMAT,
         "folder": str(Path(request.folder).resolve()),
-        "model": hash_of_model(request.model),
+        "model": hash_of_model(model),
         "refine": request.refine,
         "keep_ramp": request.keep_ramp,
     }
-    known = read_job(request.out)
+    _compare_and_write(request.out, job)
+    (Path(request.out) / PREDICTED).mkdir(exist_ok=True)
+
+
+def _compare_and_write(out: Path, job: dict[str, Any]) -> None:
+    known = read_job(out)
     for name, value in job.items():
-        if known and known.get(name) != value:
+        if name in known and known[name] != value:
             # Of a model there are only hashes.
             values = "" if name == "model" else f" ({known.get(name)}, not {value})"
-            raise InputError(
-                f"{request.out} holds the results of another {name}{values}; choose another --out"
-            )
-    write_job(request.out, {**known, **job})
-    (Path(request.out) / PREDICTED).mkdir(exist_ok=True)
+            raise InputError(f"{out} holds the results of another {name}{values}; choose another --out")
+    write_job(out, {**known, **job})
 
 
 def read_job(out: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 All state is files in the output folder, each of which is replaced in one step:
 
 watch.json        the job, and the threshold once it is fixed
+first/, initial/, refined/, model/   where no model was given (see `first_model`)
 predicted/        one STAR file for each portion of an input file; its being there means that it is done
 all.star          the rows of all portions, kept.star those sure enough, each image once
 sums.npz          what the half maps are made of, with the list of portions that it holds
@@ -15,6 +16,7 @@ Whatever a kill interrupts, the next start finds `predicted` true and everything
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +26,15 @@ from cryoforum.commands.half_set_models import half_of_training
 from cryoforum.commands.pose_files import PoseOutput
 from cryoforum.commands.predict import predict_set
 from cryoforum.commands.predict_request import PredictRequest
-from cryoforum.commands.watch.job import MAPS, PREDICTED, WatchRequest, begin_or_go_on, refuse_other_folder
+from cryoforum.commands.watch.first_model import FIRST, MODEL, FirstParticles, build_model, write_first
+from cryoforum.commands.watch.job import (
+    MAPS,
+    PREDICTED,
+    WatchRequest,
+    begin_building,
+    begin_or_go_on,
+    refuse_other_folder,
+)
 from cryoforum.commands.watch.portions import (
     last_change_of_images,
     new_portions,
@@ -60,14 +70,31 @@ def watch(request: WatchRequest, reporter: Reporter = SILENT) -> int:
 
     InputError: a folder or model that is none, or an output folder of another job.
     """
-    models = load_models(request.model)
+    if request.model is not None:
+        load_models(request.model)  # refused before anything is made
     refuse_other_folder(request)
     with taken(request.out):
-        begin_or_go_on(request)
+        model = request.model or _model_of_first_particles(request, reporter)
+        models = load_models(model)
+        begin_or_go_on(request, model)
         _remove_torn_files(Path(request.out))
-        watcher = _Watcher(request, models, reporter)
+        watcher = _Watcher(replace(request, model=model), models, reporter)
         watcher.run()
         return watcher.results.count
+
+
+def _model_of_first_particles(request: WatchRequest, reporter: Reporter) -> Path:
+    """The model in the output folder, made of the first particles where it is not there yet."""
+    out = Path(request.out)
+    begin_building(request)
+    if not (out / FIRST).is_dir():
+        arrivals = Arrivals(Path(request.folder), request.pattern, out.absolute())
+        first = FirstParticles(arrivals, request.root)
+        patience = 0.0 if request.once else request.until_idle_seconds
+        first.wait_for(request.first_model.count, request.every_seconds, patience)
+        write_first(list(first.tables.values()), request.root, out.absolute())
+    build_model(out, request.first_model, request.root, reporter)
+    return out / MODEL
 
 
 def _remove_torn_files(out: Path) -> None:
@@ -213,6 +240,7 @@ class _Watcher:
             rows = rows.with_half_sets(half_sets)
         if mixed:
             self._say_once(f"{rows.path}: the model learned from some of these: halves are not kept apart")
+        assert request.model is not None
         prediction = PredictRequest(
             request.model,
             (),

@@ -1,0 +1,159 @@
+"""Where `watch` is given no model: one made of the first particles that come.
+
+OUT/first     the particles that it is made of; its being there means that enough had come
+OUT/initial   their first map, as of `initial-model`
+OUT/refined   poses and half maps, as of `refine`
+OUT/model     as of `train`
+
+A kill interrupts one of the three commands, each of which goes on where it was.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cryoforum.commands.initial_model import STATE as INITIAL_STATE
+from cryoforum.commands.initial_model import InitialModelRequest, initial_model
+from cryoforum.commands.reference_maps import reference_maps
+from cryoforum.commands.refine import PARTICLES, RefineRequest, refine
+from cryoforum.commands.refine import STATE as REFINEMENT_STATE
+from cryoforum.commands.train import TrainRequest, is_unfinished, train
+from cryoforum.commands.watch.portions import image_keys, with_findable_names
+from cryoforum.config import Config, preset
+from cryoforum.dataset.particle_table import ParticleTable, select_rows
+from cryoforum.errors import InputError, require
+from cryoforum.io.particle_files import particle_set_of, read_particle_file
+from cryoforum.io.relion.star_files import write_star
+from cryoforum.network.model_folder import DESCRIPTION
+from cryoforum.refinement.initial_model import InitialModelConfig
+from cryoforum.refinement.refine import RefinementConfig
+from cryoforum.runtime.reporter import Reporter
+from cryoforum.storage.file_watcher import Arrivals
+
+logger = logging.getLogger(__name__)
+
+FIRST, INITIAL, REFINED, MODEL = "first", "initial", "refined", "model"
+
+
+@dataclass(frozen=True)
+class FirstModel:
+    """How a model is made where none is given.
+
+    Parameters
+    ----------
+    count
+        Particles that have to come first.
+    minutes
+        Time to train.
+    initial, refinement, training
+        Settings of the three steps.
+    """
+
+    count: int = 2000
+    minutes: float = 10.0
+    initial: InitialModelConfig = field(default_factory=InitialModelConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
+    training: Config = field(default_factory=lambda: preset("small"))
+
+    def __post_init__(self) -> None:
+        require(self.count >= 100, "--build-from of 100 particles or more", self.count)
+        require(self.minutes > 0, "--train-minutes above 0", self.minutes)
+
+
+def build_model(out: Path, settings: FirstModel, root: Path | None, reporter: Reporter) -> None:
+    """A model of the particles in OUT/first, unless it is there already."""
+    particles = sorted((out / FIRST).iterdir())
+    if not _is_finished(out / INITIAL, "map", INITIAL_STATE):
+        logger.info(f"no model was given: a first map is made in {out / INITIAL}")
+        initial_model(InitialModelRequest(particles, out / INITIAL, settings.initial, root), reporter)
+    if not _is_finished(out / REFINED, PARTICLES, REFINEMENT_STATE):
+        logger.info(f"poses are refined in {out / REFINED}")
+        start = reference_maps([str(out / INITIAL)])
+        refine(RefineRequest(particles, start, out / REFINED, settings.refinement, root=root), reporter)
+    model = out / MODEL
+    if is_unfinished(model) or not (model / DESCRIPTION).is_file():
+        logger.info(f"a model is trained in {model}, for {settings.minutes:g} minutes")
+        request = TrainRequest(
+            [out / REFINED / PARTICLES],
+            model,
+            settings.training,
+            root=root,
+            max_minutes=settings.minutes,
+            resume=is_unfinished(model),
+        )
+        train(request, reporter)
+
+
+def _is_finished(folder: Path, result: str, state: str) -> bool:
+    return (folder / result).exists() and not (folder / state).exists()
+
+
+def write_first(tables: Sequence[ParticleTable], root: Path | None, out: Path) -> None:
+    """The particles that have come, each image once, as files that need no root."""
+    partial, known = out / f".{FIRST}.partial", set[str]()
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for number, table in enumerate(tables, 1):
+        path = out / FIRST / f"{number:06d}.star"
+        findable = replace(with_findable_names(table, root, path.parent), path=path)
+        keys = image_keys(findable)
+        rows = [row for row, key in enumerate(keys) if key not in known]
+        known.update(keys)
+        if rows:
+            write_star(select_rows(findable, rows), partial / path.name)
+    partial.rename(out / FIRST)
+
+
+@dataclass
+class FirstParticles:
+    """Particle files as they come, whose images are all there.
+
+    Parameters
+    ----------
+    arrivals
+        The files.
+    root
+        Where image names are looked for first.
+    """
+
+    arrivals: Arrivals
+    root: Path | None
+    tables: dict[Path, ParticleTable] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    def wait_for(self, count: int, every_seconds: float, until_idle_seconds: float | None) -> None:
+        """Until so many particles are there; InputError where nothing more came for so many seconds."""
+        self.arrivals.settled()  # what is there: the next look shows what has settled
+        last_news, told = time.monotonic(), -1
+        while (found := sum(map(len, self.tables.values()))) < count:
+            if found != told:
+                logger.info(
+                    f"no model was given: waiting for {count} particles, {found} so far"
+                )
+                told = found
+            time.sleep(every_seconds)
+            if self._look():
+                last_news = time.monotonic()
+            elif until_idle_seconds is not None and time.monotonic() - last_news >= until_idle_seconds:
+                raise InputError(
+                    f"expected --model, or {count} particles (--build-from) to make one of, found {found}"
+                )
+
+    def _look(self) -> bool:
+        """Take what has settled; whether there was anything new."""
+        news = False
+        for path in self.arrivals.settled():
+            try:
+                table = read_particle_file(path)
+                particle_set_of(table, self.root)
+            except (InputError, OSError) as error:
+                if str(error) not in self._said:
+                    logger.info(f"waiting: {error}")
+                self._said.add(str(error))
+            else:
+                self.tables[path], news = table, True
+                self.arrivals.done(path)
+        return news
