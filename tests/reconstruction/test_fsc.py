@@ -12,7 +12,12 @@ from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import compose, random_unitquat, rotation_about_view_axis
 from cryoforum.imaging.masks import soft_mask, soft_spherical_mask
-from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
+from cryoforum.reconstruction.fsc import (
+    chance_of_fsc,
+    fourier_shell_correlation,
+    fsc_curve,
+    resolution_angstrom,
+)
 
 
 def noise(box: int, seed: int) -> torch.Tensor:
@@ -67,6 +72,20 @@ def test_fsc_of_equal_maps_is_one_of_negatives_minus_one_of_empty_zero() -> None
     torch.testing.assert_close(fourier_shell_correlation(volume, scaled), -torch.ones(7, dtype=torch.float64))
     empty = Volume(torch.zeros(12, 12, 12), 1.0)
     assert not fourier_shell_correlation(volume, empty).any()
+
+
+def test_chance_is_how_far_the_fsc_of_noise_is_from_nothing() -> None:
+    generator = torch.Generator().manual_seed(3)
+    found = torch.stack(
+        [
+            fourier_shell_correlation(
+                *(Volume(torch.randn(24, 24, 24, generator=generator), 1.0) for _ in "12")
+            )
+            for _ in range(60)
+        ]
+    )
+    measured = found.square().mean(0).sqrt()[3:12]
+    torch.testing.assert_close(measured, chance_of_fsc(13)[3:12], rtol=0.3, atol=0)
 
 
 def test_fsc_refuses_maps_of_two_boxes() -> None:

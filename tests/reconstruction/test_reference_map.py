@@ -18,7 +18,7 @@ from cryoforum.imaging.masks import soft_spherical_mask
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.reconstruction import reference_map as reference_module
-from cryoforum.reconstruction.fsc import FscCurve, fourier_shell_correlation
+from cryoforum.reconstruction.fsc import FscCurve, chance_of_fsc, fourier_shell_correlation, fsc_curve
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.reconstruction.reference_files import forget_references, load_reference, save_reference
 from cryoforum.reconstruction.reference_map import (
@@ -118,15 +118,42 @@ def test_the_weights_bring_the_map_nearest_to_the_truth(without_mask: None) -> N
 
 
 def test_it_is_used_up_to_where_the_halves_agree() -> None:
-    reference = reference_from_half_maps(noisy_halves())
+    maps = noisy_halves()
+    reference = reference_from_half_maps(maps)
     assert reference.fsc is not None
     highest = reference.highest_frequency
-    assert bool((reference.fsc[1 : highest + 1] >= 0.143).all()) and float(reference.fsc[highest + 1]) < 0.143
+    assert bool((reference.fsc[1 : highest + 1] >= 0.143).all())
+    beyond = slice(highest + 1, highest + 4)
+    by_chance = fsc_curve(maps).unmasked[beyond] < 3 * chance_of_fsc(BOX // 2 + 1)[beyond]
+    assert float(reference.fsc[highest + 1]) < 0.143 or bool(by_chance.all())
     perfect = half_maps(blobs(BOX), blobs(BOX))
     assert reference_from_half_maps(perfect).highest_frequency == BOX // 2 - 1
     strangers = torch.randn(2, BOX, BOX, BOX, generator=seeded(3))
     with pytest.raises(ValueError, match="half maps that agree"):
         reference_from_half_maps(half_maps(*strangers))
+
+
+def test_what_a_mask_carries_beyond_the_shells_that_agree_is_not_used() -> None:
+    """Halves of noise that share what is below shell 9, as those of noise aligned to one start do."""
+    box, generator = 48, seeded(5)
+    low = shells_of(box) < 9
+    shared = torch.where(low, torch.fft.fftn(300 * blobs(box)), 0.0)
+    noise = (torch.fft.fftn(torch.randn(box, box, box, generator=generator)) for _ in range(2))
+    maps = half_maps(*(torch.fft.ifftn(shared + torch.where(low, 0.0, own)).real for own in noise))
+    curve = fsc_curve(maps)
+    assert float(curve.masked[9]) > 0.3 and float(curve.unmasked[9].abs()) < 0.2
+    assert reference_from_half_maps(maps).highest_frequency == 8
+
+
+def test_one_shell_without_signal_is_no_end() -> None:
+    box, generator = 48, seeded(6)
+    signal = torch.fft.fftn(100 * torch.randn(box, box, box, generator=generator))
+    signal[shells_of(box) == 15] = 0
+    noise = (torch.fft.fftn(torch.randn(box, box, box, generator=generator)) for _ in range(2))
+    ball = half_maps(*(torch.fft.ifftn(signal + own).real for own in noise))
+    curve = fsc_curve(ball, torch.ones(box, box, box))
+    assert float(curve.unmasked[15].abs()) < 0.1
+    assert not reference_module._agrees_by_chance(curve.unmasked, 1).any()
 
 
 def test_a_half_holds_the_images_of_its_own_half_alone(

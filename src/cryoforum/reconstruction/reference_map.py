@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.sampling import evenly_spaced_rows
 from cryoforum.dataset.volumes import HalfMaps, Volume
 from cryoforum.errors import InputError, require
+from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.imaging.masks import soft_mask, soft_spherical_mask
 from cryoforum.imaging.noise_model import NoiseModel, measured_noise
 from cryoforum.imaging.projection import cropped_transform
 from cryoforum.imaging.shells import filter_shells, mean_by_shell, shell_index
-from cryoforum.reconstruction.fsc import FSC_THRESHOLD, fsc_curve
+from cryoforum.reconstruction.fsc import FSC_THRESHOLD, chance_of_fsc, fsc_curve
 from cryoforum.reconstruction.half_sets import checked_half_sets
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
 
@@ -26,6 +28,10 @@ logger = logging.getLogger(__name__)
 # Of a map that comes without half maps nobody knows how far it is right. The scale measured shell by
 # shell against the images takes care of that up to here, in units of Nyquist.
 HIGHEST_OF_NYQUIST = 0.9
+# Agreement by chance: less than so many standard deviations of the FSC of noise in so many shells in a row,
+# as hollow molecules have single shells without signal. Where these are more than the last number, the
+# frequencies of a shell are too few to tell.
+SIGNIFICANCE, IN_A_ROW, TELLING = 3.0, 3, 0.5
 # What counts as noise around the molecule: beyond so many pixels of it, in at least this share of the box,
 # and with at least this share of the power inside in some shell.
 OUTSIDE_PIXEL, LEAST_OUTSIDE, LEAST_NOISE = 6.0, 0.02, 0.1
@@ -56,11 +62,14 @@ def reference_from_half_maps(maps: HalfMaps, symmetry: str = "C1") -> Reference:
     """Masked maps, each weighted by what its FSC says is signal, up to where the FSC falls to 0.143.
 
     The weight is the Wiener filter S / (S + N): FSC for a half, 2 FSC / (1 + FSC) for the whole
-    (Rosenthal & Henderson 2003).
+    (Rosenthal & Henderson 2003). A shell in which whole boxes agree no better than by chance is not used: a
+    mask carries agreement from shell to shell, and a refinement would walk there, in noise, too.
     """
     mask = soft_mask(maps.full)
-    fsc = fsc_curve(maps, mask).masked
-    below = (fsc[1:] < FSC_THRESHOLD).nonzero()
+    curve = fsc_curve(maps, mask)
+    fsc = curve.masked
+    by_chance = _agrees_by_chance(curve.unmasked, len(symmetry_group(symmetry)))
+    below = ((fsc < FSC_THRESHOLD) | by_chance)[1:].nonzero()
     shells = len(fsc) - 1
     highest = min(int(below[0]) if len(below) else shells, shells - 1)
     if highest < 2:
@@ -80,6 +89,13 @@ def reference_from_half_maps(maps: HalfMaps, symmetry: str = "C1") -> Reference:
         symmetry=symmetry,
         fsc=fsc,
     )
+
+
+def _agrees_by_chance(unmasked: Tensor, symmetry_order: int) -> Tensor:
+    """Whether an FSC of whole boxes, from each shell on, is no higher than that of noise."""
+    chance = SIGNIFICANCE * chance_of_fsc(len(unmasked), symmetry_order)
+    no_more = (unmasked < chance) & (chance < TELLING)
+    return pad(no_more, (0, IN_A_ROW - 1), value=True).unfold(0, IN_A_ROW, 1).all(1)
 
 
 def reference_from_map(

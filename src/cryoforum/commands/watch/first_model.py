@@ -130,9 +130,7 @@ class FirstParticles:
         last_news, told = time.monotonic(), -1
         while (found := sum(map(len, self.tables.values()))) < count:
             if found != told:
-                logger.info(
-                    f"no model was given: waiting for {count} particles, {found} so far"
-                )
+                logger.info(f"no model was given: waiting for {count} particles, {found} so far")
                 told = found
             time.sleep(every_seconds)
             if self._look():
