@@ -94,11 +94,11 @@ def fourier_shell_correlation(first: Volume, second: Volume) -> Tensor:
 def chance_of_fsc(shells: int, symmetry_order: int = 1) -> Tensor:
     """Standard deviation of the FSC of two maps of noise in shells 0 … ``shells`` - 1.
 
-    One over the root of the frequencies of a shell that are independent: half of 4 π r², and of these one of
-    as many as the point group has elements.
+    One over the root of the real numbers in a shell that are independent: 4 π r², two for each of a half of
+    its frequencies, and of these one of as many as the point group has elements.
     """
     radius = torch.arange(shells).clamp_min(1).double()
-    return (symmetry_order / (2 * torch.pi * radius.square())).sqrt()
+    return (symmetry_order / (4 * torch.pi * radius.square())).sqrt()
 
 
 def resolution_angstrom(
