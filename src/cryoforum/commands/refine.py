@@ -237,7 +237,5 @@ def _write_results(
     wait_for_all()
     expected = float(torch.rad2deg(last.predictions.expected_error_rad.median()))
     extent = particle_set.particles.box * particle_set.particles.pixel_size_angstrom
-    limit = extent / (
-        round(extent / request.config.initial_resolution_angstrom) + 1
-    )  # a shell beyond the start
+    limit = extent / (request.config.first_shells(extent) + 2)
     return RefineSummary(last.number, tuple(classes), expected, found_nothing=min(unmasked) > limit)

@@ -92,9 +92,15 @@ class RefinementConfig:
     still_share: float = 0.005
     seed: int = 0
 
+    def first_shells(self, extent_angstrom: float) -> int:
+        """Shells of a box of this size up to which the start is used; reading it reaches one shell more."""
+        return max(2, int(extent_angstrom / self.initial_resolution_angstrom))
+
     def __post_init__(self) -> None:
         require(self.most_rounds >= 1, "one round or more", self.most_rounds)
         require(self.classes >= 1, "one class or more", self.classes)
+        resolution = self.initial_resolution_angstrom
+        require(0 < resolution < math.inf, "an initial resolution above 0 Å", resolution)
         symmetry_group(self.symmetry)
         require(0 <= self.searched_share <= 1, "a searched_share in [0, 1]", self.searched_share)
 
@@ -357,7 +363,8 @@ def _masked(reference: Reference, mask: Tensor | None) -> Reference:
 
 def _filtered(start: Volume, config: RefinementConfig) -> Reference:
     """The start without what lies beyond the initial resolution."""
-    reference = reference_from_map(start, config.symmetry, config.initial_resolution_angstrom)
+    extent = len(start.voxels) * start.pixel_size_angstrom
+    reference = reference_from_map(start, config.symmetry, extent / config.first_shells(extent))
     shells = torch.arange(len(start.voxels) // 2 + 1)
     kept = (shells <= reference.highest_frequency).float()
     return replace(reference, full=replace(start, voxels=filter_shells(start.voxels, kept)))
