@@ -1,6 +1,8 @@
 """`initial-model` and `refine` as commands: what they write, that a kill changes nothing, and no more than is there."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -23,11 +25,13 @@ from cryoforum.config import Imperfections, SimulationConfig
 from cryoforum.dataset.particle_table import number_column
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import geodesic_distance
-from cryoforum.io.mrc.maps import write_volume
+from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.particle_files import load_particle_set
 from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.io.relion.star_files import read_star
+from cryoforum.io.relion.star_text import read_tables
 from cryoforum.molecules.structures import load_structure
+from cryoforum.reconstruction.fsc import fourier_shell_correlation
 from cryoforum.refinement.initial_model import InitialModelConfig
 from cryoforum.refinement.refine import RefinementConfig
 
@@ -80,6 +84,45 @@ def test_everything_to_go_on_with_is_written(refined: Path, folder: Path) -> Non
     assert list(rounds["round"]) == [1, 2, 3]
     assert "Rounds" in (refined / "report.html").read_text()
     assert sorted(path.name for path in refined.iterdir() if path.name.startswith(".")) == []
+
+
+def test_relion_makes_the_same_half_maps_and_finds_the_same_resolution(
+    relion: Path, refined: Path, folder: Path, tmp_path: Path
+) -> None:
+    """`relion_reconstruct` from the poses and half sets, `relion_postprocess` from the maps and their mask."""
+    stacks = read_star(refined / "predictions.star")
+    assert stacks.particles["rlnImageName"].str.endswith("@particles.mrcs").all()
+    shutil.copy(refined / "predictions.star", folder / "predictions.star")  # names are relative to there
+    for half in ("1", "2"):
+        words = [
+            "--i",
+            "predictions.star",
+            "--o",
+            str(tmp_path / f"half{half}.mrc"),
+            "--subset",
+            half,
+            "--ctf",
+        ]
+        command = [relion.with_name("relion_reconstruct"), *words, "--angpix", str(PIXEL_SIZE)]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    theirs, ours = (
+        [read_volume(at / f"half{half}.mrc") for half in (1, 2)] for at in (tmp_path, refined / "map")
+    )
+    extent, mask = BOX * PIXEL_SIZE, read_volume(refined / "map" / "mask.mrc")
+    reached = json.loads((refined / "map" / "resolution.json").read_text())["corrected"]
+    shell = int(extent / reached)
+    for one, other in zip(theirs, ours, strict=True):
+        masked = (replace(volume, voxels=volume.voxels * mask.voxels) for volume in (one, other))
+        alike = fourier_shell_correlation(*masked)[1 : shell + 1]
+        assert float(alike.min()) > 0.8 and float(alike.mean()) > 0.95  # each program weighs noise in its way
+    program = relion.with_name("relion_postprocess")
+    halves = ["--i", tmp_path / "half1.mrc", "--i2", tmp_path / "half2.mrc"]
+    rest = ["--mask", refined / "map" / "mask.mrc", "--o", tmp_path / "theirs", "--angpix", PIXEL_SIZE]
+    # It ends with an error where the program that draws its PDF is not installed, after it wrote the curves.
+    subprocess.run([program, *map(str, [*halves, *rest]), "--force_mask"], capture_output=True)
+    curve = dict(read_tables(tmp_path / "theirs.star"))["fsc"]["rlnFourierShellCorrelationCorrected"]
+    first_below = int((curve.astype(float).to_numpy()[1:] < 0.143).argmax()) + 1
+    assert abs(first_below - extent / reached) <= 1.0
 
 
 def test_a_folder_of_refine_stands_for_its_particles(refined: Path, folder: Path) -> None:

@@ -67,6 +67,15 @@ def test_it_ends_where_nothing_changes(rounds: list[Round]) -> None:
     assert [found.number for found in rounds] == list(range(1, len(rounds) + 1))
 
 
+def test_images_become_likelier_from_round_to_round(rounds: list[Round]) -> None:
+    """Beyond the rounds of the search, in which references are still those of wrong poses."""
+    totals = [
+        float(r.predictions.evidence.log_likelihood_gain.sum()) for r in rounds if r.predictions.evidence
+    ]
+    assert all(later >= 0.995 * earlier for earlier, later in zip(totals[1:], totals[2:], strict=False))
+    assert totals[-1] > totals[0]
+
+
 def test_after_the_first_round_each_half_is_compared_with_its_own_map(rounds: list[Round]) -> None:
     first, *others = (found.predictions.evidence for found in rounds)
     assert first is not None and not first.reference_half.any()
