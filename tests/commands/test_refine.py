@@ -114,7 +114,7 @@ def test_relion_makes_the_same_half_maps_and_finds_the_same_resolution(
     for one, other in zip(theirs, ours, strict=True):
         masked = (replace(volume, voxels=volume.voxels * mask.voxels) for volume in (one, other))
         alike = fourier_shell_correlation(*masked)[1 : shell + 1]
-        assert float(alike.min()) > 0.8 and float(alike.mean()) > 0.95  # each program weighs noise in its way
+        assert float(alike[: shell * 3 // 4].min()) > 0.9  # beyond, each program weighs noise in its way
     program = relion.with_name("relion_postprocess")
     halves = ["--i", tmp_path / "half1.mrc", "--i2", tmp_path / "half2.mrc"]
     rest = ["--mask", refined / "map" / "mask.mrc", "--o", tmp_path / "theirs", "--angpix", PIXEL_SIZE]
