@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--structure", default="4v5d")
     parser.add_argument("--symmetry", default="C1")
+    parser.add_argument("--diameter", help="Å, for initial-model")
     parser.add_argument("--box", type=int, default=128)
     parser.add_argument("--pixel-size", type=float, default=2.8)
     arguments = parser.parse_args()
@@ -229,7 +230,8 @@ def from_nothing(
     first, refined = folder / "first", folder / "-".join(["refined", *options])
     shared = "--seed", str(seed), "--overwrite", *symmetry(arguments)
     began = time.monotonic()
-    cryoforum("initial-model", folder / "set" / particles, "--out", first, *shared)
+    diameter = [] if arguments.diameter is None else ["--diameter", arguments.diameter]
+    cryoforum("initial-model", folder / "set" / particles, "--out", first, *shared, *diameter)
     middle = time.monotonic()
     start = "--reference", first / MAP
     cryoforum("refine", folder / "set" / particles, *start, "--out", refined, *shared, *options)

@@ -27,6 +27,13 @@ def initial_model(
             help="Largest shift along x and y that is searched, pixels; a tenth of the box if not given."
         ),
     ] = None,
+    diameter: Annotated[
+        float | None,
+        typer.Option(
+            help="Of the particle, Å: images are cut to half as much again around it; for a small particle "
+            "in a large box."
+        ),
+    ] = None,
     seed: int = 0,
     devices: options.Devices = 1,
     root: options.Root = None,
@@ -47,6 +54,7 @@ def initial_model(
             starts=starts,
             classes=classes,
             max_shift_pixel=max_shift,
+            diameter_angstrom=diameter,
             symmetry=symmetry,
             seed=seed,
         )

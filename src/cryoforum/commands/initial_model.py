@@ -98,7 +98,7 @@ def _keep(stage: Stage, particles: Particles, request: InitialModelRequest, job:
 
 def _write(stage: Stage, particles: Particles, request: InitialModelRequest) -> None:
     """The maps as they are now, and a page that shows them."""
-    for number, volume in enumerate(volumes_of(stage, particles), 1):
+    for number, volume in enumerate(volumes_of(stage, particles, request.config), 1):
         folder = map_folder(request.out, number, request.config.classes)
         folder.mkdir(parents=True, exist_ok=True)
         write_volume(volume, folder / MAP_FILE)

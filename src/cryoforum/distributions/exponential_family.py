@@ -124,6 +124,14 @@ class RotationPolynomials:
         )
         return posterior_from_curvature(mode.to(coefficients), curvature.to(coefficients))
 
+    def climbed(
+        self, coefficients: Float[Tensor, "n size"], start: Float[Tensor, "n 4"]
+    ) -> OrientationPosterior:
+        """The posterior at the mode that each density has near ``start``, as of `mode_posterior`."""
+        monomial_coefficients = coefficients.double() @ self.mixing.to(coefficients.device).double().T
+        mode, curvature = self._ascended(monomial_coefficients, start.double())
+        return posterior_from_curvature(mode.to(coefficients), curvature.to(coefficients))
+
     def turned(
         self, coefficients: Float[Tensor, "n size"], turn: Float[Tensor, "4"]
     ) -> Float[Tensor, "n size"]:

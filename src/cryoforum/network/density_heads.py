@@ -47,8 +47,12 @@ class ExponentialFamilyHead:
         return self.polynomials.mode_posterior(numbers, grid.to(numbers), features.to(numbers))
 
     def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
+        return self.posterior(self.mean_of_copies(numbers, turns))
+
+    def mean_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> Tensor:
+        """Coefficients of the mean log density of copies whose orientations are q∘r."""
         turned = [self.polynomials.turned(one, turn) for one, turn in zip(numbers, turns, strict=True)]
-        return self.posterior(torch.stack(turned).mean(0))
+        return torch.stack(turned).mean(0)
 
     def orientation(self, numbers: Tensor) -> Tensor:
         with torch.no_grad():

@@ -6,6 +6,7 @@ their quotient, with a prior of the map's own spectrum. Frequencies and the grid
 way. Several starts are raced and the likeliest goes on. Nothing tells the hand of the result.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -39,6 +40,7 @@ from cryoforum.runtime.distributed import add_up, own_share
 RING = 0.92  # of half the box: from here on images are taken for noise
 IMAGE_EDGE = 0.88, 1.0  # of half the box: where images are faded out
 LARGEST_SHIFT = 0.1  # of the box, along x and y
+FIELD_OF_DIAMETER = 1.5  # side of what is used of an image, where the diameter of the particle is known
 MAP_RADIUS = 0.8  # of half the box: the ball that holds the molecule
 # Pixels of the small box: origins farther from 0 are first looked for at a low frequency.
 FINE_REACH, CENTRING_FREQUENCY = 1.0, 4
@@ -67,6 +69,9 @@ class InitialModelConfig:
         How many random starts are raced, and for what share of the steps.
     max_shift_pixel
         Largest origin along x and y, in pixels of the particles; None for a tenth of their box.
+    diameter_angstrom
+        Of the particle: images are cut to half as much again around it, so that they show the more; None for
+        all of the box.
     symmetry
         Point group, imposed from the start.
     seed
@@ -83,14 +88,24 @@ class InitialModelConfig:
     starts: int = 3
     race: float = 0.35
     max_shift_pixel: float | None = None
+    diameter_angstrom: float | None = None
     symmetry: str = "C1"
     seed: int = 0
+
+    def field_pixel(self, particles: Particles) -> int:
+        """Pixels of the particles' images, along a side, that are used."""
+        if self.diameter_angstrom is None:
+            return particles.box
+        half = round(FIELD_OF_DIAMETER * self.diameter_angstrom / particles.pixel_size_angstrom / 2)
+        return min(particles.box, max(2 * half, self.box))
 
     def __post_init__(self) -> None:
         require(
             min(self.steps, self.starts, self.classes) >= 1, "steps, starts and classes of 1 or more", self
         )
         symmetry_group(self.symmetry)
+        diameter = self.diameter_angstrom
+        require(diameter is None or 0 < diameter < math.inf, "a diameter above 0 Å", diameter)
         require(self.box >= 16 and self.box % 2 == 0, "an even box of 16 or more", self.box)
 
 
@@ -135,15 +150,16 @@ def initial_model(
     for stage in stages(particles, config):
         progress(1)
         if stage.step == config.steps:
-            maps = volumes_of(stage, particles)
+            maps = volumes_of(stage, particles, config)
     return maps
 
 
 def stages(particles: Particles, config: InitialModelConfig, last: Stage | None = None) -> Iterator[Stage]:
     """All steps one by one, or those after ``last``; at the end the first start is the likeliest."""
     images = small_images(particles, config)
-    share = LARGEST_SHIFT if config.max_shift_pixel is None else config.max_shift_pixel / particles.box
-    largest = share * config.box
+    reach = config.max_shift_pixel
+    reach = LARGEST_SHIFT * particles.box if reach is None else reach
+    largest = reach * config.box / config.field_pixel(particles)
     race = round(config.race * config.steps)
     if last is None:
         last = Stage(0, tuple(_random_start(images, config, number) for number in range(config.starts)))
@@ -155,23 +171,24 @@ def stages(particles: Particles, config: InitialModelConfig, last: Stage | None 
         yield last
 
 
-def volumes_of(stage: Stage, particles: Particles) -> tuple[Volume, ...]:
+def volumes_of(stage: Stage, particles: Particles, config: InitialModelConfig) -> tuple[Volume, ...]:
     """The maps of the first start at the particles' box and pixel size."""
     maps = stage.starts[0].maps
-    pixel_size = particles.pixel_size_angstrom * particles.box / maps.shape[-1]
+    pixel_size = particles.pixel_size_angstrom * config.field_pixel(particles) / maps.shape[-1]
     grid = particles.box, particles.pixel_size_angstrom
     return tuple(resample_volume(Volume(voxels, pixel_size), *grid) for voxels in maps)
 
 
 def small_images(particles: Particles, config: InitialModelConfig) -> WhitenedImages:
     """All images at ``config.box`` pixels, without ramps, faded out and whitened."""
-    box = config.box
+    box, field = config.box, config.field_pixel(particles)
+    cut = slice((particles.box - field) // 2, (particles.box + field) // 2)
     axis = (torch.arange(box) - box // 2) / (box / 2)
     ring = radius_on_grid(axis, axis) > RING
     images = []
     for batch in loaded_batches(particles, 256):
-        whole = to_fourier(batch.images[torch.arange(len(batch))])
-        flat = without_ramp(to_real(crop_or_pad(whole, particles.box, box), box))
+        whole = to_fourier(batch.images[torch.arange(len(batch))][:, cut, cut])
+        flat = without_ramp(to_real(crop_or_pad(whole, field, box), box))
         images.append(flat - flat[:, ring].mean(1)[:, None, None])
     stack = torch.cat(images)
     points = frequency_points(box, config.last_frequency)
@@ -182,7 +199,7 @@ def small_images(particles: Particles, config: InitialModelConfig) -> WhitenedIm
     by_shell[:first] = by_shell[first] * torch.tensor(INNER_SHELLS)
     faded = stack * circular_mask(box, *IMAGE_EDGE)
     one = torch.ones(len(stack), len(points.kx))
-    pixel_size = particles.pixel_size_angstrom * particles.box / box
+    pixel_size = particles.pixel_size_angstrom * field / box
     return whiten(faded, particles.ctf, pixel_size, points, by_shell[points.shell] * one, one)
 
 
