@@ -130,11 +130,11 @@ def one_model(arguments: argparse.Namespace) -> None:
         for name, rows in (("old.star", old), ("new.star", ~old)):
             write_star(select_rows(everything, rows), folder / "set" / name)
         _, refined, _ = from_nothing(folder, arguments, seed, "--classes", "2", particles="old.star")
-        model = "--out", folder / "model", "--max-minutes", "4", "--overwrite"
-        cryoforum("train", refined, *model)
+        written = "--root", folder / "set", "--overwrite"
+        cryoforum("train", refined, "--out", folder / "model", "--max-minutes", "4", *written)
         new, truth = folder / "set" / "new.star", read_star(folder / "set" / "truth.star")
-        cryoforum("predict", folder / "model", new, "--out", folder / "predicted.star", "--overwrite")
-        cryoforum("align", refined, new, "--out", folder / "aligned.star", "--overwrite")
+        cryoforum("predict", folder / "model", new, "--out", folder / "predicted.star", *written)
+        cryoforum("align", refined, new, "--out", folder / "aligned.star", *written)
         for name, path in (("model", "predicted.star"), ("maps alone", "aligned.star")):
             found = read_star(folder / path)
             errors = errors_after_frames(found, truth).orientations_rad

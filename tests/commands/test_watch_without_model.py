@@ -16,9 +16,12 @@ from cryoforum.config import SimulationConfig, preset, updated
 from cryoforum.dataset.columns import ANGLE_COLUMNS, EXPECTED_ERROR, ORIGIN_COLUMNS
 from cryoforum.dataset.particle_table import number_column, select_rows
 from cryoforum.errors import InputError
+from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.molecules.structures import load_structure
 from cryoforum.refinement.initial_model import InitialModelConfig
 from cryoforum.refinement.refine import RefinementConfig
+from cryoforum.runtime.reporter import SILENT
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 240
 FEW = FirstModel(
@@ -60,6 +63,8 @@ def test_all_particles_are_predicted_by_a_model_of_the_first(
 ) -> None:
     """A kill between the refinement and the training is gone on from, without doing the first part again."""
     out = tmp_path / "out"
+    # So few steps find nothing, which is another test.
+    monkeypatch.setattr(first_model, "has_found_nothing", lambda *arguments: False)
 
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -96,6 +101,21 @@ def test_a_folder_of_a_given_model_wants_it_again(live: Path, tmp_path: Path) ->
 def test_an_image_in_two_files_is_learned_from_once(live: Path, tmp_path: Path) -> None:
     table = read_star(live / "micrograph0.star")
     (tmp_path / "out").mkdir()
-    first_model.write_first([table, table], None, tmp_path / "out")
+    first_model.write_first([table, table], None, tmp_path / "out", 1000)
     files = sorted((tmp_path / "out" / "first").iterdir())
     assert [len(read_star(path)) for path in files] == [80]
+
+
+def test_a_model_is_not_made_of_nothing(live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    (out / "first").mkdir(parents=True)
+    for place in ("initial", "refined"):
+        (out / place / "map").mkdir(parents=True)
+    (out / "refined" / "predictions.star").touch()
+    write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), out / "refined" / "map" / "map.mrc")
+    (out / "refined" / "map" / "resolution.json").write_text(json.dumps({"unmasked": 49.0}))
+    with pytest.raises(InputError, match="nothing was found in the first particles"):
+        first_model.build_model(out, FEW, False, SILENT)
+    monkeypatch.setattr(first_model, "train", lambda *arguments: None)
+    (out / "refined" / "map" / "resolution.json").write_text(json.dumps({"unmasked": 30.0}))
+    first_model.build_model(out, FEW, False, SILENT)

@@ -86,7 +86,7 @@ def initial_model(request: InitialModelRequest, reporter: Reporter = SILENT) -> 
 def _keep(stage: Stage, particles: Particles, request: InitialModelRequest, job: str, hold: Hold) -> None:
     """Now and then a state to go on from and a page; at the end the maps, and no state any more."""
     state, ended = request.out / STATE, stage.step == request.config.steps
-    if stage.step % STEPS_A_STATE == 0:
+    if stage.step % STEPS_A_STATE == 0 and not ended:  # a kill before the maps are written costs a few steps
         hold.check()
         save_state({"job": job, **asdict(stage)}, state)
     if stage.step % STEPS_A_PAGE == 0 or ended:

@@ -1,6 +1,7 @@
 """Poses, classes and half maps of particles in files, from a map of any kind and no poses."""
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ import torch
 
 from cryoforum.commands.held_folder import taken_by_first
 from cryoforum.commands.pose_files import hash_of_files
-from cryoforum.commands.reconstruct import write_maps
+from cryoforum.commands.reconstruct import MAP_FILES, write_maps
 from cryoforum.commands.reference_maps import (
     CLASSES,
     MAP,
+    MAP_FILE,
     ReferenceMap,
     load_mask,
     load_reference_map,
@@ -28,6 +30,7 @@ from cryoforum.dataset.particle_table import with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.repeats import WITH_SYMMETRY, refuse_expansion
 from cryoforum.errors import InputError
+from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.particle_files import check_writable, load_particle_set, write_particle_file
 from cryoforum.io.predictions import prediction_columns, with_predictions
 from cryoforum.reconstruction.half_sets import checked_half_sets
@@ -237,5 +240,18 @@ def _write_results(
     wait_for_all()
     expected = float(torch.rad2deg(last.predictions.expected_error_rad.median()))
     extent = particle_set.particles.box * particle_set.particles.pixel_size_angstrom
-    limit = extent / (request.config.first_shells(extent) + 2)
-    return RefineSummary(last.number, tuple(classes), expected, found_nothing=min(unmasked) > limit)
+    nothing = min(unmasked) > _least_resolution_angstrom(request.config, extent)
+    return RefineSummary(last.number, tuple(classes), expected, found_nothing=nothing)
+
+
+def _least_resolution_angstrom(config: RefinementConfig, extent_angstrom: float) -> float:
+    """Where whole half maps have to agree: beyond what they share in the start, and what reading it adds."""
+    return extent_angstrom / (config.first_shells(extent_angstrom) + 2)
+
+
+def has_found_nothing(out: Path, config: RefinementConfig) -> bool:
+    """Whether the half maps of one class in a folder of `refine` do not agree beyond the start."""
+    volume = read_volume(out / MAP / MAP_FILE)
+    extent = len(volume.voxels) * volume.pixel_size_angstrom
+    reached = json.loads((out / MAP / MAP_FILES[-1]).read_text())["unmasked"]
+    return bool(reached > _least_resolution_angstrom(config, extent))

@@ -17,6 +17,7 @@ from cryoforum.network.density_heads import READOUT_NSIDE, ExponentialFamilyHead
 # 10° apart: what is within the second of it counts as a normal distribution, and the grid holds the rest.
 NARROW_RAD, NEAR_RAD = math.radians(10), math.radians(25)
 MODES = 4  # that are climbed; of more the grid alone tells
+NEGLIGIBLE = 1e-7  # height of a rotation of the grid over that of the mode, near which nothing is looked for
 
 
 @torch.no_grad()
@@ -43,23 +44,24 @@ def root_mean_square_error(
     weight = (sharpness * (head.log_density(numbers, features) - peak[:, None])).exp() / len(grid)
     square = _angles(mode, grid, group).square()  # of all to the mode that is reported
     total, second = torch.zeros(len(mode)), torch.zeros(len(mode))
-    start, found = mode, posterior
-    for number in range(MODES):
-        if number:
-            start = grid[weight.argmax(1)]
-            climbed = head.polynomials.climbed(numbers, start)
-            found = OrientationPosterior(sharpness * climbed.concentration)
-        top = found.mode
+    rows, start, found = torch.arange(len(mode)), mode, posterior
+    for _ in range(MODES):
+        top, own = found.mode, found.root_mean_square_angle
         near = _angles(start, grid, group) < NEAR_RAD
-        height = (sharpness * (_height(head, numbers, top) - peak)).exp()
-        own = found.root_mean_square_angle
         stayed = symmetric_distance(start, top, group) < NEAR_RAD / 2
         is_narrow = (own < NARROW_RAD) & stayed
-        mass = torch.where(is_narrow, len(group) * height * _mass(found), (weight * near).sum(1))
-        spread = symmetric_distance(mode, top, group).square() + own.square()
-        second += torch.where(is_narrow, mass * spread, (weight * near * square).sum(1))
-        total += mass
-        weight = weight * ~near
+        height = (sharpness * (_height(head, numbers[rows], top) - peak[rows])).exp()
+        mass = torch.where(is_narrow, len(group) * height * _mass(found), (weight[rows] * near).sum(1))
+        spread = symmetric_distance(mode[rows], top, group).square() + own.square()
+        total[rows] += mass
+        second[rows] += torch.where(is_narrow, mass * spread, (weight[rows] * near * square[rows]).sum(1))
+        weight[rows] *= ~near
+        # Only beside a narrow mode are there others that the grid may miss.
+        rows = rows[is_narrow & (weight[rows].amax(1) * len(grid) > NEGLIGIBLE)]
+        if not len(rows):
+            break
+        start = grid[weight[rows].argmax(1)]
+        found = OrientationPosterior(sharpness * head.polynomials.climbed(numbers[rows], start).concentration)
     second, total = second + (weight * square).sum(1), total + weight.sum(1)
     return (second / total).sqrt().clamp_max(torch.pi)
 

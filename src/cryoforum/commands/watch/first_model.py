@@ -18,7 +18,7 @@ from pathlib import Path
 from cryoforum.commands.initial_model import STATE as INITIAL_STATE
 from cryoforum.commands.initial_model import InitialModelRequest, initial_model
 from cryoforum.commands.reference_maps import reference_maps
-from cryoforum.commands.refine import PARTICLES, RefineRequest, refine
+from cryoforum.commands.refine import PARTICLES, REPORT, RefineRequest, has_found_nothing, refine
 from cryoforum.commands.refine import STATE as REFINEMENT_STATE
 from cryoforum.commands.train import TrainRequest, is_unfinished, train
 from cryoforum.commands.watch.portions import image_keys, with_findable_names
@@ -63,36 +63,47 @@ class FirstModel:
         require(self.minutes > 0, "--train-minutes above 0", self.minutes)
 
 
-def build_model(out: Path, settings: FirstModel, root: Path | None, reporter: Reporter) -> None:
-    """A model of the particles in OUT/first, unless it is there already."""
-    particles = sorted((out / FIRST).iterdir())
-    if not _is_finished(out / INITIAL, "map", INITIAL_STATE):
-        logger.info(f"no model was given: a first map is made in {out / INITIAL}")
-        initial_model(InitialModelRequest(particles, out / INITIAL, settings.initial, root), reporter)
-    if not _is_finished(out / REFINED, PARTICLES, REFINEMENT_STATE):
-        logger.info(f"poses are refined in {out / REFINED}")
-        start = reference_maps([str(out / INITIAL)])
-        refine(RefineRequest(particles, start, out / REFINED, settings.refinement, root=root), reporter)
-    model = out / MODEL
+def build_model(out: Path, settings: FirstModel, keep_ramp: bool, reporter: Reporter) -> None:
+    """A model of the particles in OUT/first, unless it is there already.
+
+    InputError where nothing is found in them.
+    """
+    particles, initial, refined, model = (out / name for name in (FIRST, INITIAL, REFINED, MODEL))
+    files = sorted(particles.iterdir())
+    if not _is_finished(initial, "map", INITIAL_STATE):
+        logger.info(f"no model was given: a first map is made; its page: {initial / REPORT}")
+        initial_model(InitialModelRequest(files, initial, settings.initial, keep_ramp=keep_ramp), reporter)
+    if not _is_finished(refined, PARTICLES, REFINEMENT_STATE):
+        logger.info(f"poses are refined; their page: {refined / REPORT}")
+        start = reference_maps([str(initial)])
+        request = RefineRequest(files, start, refined, settings.refinement, keep_ramp=keep_ramp)
+        refine(request, reporter)
+    if has_found_nothing(refined, settings.refinement):
+        raise InputError(
+            f"nothing was found in the first particles: half maps in {refined} do not agree beyond their "
+            "start; see what was picked, or give a --model"
+        )
     if is_unfinished(model) or not (model / DESCRIPTION).is_file():
         logger.info(f"a model is trained in {model}, for {settings.minutes:g} minutes")
-        request = TrainRequest(
-            [out / REFINED / PARTICLES],
+        resume = is_unfinished(model)
+        training = TrainRequest(
+            [refined / PARTICLES],
             model,
             settings.training,
-            root=root,
             max_minutes=settings.minutes,
-            resume=is_unfinished(model),
+            resume=resume,
+            overwrite=not resume,  # what a kill left of a training that had no state yet
+            keep_ramp=keep_ramp,
         )
-        train(request, reporter)
+        train(training, reporter)
 
 
 def _is_finished(folder: Path, result: str, state: str) -> bool:
     return (folder / result).exists() and not (folder / state).exists()
 
 
-def write_first(tables: Sequence[ParticleTable], root: Path | None, out: Path) -> None:
-    """The particles that have come, each image once, as files that need no root."""
+def write_first(tables: Sequence[ParticleTable], root: Path | None, out: Path, most: int) -> None:
+    """The first particles that have come, each image once, as files that need no root."""
     partial, known = out / f".{FIRST}.partial", set[str]()
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -100,8 +111,8 @@ def write_first(tables: Sequence[ParticleTable], root: Path | None, out: Path) -
         path = out / FIRST / f"{number:06d}.star"
         findable = replace(with_findable_names(table, root, path.parent), path=path)
         keys = image_keys(findable)
-        rows = [row for row, key in enumerate(keys) if key not in known]
-        known.update(keys)
+        rows = [row for row, key in enumerate(keys) if key not in known][: most - len(known)]
+        known.update(keys[row] for row in rows)
         if rows:
             write_star(select_rows(findable, rows), partial / path.name)
     partial.rename(out / FIRST)
@@ -122,13 +133,14 @@ class FirstParticles:
     arrivals: Arrivals
     root: Path | None
     tables: dict[Path, ParticleTable] = field(default_factory=dict)
+    _images: set[str] = field(default_factory=set)
     _said: set[str] = field(default_factory=set)
 
     def wait_for(self, count: int, every_seconds: float, until_idle_seconds: float | None) -> None:
         """Until so many particles are there; InputError where nothing more came for so many seconds."""
         self.arrivals.settled()  # what is there: the next look shows what has settled
         last_news, told = time.monotonic(), -1
-        while (found := sum(map(len, self.tables.values()))) < count:
+        while (found := len(self._images)) < count:
             if found != told:
                 logger.info(f"no model was given: waiting for {count} particles, {found} so far")
                 told = found
@@ -153,5 +165,8 @@ class FirstParticles:
                 self._said.add(str(error))
             else:
                 self.tables[path], news = table, True
+                place = self.arrivals.without / path.name
+                findable = with_findable_names(table, self.root, place.parent)
+                self._images.update(image_keys(replace(findable, path=place)))
                 self.arrivals.done(path)
         return news

@@ -92,8 +92,9 @@ def _model_of_first_particles(request: WatchRequest, reporter: Reporter) -> Path
         first = FirstParticles(arrivals, request.root)
         patience = 0.0 if request.once else request.until_idle_seconds
         first.wait_for(request.first_model.count, request.every_seconds, patience)
-        write_first(list(first.tables.values()), request.root, out.absolute())
-    build_model(out, request.first_model, request.root, reporter)
+        most = request.first_model.count
+        write_first(list(first.tables.values()), request.root, out.absolute(), most)
+    build_model(out, request.first_model, request.keep_ramp, reporter)
     return out / MODEL
 
 
