@@ -409,7 +409,7 @@ def test_reading_ahead_keeps_the_order_and_passes_errors_on() -> None:
 def test_a_log_file_gets_lines_of_progress_with_the_time_left(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cryoforum.cli.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr("cryoforum.runtime.progress.LINE_SECONDS", 0.0)
     lines = predict(folder, tmp_path / "out.star").stderr.splitlines()
     progress = [line for line in lines if "aligning" in line and "images/s" in line]
     assert len(progress) >= COUNT // BATCH

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,10 +22,12 @@ from cryoforum.config import (
 from cryoforum.dataset.levelling import levelled
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import PAPER_SHARES, PAPER_SPLIT, Split, chosen_split, split_rows
+from cryoforum.errors import InputError
 from cryoforum.geometry.point_groups import in_fundamental_domain, symmetric_distance, symmetry_group
 from cryoforum.geometry.rotations import geodesic_distance, random_unitquat
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.molecules.structures import load_structure
+from cryoforum.network.heads import head_of
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict
@@ -307,6 +310,54 @@ def test_a_training_goes_on_from_the_weights_of_another(some: Particles) -> None
     wider = replace(QUICK, network=replace(QUICK.network, widths=(8, 24)))
     with pytest.raises(ValueError, match="a start of the same network and preprocessing"):
         train(some, wider, split, replace(stopped, start=first))
+
+
+def test_an_interrupt_keeps_the_best_where_no_state_is_kept(some: Particles, tmp_path: Path) -> None:
+    def interrupted(progress: TrainingProgress) -> bool:
+        if progress.step == 4:
+            raise KeyboardInterrupt
+        return False
+
+    split = split_rows(60, *PAPER_SHARES)
+    model = train(some, QUICK, split, TrainingOptions(on_step=interrupted))
+    assert math.isfinite(model.validation_median_rad)
+    with pytest.raises(KeyboardInterrupt):  # on the command line a state goes on later
+        train(some, QUICK, split, TrainingOptions(on_step=interrupted, state_path=tmp_path / "state.pt"))
+
+
+def test_loss_network_and_optimizer_may_be_the_callers(some: Particles, tmp_path: Path) -> None:
+    split, size = split_rows(60, *PAPER_SHARES), head_of(QUICK.network).size
+    box = QUICK.preprocessing.box
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(box * box, size))
+    before = network[1].weight.detach().clone()
+    made: list[torch.optim.Optimizer] = []
+
+    def optimizer(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD(groups, lr=0.1))
+        return made[-1]
+
+    def loss(numbers: torch.Tensor, *given: object) -> torch.Tensor:
+        return numbers.square().mean()
+
+    own = TrainingOptions(
+        loss=loss, network=network, optimizer=optimizer, on_step=lambda progress: progress.step == 3
+    )
+    model = train(some, QUICK, split, own)
+    assert model.network is network and not torch.equal(network[1].weight, before)
+    assert made[0].param_groups[0]["lr"] < 0.1  # that of the schedule
+    assert len(predict(model, some.select(split.test))) == len(split.test)
+    with pytest.raises(InputError, match="registered parts to save; register yours first"):
+        save_model(model, tmp_path / "model")
+    small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(box * box, 3))
+    with pytest.raises(InputError, match=rf"to numbers \(b, {size}\), which the head reads, found \(2, 3\)"):
+        train(some, QUICK, split, replace(own, network=small))
+
+
+def test_progress_is_shown_where_it_is_asked_for(some: Particles, capsys: pytest.CaptureFixture[str]) -> None:
+    split = split_rows(60, *PAPER_SHARES)
+    train(some, QUICK, split, TrainingOptions(progress=True))
+    shown = capsys.readouterr()
+    assert "training: 100 %" in shown.err and "images/s" in shown.err and not shown.out
 
 
 def test_it_learns(particles: Particles) -> None:

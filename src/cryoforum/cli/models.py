@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.progress import angle
 from cryoforum.cli.terminal import counted, running, say, share_among
+from cryoforum.runtime.progress import angle
 
 
 @app.command(epilog="Example: cryoforum train simulated/particles.star --out model --max-minutes 6")

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cryoforum.cli.progress import compact_angle, in_degrees, progress_on
 from cryoforum.errors import InputError, require
 from cryoforum.runtime.memory import is_out_of_memory
+from cryoforum.runtime.progress import compact_angle, in_degrees, progress_on
 from cryoforum.runtime.reporter import Reporter
 from cryoforum.storage.files import reason_of
 

@@ -67,7 +67,8 @@ class TrainedModel:
 
     Attributes
     ----------
-    network : OrientationNetwork
+    network : Module
+        An `OrientationNetwork`, or a caller's own.
     config : Config
     box : int
         Of the training particles, in pixels.
@@ -91,7 +92,7 @@ class TrainedModel:
         How the training went.
     """
 
-    network: OrientationNetwork
+    network: nn.Module
     config: Config
     box: int
     pixel_size_angstrom: float

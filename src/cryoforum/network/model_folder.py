@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from cryoforum.choices import BACKBONES, HEADS, LOSSES
 from cryoforum.config import Config, updated
 from cryoforum.dataset.split import read_split, write_split
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.network.model import OrientationNetwork, TrainedModel, number_count
 from cryoforum.network.preprocessing import Intensity
 from cryoforum.network.training_record import TrainingRecord
@@ -39,9 +39,13 @@ def save_model(model: TrainedModel, folder: Path) -> None:
 
     Raises
     ------
+    InputError
+        Where the network is a caller's own.
     OSError
         Where a file cannot be written, for example on a full disk.
     """
+    expected = "a network of registered parts to save; register yours first, by register_backbone"
+    require(isinstance(model.network, OrientationNetwork), expected, type(model.network).__name__)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as temporary:

@@ -1,12 +1,16 @@
 """Train a network on particles whose poses are known."""
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from cryoforum.choices import SCHEDULES
 from cryoforum.config import Config
@@ -18,10 +22,14 @@ from cryoforum.network.training_record import TrainingRecord
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute, compute_for
 from cryoforum.runtime.distributed import from_first, is_first, process_rank_and_count, refuse_different
+from cryoforum.runtime.progress import progress_here
 from cryoforum.runtime.reporter import SILENT, Reporter, TrainingProgress
 from cryoforum.storage.state import load_state, save_state
 from cryoforum.training.data import training_data
-from cryoforum.training.trainer import Trainer
+from cryoforum.training.losses import Loss
+from cryoforum.training.trainer import MakeOptimizer, OwnParts, Trainer
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule
 STATE_INTERVAL_SECONDS = 30.0
@@ -50,6 +58,16 @@ class TrainingOptions:
     on_step : callable, optional
         Told of the progress after each step; where it returns True the training validates and ends, and what
         was best until then is kept.
+    progress : bool
+        Show bars in a terminal or a notebook, as the command line does; a reporter that is given goes first.
+    loss : callable, optional
+        As of `training.losses.Loss`, instead of the loss that the configuration names.
+    network : Module, optional
+        From images (b, m, m) to the numbers (b, k) of the head, trained in place, instead of a new one. A
+        model of it works, but only parts that are registered can be saved.
+    optimizer : callable, optional
+        Makes an optimizer of two groups of parameters, weights of layers and the rest; None for AdamW. Its
+        rate, and the first β if it has any, follow the schedule.
     """
 
     seed: int = 0
@@ -60,6 +78,10 @@ class TrainingOptions:
     precision: str = "auto"
     start: TrainedModel | None = None
     on_step: OnStep | None = None
+    progress: bool = False
+    loss: Loss | None = None
+    network: nn.Module | None = None
+    optimizer: MakeOptimizer | None = None
 
 
 def train(
@@ -74,7 +96,8 @@ def train(
     """Train a network and keep the weights with the smallest median validation error.
 
     Several processes (see `runtime.distributed`) train as one: all call this with the same arguments, the
-    first one's clock counts and it keeps the state, and all return the model.
+    first one's clock counts and it keeps the state, and all return the model. A KeyboardInterrupt ends a
+    training that keeps no state as ``on_step`` does: with what was best until then, if there is anything.
 
     Parameters
     ----------
@@ -100,18 +123,36 @@ def train(
         For particles without poses or an image in two parts of the split, nothing to simulate from, a state
         of another training, or a training that diverges.
     """
+    if options.progress and reporter is SILENT:
+        with closing(progress_here()) as shown:
+            return train(particles, config, split, options, reference=reference, reporter=shown)
     refuse_images_in_two_parts(particles, split)
-    compute, settings = compute_for(options.device, options.precision), config.training
+    compute = compute_for(options.device, options.precision)
     made_with = _fingerprint(particles, config, split, options, compute)
     refuse_different((made_with, str(options.state_path)))
     data = training_data(particles, config, split, compute, reference=reference, reporter=reporter)
-    trainer = Trainer(config, data, compute, options.seed)
+    parts = OwnParts(options.loss, options.network, options.optimizer)
+    trainer = Trainer(config, data, compute, options.seed, parts)
     if options.start is not None:
         _load_weights(options.start, config, trainer)
     if options.resume:
         trainer.load_state_dict(_resumable_state(options.state_path, made_with))
-    history, schedule = trainer.history, SCHEDULES.chosen(settings.schedule)
     begun = _Clocks()
+    try:
+        _train_to_end(trainer, options, reporter, made_with)
+    except KeyboardInterrupt:
+        if options.state_path is not None or not trainer.history.best_weights:
+            raise
+        logger.warning("interrupted: the weights that were best until now are kept")
+    return _best_model(trainer, particles, split, begun.core_share(compute))
+
+
+def _train_to_end(
+    trainer: Trainer, options: TrainingOptions, reporter: Reporter, made_with: dict[str, Any]
+) -> None:
+    """Step by step, until the schedule ends or the caller says so."""
+    history, settings = trainer.history, trainer.config.training
+    schedule = SCHEDULES.chosen(settings.schedule)
     start = time.monotonic() - history.seconds
     saved = time.monotonic()
     while True:
@@ -136,7 +177,6 @@ def train(
             if is_first():
                 save_state({**trainer.state_dict(), "made_with": made_with}, options.state_path)
             saved = time.monotonic()
-    return _best_model(trainer, particles, split, begun.core_share(compute))
 
 
 def _is_stopped(on_step: OnStep | None, progress: TrainingProgress) -> bool:

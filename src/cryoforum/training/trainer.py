@@ -1,6 +1,9 @@
 """One step of training, and one validation."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +11,7 @@ from torch import Tensor, nn
 
 from cryoforum.choices import LOSSES
 from cryoforum.config import Config
-from cryoforum.errors import InputError
+from cryoforum.errors import InputError, require
 from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
 from cryoforum.network.heads import head_of
 from cryoforum.network.model import OrientationNetwork
@@ -35,6 +38,18 @@ class Diverged(InputError):
     """The network's numbers are no longer finite."""
 
 
+MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class OwnParts:
+    """What a caller gives instead of what the configuration names; see `training.loop.TrainingOptions`."""
+
+    loss: Loss | None = None
+    network: nn.Module | None = None
+    optimizer: MakeOptimizer | None = None
+
+
 class Trainer:
     """A new network and all that changes while it is trained.
 
@@ -49,6 +64,8 @@ class Trainer:
     seed : int
         Of its first weights, dropout, and all that is random about batches. The caller's random numbers are
         neither used nor changed.
+    parts : OwnParts
+        What the caller gives instead.
 
     Attributes
     ----------
@@ -59,16 +76,22 @@ class Trainer:
         What was done so far, and the best weights.
     """
 
-    def __init__(self, config: Config, data: TrainingData, compute: Compute, seed: int) -> None:
+    def __init__(
+        self, config: Config, data: TrainingData, compute: Compute, seed: int, parts: OwnParts = OwnParts()
+    ) -> None:
         self.config, self.compute, self.data, self.seed = config, compute, data, seed
         generator = torch.Generator().manual_seed(seed)
-        self.loss: Loss = LOSSES.chosen(config.training.loss)(config, generator, compute)
+        self.loss: Loss = parts.loss or LOSSES.chosen(config.training.loss)(config, generator, compute)
         self.batches = BatchSource(data.particles, config, data.simulator, generator, compute.device)
         self.random_stream = RandomStream(seed, compute.device)
         with self.random_stream.drawn_from():
-            network = OrientationNetwork(config.network, config.preprocessing.box, config.learned_symmetry)
-        self.network = network.to(compute.device, memory_format=torch.channels_last)
-        self.optimizer = _optimizer(self.network, config)
+            network = parts.network or OrientationNetwork(
+                config.network, config.preprocessing.box, config.learned_symmetry
+            )
+        self.network: nn.Module = network.to(compute.device, memory_format=torch.channels_last)
+        if parts.network is not None:
+            _refuse_other_numbers(self.network, config, compute)
+        self.optimizer = (parts.optimizer or partial(_adamw, config))(_groups(self.network, config))
         self.history = TrainingHistory()
         self._give_each_process_its_own_dropout()
 
@@ -95,7 +118,9 @@ class Trainer:
             Where the network's numbers are no longer finite.
         """
         for group in self.optimizer.param_groups:
-            group["lr"], group["betas"] = rate, (momentum, group["betas"][1])
+            group["lr"] = rate
+            if "betas" in group:
+                group["betas"] = momentum, group["betas"][1]
         device, steps = self.compute.device, self.history.steps
         with self.random_stream.drawn_from(), self.compute.autocast():
             numbers = self.network(batch.images.to(device)).float()
@@ -168,14 +193,26 @@ class Trainer:
         return torch.cat(errors)
 
 
-def _optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """AdamW; weights of convolutions and dense layers are its first group, the others do not decay."""
+def _refuse_other_numbers(network: nn.Module, config: Config, compute: Compute) -> None:
+    """InputError where a caller's network does not give what the head reads."""
+    box, head = config.preprocessing.box, head_of(config.network, config.learned_symmetry)
+    with torch.no_grad():
+        found = tuple(network(torch.zeros(2, box, box, device=compute.device)).shape)
+    expected = f"a network from images (b, {box}, {box}) to numbers (b, {head.size}), which the head reads"
+    require(found == (2, head.size), expected, f"{found} of 2 images")
+
+
+def _groups(network: nn.Module, config: Config) -> list[dict[str, Any]]:
+    """Weights of convolutions and dense layers; the others do not decay."""
     kernels = [weight for weight in network.parameters() if weight.ndim in (2, 4)]
     others = [weight for weight in network.parameters() if weight.ndim not in (2, 4)]
-    groups = [
+    return [
         {"params": kernels, "weight_decay": config.training.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
+
+
+def _adamw(config: Config, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         groups, lr=config.training.max_learning_rate, betas=(0.95, 0.99), eps=1e-7, fused=True
     )

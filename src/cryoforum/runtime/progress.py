@@ -37,9 +37,15 @@ class ShownProgress(Reporter):
         """Leave the terminal as it was."""
 
 
+def progress_here() -> ShownProgress:
+    """Bars in a terminal or a notebook; lines on standard error where neither is there."""
+    console = Console()
+    return progress_on(console if console.is_terminal or console.is_jupyter else Console(stderr=True))
+
+
 def progress_on(console: Console) -> ShownProgress:
     """What suits the place that ``console`` writes to."""
-    return _Bars(console) if console.is_terminal else Lines(console)
+    return _Bars(console) if console.is_terminal or console.is_jupyter else Lines(console)
 
 
 class Lines(ShownProgress):

@@ -10,7 +10,7 @@ import pytest
 from helpers.children import environment
 from rich.console import Console
 
-from cryoforum.cli.progress import LINE_SECONDS, Lines, progress_on
+from cryoforum.runtime.progress import LINE_SECONDS, Lines, progress_on
 from cryoforum.runtime.reporter import TrainingProgress
 
 
