@@ -1,11 +1,14 @@
 """docs/python.md runs from top to bottom, and what it shows is true."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.children import environment
 
 from cryoforum.geometry.rotations import geodesic_distance
 
@@ -42,3 +45,10 @@ def test_what_the_page_says_of_shapes_and_certainty_is_so(known: dict[str, Any])
     inside = (angles <= known["inside"][:, None]).float().mean()
     assert float(inside) == pytest.approx(0.95, abs=0.02)
     assert torch.isfinite(known["density"]).all() and known["shifts"].grad.abs().min() > 0
+
+
+def test_the_example_script_runs() -> None:
+    script = Path(__file__).resolve().parents[1] / "scripts" / "example.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment(1))
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([20, 32, 32])" in done.stdout and "cryoforumErrorDeg" in done.stdout

@@ -33,15 +33,41 @@ MOST_WIDTHS = {"vgg": 10, "residual": 6}  # by backbone
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """Synthetic particles; the defaults are the package's demonstration set."""
+    """Synthetic particles; the defaults are the package's demonstration set.
+
+    Parameters
+    ----------
+    count
+        How many.
+    snr
+        Var(signal after CTF) / var(noise), over the whole image.
+    orientations
+        "random" or "grid", at random or on a uniform grid.
+    max_shift_pixel
+        Largest shift along x and y.
+    min_defocus_angstrom
+        Least defocus.
+    max_defocus_angstrom
+        Most defocus.
+    max_astigmatism_angstrom
+        Largest defocus U - V.
+    voltage_kv
+        Of the microscope.
+    spherical_aberration_mm
+        Of the microscope.
+    amplitude_contrast
+        Share of it, 0 to 1.
+    seed
+        Of all that is random.
+    """
 
     count: int = 5000
-    snr: float = 0.1  # var(signal after CTF) / var(noise), over the whole image
+    snr: float = 0.1
     orientations: str = one_of(("random", "grid"), "random")
     max_shift_pixel: float = 3.0
     min_defocus_angstrom: float = 10_000.0
     max_defocus_angstrom: float = 30_000.0
-    max_astigmatism_angstrom: float = 500.0  # defocus U - V
+    max_astigmatism_angstrom: float = 500.0
     voltage_kv: float = 300.0
     spherical_aberration_mm: float = 2.7
     amplitude_contrast: float = 0.1
@@ -61,21 +87,52 @@ class Imperfections:
     """What images and labels have that ideal ones lack; the defaults are none of it.
 
     Noise has a variance of 1 over the image; lengths of "the noise" are its standard deviation.
+
+    Parameters
+    ----------
+    conformation_shares
+        Of each conformation among the genuine particles.
+    hinge_angle_deg
+        By which a domain turns from each conformation to the next.
+    preferred_views
+        Density ∝ exp(this · cos²) of the angle between a view and one axis.
+    strength_spread
+        Standard deviation of the logarithm of the signal's strength.
+    neighbours
+        Mean number of further particles that reach into an image.
+    noise_colour
+        Noise power at low frequencies above that at high ones; spreads by micrograph.
+    particles_per_micrograph
+        Which share the colour of their noise.
+    ramp
+        Standard deviation of the rise from edge to edge along x and y, in the noise.
+    defocus_error_angstrom
+        Standard deviation; the same for U and V.
+    pose_error_deg
+        Standard deviation of the labels about each axis.
+    shift_error_angstrom
+        Standard deviation of the labels along x and y.
+    wrong_pose_share
+        Share of the labels that have a random orientation.
+    junk_share
+        Share of all images.
+    junk_kinds
+        Which there are.
     """
 
-    conformation_shares: tuple[float, ...] = (1.0,)  # of the genuine particles
-    hinge_angle_deg: float = 7.0  # from each conformation to the next
-    preferred_views: float = 0.0  # density ∝ exp(this · cos²) of the angle between a view and one axis
-    strength_spread: float = 0.0  # standard deviation of the logarithm of the signal's strength
-    neighbours: float = 0.0  # mean number of further particles that reach into an image
-    noise_colour: float = 0.0  # noise power at low frequencies above that at high ones; spreads by micrograph
+    conformation_shares: tuple[float, ...] = (1.0,)
+    hinge_angle_deg: float = 7.0
+    preferred_views: float = 0.0
+    strength_spread: float = 0.0
+    neighbours: float = 0.0
+    noise_colour: float = 0.0
     particles_per_micrograph: int = 50
-    ramp: float = 0.0  # standard deviation of the rise from edge to edge along x and y, in the noise
-    defocus_error_angstrom: float = 0.0  # standard deviation; the same for U and V
-    pose_error_deg: float = 0.0  # of the labels, standard deviation about each axis
-    shift_error_angstrom: float = 0.0  # of the labels, standard deviation along x and y
-    wrong_pose_share: float = 0.0  # of the labels, with a random orientation
-    junk_share: float = 0.0  # of all images
+    ramp: float = 0.0
+    defocus_error_angstrom: float = 0.0
+    pose_error_deg: float = 0.0
+    shift_error_angstrom: float = 0.0
+    wrong_pose_share: float = 0.0
+    junk_share: float = 0.0
     junk_kinds: tuple[str, ...] = JUNK_KINDS
 
     def __post_init__(self) -> None:
@@ -200,7 +257,8 @@ class Config:
 
     symmetry: the molecule's point group, as RELION names it. symmetry_handling: "group" takes every distance
     and density over all equivalent orientations; "domain" moves the training orientations into one
-    fundamental domain and learns as if there were no symmetry (Cryo-forum, 4.3).
+    fundamental domain and learns as if there were no symmetry (Cryo-forum, 4.3). preprocessing, augmentation,
+    network, training: settings of the parts.
     """
 
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)

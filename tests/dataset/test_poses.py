@@ -53,11 +53,11 @@ MIRROR = np.diag([1.0, 1.0, -1.0])[None]
 @pytest.mark.parametrize(
     ("make", "values", "shifts", "message"),
     [
-        (Poses.from_euler, [[0, 90]], None, r"angles of shape \(n, 3\), found shape \(1, 2\)"),
-        (Poses.from_euler, [0, 90, 0], None, r"angles of shape \(n, 3\), found shape \(3,\)"),
+        (Poses.from_euler, [[0, 90]], None, r"angles of shape \(n, 3\), found \(1, 2\)"),
+        (Poses.from_euler, [0, 90, 0], None, r"angles of shape \(n, 3\), found \(3,\)"),
         (Poses.from_euler, [[0, 0, 0], [0, math.nan, 0]], None, "finite angles, found .* at row 1"),
-        (Poses.from_euler, [["a", "b", "c"]], None, "angles as numbers, found list"),
-        (Poses.from_euler, [[0, 0, 0]], [[0, 0]] * 2, r"shifts of shape \(1, 2\), found shape \(2, 2\)"),
+        (Poses.from_euler, [["a", "b", "c"]], None, "numbers for angles, found"),
+        (Poses.from_euler, [[0, 0, 0]], [[0, 0]] * 2, r"shifts of shape \(1, 2\), found \(2, 2\)"),
         (Poses.from_matrices, MIRROR, None, "rotation matrices, found .* at row 0"),
         (Poses.from_matrices, 2 * np.eye(3)[None], None, "rotation matrices, found .* at row 0"),
         (Poses.from_quaternions, [[0, 0, 0, 1], [0, 0, 0, 0]], None, "of length 1, found .* at row 1"),

@@ -158,8 +158,8 @@ class ImageLikelihood:
     def information(self, particles: Particles, poses: Poses) -> Float[Tensor, "n 5 5"]:
         """Fisher information of each pose, (n, 5, 5): the covariance of `gradient`, in its parameters.
 
-        The inverse is the smallest covariance of an unbiased estimate (Cramér-Rao); parameters and errors as
-        of `log_likelihood`.
+        The inverse is the smallest covariance of an unbiased estimate (Cramér-Rao). Parameters (particles and
+        their poses) and errors as of `log_likelihood`.
         """
         units = self._units(particles)
         scales = units[:, None] * units

@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoforum.dataset.given_numbers import Numbers, as_numbers
 from cryoforum.errors import require
-from cryoforum.fields.checks import floats, settle
+from cryoforum.fields.checks import Numbers, doubles, floats, settle
 from cryoforum.fields.rows import Rows
 
 
@@ -78,7 +77,7 @@ class CtfParameters(Rows):
         optics = (voltage_kv, spherical_aberration_mm, amplitude_contrast, phase_shift_deg)
         given = (defocus_u_angstrom, second, defocus_angle_deg, *optics)
         columns = [
-            as_numbers(_at_least_one(values), (-1,), entry.name)
+            doubles(entry.name, _at_least_one(values), None)
             for entry, values in zip(fields(cls), given, strict=True)
         ]
         lengths = {len(column) for column in columns} - {1}

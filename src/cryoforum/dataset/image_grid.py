@@ -8,7 +8,7 @@ NEAR_PIXEL_SIZE = 0.01  # up to which images may be taken as they are
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """A box in pixels, which is even but for images on disk, and their size."""
+    """A box in pixels, which is even but for images on disk, and their size: pixel_size_angstrom."""
 
     box: int
     pixel_size_angstrom: float

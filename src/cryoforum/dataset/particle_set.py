@@ -49,6 +49,6 @@ class ParticleSet:
         return ParticleSet(select_rows(self.table, rows), self.particles.select(rows))
 
     def with_half_sets(self, half_sets: Tensor) -> "ParticleSet":
-        """The same set with rlnRandomSubset (n,), 1 or 2, in the table and the particles."""
+        """The same set with ``half_sets`` (n,), 1 or 2, in the table (rlnRandomSubset) and the particles."""
         table = with_columns(self.table, {HALF_SET: half_sets})
         return ParticleSet(table, replace(self.particles, half_sets=half_sets))

@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cryoforum.dataset.ctf_parameters import CtfParameters
-from cryoforum.dataset.given_numbers import Numbers, as_numbers
 from cryoforum.dataset.images import Images, SelectedImages
 from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError, require
-from cryoforum.fields.checks import floats, integers, of_kind, positive, same_length, settle
+from cryoforum.fields.checks import Numbers, doubles, floats, integers, of_kind, positive, same_length, settle
 from cryoforum.fields.rows import Index, as_rows, changed
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ class Particles:
         InputError
             Where images are not square or not finite, a pixel size is not above 0, or lengths differ.
         """
-        given = as_numbers(images, (-1, -1, -1), "images").float()
+        given = doubles("images", images, None, None, None).float()
         count, rows, columns = given.shape
         require(count > 0 and rows == columns > 1, "one or more square images", f"shape {tuple(given.shape)}")
         require(pixel_size_angstrom > 0, "a pixel size above 0 Å", pixel_size_angstrom)
@@ -174,7 +173,7 @@ class Particles:
         return replace(self, poses=poses)
 
     def with_orientations(self, quaternions: Float[Tensor, "n 4"]) -> "Particles":
-        """The same particles under other orientations; shifts stay, or are 0 where unknown."""
+        """The same particles under other ``quaternions``; shifts stay, or are 0 where unknown."""
         shifts = torch.zeros(len(self), 2) if self.poses is None else self.poses.shifts_angstrom
         return self.with_poses(Poses(quaternions, shifts))
 

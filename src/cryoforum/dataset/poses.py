@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoforum.dataset.given_numbers import Numbers, as_numbers
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.errors import InputError, require
-from cryoforum.fields.checks import floats, settle, unit_quaternions
+from cryoforum.fields.checks import Numbers, doubles, floats, settle, unit_quaternions
 from cryoforum.fields.rows import Rows
 from cryoforum.geometry.rotations import (
     QUATERNION_DTYPE,
@@ -72,7 +71,7 @@ class Poses(Rows):
         InputError
             Where shapes are others, or a number is not finite.
         """
-        return _poses(relion_euler_to_unitquat(as_numbers(angles_deg, (-1, 3), "angles")), shifts_angstrom)
+        return _poses(relion_euler_to_unitquat(doubles("angles", angles_deg, None, 3)), shifts_angstrom)
 
     @classmethod
     def from_matrices(cls, matrices: Numbers, shifts_angstrom: Numbers | None = None) -> "Poses":
@@ -91,7 +90,7 @@ class Poses(Rows):
         InputError
             Where shapes are others, or a matrix is no rotation, as one that mirrors.
         """
-        given = as_numbers(matrices, (-1, 3, 3), "matrices")
+        given = doubles("matrices", matrices, None, 3, 3)
         off = (given @ given.mT - torch.eye(3, dtype=given.dtype)).abs().amax((-2, -1))
         _refuse((off > LENGTH_TOLERANCE) | (torch.linalg.det(given) < 0), "rotation matrices", given)
         return _poses(rotmat_to_unitquat(given), shifts_angstrom)
@@ -116,7 +115,7 @@ class Poses(Rows):
         InputError
             Where shapes are others, or a length is not 1 to a hundredth.
         """
-        given = as_numbers(quaternions, (-1, 4), "quaternions")
+        given = doubles("quaternions", quaternions, None, 4)
         _refuse((given.norm(dim=-1) - 1).abs() > LENGTH_TOLERANCE, "quaternions of length 1", given)
         return _poses(given.roll(-1, dims=-1) if scalar_first else given, shifts_angstrom)
 
@@ -131,7 +130,7 @@ class Poses(Rows):
         return unitquat_to_rotmat(self.quaternions)
 
     def shifts_pixel(self, pixel_size_angstrom: float) -> Float[Tensor, "n 2"]:
-        """The shifts (n, 2) in pixels of so many Å; InputError for a pixel size of 0 or less."""
+        """The shifts (n, 2) in pixels of ``pixel_size_angstrom``; InputError where that is 0 or less."""
         require(pixel_size_angstrom > 0, "a pixel size above 0 Å", pixel_size_angstrom)
         return self.shifts_angstrom / pixel_size_angstrom
 
@@ -158,7 +157,7 @@ def _poses(quaternions: Tensor, shifts_angstrom: Numbers | None) -> Poses:
     count = len(quaternions)
     shifts = torch.zeros(count, 2) if shifts_angstrom is None else shifts_angstrom
     unit = torch.nn.functional.normalize(quaternions, dim=-1)
-    return Poses(unit.to(QUATERNION_DTYPE), as_numbers(shifts, (count, 2), "shifts").float())
+    return Poses(unit.to(QUATERNION_DTYPE), doubles("shifts", shifts, count, 2).float())
 
 
 def _refuse(wrong: Tensor, expected: str, given: Tensor) -> None:

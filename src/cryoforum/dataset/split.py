@@ -98,7 +98,22 @@ def split_rows(
     *,
     seed: int = 0,
 ) -> Split:
-    """A random split. By default nothing is kept for tests: what is left over is learned from."""
+    """A random split. By default nothing is kept for tests: what is left over is learned from.
+
+    Parameters
+    ----------
+    count
+        Of particles.
+    validation_share, test_share
+        Of all, 0 to 1.
+    seed
+        Of the draw.
+
+    Raises
+    ------
+    InputError
+        Where the shares leave nothing to learn from.
+    """
     if not (validation_share > 0 and test_share >= 0 and validation_share + test_share < 1):
         raise InputError(
             "expected shares for validation above 0 and test of 0 or more with room left to train, "

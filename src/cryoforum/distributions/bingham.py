@@ -126,7 +126,7 @@ class OrientationPosterior(Rows):
         return log_density(self, quaternions) + LOG_AREA
 
     def sample(self, count: int, generator: torch.Generator) -> Float[Tensor, "n c 4"]:
-        """``count`` orientations drawn from each posterior, exactly: unit quaternions (n, count, 4)."""
+        """Quaternions (n, ``count``, 4), drawn by ``generator`` from each posterior, exactly."""
         from cryoforum.distributions.bingham_draws import drawn
 
         return drawn(self.concentration, count, generator)

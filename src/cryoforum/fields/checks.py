@@ -5,7 +5,8 @@ tensor. A tensor that is one already is taken as it is, on its device and with i
 """
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from cryoforum.errors import InputError, require
 
+Numbers: TypeAlias = Tensor | np.ndarray | Sequence[object] | float
 UNIT_TOLERANCE = 1e-4  # of a quaternion's length: rounding to six decimals does not reach it
 
 
@@ -47,10 +49,12 @@ def floats(
     """
     keeps = any_precision and isinstance(values, Tensor) and values.is_floating_point()
     found = _shaped(name, _tensor(name, values, None if keeps else torch.float32), shape)
-    if finite and not torch.isfinite(found).all():
-        where = f" at row {_first_row(~torch.isfinite(found))}" if found.ndim else ""
-        raise InputError(f"expected finite {name}, found NaN or infinite values{where}")
-    return found
+    return _finite(name, found) if finite else found
+
+
+def doubles(name: str, values: Numbers, *shape: int | None) -> Tensor:
+    """``values`` as a finite float64 tensor, for what is computed with before it is kept; as `floats`."""
+    return _finite(name, _shaped(name, _tensor(name, values, torch.float64), shape))
 
 
 def integers(name: str, values: Any, *shape: int | None) -> Tensor:
@@ -95,6 +99,13 @@ def of_kind(name: str, value: Any, kind: type) -> None:
     """InputError where ``value`` is neither None nor of a class."""
     is_right = value is None or isinstance(value, kind)
     require(is_right, f"{name} to be {kind.__name__}", type(value).__name__)
+
+
+def _finite(name: str, values: Tensor) -> Tensor:
+    if not torch.isfinite(values).all():
+        where = f" at row {_first_row(~torch.isfinite(values))}" if values.ndim else ""
+        raise InputError(f"expected finite {name}, found NaN or infinite values{where}")
+    return values
 
 
 def _tensor(name: str, values: Any, dtype: torch.dtype | None) -> Tensor:

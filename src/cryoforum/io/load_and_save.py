@@ -122,7 +122,7 @@ def load_map(path: AnyPath, pixel_size_angstrom: float | None = None) -> Volume:
 
 
 def save_map(volume: Volume, path: AnyPath) -> None:
-    """Write a map as float32 MRC; a file that is there is replaced once the new one is complete."""
+    """Write a ``volume`` as float32 MRC; one at ``path`` is replaced once the new one is complete."""
     write_volume(volume, Path(path))
 
 

@@ -84,7 +84,7 @@ _OTHER_SUFFIXES = {
 
 
 def read_particle_file(path: Path) -> ParticleTable:
-    """The tables of a particle file, in RELION's terms whatever program wrote it."""
+    """The tables of the particle file at ``path``, in RELION's terms whatever program wrote it."""
     return _format(path).read(path)
 
 
@@ -198,7 +198,7 @@ def _complete_each_other(first: Path, second: Path) -> bool:
 
 
 def write_particle_file(table: ParticleTable, path: Path) -> None:
-    """Write the tables in the format that the suffix of ``path`` names, atomically."""
+    """Write a ``table`` in the format that the suffix of ``path`` names, atomically."""
     refuse_unwritable(table, path)
     _format(path).write(table, path)
 

@@ -22,7 +22,7 @@ _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
 
 
 def prediction_columns(predictions: Predictions) -> dict[str, np.ndarray]:
-    """Float32 `COLUMNS` (n,), and the pose as a quaternion and, where it is known, a shift in Å."""
+    """Float32 `COLUMNS` (n,) of ``predictions``, and poses as quaternions and, where known, shifts in Å."""
     found = dict(zip(_QUATERNION, predictions.posterior.mode.unbind(-1), strict=True))
     if predictions.shifts_angstrom is not None:
         found |= dict(zip(_SHIFT, predictions.shifts_angstrom.unbind(-1), strict=True))

@@ -35,6 +35,7 @@ def load_structure(
 ) -> Volume:
     """The volume that ``spec`` names: a shipped molecule, a PDB or mmCIF file, or an MRC map.
 
+    box, pixel_size_angstrom: voxels along a side, and their size in Å.
     map_pixel_size_angstrom: of the map, whatever its header says.
     Raises InputError for anything else, and where a molecule does not fit in the box.
     """

@@ -69,6 +69,7 @@ def reconstruct(
     Parameters
     ----------
     particles : with poses; without ``ctf`` it is 1; without ``half_sets`` they are drawn by ``seed``.
+    config : settings.
     independent : whether the poses of the two halves know nothing of each other, passed on.
     progress : called with the number of images of each batch done.
     """

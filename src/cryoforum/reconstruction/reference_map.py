@@ -31,7 +31,7 @@ HIGHEST_OF_NYQUIST = 0.9
 # Agreement by chance: less than so many standard deviations of the FSC of noise in so many shells in a row,
 # as hollow molecules have single shells without signal. Where these are more than the last number, the
 # frequencies of a shell are too few to tell.
-SIGNIFICANCE, IN_A_ROW, TELLING = 3.0, 3, 0.5
+SIGNIFICANCE, IN_A_ROW, TELLING = 3.0, 3, 0.25
 # What counts as noise around the molecule: beyond so many pixels of it, in at least this share of the box,
 # and with at least this share of the power inside in some shell.
 OUTSIDE_PIXEL, LEAST_OUTSIDE, LEAST_NOISE = 6.0, 0.02, 0.1
@@ -42,7 +42,8 @@ class Reference:
     """A map to compare images with.
 
     full: from all particles; halves: from each half of them, None for a map from elsewhere.
-    highest_frequency: cycles per box up to which it is used. fsc: (box // 2 + 1,) of the halves, masked.
+    highest_frequency: cycles per box up to which it is used. symmetry: point group.
+    fsc: (box // 2 + 1,) of the halves, masked.
     noise, origin_reach_angstrom: of the particles it was made from: their noise, and how far their origins
         are off along x and y, but for one in a hundred; None for a map from elsewhere.
     file_pixel_size_angstrom: of the file of a map from elsewhere, which was resampled; None where unknown.
@@ -101,7 +102,10 @@ def _agrees_by_chance(unmasked: Tensor, symmetry_order: int) -> Tensor:
 def reference_from_map(
     volume: Volume, symmetry: str = "C1", resolution_angstrom: float | None = None
 ) -> Reference:
-    """A map from elsewhere, at the particles' box and pixel size; used up to ``resolution_angstrom``."""
+    """A ``volume`` from elsewhere, at the particles' box and pixel size; used up to ``resolution_angstrom``.
+
+    InputError for a resolution of less than two shells. ``symmetry``: its point group.
+    """
     extent = len(volume.voxels) * volume.pixel_size_angstrom
     nyquist = len(volume.voxels) // 2
     highest = int(HIGHEST_OF_NYQUIST * nyquist)
@@ -188,7 +192,8 @@ def reference_from_particles(
 ) -> Reference:
     """The map of particles with known poses, of each half of them, and their noise.
 
-    InputError where there are no poses, or the half maps do not agree.
+    InputError where there are no poses, or the half maps do not agree. ``symmetry``: its point group;
+    ``progress``: called with the number of images of each batch done.
     """
     if particles.poses is None:
         raise InputError("expected particles with poses to make a reference of, found none")

@@ -145,7 +145,10 @@ def initial_model(
     config: InitialModelConfig,
     progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[Volume, ...]:
-    """A map of each class at the particles' box and pixel size, of either hand and turned in any way."""
+    """A map of each class at the particles' box and pixel size, of either hand and turned in any way.
+
+    ``config``: how it is looked for; ``progress``: called with 1 after each step.
+    """
     maps: tuple[Volume, ...] = ()
     for stage in stages(particles, config):
         progress(1)

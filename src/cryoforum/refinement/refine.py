@@ -93,7 +93,7 @@ class RefinementConfig:
     seed: int = 0
 
     def first_shells(self, extent_angstrom: float) -> int:
-        """Shells of a box of this size up to which the start is used; reading it reaches one shell more."""
+        """Shells of a box, ``extent_angstrom``, that the start is used up to; reading it reaches one more."""
         return max(2, int(extent_angstrom / self.initial_resolution_angstrom))
 
     def __post_init__(self) -> None:

@@ -26,11 +26,11 @@ class Reporter:
     """Shows nothing; whoever wants to show progress overrides a method."""
 
     def progress(self, description: str, total: int) -> Callable[[int], None]:
-        """Begin a step of ``total`` images: what is returned is called with how many more are done."""
+        """Begin a step of ``total`` images by its ``description``; what is returned is told of more done."""
         return lambda count: None
 
     def training(self, progress: TrainingProgress) -> None:
-        """Called after every step of a training."""
+        """Called after every step of a training, with its ``progress``."""
 
 
 SILENT = Reporter()
