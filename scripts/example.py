@@ -1,4 +1,4 @@
-"""What a user's own script may look like: simulate, train with a callback, look, a head of one's own, project.
+"""What a user's script may look like: simulate, train with a callback, look, a head of one's own, project.
 
     python scripts/example.py
 
