@@ -26,9 +26,7 @@ from cryoforum.alignment.misfit import reference_explains
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import Predictions
 from cryoforum.errors import InputError
-from cryoforum.imaging.noise_model import (
-    FEWEST_OF_A_GROUP,
-)
+from cryoforum.imaging.noise_model import FEWEST_OF_A_GROUP
 from cryoforum.network.model import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
 

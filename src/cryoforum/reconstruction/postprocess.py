@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cryoforum.dataset.volumes import HalfMaps, Volume
@@ -92,15 +93,25 @@ def corrected_fsc(half_maps: HalfMaps, mask: Tensor | None = None, seed: int = 0
     if not len(low):
         return CorrectedFsc(curve, mask, curve.masked, curve.masked, None)
     first = 1 + int(low[0])
+    randomised = randomised_fsc(half_maps, mask, first, seed)
+    corrected = without_randomised(curve.masked, randomised, first + SHELLS_LATER)
+    return CorrectedFsc(curve, mask, randomised, corrected, first)
+
+
+def randomised_fsc(half_maps: HalfMaps, mask: Tensor, first_shell: int, seed: int = 0) -> Float[Tensor, " s"]:
+    """The masked FSC of halves whose phases are random from a shell on: what the mask carries there."""
     generator = torch.Generator().manual_seed(seed)
     halves = (
-        Volume(mask * phases_randomised(half.voxels, first, generator), half.pixel_size_angstrom)
+        Volume(mask * phases_randomised(half.voxels, first_shell, generator), half.pixel_size_angstrom)
         for half in (half_maps.half1, half_maps.half2)
     )
-    randomised = fourier_shell_correlation(*halves)
-    true = (curve.masked - randomised) / (1 - randomised).clamp_min(torch.finfo(randomised.dtype).eps)
-    is_corrected = torch.arange(len(true)) >= first + SHELLS_LATER
-    return CorrectedFsc(curve, mask, randomised, torch.where(is_corrected, true, curve.masked), first)
+    return fourier_shell_correlation(*halves)
+
+
+def without_randomised(masked: Tensor, randomised: Tensor, first_shell: int) -> Float[Tensor, " s"]:
+    """The masked FSC, from a shell on without what the mask adds."""
+    true = (masked - randomised) / (1 - randomised).clamp_min(torch.finfo(randomised.dtype).eps)
+    return torch.where(torch.arange(len(true)) >= first_shell, true, masked)
 
 
 def phases_randomised(voxels: Tensor, first_shell: int, generator: torch.Generator) -> Tensor:

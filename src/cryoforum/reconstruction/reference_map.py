@@ -22,6 +22,7 @@ from cryoforum.imaging.shells import filter_shells, mean_by_shell, shell_index
 from cryoforum.reconstruction.fsc import FSC_THRESHOLD, chance_of_fsc, fsc_curve
 from cryoforum.reconstruction.half_sets import checked_half_sets
 from cryoforum.reconstruction.inversion import ReconstructionConfig, reconstruct
+from cryoforum.reconstruction.postprocess import randomised_fsc, without_randomised
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +64,16 @@ def reference_from_half_maps(maps: HalfMaps, symmetry: str = "C1") -> Reference:
     """Masked maps, each weighted by what its FSC says is signal, up to where the FSC falls to 0.143.
 
     The weight is the Wiener filter S / (S + N): FSC for a half, 2 FSC / (1 + FSC) for the whole
-    (Rosenthal & Henderson 2003). A shell in which whole boxes agree no better than by chance is not used: a
-    mask carries agreement from shell to shell, and a refinement would walk there, in noise, too.
+    (Rosenthal & Henderson 2003). From the shell on in which whole boxes agree by chance alone, what the mask
+    carries there is taken off: in noise a refinement would walk from shell to shell.
     """
     mask = soft_mask(maps.full)
     curve = fsc_curve(maps, mask)
-    fsc = curve.masked
-    by_chance = _agrees_by_chance(curve.unmasked, len(symmetry_group(symmetry)))
-    below = ((fsc < FSC_THRESHOLD) | by_chance)[1:].nonzero()
+    fsc, chance = curve.masked, _agrees_by_chance(curve.unmasked, len(symmetry_group(symmetry)))
+    if chance.any():
+        first = int(chance.nonzero()[0])
+        fsc = without_randomised(fsc, randomised_fsc(maps, mask, first), first)
+    below = (fsc < FSC_THRESHOLD)[1:].nonzero()
     shells = len(fsc) - 1
     highest = min(int(below[0]) if len(below) else shells, shells - 1)
     if highest < 2:
