@@ -30,7 +30,7 @@ from cryoforum.io.particle_files import write_particle_file
 from cryoforum.io.relion.star_files import read_star
 from cryoforum.reconstruction.reference_files import load_references
 
-BOX, PIXEL_SIZE, COUNT, TRAINED = 32, 11.2, 360, 240
+BOX, PIXEL_SIZE, COUNT, TRAINED = 32, 11.2, 300, 216
 STATES = Imperfections(conformation_shares=(0.65, 0.35), hinge_angle_deg=40.0)
 CONFIG = updated(preset("tiny"), {"training": {"image_passes": 64}}, where="test")
 

@@ -8,12 +8,21 @@ from cryoforum.commands import demo as demonstration
 from cryoforum.commands import demo_from_particles as from_particles
 from cryoforum.commands.demo import ALL_RESULTS, DemoRequest
 from cryoforum.commands.demo_from_particles import demo_from_particles
+from cryoforum.commands.initial_model import InitialModelRequest
 from cryoforum.config import SimulationConfig
 from cryoforum.errors import InputError
+from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.io.relion.star_files import read_star
-from cryoforum.refinement.initial_model import InitialModelConfig
+from cryoforum.molecules.structures import load_structure
 from cryoforum.refinement.refine import RefinementConfig
+from cryoforum.runtime.reporter import Reporter
+
+
+def true_map(request: InitialModelRequest, reporter: Reporter) -> None:
+    """In place of a search for it, which takes longer than all else and has tests of its own."""
+    (request.out / "map").mkdir(parents=True)
+    write_volume(load_structure("4v5d", 32, 11.2), request.out / "map" / "map.mrc")
 
 
 def test_particles_that_come_later_are_found_by_what_the_first_ones_taught(
@@ -22,8 +31,7 @@ def test_particles_that_come_later_are_found_by_what_the_first_ones_taught(
     monkeypatch.setattr(demonstration, "BOX", 32)
     monkeypatch.setattr(demonstration, "PIXEL_SIZE_ANGSTROM", 11.2)
     monkeypatch.setattr(demonstration, "SimulationConfig", lambda **given: SimulationConfig(**given, snr=0.5))
-    few = InitialModelConfig(steps=40, images_per_step=150, starts=1)
-    monkeypatch.setattr(from_particles, "InitialModelConfig", lambda seed: few)
+    monkeypatch.setattr(from_particles, "initial_model", true_map)
     short = RefinementConfig(initial_resolution_angstrom=50.0, most_rounds=2)
     monkeypatch.setattr(from_particles, "RefinementConfig", lambda: short)
     out = tmp_path / "demo"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.messages import messages
 
+from cryoforum.commands.initial_model import InitialModelRequest
 from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.commands.watch import first_model, results
 from cryoforum.commands.watch.first_model import FirstModel
@@ -19,15 +20,13 @@ from cryoforum.errors import InputError
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
-from cryoforum.refinement.initial_model import InitialModelConfig
 from cryoforum.refinement.refine import RefinementConfig
-from cryoforum.runtime.reporter import SILENT
+from cryoforum.runtime.reporter import SILENT, Reporter
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 240
 FEW = FirstModel(
     count=150,
     minutes=0.02,
-    initial=InitialModelConfig(steps=6, images_per_step=60, starts=1),
     refinement=RefinementConfig(initial_resolution_angstrom=50.0, search_rounds=1, most_rounds=1),
     training=updated(preset("tiny"), {"training": {"image_passes": 64}}, where="test"),
 )
@@ -58,13 +57,18 @@ def request(live: Path, out: Path) -> WatchRequest:
     )
 
 
+def true_map(request: InitialModelRequest, reporter: Reporter) -> None:
+    """In place of a search for it, which has tests of its own."""
+    (request.out / "map").mkdir(parents=True)
+    write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), request.out / "map" / "map.mrc")
+
+
 def test_all_particles_are_predicted_by_a_model_of_the_first(
     live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between the refinement and the training is gone on from, without doing the first part again."""
     out = tmp_path / "out"
-    # So few steps find nothing, which is another test.
-    monkeypatch.setattr(first_model, "has_found_nothing", lambda *arguments: False)
+    monkeypatch.setattr(first_model, "initial_model", true_map)
 
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
