@@ -22,3 +22,14 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_links_lead_to_sections_that_are_there() -> None:
+    for page in [REPOSITORY / "README.md", *DOCS.rglob("*.md"), *(REPOSITORY / "benchmarks").rglob("*.md")]:
+        for target, section in re.findall(r"\]\(([^)#\s]*)#([^)]+)\)", page.read_text()):
+            if "://" not in target:
+                headings = re.findall(
+                    r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.M
+                )
+                anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+                assert section in anchors, f"{page.name} links to {target}#{section}"
