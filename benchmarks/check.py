@@ -21,7 +21,6 @@ import torch
 from relion_made import relion_particles
 
 from cryoforum.commands.check.map_comparison import mirrored
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.particles import Particles, all_rows
 from cryoforum.dataset.volumes import Volume
@@ -32,6 +31,7 @@ from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 
 ORIGINS = ("rlnOriginXAngst", "rlnOriginYAngst")

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from cryoforum.alignment.aligner import align
 from cryoforum.alignment.config import AlignmentConfig
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.reconstruction.reference_map import Reference
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 
 BOX, PIXEL_SIZE, COUNT, SNR = 32, 11.2, 400, 0.05

@@ -30,7 +30,7 @@ from cryoforum.commands.reconstruct import ReconstructRequest, reconstruct
 from cryoforum.commands.reference_maps import ReferenceMap
 from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.commands.train import TrainRequest, train
-from cryoforum.config import SimulationConfig, preset, with_symmetry
+from cryoforum.config import preset, with_symmetry
 from cryoforum.dataset.particle_table import select_rows
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import orientation_errors
@@ -46,6 +46,7 @@ from cryoforum.molecules.structures import load_structure
 from cryoforum.network.model_folder import load_model
 from cryoforum.reconstruction.reference_files import load_reference
 from cryoforum.reconstruction.reference_map import HIGHEST_OF_NYQUIST
+from cryoforum.simulation.config import SimulationConfig
 
 COUNT, BOX, PIXEL_SIZE_ANGSTROM = 5000, 128, 2.8
 SOURCES = ("network", "search", "both")

@@ -26,7 +26,6 @@ from cryoforum.alignment.fitting import fitted_aligner
 from cryoforum.alignment.global_search import SearchConfig, candidates, log_likelihood_on_grid, make_templates
 from cryoforum.alignment.local_refinement import refine_locally
 from cryoforum.alignment.map_aligner import MapAligner
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.particles import Particles, loaded_batches
 from cryoforum.dataset.pose_errors import orientation_errors
@@ -38,6 +37,7 @@ from cryoforum.network.model_folder import load_model
 from cryoforum.network.predict import network_numbers
 from cryoforum.reconstruction.reference_files import load_reference
 from cryoforum.reconstruction.reference_map import reference_from_map
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 
 REPEATS, COUNT = 3, 512

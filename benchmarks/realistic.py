@@ -19,7 +19,6 @@ from torch import Tensor
 
 from cryoforum.alignment.aligner import align
 from cryoforum.commands.simulate import PARTICLES, write_simulated_set
-from cryoforum.config import REALISTIC, SimulationConfig
 from cryoforum.dataset.images import Images, JoinedImages
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.dataset.predictions import Predictions
@@ -30,6 +29,7 @@ from cryoforum.io.relion.particles import table_from_particles
 from cryoforum.io.relion.star_files import write_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.reference_map import reference_from_map, reference_from_particles
+from cryoforum.simulation.config import REALISTIC, SimulationConfig
 from cryoforum.simulation.realistic import SimulatedSet, simulate_realistic
 from cryoforum.simulation.realistic_images import RealisticImages
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from posing_speed import COMMAND, run
 
 from cryoforum.commands.simulate import SimulateRequest, simulate
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.masks import soft_mask
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, resolution_angstrom
+from cryoforum.simulation.config import SimulationConfig
 
 EXTENT_ANGSTROM = 358.4
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import mrcfile
 import torch
 
-from cryoforum.config import SimulationConfig, preset
+from cryoforum.config import preset
 from cryoforum.dataset.particle_table import ParticleTable, select_rows, with_columns
 from cryoforum.dataset.pose_errors import orientation_errors, summarise_errors
 from cryoforum.dataset.split import split_rows
@@ -29,6 +29,7 @@ from cryoforum.molecules.structures import load_structure
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, resolution_angstrom
 from cryoforum.reconstruction.inversion import reconstruct
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 from cryoforum.training.loop import TrainingOptions, train
 

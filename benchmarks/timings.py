@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from cryoforum.config import SimulationConfig, preset
+from cryoforum.config import preset
 from cryoforum.dataset.split import PAPER_SHARES, split_rows
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.mrc.stacks import write_stack
@@ -26,6 +26,7 @@ from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.predict import predict
 from cryoforum.reconstruction.inversion import reconstruct
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 from cryoforum.training.loop import train
 

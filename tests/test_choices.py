@@ -7,8 +7,9 @@ import pytest
 
 from cryoforum import choices
 from cryoforum.choices import Choices
-from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, SimulationConfig, TrainingConfig
+from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, TrainingConfig
 from cryoforum.errors import InputError
+from cryoforum.simulation.config import SimulationConfig
 
 TABLES = {name: table for name, table in vars(choices).items() if isinstance(table, Choices)}
 

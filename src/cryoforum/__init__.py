@@ -16,10 +16,7 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.choices import register_backbone as register_backbone
     from cryoforum.choices import register_head as register_head
     from cryoforum.choices import register_loss as register_loss
-    from cryoforum.config import REALISTIC as REALISTIC
     from cryoforum.config import Config as Config
-    from cryoforum.config import Imperfections as Imperfections
-    from cryoforum.config import SimulationConfig as SimulationConfig
     from cryoforum.config import preset as preset
     from cryoforum.curation.selection import select as select
     from cryoforum.dataset.ctf_parameters import CtfParameters as CtfParameters
@@ -74,6 +71,9 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.report.page import write_report as write_report
     from cryoforum.runtime.reporter import Reporter as Reporter
     from cryoforum.runtime.reporter import TrainingProgress as TrainingProgress
+    from cryoforum.simulation.config import REALISTIC as REALISTIC
+    from cryoforum.simulation.config import Imperfections as Imperfections
+    from cryoforum.simulation.config import SimulationConfig as SimulationConfig
     from cryoforum.simulation.ideal import simulate as simulate
     from cryoforum.simulation.realistic import simulate_realistic as simulate_realistic
     from cryoforum.training.calibration import calibrated as calibrated
@@ -91,7 +91,7 @@ _NAMES = {  # by module
     "alignment.image_likelihood": "ImageLikelihood",
     "alignment.local_refinement": "LocalRefinementConfig",
     "choices": "register_backbone register_head register_loss",
-    "config": "Config Imperfections REALISTIC SimulationConfig preset",
+    "config": "Config preset",
     "curation.selection": "select",
     "dataset.ctf_parameters": "CtfParameters",
     "dataset.image_grid": "ImageGrid",
@@ -125,6 +125,7 @@ _NAMES = {  # by module
     "refinement.refine": "RefinementConfig refine",
     "report.page": "write_report",
     "runtime.reporter": "Reporter TrainingProgress",
+    "simulation.config": "Imperfections REALISTIC SimulationConfig",
     "simulation.ideal": "simulate",
     "simulation.realistic": "simulate_realistic",
     "training.calibration": "calibrated",

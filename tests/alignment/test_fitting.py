@@ -14,7 +14,6 @@ from cryoforum.alignment.fitting import FINE_REFINEMENT, FINE_SEARCH, fitted_ali
 from cryoforum.alignment.global_search import SearchConfig
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.alignment.map_aligner import MapAligner
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import Predictions
 from cryoforum.dataset.resampling import resample_volume
@@ -22,6 +21,7 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map
 from cryoforum.runtime.reporter import Reporter
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 130

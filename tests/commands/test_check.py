@@ -22,7 +22,6 @@ from cryoforum.commands.compare import pose_errors
 from cryoforum.commands.correct import Corrections, corrected
 from cryoforum.commands.simulate import SimulateRequest
 from cryoforum.commands.simulate import simulate as simulate_to_folder
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
@@ -38,6 +37,7 @@ from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.particles import poses_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 
 BOX, PIXEL_SIZE, COUNT = 40, 9.0, 400

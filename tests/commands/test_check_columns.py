@@ -19,12 +19,12 @@ from cryoforum.commands.check.inventory import inventory
 from cryoforum.commands.check.problems import problems
 from cryoforum.commands.simulate import SimulateRequest
 from cryoforum.commands.simulate import simulate as simulate_to_folder
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleTable, number_column, with_columns
 from cryoforum.dataset.volumes import Volume
 from cryoforum.io.aberrations import unused_aberrations, warn_of_unused_aberrations
 from cryoforum.io.particle_files import particle_set_of
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.simulation.config import SimulationConfig
 
 COUNT = 60
 

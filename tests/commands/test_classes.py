@@ -18,7 +18,7 @@ from cryoforum.commands.predict_request import PredictRequest
 from cryoforum.commands.reference_maps import ReferenceMap, load_reference_map, reference_maps
 from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.commands.train import TrainRequest, train
-from cryoforum.config import Imperfections, SimulationConfig, preset, updated
+from cryoforum.config import preset, updated
 from cryoforum.dataset.particle_table import number_column, select_rows, with_columns
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import Predictions
@@ -29,6 +29,7 @@ from cryoforum.io.load_and_save import load_particles, predictions_from_file
 from cryoforum.io.particle_files import write_particle_file
 from cryoforum.io.relion.star_files import read_star
 from cryoforum.reconstruction.reference_files import load_references
+from cryoforum.simulation.config import Imperfections, SimulationConfig
 
 BOX, PIXEL_SIZE, COUNT, TRAINED = 32, 11.2, 300, 216
 STATES = Imperfections(conformation_shares=(0.65, 0.35), hinge_angle_deg=40.0)

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from cryoforum.cli import app
 from cryoforum.commands.simulate import SimulateRequest, simulate
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.io.mrc.stacks import write_stack
@@ -29,6 +28,7 @@ from cryoforum.io.relion.particles import (
     poses_from_table,
 )
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.simulation.config import SimulationConfig
 
 CTF_FIELDS = ("df1_A", "df2_A", "df_angle_rad", "phase_shift_rad", "accel_kv", "cs_mm", "amp_contrast")
 

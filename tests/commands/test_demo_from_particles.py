@@ -9,7 +9,6 @@ from cryoforum.commands import demo_from_particles as from_particles
 from cryoforum.commands.demo import ALL_RESULTS, DemoRequest
 from cryoforum.commands.demo_from_particles import demo_from_particles
 from cryoforum.commands.initial_model import InitialModelRequest
-from cryoforum.config import SimulationConfig
 from cryoforum.errors import InputError
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import poses_from_table
@@ -17,6 +16,7 @@ from cryoforum.io.relion.star_files import read_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.refinement.refine import RefinementConfig
 from cryoforum.runtime.reporter import Reporter
+from cryoforum.simulation.config import SimulationConfig
 
 
 def true_map(request: InitialModelRequest, reporter: Reporter) -> None:

@@ -21,7 +21,6 @@ from cryoforum.commands.initial_model import InitialModelRequest, initial_model
 from cryoforum.commands.reference_maps import ReferenceMap
 from cryoforum.commands.refine import RefineRequest, refine
 from cryoforum.commands.simulate import SimulateRequest, simulate
-from cryoforum.config import Imperfections, SimulationConfig
 from cryoforum.dataset.particle_table import number_column
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import geodesic_distance
@@ -34,6 +33,7 @@ from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.fsc import fourier_shell_correlation
 from cryoforum.refinement.initial_model import InitialModelConfig
 from cryoforum.refinement.refine import RefinementConfig
+from cryoforum.simulation.config import Imperfections, SimulationConfig
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 200
 CONFIG = RefinementConfig(initial_resolution_angstrom=50.0, search_rounds=1, most_rounds=3)

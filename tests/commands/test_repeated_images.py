@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 from cryoforum.cli import app
 from cryoforum.commands.compare import pose_errors
 from cryoforum.commands.simulate import SimulateRequest, simulate
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.columns import EXPECTED_ERROR
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows, with_columns
 from cryoforum.io.mrc.maps import read_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import read_particle_file
 from cryoforum.io.relion.star_files import read_star, write_star
+from cryoforum.simulation.config import SimulationConfig
 
 COUNT, COPIES = 40, 4
 

@@ -13,7 +13,7 @@ from cryoforum.commands.watch import first_model, results
 from cryoforum.commands.watch.first_model import FirstModel
 from cryoforum.commands.watch.job import WatchRequest
 from cryoforum.commands.watch.watch import watch
-from cryoforum.config import SimulationConfig, preset, updated
+from cryoforum.config import preset, updated
 from cryoforum.dataset.columns import ANGLE_COLUMNS, EXPECTED_ERROR, ORIGIN_COLUMNS
 from cryoforum.dataset.particle_table import number_column, select_rows
 from cryoforum.errors import InputError
@@ -22,6 +22,7 @@ from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
 from cryoforum.refinement.refine import RefinementConfig
 from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.simulation.config import SimulationConfig
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 240
 FEW = FirstModel(

@@ -9,7 +9,6 @@ from helpers.clean_images import seeded
 from torch import Tensor
 
 from cryoforum.alignment.aligner import align
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import JoinedImages
 from cryoforum.dataset.levelling import LevelledImages, levelled, without_ramp
@@ -21,6 +20,7 @@ from cryoforum.io.particle_files import load_particle_set, write_particle_file
 from cryoforum.io.relion.particles import table_from_particles
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.reference_map import reference_from_map, reference_from_particles
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 
 BOX, COUNT = 32, 60

@@ -11,9 +11,10 @@ import pytest
 
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.choices import HEADS, LOSSES
-from cryoforum.config import Config, Imperfections, NetworkConfig, SimulationConfig, TrainingConfig, updated
+from cryoforum.config import Config, NetworkConfig, TrainingConfig, updated
 from cryoforum.errors import InputError
 from cryoforum.reconstruction.inversion import ReconstructionConfig
+from cryoforum.simulation.config import Imperfections, SimulationConfig
 
 CONFIG = Config()
 

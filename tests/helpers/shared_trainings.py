@@ -12,14 +12,7 @@ from typing import Any
 
 import torch
 
-from cryoforum.config import (
-    AugmentationConfig,
-    Config,
-    NetworkConfig,
-    PreprocessingConfig,
-    SimulationConfig,
-    TrainingConfig,
-)
+from cryoforum.config import AugmentationConfig, Config, NetworkConfig, PreprocessingConfig, TrainingConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import Split
 from cryoforum.imaging.noise_model import NoiseModel
@@ -28,6 +21,7 @@ from cryoforum.network.model import TrainedModel
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.distributed import process_rank_and_count
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 from cryoforum.training import loop as training
 from cryoforum.training import trainer

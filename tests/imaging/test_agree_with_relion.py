@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 from cryoforum.cli import app
 from cryoforum.commands.simulate import SimulateRequest
 from cryoforum.commands.simulate import simulate as simulate_files
-from cryoforum.config import SimulationConfig
 from cryoforum.io.mrc.maps import write_volume
 from cryoforum.io.relion.particles import particles_from_table, table_from_particles
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import SimulatedImages, simulate
 
 

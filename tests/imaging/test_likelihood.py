@@ -17,7 +17,6 @@ from helpers.clean_images import (
 )
 from torch import Tensor
 
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.volumes import Volume
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import frequency_points, to_fourier
@@ -29,6 +28,7 @@ from cryoforum.imaging.likelihood import (
     whiten,
 )
 from cryoforum.imaging.projection import cropped_transform, project, slices_at
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import SimulatedImages, simulate
 
 BOX, RADIUS = 24, 10

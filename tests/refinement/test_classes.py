@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from cryoforum.alignment.class_likelihood import UncertainMap, class_probabilities, predicted_gain
-from cryoforum.config import Imperfections, SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import random_unitquat
@@ -19,6 +18,7 @@ from cryoforum.reconstruction.half_sets import checked_half_sets
 from cryoforum.reconstruction.reference_map import reference_from_particles
 from cryoforum.refinement.classes import first_classes
 from cryoforum.refinement.refine import RefinementConfig, refine
+from cryoforum.simulation.config import Imperfections, SimulationConfig
 from cryoforum.simulation.realistic import SimulatedSet, simulate_realistic
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 400

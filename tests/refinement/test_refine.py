@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
@@ -15,6 +14,7 @@ from cryoforum.geometry.rotations import compose, geodesic_distance, inverse
 from cryoforum.molecules.structures import load_structure
 from cryoforum.refinement.initial_model import InitialModelConfig, initial_model
 from cryoforum.refinement.refine import RefinementConfig, Round, refine
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 200

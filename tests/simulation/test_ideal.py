@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.volumes import Volume
 from cryoforum.geometry.rotations import geodesic_distance
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.fft import phase_shift, to_fourier, to_real
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import SimulatedImages, simulate
 
 BOX, PIXEL_SIZE = 32, 11.2

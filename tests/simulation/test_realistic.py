@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cryoforum.choices import JUNK_KINDS
-from cryoforum.config import REALISTIC, Imperfections, SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.volumes import Volume
@@ -22,6 +21,7 @@ from cryoforum.geometry.rotations import (
     unitquat_to_rotvec,
 )
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.config import REALISTIC, Imperfections, SimulationConfig
 from cryoforum.simulation.ideal import SimulatedImages, simulate
 from cryoforum.simulation.realistic import GENUINE, SimulatedSet, simulate_realistic
 from cryoforum.simulation.realistic_images import RealisticImages

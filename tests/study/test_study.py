@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from cryoforum.commands.simulate import SimulateRequest, simulate
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.dataset.split import PAPER_SHARES, split_rows
 from cryoforum.geometry.point_groups import symmetry_group
 from cryoforum.geometry.rotations import unitquat_to_rotmat
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.study import runs as study_runs
 from cryoforum.study.datasets import d2_complex, junk_rows, molecule, particles_of
 from cryoforum.study.pages import write_pages

@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.choices import HEADS
-from cryoforum.config import (
-    AugmentationConfig,
-    Config,
-    NetworkConfig,
-    PreprocessingConfig,
-    SimulationConfig,
-    TrainingConfig,
-)
+from cryoforum.config import AugmentationConfig, Config, NetworkConfig, PreprocessingConfig, TrainingConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
 from cryoforum.dataset.split import Split
@@ -27,6 +20,7 @@ from cryoforum.molecules.structures import load_structure
 from cryoforum.network.preprocessing import Intensity
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 from cryoforum.training.batches import Batch, BatchSource, TrainingImages, simulated_count
 from cryoforum.training.data import training_data

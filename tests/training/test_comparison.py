@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, SimulationConfig, TrainingConfig
+from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, TrainingConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.pose_errors import orientation_errors
 from cryoforum.dataset.split import split_rows
 from cryoforum.errors import InputError
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.predict import predict
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 from cryoforum.training.comparison import compare
 from cryoforum.training.loop import TrainingOptions, train

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.choices import HEADS, LOSSES, register_head, register_loss
-from cryoforum.config import (
-    Config,
-    NetworkConfig,
-    PreprocessingConfig,
-    SimulationConfig,
-    TrainingConfig,
-    with_settings,
-)
+from cryoforum.config import Config, NetworkConfig, PreprocessingConfig, TrainingConfig, with_settings
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import split_rows
 from cryoforum.distributions.bingham import OrientationPosterior
@@ -28,6 +21,7 @@ from cryoforum.network.matrix_heads import procrustes_matrix, register_matrix_he
 from cryoforum.network.model_folder import load_model, save_model
 from cryoforum.network.predict import predict
 from cryoforum.runtime.devices import Compute
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 from cryoforum.training.loop import train
 from cryoforum.training.losses import Loss

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from cryoforum.commands.simulate import SimulateRequest, simulate
-from cryoforum.config import SimulationConfig
 from cryoforum.network.model_folder import load_model
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.training import loop
 
 STEPS = 100

@@ -15,7 +15,6 @@ from cryoforum.config import (
     Config,
     NetworkConfig,
     PreprocessingConfig,
-    SimulationConfig,
     TrainingConfig,
     preset,
 )
@@ -35,6 +34,7 @@ from cryoforum.network.training_record import TrainingRecord
 from cryoforum.reconstruction.reference_map import Reference
 from cryoforum.runtime.devices import Compute
 from cryoforum.runtime.reporter import Reporter, TrainingProgress
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import SimulatedImages, simulate
 from cryoforum.training import loop as training
 from cryoforum.training.data import training_data

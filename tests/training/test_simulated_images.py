@@ -8,7 +8,7 @@ from helpers.clean_images import seeded
 from scipy import stats
 from torch import Tensor
 
-from cryoforum.config import PreprocessingConfig, SimulationConfig
+from cryoforum.config import PreprocessingConfig
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.poses import Poses
@@ -19,6 +19,7 @@ from cryoforum.imaging.projection import cropped_transform
 from cryoforum.molecules.structures import load_structure
 from cryoforum.network.preprocessing import Intensity, prepare, prepare_all, set_intensity
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map, reference_from_particles
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import SimulatedImages, simulate
 from cryoforum.training.simulated_images import image_simulator
 

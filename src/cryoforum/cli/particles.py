@@ -124,8 +124,8 @@ def simulate(
         from dataclasses import replace
 
         from cryoforum.commands import simulate as command
-        from cryoforum.config import REALISTIC, SimulationConfig, shares_from_text
         from cryoforum.errors import require
+        from cryoforum.simulation.config import REALISTIC, SimulationConfig, shares_from_text
 
         def percent(value: float | None) -> float | None:
             return None if value is None else value / 100

@@ -19,7 +19,7 @@ from cryoforum.commands.predict_request import PredictRequest
 from cryoforum.commands.reconstruct import ReconstructRequest, reconstruct
 from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.commands.train import TrainRequest, train
-from cryoforum.config import SimulationConfig, preset
+from cryoforum.config import preset
 from cryoforum.dataset.columns import CRAMER_RAO_BOUND
 from cryoforum.dataset.particle_table import ParticleTable, number_column, select_rows
 from cryoforum.dataset.pose_errors import ErrorSummary
@@ -29,6 +29,7 @@ from cryoforum.io.relion.lengths import pixel_size_from_table
 from cryoforum.io.relion.star_files import read_star, write_star
 from cryoforum.report.page import write_report
 from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.storage.files import new_folder, write_json
 from cryoforum.storage.locks import taken
 

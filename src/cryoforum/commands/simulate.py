@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cryoforum.config import LARGEST_BOX, Imperfections, SimulationConfig
+from cryoforum.config import LARGEST_BOX
 from cryoforum.dataset.columns import CLASS_NUMBER, JUNK_KIND, MICROGRAPH_NAME
 from cryoforum.dataset.particle_table import ParticleTable, with_columns
 from cryoforum.dataset.particles import Particles, all_rows
@@ -20,6 +20,7 @@ from cryoforum.molecules.potential import MOLECULES
 from cryoforum.molecules.structures import load_structure
 from cryoforum.reconstruction.half_sets import drawn_half_sets
 from cryoforum.runtime.reporter import SILENT, Reporter
+from cryoforum.simulation.config import Imperfections, SimulationConfig
 from cryoforum.simulation.ideal import simulate as simulate_ideal
 from cryoforum.simulation.realistic import SimulatedSet, simulate_realistic
 from cryoforum.storage.files import refuse_to_overwrite

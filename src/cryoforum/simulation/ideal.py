@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import ImagesOnDemand
@@ -20,6 +19,7 @@ from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.imaging.ctf import ctf_2d
 from cryoforum.imaging.fft import phase_shift, to_real
 from cryoforum.imaging.projection import cropped_transform, project
+from cryoforum.simulation.config import SimulationConfig
 
 NOISE_CALIBRATION_COUNT = 200  # images from which the mean signal variance is taken
 

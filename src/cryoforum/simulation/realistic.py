@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cryoforum.config import Imperfections, SimulationConfig
 from cryoforum.dataset.ctf_parameters import CtfParameters
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import Images, JoinedImages
@@ -21,6 +20,7 @@ from cryoforum.dataset.volumes import Volume
 from cryoforum.errors import InputError
 from cryoforum.geometry.rotations import compose, random_unitquat, rotvec_to_unitquat, unitquat_to_rotmat
 from cryoforum.imaging.projection import cropped_transform
+from cryoforum.simulation.config import Imperfections, SimulationConfig
 from cryoforum.simulation.conformations import conformations, half_of, radius_angstrom
 from cryoforum.simulation.ideal import NOISE_CALIBRATION_COUNT, SimulatedImages, simulate
 from cryoforum.simulation.realistic_images import Neighbours, RealisticImages

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cryoforum.config import SimulationConfig
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.split import PAPER_SHARES, split_rows
 from cryoforum.dataset.volumes import Volume
@@ -18,6 +17,7 @@ from cryoforum.geometry.rotations import random_unitquat, unitquat_to_rotmat
 from cryoforum.io.particle_files import checked_poses, load_particle_set
 from cryoforum.molecules.potential import Atoms, atoms_to_volume, load_molecule
 from cryoforum.molecules.structures import load_structure
+from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 from cryoforum.study.variants import Dataset
 
