@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.untyped import untyped
 
 from cryoforum.commands.convert import ConvertRequest, convert
 from cryoforum.commands.filter import STATISTICS, FilterRequest, filter_particles
@@ -56,7 +57,7 @@ def test_a_junk_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = prediction_columns(Predictions(posterior, torch.full((4,), 0.1)))
     np.testing.assert_allclose(found[name], [1, 9, 2, 2], rtol=1e-5)
     write_particle_file(with_predictions(some_table(tmp_path), found), tmp_path / "p.star")
-    request = FilterRequest(tmp_path / "p.star", tmp_path / "k.star", 0.25, "anisotropy")  # type: ignore[arg-type]
+    request = FilterRequest(tmp_path / "p.star", tmp_path / "k.star", 0.25, untyped("anisotropy"))
     result = filter_particles(request)
     assert (result.kept, result.dropped) == (1, 3)
     kept = read_particle_file(tmp_path / "k.star")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from helpers.untyped import untyped
 from typer.testing import CliRunner, Result
 
 from cryoforum import choices
@@ -78,14 +79,14 @@ def test_any_other_word_is_refused_before_any_work(
 
 def test_any_other_word_is_refused_from_python() -> None:
     with pytest.raises(InputError, match="expected candidates from network, search, both, found 'guesses'"):
-        AlignmentConfig("guesses")  # type: ignore[arg-type]
+        AlignmentConfig(untyped("guesses"))
     with pytest.raises(InputError, match="1, 4, 8 copies, found 3"):
         AlignmentConfig(tta=3)
     with pytest.raises(InputError, match=r"3.0, 3.1, found '4'"):
-        ConvertRequest([Path("a.cs")], Path("a.star"), "4")  # type: ignore[arg-type]
+        ConvertRequest([Path("a.cs")], Path("a.star"), untyped("4"))
     with pytest.raises(InputError, match="part from train, validation, test, found 'rest'"):
-        PredictRequest(Path("model"), [], PoseOutput(Path("b.star")), part="rest")  # type: ignore[arg-type]
+        PredictRequest(Path("model"), [], PoseOutput(Path("b.star")), part=untyped("rest"))
     with pytest.raises(InputError, match="error or trace or max or gap, found 'luck'"):
-        FilterRequest(Path("a.star"), Path("b.star"), by="luck")  # type: ignore[arg-type]
+        FilterRequest(Path("a.star"), Path("b.star"), by=untyped("luck"))
     with pytest.raises(InputError, match="tiny, small, paper, expedited"):
         preset("huge")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.untyped import untyped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,11 +28,11 @@ NAMES = ("1@a.mrcs", "2@a.mrcs", "3@a.mrcs")
 
 
 def poses(count: int = N) -> Poses:
-    return Poses(np.tile([0, 0, 0, 1], (count, 1)), np.zeros((count, 2)))  # type: ignore[arg-type]
+    return Poses(untyped(np.tile([0, 0, 0, 1], (count, 1))), untyped(np.zeros((count, 2))))
 
 
 def ctf(count: int = N) -> CtfParameters:
-    return CtfParameters(*(np.full(count, 0.1) for _ in range(7)))  # type: ignore[arg-type]
+    return CtfParameters(*(untyped(np.full(count, 0.1)) for _ in range(7)))
 
 
 def particles(**values: Any) -> Particles:

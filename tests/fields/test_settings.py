@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.untyped import untyped
 
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.choices import HEADS, LOSSES
@@ -27,7 +28,7 @@ CONFIG = Config()
             f"loss: expected one of {', '.join(LOSSES)}, found",
         ),
         (lambda: replace(CONFIG.network, head="svdd"), f"head: expected one of {', '.join(HEADS)}, found"),
-        (lambda: NetworkConfig(head=None), "head: expected one of .*, found 'None'"),  # type: ignore[arg-type]
+        (lambda: NetworkConfig(head=untyped(None)), "head: expected one of .*, found 'None'"),
         (lambda: SimulationConfig(orientations="even"), "orientations: expected one of random, grid"),
         (
             lambda: replace(CONFIG, symmetry_handling="both"),
@@ -52,8 +53,11 @@ def test_a_wrong_setting_is_refused_where_it_is_made(make: Callable[[], Any], me
 
 def test_what_stands_for_the_same_is_converted_so_that_it_can_be_written_and_read() -> None:
     """A model that was trained with NumPy's numbers could not be saved, and one with 1e5 passes not loaded."""
-    training = TrainingConfig(image_passes=1e5, batch_size=np.int64(32), l2=np.float32(0.5), weight_decay=0)  # type: ignore[arg-type]
-    made = Config(network=NetworkConfig(widths=[8, np.int64(16)]), training=training)  # type: ignore[arg-type]
+    numbers = untyped(
+        {"image_passes": 1e5, "batch_size": np.int64(32), "l2": np.float32(0.5), "weight_decay": 0}
+    )
+    training = TrainingConfig(**numbers)
+    made = Config(network=NetworkConfig(widths=untyped([8, np.int64(16)])), training=training)
     assert (training.image_passes, training.batch_size, training.l2) == (100_000, 32, 0.5)
     assert made.network.widths == (8, 16) and type(training.image_passes) is int
     assert updated(Config(), json.loads(json.dumps(asdict(made))), "model.json") == made

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Protocol, SupportsIndex, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, SupportsIndex, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -104,8 +104,8 @@ class Rows:
     def __len__(self) -> int:
         return len(getattr(self, fields(self)[0].name))
 
-    def __getitem__(self: Noun, index: Index) -> Noun:
-        return take(self, as_rows(index, len(self)))  # type: ignore[arg-type]
+    def __getitem__(self, index: Index) -> Self:
+        return take(self, as_rows(index, len(self)))
 
 
 def take(noun: Noun, rows: Tensor) -> Noun:

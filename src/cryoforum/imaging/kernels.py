@@ -25,7 +25,8 @@ _one_at_a_time = Lock()  # not every threading layer of numba can be entered fro
 
 def thread_count() -> int:
     """How many threads a loop runs on: as many as torch would take, of those that numba may start."""
-    return min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    most: int = vars(config)["NUMBA_NUM_THREADS"]  # numba makes its settings at run time
+    return min(torch.get_num_threads(), most)
 
 
 def _compiled(loop: Callable[..., np.ndarray | None]) -> Callable[..., Tensor]:

@@ -1,12 +1,25 @@
 """The file that a training or a refinement resumes from after a kill."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from cryoforum.errors import InputError
 from cryoforum.storage.files import replacing
+
+# What torch raises for files that are missing, cut off, or not its own.
+_OF_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    UnpicklingError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
@@ -34,5 +47,5 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds for a damaged file
+    except _OF_DAMAGE as error:
         raise InputError(f"expected the state of a run to resume at {path}: {error}") from error
