@@ -45,6 +45,11 @@ class CertainHead:
     def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
         return mean_posterior([self.posterior(one) for one in numbers], turns, "C1")
 
+    def expected_error(
+        self, numbers: Sequence[Tensor], turns: Tensor, posterior: OrientationPosterior, sharpness: float
+    ) -> Tensor:
+        return posterior.root_mean_square_angle
+
     def features(self, rotations: Tensor) -> Tensor:
         return rotations
 

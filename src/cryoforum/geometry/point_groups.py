@@ -78,6 +78,15 @@ def symmetric_distance(first: Tensor, second: Tensor, group: Tensor) -> Tensor:
     return geodesic_distance(first, nearest_equivalent(second, first, group))
 
 
+def largest_overlaps(rotations: Tensor, grid: Tensor, group: Tensor) -> Tensor:
+    """|⟨S·q, g⟩| of each rotation q (n, 4) with each of a grid (g, 4), S·q being the nearest one; (n, g).
+
+    The cosine of half of their angle, without ``n·g`` products of quaternions.
+    """
+    equivalents = compose(group[:, None], rotations)
+    return torch.stack([(one @ grid.T).abs() for one in equivalents]).amax(0)
+
+
 def asymmetric_unit(grid: Tensor, group: Tensor) -> Tensor:
     """The rows of a rotation grid (n, 4) that have no equivalent nearer to the identity; about n / g.
 

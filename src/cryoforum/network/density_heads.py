@@ -11,11 +11,16 @@ from torch import Tensor
 
 from cryoforum.config import NetworkConfig, TrainingConfig
 from cryoforum.distributions.bingham import OrientationPosterior, posterior_from_moment, smallest_eigenvector
+from cryoforum.distributions.expected_error import root_mean_square_error
 from cryoforum.distributions.exponential_family import RotationPolynomials, rotation_polynomials
 from cryoforum.distributions.log_z_adaptive import log_z_adaptive
 from cryoforum.distributions.log_z_training import sampled_log_z
-from cryoforum.geometry.point_groups import asymmetric_unit, nearest_equivalent, symmetry_group
-from cryoforum.geometry.rotations import compose
+from cryoforum.geometry.point_groups import (
+    asymmetric_unit,
+    largest_overlaps,
+    nearest_equivalent,
+    symmetry_group,
+)
 from cryoforum.geometry.so3_grid import rotation_grid
 from cryoforum.network.heads import Likelihood, mean_posterior
 from cryoforum.runtime.devices import Compute
@@ -53,6 +58,13 @@ class ExponentialFamilyHead:
         """Coefficients of the mean log density of copies whose orientations are q∘r."""
         turned = [self.polynomials.turned(one, turn) for one, turn in zip(numbers, turns, strict=True)]
         return torch.stack(turned).mean(0)
+
+    def expected_error(
+        self, numbers: Sequence[Tensor], turns: Tensor, posterior: OrientationPosterior, sharpness: float
+    ) -> Tensor:
+        """Of all modes: the posterior is that of the highest."""
+        mean, grid = self.mean_of_copies(numbers, turns), _readout_grid(self.degree, self.symmetry)
+        return root_mean_square_error(self.polynomials, mean, posterior, sharpness, *grid)
 
     def orientation(self, numbers: Tensor) -> Tensor:
         with torch.no_grad():
@@ -104,6 +116,11 @@ class GridHead:
     def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
         return mean_posterior([self.posterior(one) for one in numbers], turns, self.symmetry)
 
+    def expected_error(
+        self, numbers: Sequence[Tensor], turns: Tensor, posterior: OrientationPosterior, sharpness: float
+    ) -> Tensor:
+        return posterior.root_mean_square_angle  # whose second moment is that of the whole grid
+
     def orientation(self, numbers: Tensor) -> Tensor:
         return smallest_eigenvector(-self._moment(numbers))
 
@@ -131,10 +148,9 @@ class GridHead:
         return cross_entropy
 
     def _overlaps(self, rotations: Tensor) -> Tensor:
-        """|⟨S·q, grid⟩| with the nearest equivalent S of each of ``rotations`` (n, 4); (n, size)."""
-        grid = self._grid.to(rotations)
-        equivalents = compose(symmetry_group(self.symmetry).to(rotations)[:, None], rotations)
-        return torch.stack([(one @ grid.T).abs() for one in equivalents]).amax(0)
+        """`largest_overlaps` of ``rotations`` (n, 4) with the grid; (n, size)."""
+        group = symmetry_group(self.symmetry).to(rotations)
+        return largest_overlaps(rotations, self._grid.to(rotations), group)
 
     def _moment(self, numbers: Tensor) -> Tensor:
         grid = self._grid.to(numbers)

@@ -55,6 +55,22 @@ class Head(Protocol):
         """
         ...
 
+    def expected_error(
+        self, numbers: Sequence[Tensor], turns: Tensor, posterior: OrientationPosterior, sharpness: float
+    ) -> Tensor:
+        """Root mean square angle in radians, (n,), to the mode of ``posterior`` under all that numbers say.
+
+        Parameters
+        ----------
+        numbers, turns
+            As of `posterior_of_copies`.
+        posterior
+            Of these copies, sharpened.
+        sharpness
+            By which all log densities are multiplied.
+        """
+        ...
+
     def orientation(self, numbers: Tensor) -> Tensor:
         """Most probable orientation, unit quaternions (n, 4), differentiable."""
         ...

@@ -43,6 +43,11 @@ class MatrixHead:
     def posterior_of_copies(self, numbers: Sequence[Tensor], turns: Tensor) -> OrientationPosterior:
         return mean_posterior([self.posterior(one) for one in numbers], turns, self.symmetry)
 
+    def expected_error(
+        self, numbers: Sequence[Tensor], turns: Tensor, posterior: OrientationPosterior, sharpness: float
+    ) -> Tensor:
+        return posterior.root_mean_square_angle
+
     def orientation(self, numbers: Tensor) -> Tensor:
         return smallest_eigenvector(self.matrix_of(numbers))
 

@@ -15,8 +15,6 @@ from cryoforum.dataset.resampling import resampled
 from cryoforum.distributions.bingham import OrientationPosterior
 from cryoforum.errors import InputError, require
 from cryoforum.network.augmentation import turn_and_shift, turn_orientations
-from cryoforum.network.density_heads import ExponentialFamilyHead
-from cryoforum.network.expected_error import root_mean_square_error
 from cryoforum.network.heads import mean_posterior
 from cryoforum.network.model import TrainedModel
 from cryoforum.network.preprocessing import prepare
@@ -84,43 +82,42 @@ def predict_batch(
 ) -> Predictions:
     """Predictions of a few particles at once, as `predict`; equal bit by bit only for equal batches."""
     tta = best_tta(model.config) if tta is None else tta
-    if tta == 1:
-        numbers = network_numbers(model, batch, compute)
-        posterior = model.head.posterior(numbers)
-    else:
-        posterior, numbers = _posterior_of_copies(model, _inputs(model, batch), tta, compute)
+    numbers, turns = _copies(model, _inputs(model, batch), tta, compute)
+    posterior = _posterior(model, numbers, turns)
     posterior = OrientationPosterior(model.sharpness * posterior.concentration)
-    if isinstance(model.head, ExponentialFamilyHead):  # the one whose posterior is one mode of several
-        expected = root_mean_square_error(model.head, numbers, posterior, model.sharpness)
-    else:
-        expected = posterior.root_mean_square_angle
+    if model.config.symmetry_handling == "domain":
+        numbers, turns = numbers[:1], turns[:1]  # those of one domain
+    expected = model.head.expected_error(numbers, turns, posterior, model.sharpness)
     return Predictions(posterior, expected_error_rad=expected)
 
 
-def _posterior_of_copies(
+def _copies(
     model: TrainedModel, images: Tensor, tta: int, compute: Compute | None
-) -> tuple[OrientationPosterior, Tensor]:
-    """What the network says on average of images turned by quarters, of eight copies half are mirrored.
-
-    With the numbers (n, k) that say the most of the whole density: their mean, or those of the first copy.
-    """
+) -> tuple[list[Tensor], Tensor]:
+    """The numbers of each copy of images turned by quarters, of eight half are mirrored, and its turn."""
     require(tta in TTA_COPIES, f"{', '.join(map(str, TTA_COPIES))} copies of each image", tta)
     count = len(images)
     identity, nowhere = torch.tensor([[0.0, 0.0, 0.0, 1.0]]), torch.zeros(count, 2)
+    if tta == 1:
+        return [_read(model, images, compute)], identity
     numbers, turns = [], []
     for copy in range(tta):
         angle, mirrored = torch.tensor([copy % 4 * math.pi / 2]), torch.tensor([copy >= 4])
         turned = turn_and_shift(images, angle.expand(count), mirrored.expand(count), nowhere)
         numbers.append(_read(model, turned, compute))
         turns.append(turn_orientations(identity, angle, mirrored)[0])
+    return numbers, torch.stack(turns)
+
+
+def _posterior(model: TrainedModel, numbers: list[Tensor], turns: Tensor) -> OrientationPosterior:
+    """What the network says on average of all copies."""
+    if len(numbers) == 1:
+        return model.head.posterior(numbers[0])
     if model.config.symmetry_handling == "domain":
         # Turned back, answers of one domain are in several: their densities cannot be averaged as they are.
         each = [model.head.posterior(one) for one in numbers]
-        return mean_posterior(each, torch.stack(turns), model.config.symmetry), numbers[0]
-    if isinstance(model.head, ExponentialFamilyHead):
-        mean = model.head.mean_of_copies(numbers, torch.stack(turns))
-        return model.head.posterior(mean), mean
-    return model.head.posterior_of_copies(numbers, torch.stack(turns)), numbers[0]
+        return mean_posterior(each, turns, model.config.symmetry)
+    return model.head.posterior_of_copies(numbers, turns)
 
 
 def network_numbers(model: TrainedModel, batch: Particles, compute: Compute | None = None) -> Tensor:

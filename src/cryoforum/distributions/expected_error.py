@@ -1,17 +1,14 @@
 """The error that a whole density means, where it may have further modes than the one that is reported."""
 
 import math
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cryoforum.distributions.bingham import OrientationPosterior, tangent_basis
-from cryoforum.geometry.point_groups import symmetric_distance, symmetry_group
-from cryoforum.geometry.rotations import compose
-from cryoforum.geometry.so3_grid import rotation_grid
-from cryoforum.network.density_heads import READOUT_NSIDE, ExponentialFamilyHead
+from cryoforum.distributions.bingham import OrientationPosterior
+from cryoforum.distributions.exponential_family import RotationPolynomials
+from cryoforum.geometry.point_groups import largest_overlaps, symmetric_distance, symmetry_group
 
 # A mode narrower than the first number (root mean square) lies between the rotations of the grid, which are
 # 10° apart: what is within the second of it counts as a normal distribution, and the grid holds the rest.
@@ -22,26 +19,29 @@ NEGLIGIBLE = 1e-7  # height of a rotation of the grid over that of the mode, nea
 
 @torch.no_grad()
 def root_mean_square_error(
-    head: ExponentialFamilyHead,
-    numbers: Float[Tensor, "n size"],
+    polynomials: RotationPolynomials,
+    coefficients: Float[Tensor, "n size"],
     posterior: OrientationPosterior,
     sharpness: float,
+    grid: Float[Tensor, "g 4"],
+    grid_features: Float[Tensor, "g size"],
 ) -> Float[Tensor, " n"]:
-    """Root mean square angle to the mode of ``posterior`` under the whole density to the power ``sharpness``.
+    """Root mean square angle to the mode of ``posterior`` under the density to the power ``sharpness``, (n,).
 
     Parameters
     ----------
-    head, numbers
-        The densities of n images.
+    polynomials, coefficients
+        The basis, and n densities in it.
     posterior
         Their highest modes, as wide as they are after sharpening.
     sharpness
         Of a calibrated model.
+    grid, grid_features
+        Rotations about 10° apart all over, and their features.
     """
-    grid, features = _grid(head)
-    group = symmetry_group(head.symmetry)
-    mode, peak = posterior.mode, _height(head, numbers, posterior.mode)
-    weight = (sharpness * (head.log_density(numbers, features) - peak[:, None])).exp() / len(grid)
+    group = symmetry_group(polynomials.symmetry)
+    mode, peak = posterior.mode, _height(polynomials, coefficients, posterior.mode)
+    weight = (sharpness * (coefficients @ grid_features.T - peak[:, None])).exp() / len(grid)
     square = _angles(mode, grid, group).square()  # of all to the mode that is reported
     total, second = torch.zeros(len(mode)), torch.zeros(len(mode))
     rows, start, found = torch.arange(len(mode)), mode, posterior
@@ -50,7 +50,7 @@ def root_mean_square_error(
         near = _angles(start, grid, group) < NEAR_RAD
         stayed = symmetric_distance(start, top, group) < NEAR_RAD / 2
         is_narrow = (own < NARROW_RAD) & stayed
-        height = (sharpness * (_height(head, numbers[rows], top) - peak[rows])).exp()
+        height = (sharpness * (_height(polynomials, coefficients[rows], top) - peak[rows])).exp()
         mass = torch.where(is_narrow, len(group) * height * _mass(found), (weight[rows] * near).sum(1))
         spread = symmetric_distance(mode[rows], top, group).square() + own.square()
         total[rows] += mass
@@ -61,33 +61,22 @@ def root_mean_square_error(
         if not len(rows):
             break
         start = grid[weight[rows].argmax(1)]
-        found = OrientationPosterior(sharpness * head.polynomials.climbed(numbers[rows], start).concentration)
+        found = OrientationPosterior(sharpness * polynomials.climbed(coefficients[rows], start).concentration)
     second, total = second + (weight * square).sum(1), total + weight.sum(1)
     return (second / total).sqrt().clamp_max(torch.pi)
 
 
-def _height(head: ExponentialFamilyHead, numbers: Tensor, rotations: Tensor) -> Float[Tensor, " n"]:
+def _height(polynomials: RotationPolynomials, coefficients: Tensor, rotations: Tensor) -> Float[Tensor, " n"]:
     """Log density, not normalised, of each image at a rotation of its own."""
-    return (head.features(rotations) * numbers).sum(1)
+    return (polynomials.features(rotations) * coefficients).sum(1)
 
 
 def _angles(rotations: Tensor, grid: Tensor, group: Tensor) -> Float[Tensor, "n g"]:
     """Of each of n rotations to those of the grid, to the nearest equivalents."""
-    equivalents = compose(group[:, None], rotations)
-    overlap = torch.stack([(one @ grid.T).abs() for one in equivalents]).amax(0)
-    return 2 * torch.acos(overlap.clamp_max(1))
+    return 2 * torch.acos(largest_overlaps(rotations, grid, group).clamp_max(1))
 
 
 def _mass(posterior: OrientationPosterior) -> Float[Tensor, " n"]:
-    """Of a mode of height 1 as a normal distribution, relative to the uniform density."""
-    mode, matrix = posterior.mode.double(), posterior.concentration.double()
-    basis = tangent_basis(mode)
-    least = torch.einsum("ni,nij,nj->n", mode, matrix, mode)
-    curvature = 2 * (basis.mT @ matrix @ basis - least[:, None, None] * torch.eye(3, dtype=torch.float64))
-    return ((2 * math.pi) ** 1.5 / math.pi**2 / torch.linalg.det(curvature).clamp_min(1e-30).sqrt()).float()
-
-
-@lru_cache(maxsize=4)
-def _grid(head: ExponentialFamilyHead) -> tuple[Tensor, Tensor]:
-    grid = rotation_grid(READOUT_NSIDE)
-    return grid, head.features(grid)
+    """Of a mode of height 1 as a normal distribution of quaternions, relative to the uniform density."""
+    curvature = -2 * posterior.dispersion
+    return (2 * math.pi) ** 1.5 / math.pi**2 / curvature.prod(-1).clamp_min(1e-30).sqrt()
