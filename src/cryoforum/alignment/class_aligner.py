@@ -14,8 +14,8 @@ from cryoforum.alignment.class_likelihood import (
     maps_of_reference,
 )
 from cryoforum.alignment.config import AlignmentConfig
-from cryoforum.alignment.draft import aligned, rows_with_particles, sample_of
-from cryoforum.alignment.fitting import fitted_aligner, unchecked_aligner
+from cryoforum.alignment.draft import SampleFit, background_of, draft_of, fitted_to_sample, sample_of
+from cryoforum.alignment.fitting import fitted_aligner
 from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import Predictions, joined_predictions
@@ -48,7 +48,8 @@ class ClassAligner:
 
     def align_batch(self, batch: Particles) -> Predictions:
         """The pose of each particle in its likeliest class, with the class and its probability."""
-        found = [aligner.align_batch(batch) for aligner in self.aligners]
+        numbers = self.aligners[0].numbers_of(batch)  # the network is one for all classes
+        found = [aligner.align_batch_by_numbers(batch, numbers) for aligner in self.aligners]
         log_likelihoods = self.maps.log_likelihoods(batch, found)
         probabilities = (log_likelihoods + self.shares.log()).softmax(1)
         return in_likeliest_classes(found, probabilities, self.aligners[0].maps[0].symmetry)
@@ -96,12 +97,9 @@ def class_aligner(
     """
     require(len(references) >= 2, "references of two classes or more", len(references))
     sample = sample_of(particles)
-    first = [
-        unchecked_aligner(reference, sample, model, config, own_half_maps=own_half_maps)
-        for reference in references
-    ]
-    found = [aligned(aligner, sample) for aligner in first]
-    maps, shares, classes = _judged(references, first, found, sample, own_half_maps)
+    drafts = [draft_of(reference, sample, model, config, own_half_maps) for reference in references]
+    fits = [fitted_to_sample(draft, sample, background_of(draft, sample)) for draft in drafts]
+    maps, shares, classes = _judged(references, fits, sample, own_half_maps)
     aligners = []
     for number, reference in enumerate(references):
         own = (classes == number).nonzero()[:, 0]
@@ -128,16 +126,16 @@ def aligner_of(
 
 def _judged(
     references: Sequence[Reference],
-    aligners: Sequence[MapAligner],
-    found: Sequence[Predictions],
+    fits: Sequence[SampleFit],
     sample: Particles,
     own_half_maps: bool,
 ) -> tuple[ClassMaps, Float[Tensor, " k"], Int[Tensor, " n"]]:
     """What classes are judged by, their shares, and the class, from 0, of each particle of a sample."""
     highest = min(reference.highest_frequency for reference in references)
     uncertain = tuple(maps_of_reference(reference, highest, own_half_maps) for reference in references)
-    rows = rows_with_particles(sample, found[0])
-    maps = ClassMaps(uncertain, aligners[0].noise, aligners[0].points.within(highest))
+    first, found = fits[0], [fit.found for fit in fits]
+    rows = first.rows
+    maps = ClassMaps(uncertain, first.aligner.noise, first.aligner.points.within(highest))
     for _ in range(CLASS_ROUNDS):
         probabilities = class_probabilities(maps.log_likelihoods(sample, found))
         classes = probabilities.argmax(1)

@@ -62,6 +62,12 @@ class Draft:
         highest = min(search.highest_frequency, reference.highest_frequency)
         return replace(search, highest_frequency=highest, max_shift_pixel=largest)
 
+    def first_aligner(self, background: NoiseModel) -> MapAligner:
+        """Under the noise of the reference in the units of the images; their background where it has none."""
+        noise = self.reference.noise
+        first = background if noise is None else noise.adapted_to(background)
+        return self.aligner(first, COARSE_SEARCH, COARSE_REFINEMENT)
+
     def aligner(
         self, noise: NoiseModel, automatic: SearchConfig, automatic_refinement: LocalRefinementConfig
     ) -> MapAligner:
@@ -102,18 +108,31 @@ def background_of(draft: Draft, sample: Particles) -> NoiseModel:
     return background_noise(sample, draft.transforms[0], highest)
 
 
-def first_noise(reference: Reference, background: NoiseModel) -> NoiseModel:
-    """That of the reference in the units of these images; their background where it has none."""
-    return background if reference.noise is None else reference.noise.adapted_to(background)
+@dataclass(frozen=True)
+class SampleFit:
+    """An aligner under the noise of a sample.
+
+    Parameters
+    ----------
+    aligner
+        With noise and scale as its own poses of the sample show them.
+    found
+        Those poses.
+    rows
+        Of the sample that hold particles: noise is measured on them.
+    """
+
+    aligner: MapAligner
+    found: Predictions
+    rows: Tensor
 
 
-def measured_from_scratch(
-    draft: Draft, sample: Particles, background: NoiseModel
-) -> tuple[MapAligner, Predictions]:
-    """The aligner under the noise of a sample, and the poses of these on the way."""
-    first = first_noise(draft.reference, background)
-    aligner = draft.aligner(first, COARSE_SEARCH, COARSE_REFINEMENT)
-    return measured(aligner, sample, rounds=1 if draft.reference.noise else 2)
+def fitted_to_sample(draft: Draft, sample: Particles, background: NoiseModel) -> SampleFit:
+    """The fit of a draft, whose first guess is `background_of` the sample; few particles keep that."""
+    first = draft.first_aligner(background)
+    if len(sample) < FEWEST_OF_A_GROUP:
+        return SampleFit(first, aligned(first, sample), torch.arange(len(sample)))
+    return measured(first, sample, rounds=1 if draft.reference.noise else 2)
 
 
 def transforms_of(reference: Reference, particles: Particles, own_half_maps: bool) -> tuple[Tensor, ...]:
@@ -132,8 +151,8 @@ def aligned(aligner: MapAligner, particles: Particles) -> Predictions:
     return joined_predictions(list(batches))
 
 
-def measured(aligner: MapAligner, sample: Particles, rounds: int) -> tuple[MapAligner, Predictions]:
-    """The aligner with noise and scale as its own poses of a sample show them, and these poses.
+def measured(aligner: MapAligner, sample: Particles, rounds: int) -> SampleFit:
+    """The aligner with noise and scale as its own poses of a sample show them.
 
     Images that hold no particle are left out: they would make the others look weaker than they are.
     """
@@ -141,14 +160,14 @@ def measured(aligner: MapAligner, sample: Particles, rounds: int) -> tuple[MapAl
     highest_frequency = int(aligner.points.radius[-1])
     for _ in range(rounds):
         found = aligned(aligner, sample)
-        rows = rows_with_particles(sample, found)
+        rows = _rows_with_particles(sample, found)
         own, poses = sample.select(rows), found.poses[rows]
         noise = measured_noise(own, poses, aligner.transforms, which[rows], highest_frequency)
         aligner = replace(aligner, noise=noise)
-    return aligner, found[rows]
+    return SampleFit(aligner, found, rows)
 
 
-def rows_with_particles(sample: Particles, found: Predictions) -> Tensor:
+def _rows_with_particles(sample: Particles, found: Predictions) -> Tensor:
     """Rows whose particles are as strong as others of their optics group; all where those are too few."""
     assert found.evidence is not None
     scale, groups = found.evidence.signal_scale, sample.optics_groups

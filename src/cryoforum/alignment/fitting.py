@@ -13,9 +13,8 @@ from cryoforum.alignment.draft import (
     Draft,
     background_of,
     draft_of,
-    first_noise,
+    fitted_to_sample,
     gain_is_below,
-    measured_from_scratch,
     sample_of,
     transforms_of,
 )
@@ -75,30 +74,15 @@ def fitted_aligner(
         logger.info(
             "fewer than %d particles: too few to measure noise or to check the reference", FEWEST_OF_A_GROUP
         )
-        return draft.aligner(first_noise(reference, background), COARSE_SEARCH, COARSE_REFINEMENT)
-    aligner, found = measured_from_scratch(draft, sample, background)
+        return draft.first_aligner(background)
+    fit = fitted_to_sample(draft, sample, background)
+    aligner, found = fit.aligner, fit.found[fit.rows]
     fits = reference_explains(aligner, found, draft, sample, background)
     may_search_finer = draft.config.search == "auto" and aligner.source != "network"
     if fits and may_search_finer and gain_is_below(CLEAR_GAIN, found):
         logger.info("the particles are faint: searching orientations on a finer grid, with more frequencies")
         aligner = draft.aligner(aligner.noise, FINE_SEARCH, FINE_REFINEMENT)
     return aligner
-
-
-def unchecked_aligner(
-    reference: Reference,
-    sample: Particles,
-    model: TrainedModel | None = None,
-    config: AlignmentConfig | None = None,
-    *,
-    own_half_maps: bool = False,
-) -> MapAligner:
-    """As `fitted_aligner` of a sample, without asking whether the reference explains these particles."""
-    draft = draft_of(reference, sample, model, config, own_half_maps)
-    background = background_of(draft, sample)
-    if len(sample) < FEWEST_OF_A_GROUP:
-        return draft.aligner(first_noise(reference, background), COARSE_SEARCH, COARSE_REFINEMENT)
-    return measured_from_scratch(draft, sample, background)[0]
 
 
 def aligner_with_own_noise(

@@ -106,10 +106,17 @@ class MapAligner:
 
     def align_batch(self, batch: Particles) -> Predictions:
         """Candidates of each particle, refined against its map."""
+        return self.align_batch_by_numbers(batch, self.numbers_of(batch))
+
+    def numbers_of(self, batch: Particles) -> Tensor | None:
+        """What the network reads in each image, where candidates come from it."""
+        if self.model is None or self.source == "search":
+            return None
+        return network_numbers(self.model, batch, self.compute)
+
+    def align_batch_by_numbers(self, batch: Particles, numbers: Tensor | None) -> Predictions:
+        """As `align_batch`, with the network's `numbers_of` the batch."""
         images = self.noise.whiten(batch, self.points)
-        numbers = None
-        if self.model is not None and self.source != "search":
-            numbers = network_numbers(self.model, batch, self.compute)
         which = self.map_of(batch)
         parts, order = [], []
         for half, own_map in enumerate(self.maps):

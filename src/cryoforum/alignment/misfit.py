@@ -48,7 +48,7 @@ def reference_explains(
     checked, highest = aligner, draft.search(COARSE_SEARCH).highest_frequency
     if aligner.source == "both" and draft.reference.halves is None:
         # A search fits a map of either hand, turned in any way: whether it is the model's, the network tells.
-        checked, _ = measured(replace(aligner, source="network"), sample, rounds=1)
+        checked = measured(replace(aligner, source="network"), sample, rounds=1).aligner
     share = _explained_share(checked, sample, background, highest)
     if share is None:
         logger.warning(CANNOT_TELL)
@@ -89,7 +89,7 @@ def _misfit(
         config = replace(draft.config, source=aligner.source)
         tried = replace(draft, reference=other, config=config, transforms=transforms_of(other, few, False))
         first = tried.aligner(background, COARSE_SEARCH, COARSE_REFINEMENT)
-        fitted, _ = measured(first, few, rounds=1)
+        fitted = measured(first, few, rounds=1).aligner
         best = max(best, (_explained_share(fitted, few, background, highest) or 0, finding))
         if best[0] > CLEARLY_EXPLAINED:
             break
