@@ -31,7 +31,8 @@ from cryoforum.reconstruction.fsc import fourier_shell_correlation, fsc_curve, r
 from cryoforum.reconstruction.inversion import reconstruct
 from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
-from cryoforum.training.loop import TrainingOptions, train
+from cryoforum.training.loop import train
+from cryoforum.training.options import TrainingOptions
 
 TRAINING_COUNT, TEST_COUNT, SNR = 2512, 400, 0.1
 

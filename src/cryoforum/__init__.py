@@ -78,11 +78,11 @@ if TYPE_CHECKING:  # what editors and type checkers read; `_NAMES` says the same
     from cryoforum.simulation.realistic import simulate_realistic as simulate_realistic
     from cryoforum.training.calibration import calibrated as calibrated
     from cryoforum.training.comparison import compare as compare
-    from cryoforum.training.loop import TrainingOptions as TrainingOptions
     from cryoforum.training.loop import train as train
     from cryoforum.training.lr_finder import RangeTestOptions as RangeTestOptions
     from cryoforum.training.lr_finder import learning_rate_range as learning_rate_range
     from cryoforum.training.lr_finder import suggested_rate as suggested_rate
+    from cryoforum.training.options import TrainingOptions as TrainingOptions
 
 _NAMES = {  # by module
     "alignment.aligner": "align",
@@ -130,8 +130,9 @@ _NAMES = {  # by module
     "simulation.realistic": "simulate_realistic",
     "training.calibration": "calibrated",
     "training.comparison": "compare",
-    "training.loop": "TrainingOptions train",
+    "training.loop": "train",
     "training.lr_finder": "RangeTestOptions learning_rate_range suggested_rate",
+    "training.options": "TrainingOptions",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 

@@ -10,7 +10,7 @@ from helpers.messages import messages
 from cryoforum.commands.initial_model import InitialModelRequest
 from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.commands.watch import first_model, results
-from cryoforum.commands.watch.first_model import FirstModel
+from cryoforum.commands.watch.first_model import FirstModel, FirstParticles
 from cryoforum.commands.watch.job import WatchRequest
 from cryoforum.commands.watch.watch import watch
 from cryoforum.config import preset, updated
@@ -23,6 +23,7 @@ from cryoforum.molecules.structures import load_structure
 from cryoforum.refinement.refine import RefinementConfig
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.simulation.config import SimulationConfig
+from cryoforum.storage.file_watcher import Arrivals
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 240
 FEW = FirstModel(
@@ -104,10 +105,16 @@ def test_a_folder_of_a_given_model_wants_it_again(live: Path, tmp_path: Path) ->
 
 
 def test_an_image_in_two_files_is_learned_from_once(live: Path, tmp_path: Path) -> None:
-    table = read_star(live / "micrograph0.star")
-    (tmp_path / "out").mkdir()
-    first_model.write_first([table, table], None, tmp_path / "out", 1000)
-    files = sorted((tmp_path / "out" / "first").iterdir())
+    out, again = tmp_path / "out", tmp_path / "again"
+    for folder in (out, again):
+        folder.mkdir()
+    (again / "micrograph0.star").write_bytes((live / "micrograph0.star").read_bytes())
+    (again / "second.star").write_bytes((live / "micrograph0.star").read_bytes())
+    first = FirstParticles(Arrivals(again, "*.star", out), live)
+    with pytest.raises(InputError, match="100 particles .* found 80"):
+        first.wait_for(100, 0.01, 0.0)
+    first.write(1000)
+    files = sorted((out / "first").iterdir())
     assert [len(read_star(path)) for path in files] == [80]
 
 

@@ -26,7 +26,8 @@ from cryoforum.simulation.ideal import simulate
 from cryoforum.training import loop as training
 from cryoforum.training import trainer
 from cryoforum.training.data import training_data
-from cryoforum.training.loop import TrainingOptions, train
+from cryoforum.training.loop import train
+from cryoforum.training.options import TrainingOptions
 from cryoforum.training.trainer import Trainer
 
 BOX, COUNT, STEPS = 16, 41, 4
@@ -69,7 +70,7 @@ def first_steps(config: Config) -> dict[str, Any]:
     rows = torch.arange(COUNT)
     split = Split(rows[:30], rows[30:], rows[:0])
     data = training_data(particles, config, split, Compute(), reference=reference)
-    one = Trainer(config, data, Compute(), seed=5)
+    one = Trainer(config, data, Compute(), TrainingOptions(seed=5))
     found: dict[str, Any] = {"losses": [], "gradients": [], "statistics": []}
     for step in range(STEPS):
         found["losses"].append(one.step(one.batches.next(), 1e-3, 0.9, step / STEPS))

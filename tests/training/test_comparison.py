@@ -14,7 +14,8 @@ from cryoforum.network.predict import predict
 from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 from cryoforum.training.comparison import compare
-from cryoforum.training.loop import TrainingOptions, train
+from cryoforum.training.loop import train
+from cryoforum.training.options import TrainingOptions
 
 SMALL = Config(
     PreprocessingConfig(box=16),

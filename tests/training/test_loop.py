@@ -38,8 +38,9 @@ from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import SimulatedImages, simulate
 from cryoforum.training import loop as training
 from cryoforum.training.data import training_data
-from cryoforum.training.loop import TrainingOptions, train
+from cryoforum.training.loop import train
 from cryoforum.training.lr_finder import RangeTestOptions, learning_rate_range, suggested_rate
+from cryoforum.training.options import TrainingOptions
 from cryoforum.training.trainer import Trainer
 
 QUICK = Config(
@@ -428,7 +429,7 @@ def test_l2_adds_the_sum_of_squares_of_all_kernels_to_the_loss(some: Particles) 
     for l2 in (0.0, 0.5):
         config = replace(QUICK, training=replace(QUICK.training, l2=l2))
         data = training_data(some, config, Split(rows, rows, rows[:0]), Compute())
-        trainer = Trainer(config, data, Compute(), seed=0)
+        trainer = Trainer(config, data, Compute(), TrainingOptions(seed=0))
         kernels = [
             w for name, w in trainer.network.named_parameters() if name.endswith("weight") and w.ndim > 1
         ]

@@ -87,13 +87,16 @@ class DemoRequest:
     seed: int = 0
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        preset(self.preset)
+        require(self.max_minutes > 0, "--max-minutes above 0", self.max_minutes)
+
 
 def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
     """Simulate, train, predict the test part with and without refinement, filter, make four maps, report."""
-    count = request.count
-    preset(request.preset)
-    require(request.max_minutes > 0, "--max-minutes above 0", request.max_minutes)
-    split_rows(count, *PAPER_SHARES)  # too few particles are refused before anything is made or replaced
+    split_rows(
+        request.count, *PAPER_SHARES
+    )  # too few particles are refused before anything is made or replaced
     with taken(request.out):
         return _demo_into(new_folder(request.out, request.overwrite, ALL_RESULTS), request, reporter)
 

@@ -21,7 +21,6 @@ from cryoforum.commands.demo import (
 from cryoforum.commands.initial_model import FEWEST_PARTICLES, InitialModelRequest, initial_model
 from cryoforum.commands.reference_maps import reference_maps
 from cryoforum.commands.refine import PARTICLES, RefineRequest, refine
-from cryoforum.config import preset
 from cryoforum.dataset.columns import ANGLE_COLUMNS, ORIGIN_COLUMNS
 from cryoforum.dataset.frames import common_frame
 from cryoforum.dataset.particle_table import ParticleTable, select_rows
@@ -42,8 +41,6 @@ def demo_from_particles(request: DemoRequest, reporter: Reporter = SILENT) -> De
 
     Errors are those after the turn, move and hand of the map are taken away, which nobody can know.
     """
-    preset(request.preset)
-    require(request.max_minutes > 0, "--max-minutes above 0", request.max_minutes)
     least = FEWEST_PARTICLES * NEW_EVERY
     require(request.count >= least, f"--n of {least} or more with --from-particles", request.count)
     with taken(request.out):

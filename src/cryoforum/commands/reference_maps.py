@@ -11,6 +11,7 @@ from cryoforum.errors import InputError
 from cryoforum.io.mrc.maps import check_volume, read_volume
 from cryoforum.molecules.structures import MAP_SUFFIXES, load_structure
 from cryoforum.reconstruction.reference_map import Reference, reference_from_map, without_visible_noise
+from cryoforum.storage.class_folders import class_folder, class_folders
 
 MAP, CLASSES, MAP_FILE = "map", "reconstruction", "map.mrc"
 MASK_TOLERANCE = 1e-2  # of values beyond 0 and 1, as resampled masks have them
@@ -52,18 +53,15 @@ def _maps_in_folder(spec: str) -> list[str]:
     folder = Path(spec)
     if not folder.is_dir():
         return [spec]
-    classes: list[Path] = []
-    while (path := map_folder(folder, len(classes) + 1, 2) / MAP_FILE).is_file():
-        classes.append(path)
-    single = map_folder(folder, 1, 1) / MAP_FILE
-    if not classes and not single.is_file():
+    places = class_folders(folder / CLASSES, MAP_FILE) or [folder / MAP]
+    if not (places[0] / MAP_FILE).is_file():
         raise InputError(f"expected a map, or a folder written by initial-model or refine, found {folder}")
-    return [str(path) for path in classes or [single]]
+    return [str(place / MAP_FILE) for place in places]
 
 
 def map_folder(out: Path, number: int, count: int) -> Path:
     """Where `initial-model` and `refine` put the maps of a class, by its number from 1."""
-    return Path(out) / MAP if count == 1 else Path(out) / CLASSES / f"class{number}"
+    return Path(out) / MAP if count == 1 else class_folder(Path(out) / CLASSES, number)
 
 
 def load_reference_map(given: ReferenceMap, particles: Particles, symmetry: str) -> Reference:

@@ -37,6 +37,7 @@ from cryoforum.storage.files import contents, remove_leftovers_in
 from cryoforum.storage.locks import Hold
 from cryoforum.training import loop
 from cryoforum.training.calibration import calibrated
+from cryoforum.training.options import TrainingOptions
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ def _train_into_held(
         if reference is not None and classes is not None:
             training = particles.select(split.train)
             references += class_references(training, classes[split.train], config.symmetry, reporter)
-        options = loop.TrainingOptions(
+        options = TrainingOptions(
             request.seed, request.max_minutes, out / STATE, request.resume, request.device, request.precision
         )
         model = loop.train(particles, config, split, options, reference=reference, reporter=reporter)

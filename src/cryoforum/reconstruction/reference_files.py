@@ -19,6 +19,7 @@ from cryoforum.errors import InputError, require
 from cryoforum.imaging.noise_model import NoiseModel
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.reconstruction.reference_map import Reference
+from cryoforum.storage.class_folders import class_folder, class_folders
 from cryoforum.storage.files import reason_of, replacing
 
 REFERENCE = "reference.mrc"
@@ -28,23 +29,15 @@ REFERENCE_FILES = (DESCRIPTION, REFERENCE, *HALVES)
 FORMAT = "cryo-forum reference 1"
 
 
-def class_folders(folder: Path) -> list[Path]:
-    """Where the references of classes lie, in the order of their numbers; none where there are no classes."""
-    folders: list[Path] = []
-    while ((found := Path(folder) / f"class{len(folders) + 1}") / DESCRIPTION).is_file():
-        folders.append(found)
-    return folders
-
-
 def reference_files(folder: Path) -> list[Path]:
     """All files that belong to references of a model folder."""
-    places = [Path(folder), *class_folders(folder)]
+    places = [Path(folder), *class_folders(folder, DESCRIPTION)]
     return [place / name for place in places for name in REFERENCE_FILES if (place / name).is_file()]
 
 
 def forget_references(folder: Path) -> None:
     """Remove the references of a model folder, if there are any."""
-    classes = class_folders(folder)
+    classes = class_folders(folder, DESCRIPTION)
     for path in reference_files(folder):
         path.unlink()
     for each in classes:
@@ -57,14 +50,14 @@ def load_references(folder: Path) -> tuple[Reference, ...]:
 
     InputError where one is damaged.
     """
-    found = [load_reference(each) for each in class_folders(folder) or [Path(folder)]]
+    found = [load_reference(each) for each in class_folders(folder, DESCRIPTION) or [Path(folder)]]
     return tuple(reference for reference in found if reference is not None)
 
 
 def save_class_references(references: Sequence[Reference], folder: Path) -> None:
     """Write the reference of each class into a folder of its own."""
     for number, reference in enumerate(references, 1):
-        place = Path(folder) / f"class{number}"
+        place = class_folder(folder, number)
         place.mkdir(exist_ok=True)
         save_reference(reference, place)
 

@@ -34,7 +34,8 @@ from cryoforum.study import evaluation
 from cryoforum.study.datasets import particles_of
 from cryoforum.study.evaluation import Evaluation
 from cryoforum.study.variants import Run
-from cryoforum.training.loop import TrainingOptions, train
+from cryoforum.training.loop import train
+from cryoforum.training.options import TrainingOptions
 
 KEPT_SHARE = 0.75  # of the validation part: its threshold on tr Λ filters the test part
 _PROGRESS_STEPS = 1000  # of a training

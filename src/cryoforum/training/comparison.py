@@ -13,7 +13,8 @@ from cryoforum.dataset.split import Split
 from cryoforum.errors import InputError, require
 from cryoforum.network.predict import predict
 from cryoforum.runtime.reporter import SILENT, Reporter
-from cryoforum.training.loop import TrainingOptions, train
+from cryoforum.training.loop import train
+from cryoforum.training.options import TrainingOptions
 
 
 def compare(

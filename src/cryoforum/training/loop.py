@@ -4,13 +4,10 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from cryoforum.choices import SCHEDULES
 from cryoforum.config import Config
@@ -26,69 +23,20 @@ from cryoforum.runtime.progress import progress_here
 from cryoforum.runtime.reporter import SILENT, Reporter, TrainingProgress
 from cryoforum.storage.state import load_state, save_state
 from cryoforum.training.data import training_data
-from cryoforum.training.losses import Loss
-from cryoforum.training.trainer import MakeOptimizer, OwnParts, Trainer
+from cryoforum.training.options import DEFAULT_OPTIONS, OnStep, TrainingOptions
+from cryoforum.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 WARM_UP_STEPS = 200  # at least, before the largest rate, where a clock drives the schedule
 STATE_INTERVAL_SECONDS = 30.0
 
-OnStep = Callable[[TrainingProgress], bool | None]
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How one training is run, besides the configuration of what it makes.
-
-    Attributes
-    ----------
-    seed : int
-        Of first weights, dropout and batches.
-    max_minutes : float, optional
-        Length of the training; by default ``config.training.image_passes`` says it.
-    state_path : Path, optional
-        File that keeps the state of the training, so that it can be resumed after a kill.
-    resume : bool
-        Go on from ``state_path``.
-    device, precision : str
-        As in `runtime.devices.compute_for`.
-    start : TrainedModel, optional
-        Of the same network and preprocessing: its weights are gone on from.
-    on_step : callable, optional
-        Told of the progress after each step; where it returns True the training validates and ends, and what
-        was best until then is kept.
-    progress : bool
-        Show bars in a terminal or a notebook, as the command line does; a reporter that is given goes first.
-    loss : callable, optional
-        As of `training.losses.Loss`, instead of the loss that the configuration names.
-    network : Module, optional
-        From images (b, m, m) to the numbers (b, k) of the head, trained in place, instead of a new one. A
-        model of it works, but only parts that are registered can be saved.
-    optimizer : callable, optional
-        Makes an optimizer of two groups of parameters, weights of layers and the rest; None for AdamW. Its
-        rate, and the first β if it has any, follow the schedule.
-    """
-
-    seed: int = 0
-    max_minutes: float | None = None
-    state_path: Path | None = None
-    resume: bool = False
-    device: str = "auto"
-    precision: str = "auto"
-    start: TrainedModel | None = None
-    on_step: OnStep | None = None
-    progress: bool = False
-    loss: Loss | None = None
-    network: nn.Module | None = None
-    optimizer: MakeOptimizer | None = None
-
 
 def train(
     particles: Particles,
     config: Config,
     split: Split,
-    options: TrainingOptions = TrainingOptions(),
+    options: TrainingOptions = DEFAULT_OPTIONS,
     *,
     reference: Reference | None = None,
     reporter: Reporter = SILENT,
@@ -131,8 +79,7 @@ def train(
     made_with = _fingerprint(particles, config, split, options, compute)
     refuse_different((made_with, str(options.state_path)))
     data = training_data(particles, config, split, compute, reference=reference, reporter=reporter)
-    parts = OwnParts(options.loss, options.network, options.optimizer)
-    trainer = Trainer(config, data, compute, options.seed, parts)
+    trainer = Trainer(config, data, compute, options)
     if options.start is not None:
         _load_weights(options.start, config, trainer)
     if options.resume:

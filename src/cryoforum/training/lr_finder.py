@@ -14,6 +14,7 @@ from cryoforum.runtime.devices import compute_for
 from cryoforum.runtime.distributed import refuse_different
 from cryoforum.runtime.reporter import SILENT, Reporter
 from cryoforum.training.data import training_data
+from cryoforum.training.options import TrainingOptions
 from cryoforum.training.schedule import FIXED_MOMENTUM
 from cryoforum.training.trainer import Diverged, Trainer
 
@@ -76,7 +77,7 @@ def learning_rate_range(
     compute = compute_for(options.device, options.precision)
     refuse_different((options, compute.device.type, compute.precision, len(particles)))
     data = training_data(particles, config, split, compute, reference=reference, reporter=reporter)
-    trainer = Trainer(config, data, compute, options.seed)
+    trainer = Trainer(config, data, compute, TrainingOptions(options.seed))
     advance = reporter.progress("raising the rate", options.steps)
     found = []
     for step in range(options.steps):

@@ -1,8 +1,6 @@
 """One step of training, and one validation."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +26,7 @@ from cryoforum.training.batches import Batch, BatchSource
 from cryoforum.training.data import TrainingData
 from cryoforum.training.history import TrainingHistory
 from cryoforum.training.losses import Loss, l2_penalty
+from cryoforum.training.options import TrainingOptions
 
 GRADIENT_NORM_LIMIT = 5.0
 VALIDATION_BATCH_SIZE = 256
@@ -36,18 +35,6 @@ STATEFUL = ("network", "optimizer", "batches", "random_stream")  # parts of a tr
 
 class Diverged(InputError):
     """The network's numbers are no longer finite."""
-
-
-MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
-
-
-@dataclass(frozen=True)
-class OwnParts:
-    """What a caller gives instead of what the configuration names; see `training.loop.TrainingOptions`."""
-
-    loss: Loss | None = None
-    network: nn.Module | None = None
-    optimizer: MakeOptimizer | None = None
 
 
 class Trainer:
@@ -61,11 +48,10 @@ class Trainer:
     data : TrainingData
     compute : Compute
         Where the network is trained and in which format.
-    seed : int
-        Of its first weights, dropout, and all that is random about batches. The caller's random numbers are
-        neither used nor changed.
-    parts : OwnParts
-        What the caller gives instead.
+    options : TrainingOptions
+        Its seed is that of first weights, dropout, and all that is random about batches: the caller's random
+        numbers are neither used nor changed. A loss, network or optimizer in it takes the place of those
+        that the configuration names.
 
     Attributes
     ----------
@@ -77,21 +63,21 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, data: TrainingData, compute: Compute, seed: int, parts: OwnParts = OwnParts()
+        self, config: Config, data: TrainingData, compute: Compute, options: TrainingOptions
     ) -> None:
-        self.config, self.compute, self.data, self.seed = config, compute, data, seed
-        generator = torch.Generator().manual_seed(seed)
-        self.loss: Loss = parts.loss or LOSSES.chosen(config.training.loss)(config, generator, compute)
+        self.config, self.compute, self.data, self.seed = config, compute, data, options.seed
+        generator = torch.Generator().manual_seed(self.seed)
+        self.loss: Loss = options.loss or LOSSES.chosen(config.training.loss)(config, generator, compute)
         self.batches = BatchSource(data.particles, config, data.simulator, generator, compute.device)
-        self.random_stream = RandomStream(seed, compute.device)
+        self.random_stream = RandomStream(self.seed, compute.device)
         with self.random_stream.drawn_from():
-            network = parts.network or OrientationNetwork(
+            network = options.network or OrientationNetwork(
                 config.network, config.preprocessing.box, config.learned_symmetry
             )
         self.network: nn.Module = network.to(compute.device, memory_format=torch.channels_last)
-        if parts.network is not None:
+        if options.network is not None:
             _refuse_other_numbers(self.network, config, compute)
-        self.optimizer = (parts.optimizer or partial(_adamw, config))(_groups(self.network, config))
+        self.optimizer = (options.optimizer or partial(_adamw, config))(_groups(self.network, config))
         self.history = TrainingHistory()
         self._give_each_process_its_own_dropout()
 

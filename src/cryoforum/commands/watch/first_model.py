@@ -11,7 +11,6 @@ A kill interrupts one of the three commands, each of which goes on where it was.
 import logging
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -102,25 +101,17 @@ def _is_finished(folder: Path, result: str, state: str) -> bool:
     return (folder / result).exists() and not (folder / state).exists()
 
 
-def write_first(tables: Sequence[ParticleTable], root: Path | None, out: Path, most: int) -> None:
-    """The first particles that have come, each image once, as files that need no root."""
-    partial, known = out / f".{FIRST}.partial", set[str]()
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for number, table in enumerate(tables, 1):
-        path = out / FIRST / f"{number:06d}.star"
-        findable = replace(with_findable_names(table, root, path.parent), path=path)
-        keys = image_keys(findable)
-        rows = [row for row, key in enumerate(keys) if key not in known][: most - len(known)]
-        known.update(keys[row] for row in rows)
-        if rows:
-            write_star(select_rows(findable, rows), partial / path.name)
-    partial.rename(out / FIRST)
+@dataclass(frozen=True)
+class _File:
+    """A particle file whose images are all there: its rows by names that need no root, and their `image_keys`."""
+
+    table: ParticleTable
+    keys: list[str]
 
 
 @dataclass
 class FirstParticles:
-    """Particle files as they come, whose images are all there.
+    """Particle files as they come; ``arrivals.without`` is the output folder.
 
     Parameters
     ----------
@@ -132,15 +123,14 @@ class FirstParticles:
 
     arrivals: Arrivals
     root: Path | None
-    tables: dict[Path, ParticleTable] = field(default_factory=dict)
-    _images: set[str] = field(default_factory=set)
+    _files: dict[Path, _File] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 
     def wait_for(self, count: int, every_seconds: float, until_idle_seconds: float | None) -> None:
-        """Until so many particles are there; InputError where nothing more came for so many seconds."""
+        """Until so many images are there; InputError where nothing more came for so many seconds."""
         self.arrivals.settled()  # what is there: the next look shows what has settled
         last_news, told = time.monotonic(), -1
-        while (found := len(self._images)) < count:
+        while (found := len({key for file in self._files.values() for key in file.keys})) < count:
             if found != told:
                 logger.info(f"no model was given: waiting for {count} particles, {found} so far")
                 told = found
@@ -152,6 +142,19 @@ class FirstParticles:
                     f"expected --model, or {count} particles (--build-from) to make one of, found {found}"
                 )
 
+    def write(self, most: int) -> None:
+        """The first ``most`` particles, each image once, as files in `FIRST`, which comes into being whole."""
+        out, known = self.arrivals.without, set[str]()
+        partial = out / f".{FIRST}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for number, file in enumerate(self._files.values(), 1):
+            rows = [row for row, key in enumerate(file.keys) if key not in known][: most - len(known)]
+            known.update(file.keys[row] for row in rows)
+            if rows:
+                write_star(select_rows(file.table, rows), partial / f"{number:06d}.star")
+        partial.rename(out / FIRST)
+
     def _look(self) -> bool:
         """Take what has settled; whether there was anything new."""
         news = False
@@ -159,14 +162,12 @@ class FirstParticles:
             try:
                 table = read_particle_file(path)
                 particle_set_of(table, self.root)
+                place = self.arrivals.without / FIRST
+                findable = replace(with_findable_names(table, self.root, place), path=place / path.name)
+                self._files[path], news = _File(findable, image_keys(findable)), True
+                self.arrivals.done(path)
             except (InputError, OSError) as error:
                 if str(error) not in self._said:
                     logger.info(f"waiting: {error}")
                 self._said.add(str(error))
-            else:
-                self.tables[path], news = table, True
-                place = self.arrivals.without / path.name
-                findable = with_findable_names(table, self.root, place.parent)
-                self._images.update(image_keys(replace(findable, path=place)))
-                self.arrivals.done(path)
         return news

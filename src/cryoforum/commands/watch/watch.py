@@ -16,7 +16,6 @@ Whatever a kill interrupts, the next start finds `predicted` true and everything
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from cryoforum.commands.half_set_models import half_of_training
 from cryoforum.commands.pose_files import PoseOutput
 from cryoforum.commands.predict import predict_set
 from cryoforum.commands.predict_request import PredictRequest
-from cryoforum.commands.watch.first_model import FIRST, MODEL, FirstParticles, build_model, write_first
+from cryoforum.commands.watch.first_model import FIRST, MODEL, FirstParticles, build_model
 from cryoforum.commands.watch.job import (
     MAPS,
     PREDICTED,
@@ -70,15 +69,13 @@ def watch(request: WatchRequest, reporter: Reporter = SILENT) -> int:
 
     InputError: a folder or model that is none, or an output folder of another job.
     """
-    if request.model is not None:
-        load_models(request.model)  # refused before anything is made
+    models = None if request.model is None else load_models(request.model)
     refuse_other_folder(request)
     with taken(request.out):
-        model = request.model or _model_of_first_particles(request, reporter)
-        models = load_models(model)
-        begin_or_go_on(request, model)
+        folder = request.model or _model_of_first_particles(request, reporter)
+        begin_or_go_on(request, folder)
         _remove_torn_files(Path(request.out))
-        watcher = _Watcher(replace(request, model=model), models, reporter)
+        watcher = _Watcher(request, folder, models or load_models(folder), reporter)
         watcher.run()
         return watcher.results.count
 
@@ -92,8 +89,7 @@ def _model_of_first_particles(request: WatchRequest, reporter: Reporter) -> Path
         first = FirstParticles(arrivals, request.root)
         patience = 0.0 if request.once else request.until_idle_seconds
         first.wait_for(request.first_model.count, request.every_seconds, patience)
-        most = request.first_model.count
-        write_first(list(first.tables.values()), request.root, out.absolute(), most)
+        first.write(request.first_model.count)
     build_model(out, request.first_model, request.keep_ramp, reporter)
     return out / MODEL
 
@@ -117,8 +113,10 @@ class _NotNow(Exception):
 class _Watcher:
     """What one run remembers between two looks, to save work; everything that matters is in files."""
 
-    def __init__(self, request: WatchRequest, models: Sequence[TrainedModel], reporter: Reporter) -> None:
-        self._request, self._models, self._reporter = request, models, reporter
+    def __init__(
+        self, request: WatchRequest, model: Path, models: Sequence[TrainedModel], reporter: Reporter
+    ) -> None:
+        self._request, self._model, self._models, self._reporter = request, model, models, reporter
         self._grid = grid_of(models[0])
         self._said: set[str] = set()
         self._failed: dict[Path, tuple[str, str]] = {}  # rows and images that did not work, and why
@@ -241,9 +239,8 @@ class _Watcher:
             rows = rows.with_half_sets(half_sets)
         if mixed:
             self._say_once(f"{rows.path}: the model learned from some of these: halves are not kept apart")
-        assert request.model is not None
         prediction = PredictRequest(
-            request.model,
+            self._model,
             (),
             PoseOutput(path),
             root=request.root,
