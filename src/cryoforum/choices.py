@@ -131,37 +131,17 @@ def register_head(name: str, make: Callable[[Any, str], Any]) -> None:
 
 
 def register_backbone(name: str, make: Callable[[int, int, Any], Any]) -> None:
-    """Let ``network.backbone`` accept a backbone of your own; see `register_head`.
+    """Let ``network.backbone`` accept a backbone of your own; ``name`` and errors as of `register_head`.
 
-    Parameters
-    ----------
-    name
-        That no other backbone has.
-    make
-        (channels, box, NetworkConfig) -> a `network.backbone.Backbone`.
-
-    Raises
-    ------
-    InputError
-        Where the name is taken by another, or there is nothing to call.
+    ``make``: (channels, box, NetworkConfig) -> a `network.backbone.Backbone`.
     """
     _register(BACKBONES, "backbone", name, make)
 
 
 def register_loss(name: str, make: Callable[[Any, Any, Any], Any]) -> None:
-    """Let ``training.loss`` accept a loss of your own; see `register_head`.
+    """Let ``training.loss`` accept a loss of your own; ``name`` and errors as of `register_head`.
 
-    Parameters
-    ----------
-    name
-        That no other loss has.
-    make
-        (Config, torch.Generator, Compute) -> a `training.losses.Loss`.
-
-    Raises
-    ------
-    InputError
-        Where the name is taken by another, or there is nothing to call.
+    ``make``: (Config, torch.Generator, Compute) -> a `training.losses.Loss`.
     """
     _register(LOSSES, "loss", name, make)
 

@@ -103,7 +103,7 @@ def _is_finished(folder: Path, result: str, state: str) -> bool:
 
 @dataclass(frozen=True)
 class _File:
-    """A particle file whose images are all there: its rows by names that need no root, and their `image_keys`."""
+    """A particle file whose images are all there, by names that need no root, and its `image_keys`."""
 
     table: ParticleTable
     keys: list[str]
@@ -143,7 +143,7 @@ class FirstParticles:
                 )
 
     def write(self, most: int) -> None:
-        """The first ``most`` particles, each image once, as files in `FIRST`, which comes into being whole."""
+        """The first ``most`` particles, each image once, as files in a folder that comes up whole."""
         out, known = self.arrivals.without, set[str]()
         partial = out / f".{FIRST}.partial"
         shutil.rmtree(partial, ignore_errors=True)
