@@ -94,9 +94,7 @@ class DemoRequest:
 
 def demo(request: DemoRequest, reporter: Reporter = SILENT) -> DemoResult:
     """Simulate, train, predict the test part with and without refinement, filter, make four maps, report."""
-    split_rows(
-        request.count, *PAPER_SHARES
-    )  # too few particles are refused before anything is made or replaced
+    split_rows(request.count, *PAPER_SHARES)  # refuses too few before anything is made or replaced
     with taken(request.out):
         return _demo_into(new_folder(request.out, request.overwrite, ALL_RESULTS), request, reporter)
 
