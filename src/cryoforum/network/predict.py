@@ -82,7 +82,7 @@ def predict_batch(
 ) -> Predictions:
     """Predictions of a few particles at once, as `predict`; equal bit by bit only for equal batches."""
     tta = best_tta(model.config) if tta is None else tta
-    numbers, turns = _copies(model, _inputs(model, batch), tta, compute)
+    numbers, turns = _copies(model, batch, tta, compute)
     posterior = _posterior(model, numbers, turns)
     posterior = OrientationPosterior(model.sharpness * posterior.concentration)
     if model.config.symmetry_handling == "domain":
@@ -92,14 +92,15 @@ def predict_batch(
 
 
 def _copies(
-    model: TrainedModel, images: Tensor, tta: int, compute: Compute | None
+    model: TrainedModel, batch: Particles, tta: int, compute: Compute | None
 ) -> tuple[list[Tensor], Tensor]:
     """The numbers of each copy of images turned by quarters, of eight half are mirrored, and its turn."""
     require(tta in TTA_COPIES, f"{', '.join(map(str, TTA_COPIES))} copies of each image", tta)
-    count = len(images)
-    identity, nowhere = torch.tensor([[0.0, 0.0, 0.0, 1.0]]), torch.zeros(count, 2)
+    identity = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
     if tta == 1:
-        return [_read(model, images, compute)], identity
+        return [network_numbers(model, batch, compute)], identity
+    count, images = len(batch), _inputs(model, batch)
+    nowhere = torch.zeros(count, 2)
     numbers, turns = [], []
     for copy in range(tta):
         angle, mirrored = torch.tensor([copy % 4 * math.pi / 2]), torch.tensor([copy >= 4])
