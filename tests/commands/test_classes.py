@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from cryoforum.alignment.class_aligner import ClassAligner, class_aligner, in_likeliest_classes
+from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.cli import app
 from cryoforum.commands.align import AlignRequest, align
 from cryoforum.commands.pose_files import PoseOutput
@@ -32,6 +33,7 @@ from cryoforum.reconstruction.reference_files import load_references
 from cryoforum.simulation.config import Imperfections, SimulationConfig
 
 BOX, PIXEL_SIZE, COUNT, TRAINED = 32, 11.2, 300, 216
+NEAR = AlignmentConfig(max_shift_pixel=1.0)  # as far as particles are off-centre
 STATES = Imperfections(conformation_shares=(0.65, 0.35), hinge_angle_deg=40.0)
 CONFIG = updated(preset("tiny"), {"training": {"image_passes": 64}}, where="test")
 
@@ -40,7 +42,7 @@ CONFIG = updated(preset("tiny"), {"training": {"image_passes": 64}}, where="test
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Particles of two states: those with true poses and classes to learn from, and new ones."""
     out = tmp_path_factory.mktemp("states")
-    config = SimulationConfig(count=COUNT, snr=0.5)
+    config = SimulationConfig(count=COUNT, snr=0.5, max_shift_pixel=1.0)
     simulate(SimulateRequest(out, "4v5d", BOX, PIXEL_SIZE, config, STATES))
     truth = read_star(out / "truth.star")
     write_particle_file(select_rows(truth, slice(0, TRAINED)), out / "known.star")
@@ -65,13 +67,15 @@ def found(folder: Path) -> tuple[ClassAligner, Particles, Predictions]:
         load_reference_map(ReferenceMap(str(folder / f"conformation{number}.mrc")), particles, "C1")
         for number in (1, 2)
     ]
-    aligner = class_aligner(references, particles)
+    aligner = class_aligner(references, particles, config=NEAR)
     return aligner, particles, aligner.align_batch(particles)
 
 
 @pytest.fixture(scope="module")
 def predicted(model: Path, folder: Path) -> Path:
-    predict(PredictRequest(model, [folder / "new.star"], PoseOutput(folder / "predicted.star")))
+    predict(
+        PredictRequest(model, [folder / "new.star"], PoseOutput(folder / "predicted.star"), alignment=NEAR)
+    )
     return folder / "predicted.star"
 
 
@@ -130,7 +134,17 @@ def test_align_writes_the_classes_of_several_maps(folder: Path, tmp_path: Path) 
     write_particle_file(select_rows(read_star(folder / "new.star"), slice(0, 40)), folder / "few.star")
     maps = [str(folder / f"conformation{number}.mrc") for number in (1, 2)]
     out = tmp_path / "out.star"
-    words = ["align", maps[0], str(folder / "few.star"), "--reference", maps[1], "--out", str(out)]
+    words = [
+        "align",
+        maps[0],
+        str(folder / "few.star"),
+        "--reference",
+        maps[1],
+        "--out",
+        str(out),
+        "--max-shift",
+        "1",
+    ]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert (classes_in(out) == classes_in(folder / "new_truth.star")[:40]).mean() > 0.8
@@ -143,7 +157,9 @@ def test_a_class_that_a_file_came_with_stays_where_there_is_one_map(folder: Path
         with_columns(table, {"rlnClassNumber": np.full(len(table), 7)}), folder / "seventh.star"
     )
     references = reference_maps([str(folder / "conformation1.mrc")])
-    align(AlignRequest(references, [folder / "seventh.star"], PoseOutput(tmp_path / "out.star")))
+    align(
+        AlignRequest(references, [folder / "seventh.star"], PoseOutput(tmp_path / "out.star"), alignment=NEAR)
+    )
     found = read_star(tmp_path / "out.star")
     assert set(number_column(found, "rlnClassNumber")) == {7.0}
     assert "cryoforumClassProbability" not in found.particles

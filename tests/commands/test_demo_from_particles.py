@@ -30,9 +30,15 @@ def test_particles_that_come_later_are_found_by_what_the_first_ones_taught(
 ) -> None:
     monkeypatch.setattr(demonstration, "BOX", 32)
     monkeypatch.setattr(demonstration, "PIXEL_SIZE_ANGSTROM", 11.2)
-    monkeypatch.setattr(demonstration, "SimulationConfig", lambda **given: SimulationConfig(**given, snr=0.5))
+    monkeypatch.setattr(
+        demonstration,
+        "SimulationConfig",
+        lambda **given: SimulationConfig(**given, snr=0.5, max_shift_pixel=1),
+    )
     monkeypatch.setattr(from_particles, "initial_model", true_map)
-    short = RefinementConfig(initial_resolution_angstrom=50.0, most_rounds=2)
+    short = RefinementConfig(
+        initial_resolution_angstrom=50.0, search_rounds=1, most_rounds=2, max_shift_pixel=1
+    )
     monkeypatch.setattr(from_particles, "RefinementConfig", lambda: short)
     out = tmp_path / "demo"
     result = demo_from_particles(DemoRequest(out, count=330, preset="tiny", max_minutes=0.02))

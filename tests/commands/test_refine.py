@@ -36,7 +36,8 @@ from cryoforum.refinement.refine import RefinementConfig
 from cryoforum.simulation.config import Imperfections, SimulationConfig
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 200
-CONFIG = RefinementConfig(initial_resolution_angstrom=50.0, search_rounds=1, most_rounds=3)
+REACH = 1.0  # pixels that particles are off-centre, and that searches go
+CONFIG = RefinementConfig(50.0, search_rounds=1, most_rounds=3, max_shift_pixel=REACH)
 FIRST = InitialModelConfig(steps=12, images_per_step=60, starts=2, race=0.5)
 
 
@@ -44,9 +45,19 @@ FIRST = InitialModelConfig(steps=12, images_per_step=60, starts=2, race=0.5)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two hundred particles and the map that they are of."""
     out = tmp_path_factory.mktemp("set")
-    simulate(SimulateRequest(out, "4v5d", BOX, PIXEL_SIZE, SimulationConfig(count=COUNT, snr=0.5)))
+    simulate(
+        SimulateRequest(
+            out, "4v5d", BOX, PIXEL_SIZE, SimulationConfig(count=COUNT, snr=0.5, max_shift_pixel=REACH)
+        )
+    )
     write_volume(load_structure("4v5d", BOX, PIXEL_SIZE), out / "start.mrc")
     return out
+
+
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody looks at it: drawing takes longer than refining few particles."""
+    monkeypatch.setattr(refine_command, "write_report", lambda *arguments: None)
 
 
 def request(folder: Path, out: Path) -> RefineRequest:
@@ -130,6 +141,7 @@ def test_a_folder_of_refine_stands_for_its_particles(refined: Path, folder: Path
     assert done.exit_code == 0 and str(COUNT) in done.output
 
 
+@pytest.mark.usefixtures("no_page")
 @pytest.mark.parametrize("saved", [0, 2])
 def test_after_a_kill_the_same_command_goes_on(
     saved: int, folder: Path, refined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,7 +158,7 @@ def test_after_a_kill_the_same_command_goes_on(
     monkeypatch.setattr(refine_command, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
         refine(request(folder, tmp_path / "out"))
-    monkeypatch.undo()
+    monkeypatch.setattr(refine_command, "save_state", save)
     refine(request(folder, tmp_path / "out"))
     columns = ["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "cryoforumExpectedErrorDeg"]
     one, other = (read_star(at / "predictions.star").particles[columns] for at in (refined, tmp_path / "out"))
@@ -170,6 +182,7 @@ def test_an_unfinished_run_of_another_kind_is_left_alone(
     assert (tmp_path / "out" / refine_command.STATE).read_bytes() == state
 
 
+@pytest.mark.usefixtures("no_page")
 def test_two_processes_find_what_one_does(refined: Path, folder: Path, tmp_path: Path) -> None:
     arguments = [
         "refine",
@@ -179,8 +192,8 @@ def test_two_processes_find_what_one_does(refined: Path, folder: Path, tmp_path:
         "--out",
         tmp_path / "two",
     ]
-    options = ["--initial-resolution", "50", "--most-rounds", "1", "--devices", "2"]
-    command = [sys.executable, "-m", "cryoforum", *map(str, arguments), *options]
+    options = ["--initial-resolution", "50", "--most-rounds", "1", "--max-shift", str(REACH)]
+    command = [sys.executable, "-m", "cryoforum", *map(str, arguments), *options, "--devices", "2"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     one = replace(request(folder, tmp_path / "one"), config=replace(CONFIG, search_rounds=2, most_rounds=1))
@@ -192,6 +205,7 @@ def test_two_processes_find_what_one_does(refined: Path, folder: Path, tmp_path:
     assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.9999
 
 
+@pytest.mark.usefixtures("no_page")
 def test_nothing_is_found_in_noise(folder: Path, tmp_path: Path) -> None:
     simulate(SimulateRequest(tmp_path, "4v5d", BOX, PIXEL_SIZE, SimulationConfig(count=300, snr=1e-6)))
     noise = replace(request(folder, tmp_path / "out"), particles=[tmp_path / "particles.star"])
@@ -227,7 +241,7 @@ def test_a_first_map_after_a_kill_is_the_same(
 
 def test_classes_are_columns(tmp_path: Path) -> None:
     states = Imperfections(conformation_shares=(0.5, 0.5), hinge_angle_deg=40.0)
-    config = SimulationConfig(count=COUNT, snr=0.5)
+    config = SimulationConfig(count=COUNT, snr=0.5, max_shift_pixel=REACH)
     simulate(SimulateRequest(tmp_path, "4v5d", BOX, PIXEL_SIZE, config, states))
     maps = [ReferenceMap(str(tmp_path / f"conformation{number}.mrc")) for number in (1, 2)]
     settings = replace(CONFIG, classes=2, most_rounds=1)

@@ -29,7 +29,9 @@ BOX, PIXEL_SIZE, COUNT = 32, 11.2, 240
 FEW = FirstModel(
     count=150,
     minutes=0.02,
-    refinement=RefinementConfig(initial_resolution_angstrom=50.0, search_rounds=1, most_rounds=1),
+    refinement=RefinementConfig(
+        initial_resolution_angstrom=50.0, search_rounds=1, most_rounds=1, max_shift_pixel=1.0
+    ),
     training=updated(preset("tiny"), {"training": {"image_passes": 64}}, where="test"),
 )
 
@@ -44,7 +46,11 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Particles without poses, as three micrographs gave them."""
     folder = tmp_path_factory.mktemp("live")
-    simulate(SimulateRequest(folder / "made", "4v5d", BOX, PIXEL_SIZE, SimulationConfig(COUNT, snr=0.5)))
+    simulate(
+        SimulateRequest(
+            folder / "made", "4v5d", BOX, PIXEL_SIZE, SimulationConfig(COUNT, snr=0.5, max_shift_pixel=1.0)
+        )
+    )
     table = read_star(folder / "made" / "particles.star")
     bare = replace(table, particles=table.particles.drop(columns=[*ANGLE_COLUMNS, *ORIGIN_COLUMNS]))
     for number in range(3):

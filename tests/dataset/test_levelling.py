@@ -9,6 +9,7 @@ from helpers.clean_images import seeded
 from torch import Tensor
 
 from cryoforum.alignment.aligner import align
+from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.dataset.image_grid import ImageGrid
 from cryoforum.dataset.images import JoinedImages
 from cryoforum.dataset.levelling import LevelledImages, levelled, without_ramp
@@ -36,7 +37,7 @@ def ramps(count: int, box: int, rise: float) -> Tensor:
 @pytest.fixture(scope="module")
 def flat() -> Particles:
     volume = load_structure("4v5d", BOX, 11.2)
-    lazy = simulate(volume, SimulationConfig(count=COUNT, snr=0.5))
+    lazy = simulate(volume, SimulationConfig(count=COUNT, snr=0.5, max_shift_pixel=1.0))
     return replace(lazy, images=lazy.images[torch.arange(COUNT)])
 
 
@@ -49,7 +50,7 @@ def sloping(flat: Particles) -> Particles:
 
 def median_error(particles: Particles) -> float:
     volume = load_structure("4v5d", BOX, 11.2)
-    found = align(reference_from_map(volume), particles)
+    found = align(reference_from_map(volume), particles, config=AlignmentConfig(max_shift_pixel=1.0))
     assert particles.poses is not None
     return float(geodesic_distance(found.posterior.mode, particles.poses.quaternions).median())
 

@@ -60,8 +60,14 @@ def test_does_not_depend_on_the_grid_where_a_grid_alone_does() -> None:
 
 @pytest.mark.parametrize(
     "head",
-    [MatrixHead(10, symmetric_matrix), ExponentialFamilyHead(3), ExponentialFamilyHead(3, "D2"), GridHead(3)],
-    ids=["matrix", "family", "family under D2", "grid"],
+    [
+        MatrixHead(10, symmetric_matrix),
+        MatrixHead(10, symmetric_matrix, "D2"),
+        ExponentialFamilyHead(3),
+        ExponentialFamilyHead(3, "D2"),
+        GridHead(3),
+    ],
+    ids=["matrix", "matrix under D2", "family", "family under D2", "grid"],
 )
 def test_densities_have_mean_one(head: Head) -> None:
     generator = torch.Generator().manual_seed(3)
@@ -71,8 +77,10 @@ def test_densities_have_mean_one(head: Head) -> None:
     torch.testing.assert_close(mean, torch.ones(3).double(), atol=0.03, rtol=0)
 
 
-def test_density_of_a_symmetric_head_is_alike_at_equivalents() -> None:
-    head = ExponentialFamilyHead(4, "D2")
+@pytest.mark.parametrize(
+    "head", [ExponentialFamilyHead(4, "D2"), MatrixHead(10, symmetric_matrix, "D2")], ids=["family", "matrix"]
+)
+def test_density_of_a_symmetric_head_is_alike_at_equivalents(head: Head) -> None:
     generator = torch.Generator().manual_seed(4)
     numbers = torch.randn(2, head.size, generator=generator)
     rotation = random_unitquat(2, generator=generator)

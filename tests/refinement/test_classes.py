@@ -22,12 +22,13 @@ from cryoforum.simulation.config import Imperfections, SimulationConfig
 from cryoforum.simulation.realistic import SimulatedSet, simulate_realistic
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 400
+REACH = 1.0  # pixels that particles are off-centre, and that searches go
 TWO_STATES = Imperfections(conformation_shares=(0.6, 0.4), hinge_angle_deg=25.0, strength_spread=0.15)
 
 
 def made(imperfections: Imperfections) -> tuple[SimulatedSet, Particles]:
     """A set, and its particles at the true poses, in memory."""
-    config = SimulationConfig(count=COUNT, snr=0.3)
+    config = SimulationConfig(count=COUNT, snr=0.3, max_shift_pixel=REACH)
     found = simulate_realistic(load_structure("4v5d", BOX, PIXEL_SIZE), config, imperfections)
     images = found.truth.images[torch.arange(COUNT)]
     return found, replace(found.truth, images=images, half_sets=checked_half_sets(found.truth))
@@ -93,7 +94,9 @@ def test_shares_of_classes_are_the_likeliest() -> None:
 
 def test_two_maps_and_the_class_of_each_particle(two_states: tuple[SimulatedSet, Particles]) -> None:
     simulated, particles = two_states
-    config = RefinementConfig(50.0, classes=2, search_rounds=1, most_rounds=4, still=5.0)
+    config = RefinementConfig(
+        50.0, classes=2, search_rounds=1, most_rounds=3, still=5.0, max_shift_pixel=REACH
+    )
     *shared, last = refine(particles, [simulated.maps[0]], config)
     assert not any(found.parted for found in shared) and shared[-1].stands_still
     assert len(last.references) == 2 and last.parted
@@ -113,7 +116,9 @@ def test_a_class_that_empties_is_told(
     simulated, particles = two_states
     noise = replace(simulated.maps[0], voxels=torch.zeros(BOX, BOX, BOX))
     noise.voxels[BOX // 2, BOX // 2, BOX // 2] = simulated.maps[0].voxels.max()
-    config = RefinementConfig(initial_resolution_angstrom=50.0, classes=2, most_rounds=1)
+    config = RefinementConfig(
+        initial_resolution_angstrom=50.0, classes=2, most_rounds=1, max_shift_pixel=REACH
+    )
     with caplog.at_level("WARNING", logger="cryoforum"):
         found = next(refine(particles, [simulated.maps[0], noise], config))
     assert len(found.references) == 1 and not found.classes.any()

@@ -18,7 +18,8 @@ from cryoforum.simulation.config import SimulationConfig
 from cryoforum.simulation.ideal import simulate
 
 BOX, PIXEL_SIZE, COUNT = 32, 11.2, 200
-QUICK = InitialModelConfig(steps=50, images_per_step=120, starts=1, max_shift_pixel=3.0)
+REACH = 1.0  # pixels that particles are off-centre, and that searches go
+QUICK = InitialModelConfig(steps=50, images_per_step=120, starts=1, max_shift_pixel=REACH)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def molecule() -> Volume:
 
 @pytest.fixture(scope="module")
 def particles(molecule: Volume) -> Particles:
-    simulated = simulate(molecule, SimulationConfig(count=COUNT, snr=0.5))
+    simulated = simulate(molecule, SimulationConfig(count=COUNT, snr=0.5, max_shift_pixel=REACH))
     return replace(simulated, images=simulated.images[torch.arange(COUNT)])
 
 
@@ -52,7 +53,9 @@ def errors_after_common_turn(found: Tensor, truth: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def rounds(particles: Particles, molecule: Volume) -> list[Round]:
     (start,) = initial_model(replace(particles, poses=None), QUICK)
-    return list(refine(particles, [start], RefinementConfig(initial_resolution_angstrom=60.0)))
+    return list(
+        refine(particles, [start], RefinementConfig(initial_resolution_angstrom=60.0, max_shift_pixel=REACH))
+    )
 
 
 def test_from_no_poses_to_those_of_the_truth(rounds: list[Round], particles: Particles) -> None:
@@ -88,7 +91,7 @@ def test_after_the_first_round_each_half_is_compared_with_its_own_map(rounds: li
 def test_a_turned_start_gives_the_turned_result(particles: Particles, molecule: Volume) -> None:
     quarter = torch.tensor([0.0, 0.0, 0.5**0.5, 0.5**0.5])  # about z: voxels move onto voxels
     turned = Volume(torch.rot90(molecule.voxels, 1, (2, 1)).roll(1, 2), PIXEL_SIZE)
-    config = RefinementConfig(initial_resolution_angstrom=40.0, most_rounds=1)
+    config = RefinementConfig(initial_resolution_angstrom=40.0, most_rounds=1, max_shift_pixel=REACH)
     plain, found = (list(refine(particles, [start], config))[-1] for start in (molecule, turned))
     truth = truth_of(particles)
     assert float(geodesic_distance(plain.predictions.posterior.mode, truth).median()) < 0.12
@@ -100,7 +103,7 @@ def test_a_turned_start_gives_the_turned_result(particles: Particles, molecule: 
 
 
 def test_poses_that_the_particles_have_are_not_used(particles: Particles, molecule: Volume) -> None:
-    config = RefinementConfig(initial_resolution_angstrom=60.0, most_rounds=1)
+    config = RefinementConfig(initial_resolution_angstrom=60.0, most_rounds=1, max_shift_pixel=REACH)
     none = next(refine(replace(particles, poses=None), [molecule], config))
     wrong = Poses(truth_of(particles).flip(0), torch.full((COUNT, 2), 30.0))
     other = next(refine(particles.with_poses(wrong), [molecule], config))

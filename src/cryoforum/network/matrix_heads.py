@@ -3,6 +3,7 @@
 The orientation is the eigenvector of A's smallest eigenvalue (Cryo-forum, eq. 2-3).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -63,8 +64,10 @@ class MatrixHead:
         return torch.stack([matrix @ one.T for one in features.unbind(1)]).amax(0)
 
     def normalised_log_density(self, numbers: Tensor, rotations: Tensor) -> Tensor:
-        """That of the one Bingham distribution, which knows of no equivalents."""
-        return log_density(self.posterior(numbers), rotations) + LOG_AREA
+        """That of the one Bingham distribution, shared out among the equivalents of its orientation."""
+        posterior, group = self.posterior(numbers), symmetry_group(self.symmetry).to(rotations)
+        each = torch.stack([log_density(posterior, compose(one, rotations)) for one in group])
+        return each.logsumexp(0) - math.log(len(group)) + LOG_AREA
 
     def likelihood(self, config: TrainingConfig, generator: torch.Generator, compute: Compute) -> Likelihood:
         group = symmetry_group(self.symmetry)
