@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from relion_made import against_truth
+from tables import head, percent, row, seconds
 
 from cryoforum.commands.compare import errors_after_frames, matching_rows
 from cryoforum.dataset.columns import ANGLE_COLUMNS, CLASS_NUMBER, CRAMER_RAO_BOUND, ORIGIN_COLUMNS
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=5000)
     parser.add_argument("--snr", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--classes", type=int, nargs="+", default=[2, 1], help="for realistic")
     parser.add_argument("--structure", default="4v5d")
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--diameter", help="Å, for initial-model")
@@ -69,13 +72,17 @@ def main() -> None:
     studies[arguments.study](arguments)
 
 
+def seeds(arguments: argparse.Namespace) -> range:
+    return range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+
+
 def ideal(arguments: argparse.Namespace) -> None:
     """From particles to half maps, and what the true poses give."""
     print(
         "| seed | first map | refine | rounds | resolution | of true poses | median error | over the bound |"
     )
     print("|---|---|---|---|---|---|---|---|", flush=True)
-    for seed in range(arguments.seeds):
+    for seed in seeds(arguments):
         folder = arguments.out / f"ideal{seed}"
         simulated(folder / "set", arguments, seed)
         first, refined, times = from_nothing(folder, arguments, seed)
@@ -91,7 +98,7 @@ def ideal(arguments: argparse.Namespace) -> None:
 def starts(arguments: argparse.Namespace) -> None:
     """Whether the first map leads one round of refinement to the right poses."""
     head("seed", "first map", "within 0.3 rad after one round", "right")
-    for seed in range(arguments.seeds):
+    for seed in seeds(arguments):
         folder = arguments.out / f"start{seed}"
         simulated(folder / "set", arguments, seed)
         _, refined, times = from_nothing(folder, arguments, seed, "--most-rounds", "1")
@@ -104,12 +111,12 @@ def starts(arguments: argparse.Namespace) -> None:
 def realistic(arguments: argparse.Namespace) -> None:
     """Two conformations, without labels: with two classes, and with one."""
     head("seed", "classes", "first map", "refine", "resolution", "right state", "median errors", "> 0.1 rad")
-    for seed in range(arguments.seeds):
+    for seed in seeds(arguments):
         folder = arguments.out / f"realistic{seed}"
         benchmark = [sys.executable, Path(__file__).with_name("realistic.py"), "--out", folder / "set"]
         run(*benchmark, "--n", arguments.n, "--snr", arguments.snr, "--seed", seed, "--only-make")
         truth = read_star(folder / "set" / "truth.star")
-        for classes in (2, 1):
+        for classes in arguments.classes:
             _, refined, times = from_nothing(folder, arguments, seed, "--classes", str(classes))
             found = read_star(refined / POSES)
             errors = errors_after_frames(found, truth).orientations_rad
@@ -122,7 +129,7 @@ def realistic(arguments: argparse.Namespace) -> None:
 def one_model(arguments: argparse.Namespace) -> None:
     """One model of both states, against new particles; and the maps of `refine` without a network."""
     head("seed", "by", "right state", "of the smaller one", "median errors", "> 0.1 rad")
-    for seed in range(arguments.seeds):
+    for seed in seeds(arguments):
         folder = arguments.out / f"model{seed}"
         benchmark = [sys.executable, Path(__file__).with_name("realistic.py"), "--out", folder / "set"]
         run(*benchmark, "--n", arguments.n, "--snr", arguments.snr, "--seed", seed, "--only-make")
@@ -255,24 +262,7 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-def head(*names: str) -> None:
-    row(*names)
-    row(*("---" for _ in names))
-
-
 MOLECULES: dict[str, Callable[[], Atoms]] = {"d2": d2_complex, "part": part_of_ribosome}
-
-
-def row(*cells: object) -> None:
-    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-
-
-def seconds(value: float) -> str:
-    return f"{value:.0f} s"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def lost_share(errors: torch.Tensor) -> float:

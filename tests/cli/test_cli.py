@@ -254,6 +254,16 @@ def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
     said = run("compare", done / "predictions.star", done / "particles.star").output
     errors = pose_errors(read_star(done / "predictions.star"), read_star(done / "particles.star"))
     assert f"median shift error: {float(errors.shifts_angstrom.quantile(0.5)):.2f} Å" in said
+    card = numbers["calibration"]
+    assert card["coverage"]["all"]["count"] == 60 and card["levels"] == [0.5, 0.68, 0.9, 0.95]
+    assert "errors within stated" in said and "least sure quarter" in said
+    assert "worst view cone" not in said or any("cone" in name for name in card["coverage"])
+
+
+def test_poses_of_which_no_error_is_stated_have_no_calibration(done: Run) -> None:
+    assert (
+        "errors within stated" not in run("compare", done / "particles.star", done / "particles.star").output
+    )
 
 
 def test_predict_of_one_part_of_the_split(done: Run, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_all_particles_are_predicted_by_a_model_of_the_first(
         assert watch(request(live, out)) == COUNT
     assert (out / "refined" / "predictions.star").stat().st_mtime_ns == refined
     assert any("a model is trained" in line for line in told)
+    assert "A model is trained for 0.02 minutes" in (out / "report.html").read_text()
     assert not any("a first map is made" in line for line in told)
     assert len(read_star(out / "all.star")) == COUNT
     assert number_column(read_star(out / "all.star"), EXPECTED_ERROR) is not None

@@ -79,6 +79,18 @@ def test_aligning_a_mixture_finds_the_poses_of_both(
         assert 0.5 < float((errors[rows] / expected[rows]).median()) < 1.5
 
 
+def test_a_mixture_is_refined_from_a_map(folder: Path, tmp_path: Path) -> None:
+    paths, out = files(folder, "coarse"), tmp_path / "out"
+    few_rounds = ("--initial-resolution", 50, "--most-rounds", 1)
+    result = run("refine", *paths, "--reference", folder / "map.mrc", "--out", out, *few_rounds, *REACH)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    found = read_star(out / "predictions.star")
+    assert number_column(found, "rlnImageSize").tolist() == [COARSE.box] * MANY + [FINE.box] * FEW
+    poses, true = poses_from_table(found), [poses_from_table(read_star(path)) for path in paths]
+    errors = orientation_errors(poses.quaternions, torch.cat([one.quaternions for one in true]))
+    assert max(float(part.median()) for part in errors.split([MANY, FEW])) < 0.1
+
+
 def test_reconstructing_a_mixture(folder: Path, tmp_path: Path) -> None:
     result = run("reconstruct", *files(folder, "coarse"), "--out", tmp_path / "map")
     assert result.exit_code == 0, result.output + str(result.exception)

@@ -8,7 +8,14 @@ import typer
 from cryoforum.choices import CandidateSource, CertaintyStatistic, HalfMapsChoice, SplitPart, TtaCopies
 from cryoforum.cli import options
 from cryoforum.cli.app import app
-from cryoforum.cli.terminal import hint_at_root, running, say_what_was_written, show_errors, show_filter
+from cryoforum.cli.terminal import (
+    hint_at_root,
+    running,
+    say_what_was_written,
+    show_calibration,
+    show_errors,
+    show_filter,
+)
 
 
 def _no_particle_file(model: Path) -> Path:
@@ -246,3 +253,5 @@ def compare(
         errors = command.compare(predictions, truth, symmetry, json, overwrite, own_frames)
         show_errors({str(predictions): errors.summary})
         typer.echo(f"median shift error: {errors.median_shift_angstrom:.2f} Å")
+        if errors.calibration is not None:
+            show_calibration(errors.calibration)

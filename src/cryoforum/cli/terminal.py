@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cryoforum.commands.filter import FilterResult
     from cryoforum.commands.pose_files import PoseSummary
     from cryoforum.commands.refine import RefineSummary
+    from cryoforum.curation.calibration import CalibrationCard
     from cryoforum.dataset.pose_errors import ErrorSummary
 
 _MEMORY = (
@@ -215,6 +216,23 @@ def show_errors(summaries: "dict[str, ErrorSummary]") -> None:
             f"{100 * summary.share_above_0_3_rad:.1f} %",
         )
     Console(width=_width()).print(table)
+
+
+def show_calibration(card: "CalibrationCard") -> None:
+    """How many errors are within what was stated: of all, by quarters, and of the worst cone and group."""
+    worst = {name: f"worst {kind}" for kind in ("view cone", "optics group") if (name := card.worst_of(kind))}
+    heads = ("errors within stated", "n", *(f"{level:.0%}" for level in card.levels), "stated (rms)", "found")
+    table = Table(*heads, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for name, one in card.coverage.items():
+        if name == "all" or "quarter" in name or name in worst:
+            shares = (f"{100 * share:.0f} %" for share in one.shares)
+            errors = in_degrees(one.expected_rad), in_degrees(one.found_rad)
+            table.add_row(worst.get(name, name), str(one.count), *shares, *errors)
+    Console(width=_width()).print(table)
+    typer.echo(
+        f"rank correlation of stated and found errors: {card.rank_correlation:.2f}; "
+        f"mean log density of the truth: {card.mean_log_density:.2f}"
+    )
 
 
 def show_resolution(resolution: "dict[str, float | bool]") -> None:

@@ -4,11 +4,13 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from cryoforum.dataset.columns import CLASS_NUMBER
+from cryoforum.curation.calibration import CalibrationCard, calibration_card
+from cryoforum.dataset.columns import CLASS_NUMBER, EXPECTED_ERROR, OPTICS_GROUP
 from cryoforum.dataset.frames import Frame, common_frame
 from cryoforum.dataset.particle_table import ParticleTable, number_column, place_of_row
 from cryoforum.dataset.pose_errors import ErrorSummary, orientation_errors, summarise_errors
@@ -16,6 +18,7 @@ from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.io.located_images import numbers_by_name, numbers_by_place
 from cryoforum.io.particle_files import read_particle_file
+from cryoforum.io.predictions import predictions_from_table
 from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.storage.files import check_output, write_json
 
@@ -24,10 +27,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PoseErrors:
-    """Of n particles: geodesic angle in radians (n,), and distance between origins in Å (n,)."""
+    """Of n particles: geodesic angle in radians (n,), and distance between origins in Å (n,).
+
+    calibration: what was stated of the orientations against what was found, where the file states it.
+    """
 
     orientations_rad: Tensor
     shifts_angstrom: Tensor
+    calibration: CalibrationCard | None = None
 
     @property
     def summary(self) -> ErrorSummary:
@@ -51,13 +58,14 @@ def compare(
     """Errors of the particles of the first file, matched by image; a summary goes to ``json_path``.
 
     With ``own_frames`` after the turn, move and hand are taken away by which the maps differ, in each class
-    of the first file by itself.
+    of the first file by itself; the card of what predictions state is then left out, as frames are fitted.
     """
     check_output(json_path, overwrite)
     measure = errors_after_frames if own_frames else pose_errors
     errors = measure(read_particle_file(predictions), read_particle_file(truth), symmetry)
     if json_path is not None:
-        write_json(json_path, errors.summary.to_dict())
+        card = {} if errors.calibration is None else {"calibration": errors.calibration.to_dict()}
+        write_json(json_path, errors.summary.to_dict() | card)
     return errors
 
 
@@ -65,7 +73,19 @@ def pose_errors(predicted: ParticleTable, truth: ParticleTable, symmetry: str = 
     """Errors in the order of ``predicted``; InputError where a particle is not in ``truth``."""
     found, true = _poses(predicted), _poses(truth)[matching_rows(truth, predicted)]
     shifts = torch.linalg.vector_norm(found.shifts_angstrom - true.shifts_angstrom, dim=1)
-    return PoseErrors(orientation_errors(found.quaternions, true.quaternions, symmetry), shifts)
+    errors = orientation_errors(found.quaternions, true.quaternions, symmetry)
+    return PoseErrors(errors, shifts, _calibration(predicted, true.quaternions, symmetry))
+
+
+def _calibration(predicted: ParticleTable, truth: Tensor, symmetry: str) -> CalibrationCard | None:
+    """Of each optics group, too, where there are several; None where the file states no errors."""
+    if EXPECTED_ERROR not in predicted.particles:
+        return None
+    numbers = number_column(predicted, OPTICS_GROUP)
+    kinds = () if numbers is None else np.unique(numbers)
+    groups = {f"optics group {kind:g}": torch.from_numpy(numbers == kind) for kind in kinds}
+    found = predictions_from_table(predicted)
+    return calibration_card(found, truth, symmetry, groups if len(groups) > 1 else None)
 
 
 def errors_after_frames(predicted: ParticleTable, truth: ParticleTable, symmetry: str = "C1") -> PoseErrors:

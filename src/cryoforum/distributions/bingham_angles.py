@@ -26,7 +26,22 @@ def angle_quantile(dispersion: Float[Tensor, "n 3"], probability: float) -> Floa
     return torch.cat(found)
 
 
+def angle_probability(dispersion: Float[Tensor, "n 3"], angle: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Probability (n,) that the orientation is within ``angle`` in radians: `angle_quantile` turned round."""
+    found = [dispersion.new_zeros(0)]
+    for part, wanted in zip(dispersion.split(_AT_ONCE), angle.split(_AT_ONCE), strict=True):
+        angles, cumulated = _cumulated(part.double())
+        found.append(_interpolated(angles, cumulated, wanted.double()).to(dispersion))
+    return torch.cat(found)
+
+
 def _quantile(dispersion: Tensor, probability: float) -> Tensor:
+    angles, cumulated = _cumulated(dispersion)
+    return _interpolated(cumulated, angles, torch.full((len(angles),), probability, dtype=torch.float64))
+
+
+def _cumulated(dispersion: Tensor) -> tuple[Tensor, Tensor]:
+    """Angles (n, `ANGLES`), and the probability up to each."""
     least, middle, most = (-dispersion).sort(dim=-1).values.unbind(-1)
     reach = (DEVIATIONS * torch.sqrt(2 / least.clamp_min(1e-12))).clamp_max(math.pi)
     angle = reach[:, None] * torch.linspace(0, 1, ANGLES, dtype=torch.float64)
@@ -39,9 +54,14 @@ def _quantile(dispersion: Tensor, probability: float) -> Tensor:
     density = square * (torch.exp(exponent) @ weights)
     total = torch.cumulative_trapezoid(density, angle, dim=1)
     total = torch.cat([torch.zeros(len(total), 1, dtype=torch.float64), total], dim=1)
-    wanted = probability * total[:, -1:]
-    after = torch.searchsorted(total, wanted).clamp(1, ANGLES - 1)
+    return angle, total / total[:, -1:]
+
+
+def _interpolated(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+    """Rows of ``y`` (n, k) where those of rising ``x`` reach ``at`` (n,); beyond its ends the last values."""
+    wanted = at[:, None].clamp(x[:, :1], x[:, -1:])
+    after = torch.searchsorted(x, wanted).clamp(1, x.shape[1] - 1)
     before = after - 1
-    low_total, high_total = total.gather(1, before), total.gather(1, after)
-    share = (wanted - low_total) / (high_total - low_total).clamp_min(1e-300)
-    return (angle.gather(1, before) + share * (angle.gather(1, after) - angle.gather(1, before)))[:, 0]
+    low, high = x.gather(1, before), x.gather(1, after)
+    share = (wanted - low) / (high - low).clamp_min(1e-300)
+    return (y.gather(1, before) + share * (y.gather(1, after) - y.gather(1, before)))[:, 0]

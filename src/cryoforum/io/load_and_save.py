@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
 
-from cryoforum.dataset import columns as c
 from cryoforum.dataset.particle_set import ParticleSet
-from cryoforum.dataset.particle_table import ParticleTable, missing_columns, number_column, where_to_add
+from cryoforum.dataset.particle_table import ParticleTable
 from cryoforum.dataset.particles import Particles, all_rows
-from cryoforum.dataset.predictions import ImageEvidence, Predictions
+from cryoforum.dataset.predictions import Predictions
 from cryoforum.dataset.volumes import Volume
-from cryoforum.distributions.bingham import OrientationPosterior
-from cryoforum.errors import InputError, require
+from cryoforum.errors import require
 from cryoforum.io.mrc.maps import read_volume, write_volume
 from cryoforum.io.mrc.stacks import write_stack
 from cryoforum.io.particle_files import (
@@ -26,17 +23,13 @@ from cryoforum.io.particle_files import (
     root_for_images,
     write_particle_file,
 )
-from cryoforum.io.predictions import prediction_columns, with_predictions
+from cryoforum.io.predictions import prediction_columns, predictions_from_table, with_predictions
 from cryoforum.io.relion.particles import poses_from_table, table_from_particles, with_poses
 
 logger = logging.getLogger(__name__)
 
 AnyPath: TypeAlias = str | Path
 _IMAGES_AT_ONCE = 128
-_EVIDENCE_COLUMNS = (
-    *(c.CRAMER_RAO_BOUND, c.ORIGIN_ERROR, c.LOG_LIKELIHOOD_GAIN),
-    *(c.SIGNAL_SCALE, c.MODE_PROBABILITY, c.REFERENCE_HALF),
-)
 
 
 def load_particles(path_or_paths: AnyPath | Sequence[AnyPath], root: AnyPath | None = None) -> Particles:
@@ -146,56 +139,7 @@ def predictions_from_file(path: AnyPath) -> Predictions:
     InputError
         Where the file holds no predictions.
     """
-    table = read_particle_file(Path(path))
-    cells = [(i, j) for i in range(4) for j in range(i, 4)]
-    wanted = [*(c.concentration_column(i, j) for i, j in cells), c.EXPECTED_ERROR]
-    missing = missing_columns(table, wanted)
-    if missing:
-        raise InputError(f"{path}: expected predictions, found no column {missing[0]}; predict them first")
-    concentration = torch.zeros(len(table), 4, 4)
-    for i, j in cells:
-        concentration[:, i, j] = concentration[:, j, i] = _column(table, c.concentration_column(i, j))
-    poses = poses_from_table(table)
-    has_origins = any(
-        not missing_columns(table, names) for names in (c.ORIGIN_COLUMNS, c.ORIGIN_PIXEL_COLUMNS)
-    )
-    return Predictions(
-        OrientationPosterior(concentration),
-        torch.deg2rad(_column(table, c.EXPECTED_ERROR)),
-        poses.shifts_angstrom if poses is not None and has_origins else None,
-        None if missing_columns(table, _EVIDENCE_COLUMNS) else _evidence(table),
-        None if missing_columns(table, [c.MODEL_HALF]) else _column(table, c.MODEL_HALF).long(),
-        **_classes(table),
-    )
-
-
-def _classes(table: ParticleTable) -> dict[str, Tensor]:
-    """Classes that were found, which have a probability; one that a file came with has none."""
-    if missing_columns(table, [c.CLASS_NUMBER, c.CLASS_PROBABILITY]):
-        return {}
-    number, probability = (_column(table, name) for name in (c.CLASS_NUMBER, c.CLASS_PROBABILITY))
-    return {"class_number": number.long(), "class_probability": probability}
-
-
-def _evidence(table: ParticleTable) -> ImageEvidence:
-    variance = _column(table, c.ORIGIN_ERROR).square() / 2
-    has_defocus = not missing_columns(table, [c.DEFOCUS_CHANGE])
-    return ImageEvidence(
-        bound_rad=torch.deg2rad(_column(table, c.CRAMER_RAO_BOUND)),
-        origin_covariance_angstrom2=variance[:, None, None] * torch.eye(2),
-        log_likelihood_gain=_column(table, c.LOG_LIKELIHOOD_GAIN),
-        signal_scale=_column(table, c.SIGNAL_SCALE),
-        mode_probability=_column(table, c.MODE_PROBABILITY),
-        reference_half=_column(table, c.REFERENCE_HALF).long(),
-        defocus_change_angstrom=_column(table, c.DEFOCUS_CHANGE) if has_defocus else torch.zeros(len(table)),
-    )
-
-
-def _column(table: ParticleTable, name: str) -> Tensor:
-    numbers = number_column(table, name)
-    if numbers is None:
-        raise InputError(f"{table.path}: expected a column {name}, found none; {where_to_add(table, name)}")
-    return torch.from_numpy(numbers).float()
+    return predictions_from_table(read_particle_file(Path(path)))
 
 
 def _table(particles: Particles | ParticleSet, path: Path) -> ParticleTable:

@@ -83,6 +83,12 @@ def write_watch_report(
     render(folder / "report.html", folder.resolve().name, title, facts, list(filter(None, sections)))
 
 
+def write_page_without_results(folder: Path, headline: str, text: str) -> None:
+    """Write report.html into ``folder`` as long as there are no predictions: what is being done."""
+    sections = [Section("first", "No predictions yet", text)]
+    render(folder / "report.html", folder.resolve().name, headline, [], sections)
+
+
 def _facts(seconds: float | None, errors_deg: np.ndarray, threshold_deg: float) -> list[tuple[str, str, str]]:
     when, kept = time.localtime(seconds), int((errors_deg <= threshold_deg).sum())
     note = f"{thousands(kept)} with an expected error of at most {degrees(np.deg2rad(threshold_deg))}"

@@ -29,6 +29,7 @@ from cryoforum.io.relion.star_files import write_star
 from cryoforum.network.model_folder import DESCRIPTION
 from cryoforum.refinement.initial_model import InitialModelConfig
 from cryoforum.refinement.refine import RefinementConfig
+from cryoforum.report.watch import write_page_without_results
 from cryoforum.runtime.reporter import Reporter
 from cryoforum.storage.file_watcher import Arrivals
 
@@ -70,10 +71,10 @@ def build_model(out: Path, settings: FirstModel, keep_ramp: bool, reporter: Repo
     particles, initial, refined, model = (out / name for name in (FIRST, INITIAL, REFINED, MODEL))
     files = sorted(particles.iterdir())
     if not _is_finished(initial, "map", INITIAL_STATE):
-        logger.info(f"no model was given: a first map is made; its page: {initial / REPORT}")
+        _say(out, "no model was given: a first map is made", f"its page is {initial / REPORT}")
         initial_model(InitialModelRequest(files, initial, settings.initial, keep_ramp=keep_ramp), reporter)
     if not _is_finished(refined, PARTICLES, REFINEMENT_STATE):
-        logger.info(f"poses are refined; their page: {refined / REPORT}")
+        _say(out, "poses are refined", f"their page is {refined / REPORT}")
         start = reference_maps([str(initial)])
         request = RefineRequest(files, start, refined, settings.refinement, keep_ramp=keep_ramp)
         refine(request, reporter)
@@ -83,7 +84,7 @@ def build_model(out: Path, settings: FirstModel, keep_ramp: bool, reporter: Repo
             "start; see what was picked, or give a --model"
         )
     if is_unfinished(model) or not (model / DESCRIPTION).is_file():
-        logger.info(f"a model is trained in {model}, for {settings.minutes:g} minutes")
+        _say(out, f"a model is trained for {settings.minutes:g} minutes", f"its folder is {model}")
         resume = is_unfinished(model)
         training = TrainRequest(
             [refined / PARTICLES],
@@ -95,6 +96,12 @@ def build_model(out: Path, settings: FirstModel, keep_ramp: bool, reporter: Repo
             keep_ramp=keep_ramp,
         )
         train(training, reporter)
+
+
+def _say(out: Path, step: str, more: str) -> None:
+    """In the log, and on the page."""
+    logger.info(f"{step}; {more}")
+    write_page_without_results(out, step[0].upper() + step[1:], f"{more[0].upper()}{more[1:]}.")
 
 
 def _is_finished(folder: Path, result: str, state: str) -> bool:
@@ -132,7 +139,8 @@ class FirstParticles:
         last_news, told = time.monotonic(), -1
         while (found := len({key for file in self._files.values() for key in file.keys})) < count:
             if found != told:
-                logger.info(f"no model was given: waiting for {count} particles, {found} so far")
+                waiting = f"no model was given: waiting for {count} particles"
+                _say(self.arrivals.without, waiting, f"there are {found} so far")
                 told = found
             time.sleep(every_seconds)
             if self._look():
