@@ -5,6 +5,7 @@ microscopes and other normalisations than those of the training do not matter.
 """
 
 import logging
+from dataclasses import replace
 
 from cryoforum.alignment.config import AlignmentConfig
 from cryoforum.alignment.draft import (
@@ -22,6 +23,7 @@ from cryoforum.alignment.global_search import SearchConfig
 from cryoforum.alignment.local_refinement import LocalRefinementConfig
 from cryoforum.alignment.map_aligner import MapAligner
 from cryoforum.alignment.misfit import reference_explains
+from cryoforum.alignment.reference_noise import variance_factor
 from cryoforum.dataset.particles import Particles
 from cryoforum.dataset.predictions import Predictions
 from cryoforum.errors import InputError
@@ -82,7 +84,7 @@ def fitted_aligner(
     if fits and may_search_finer and gain_is_below(CLEAR_GAIN, found):
         logger.info("the particles are faint: searching orientations on a finer grid, with more frequencies")
         aligner = draft.aligner(aligner.noise, FINE_SEARCH, FINE_REFINEMENT)
-    return aligner
+    return with_noise_of_map(aligner, reference, sample, own_half_maps)
 
 
 def aligner_with_own_noise(
@@ -102,5 +104,15 @@ def aligner_with_own_noise(
         raise InputError("expected a reference made from particles, with their noise, found none")
     draft = Draft(reference, None, config, transforms_of(reference, particles, own_half_maps))
     if config.search == "auto" and found is not None and gain_is_below(CLEAR_GAIN, found):
-        return draft.aligner(reference.noise, FINE_SEARCH, FINE_REFINEMENT)
-    return draft.aligner(reference.noise, COARSE_SEARCH, COARSE_REFINEMENT)
+        aligner = draft.aligner(reference.noise, FINE_SEARCH, FINE_REFINEMENT)
+    else:
+        aligner = draft.aligner(reference.noise, COARSE_SEARCH, COARSE_REFINEMENT)
+    return with_noise_of_map(aligner, reference, particles, own_half_maps)
+
+
+def with_noise_of_map(
+    aligner: MapAligner, reference: Reference, particles: Particles, own_half_maps: bool
+) -> MapAligner:
+    """The aligner whose errors count that the reference is noisy itself."""
+    factor = variance_factor(reference, aligner.noise, particles, own_half_maps)
+    return replace(aligner, variance_factor=factor)

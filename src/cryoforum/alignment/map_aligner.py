@@ -60,6 +60,9 @@ class MapAligner:
         As in `AlignmentConfig`.
     compute
         Where the network runs; None: as `compute_for` chooses.
+    variance_factor
+        By which the noise of the maps makes the variance of errors larger than the bound; see
+        `reference_noise.variance_factor`.
     """
 
     maps: tuple[Templates, ...]
@@ -72,6 +75,7 @@ class MapAligner:
     refine_defocus: bool = False
     refine_scale: bool = False
     compute: Compute | None = None
+    variance_factor: float = 1.0
 
     @property
     def transforms(self) -> tuple[Tensor, ...]:
@@ -100,7 +104,7 @@ class MapAligner:
                 refined = refine_locally(own_map.transform, images[rows], *start, ALL_AT_ONCE)
                 reference_half = half + 1 if len(self.maps) > 1 else 0
                 unchanged = torch.zeros(len(rows))
-                parts.append(_predictions(refined, batch.pixel_size_angstrom, reference_half, unchanged))
+                parts.append(self._predictions(refined, batch, reference_half, unchanged))
                 order.append(rows)
         return joined_predictions(parts)[torch.argsort(torch.cat(order))]
 
@@ -130,7 +134,7 @@ class MapAligner:
             if self.refine_scale:
                 refined = _rescaled(own_map.transform, own, refined)
             reference_half = half + 1 if len(self.maps) > 1 else 0
-            parts.append(_predictions(refined, batch.pixel_size_angstrom, reference_half, change))
+            parts.append(self._predictions(refined, batch, reference_half, change))
             order.append(rows)
         return joined_predictions(parts)[torch.argsort(torch.cat(order))]
 
@@ -166,6 +170,37 @@ class MapAligner:
             own = self.noise.whiten(refocused, self.points)
             refined = _refined_again(transform, own, refined)
         return refined, own, change
+
+    def _predictions(
+        self, refined: RefinedPoses, batch: Particles, reference_half: int, defocus_change_angstrom: Tensor
+    ) -> Predictions:
+        """The posterior is that of the image alone; the network's has already chosen where to look.
+
+        The expected error counts the mode itself, at the signal scale of the particle in its image and with
+        the noise of the map, and the chance that another mode is the true one.
+        """
+        bound = rms_error_rad(orientation_covariance(refined.information))
+        counted = replace(refined, information=refined.information / self.variance_factor)
+        own = self.variance_factor**0.5 * bound / refined.signal_scale.clamp(0.05, 1.0)
+        probability = refined.mode_probability
+        expected = (probability * own.square() + (1 - probability) * refined.other_modes_rad2).sqrt()
+        pixel_size = batch.pixel_size_angstrom
+        return Predictions(
+            posterior=image_posterior(counted),
+            expected_error_rad=expected.clamp_max(torch.pi),
+            shifts_angstrom=refined.origins_pixel * pixel_size,
+            evidence=ImageEvidence(
+                bound_rad=bound,
+                origin_covariance_angstrom2=(
+                    origin_covariance_pixel2(counted.information).float() * pixel_size**2
+                ),
+                log_likelihood_gain=refined.gain,
+                signal_scale=refined.signal_scale,
+                mode_probability=probability,
+                reference_half=torch.full((len(bound),), reference_half),
+                defocus_change_angstrom=defocus_change_angstrom,
+            ),
+        )
 
 
 @dataclass(frozen=True)
@@ -210,35 +245,4 @@ def _refined_again(transform: Tensor, images: WhitenedImages, refined: RefinedPo
         refine_locally(transform, images, *start, ALL_AT_ONCE),
         mode_probability=refined.mode_probability,
         other_modes_rad2=refined.other_modes_rad2,
-    )
-
-
-def _predictions(
-    refined: RefinedPoses, pixel_size_angstrom: float, reference_half: int, defocus_change_angstrom: Tensor
-) -> Predictions:
-    """The posterior is that of the image alone; the network's has already chosen where to look.
-
-    The expected error counts the mode itself, at the signal scale of the particle in its image, and the
-    chance that another mode is the true one.
-    """
-    covariance = orientation_covariance(refined.information)
-    bound = rms_error_rad(covariance)
-    own = bound / refined.signal_scale.clamp(0.05, 1.0)
-    probability = refined.mode_probability
-    expected = (probability * own.square() + (1 - probability) * refined.other_modes_rad2).sqrt()
-    return Predictions(
-        posterior=image_posterior(refined),
-        expected_error_rad=expected.clamp_max(torch.pi),
-        shifts_angstrom=refined.origins_pixel * pixel_size_angstrom,
-        evidence=ImageEvidence(
-            bound_rad=bound,
-            origin_covariance_angstrom2=(
-                origin_covariance_pixel2(refined.information).float() * pixel_size_angstrom**2
-            ),
-            log_likelihood_gain=refined.gain,
-            signal_scale=refined.signal_scale,
-            mode_probability=probability,
-            reference_half=torch.full((len(bound),), reference_half),
-            defocus_change_angstrom=defocus_change_angstrom,
-        ),
     )

@@ -30,7 +30,7 @@ class ImageEvidence(Rows):
         Cramér-Rao lower bound: the root mean square orientation error of the best unbiased estimate, from
         reference, CTF and noise, the origin being unknown, too.
     origin_covariance_angstrom2
-        Smallest possible covariance of the origin.
+        Of the origin: the smallest possible one, and what the noise of the reference adds.
     log_likelihood_gain
         Log-likelihood of the image over that of noise alone.
     signal_scale

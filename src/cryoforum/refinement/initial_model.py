@@ -42,8 +42,9 @@ IMAGE_EDGE = 0.88, 1.0  # of half the box: where images are faded out
 LARGEST_SHIFT = 0.1  # of the box, along x and y
 FIELD_OF_DIAMETER = 1.5  # side of what is used of an image, where the diameter of the particle is known
 MAP_RADIUS = 0.8  # of half the box: the ball that holds the molecule
-# Pixels of the small box: origins farther from 0 are first looked for at a low frequency.
-FINE_REACH, CENTRING_FREQUENCY = 1.0, 4
+# Pixels of the small box: origins farther from 0 are first looked for at a low frequency. The reach is two
+# steps of the grid of origins at frequency 9 in 32 pixels: a little more would double their number.
+FINE_REACH, CENTRING_FREQUENCY = 0.88, 4
 FIRST_IMAGES, RACE_IMAGES = 600, 600  # at random orientations in a first map; that tell which start is best
 # Around the particles there is less low-frequency noise than in them, where ice and neighbours lie.
 INNER_SHELLS = (2.2, 2.2, 2.0, 1.7, 1.3)
