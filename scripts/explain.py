@@ -88,7 +88,7 @@ class Demo:
     """Particles of the demonstration, what was said of those for the test, and the model that said it.
 
     numbers: (n, k) of the network, from each image read once. Errors, found and expected, in degrees, (n,):
-    single of that one view, network of eight views, refined after the comparison with the reference.
+    single of that one copy, network of eight copies, refined after the comparison with the reference.
     """
 
     model: TrainedModel
@@ -417,13 +417,13 @@ def real_or_simulated(demo: Demo) -> Picture:
 
 
 def one_copy_or_eight(demo: Demo) -> Picture:
-    """Errors where each image is read once, and where it is read in eight views."""
+    """Errors where each image is read once, and where it is read in eight copies."""
     figure = new_figure(2.8)
     axes = figure.add_subplot()
     lowest = float(np.quantile(demo.found["network"], 0.005))
     bins = np.geomspace(lowest, 180, 48)
     facts = {}
-    for kind, name, colour in (("single", "one view", ORANGE), ("network", "eight views", BLUE)):
+    for kind, name, colour in (("single", "one copy", ORANGE), ("network", "eight copies", BLUE)):
         errors = demo.found[kind]
         wrong = int((errors > WRONG_DEG).sum())
         facts[kind] = {
@@ -455,7 +455,7 @@ def expected_and_found(demo: Demo) -> Picture:
     """Expected against found errors, for the network and after local refinement."""
     figure = new_figure(3.2)
     facts = {}
-    titles = {"network": "network, eight views", "refined": "refined against the reference"}
+    titles = {"network": "network, eight copies", "refined": "refined against the reference"}
     for axes, (kind, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):
         expected, found = demo.expected[kind], demo.found[kind]
         tenths = np.array_split(np.argsort(expected), 10)
@@ -482,9 +482,11 @@ def _draw_expected_and_found(
     axes.scatter(expected, found, s=6, color=BLUE, alpha=0.3, linewidths=0, label="one particle")
     label = "a tenth of the particles, root mean square"
     axes.plot(*np.transpose(marks), "o", color=ORANGE, markeredgecolor="white", markersize=7, label=label)
-    low, high = np.quantile(expected, (0.002, 0.998))
+    low, high = np.quantile(expected, (0.002, 0.98))
+    farthest, highest = np.max(marks, axis=0)  # of the groups, all of which are shown
+    high, top = max(high, farthest), max(np.quantile(found, 0.995), highest)
     margin = 0.1 * (high - low)
-    axes.set(xlim=(low - margin, high + margin), ylim=(0, 1.05 * np.quantile(found, 0.995)))
+    axes.set(xlim=(low - margin, high + margin), ylim=(0, 1.05 * top))
     line = {"color": "black", "linewidth": 1.2, "linestyle": (0, (4, 2))}
     axes.axline((low, low), slope=1, label="found = expected", **line)
     axes.set(xlabel="expected error (°)", ylabel="found error (°)")

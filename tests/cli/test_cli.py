@@ -256,8 +256,8 @@ def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
     assert f"median shift error: {float(errors.shifts_angstrom.quantile(0.5)):.2f} Å" in said
     card = numbers["calibration"]
     assert card["coverage"]["all"]["count"] == 60 and card["levels"] == [0.5, 0.68, 0.9, 0.95]
-    assert "errors within stated" in said and "least sure quarter" in said
-    assert "worst view cone" not in said or any("cone" in name for name in card["coverage"])
+    assert "errors within stated" in said
+    assert "quarter" not in said  # of 15 particles each, which is too few to say anything
 
 
 def test_poses_of_which_no_error_is_stated_have_no_calibration(done: Run) -> None:

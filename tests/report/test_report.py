@@ -204,7 +204,8 @@ def test_the_limit_needs_no_truth(part: Path) -> None:
     write_report(part, part / "report.html")
     page = read_page(part / "report.html")
     assert page.sections == SECTIONS - {"accuracy"}
-    limit = [alt for alt in page.pictures if alt and ("bound" in alt or "Signal scale" in alt)]
+    words = ("bound", "error of the shift", "Signal scale")
+    limit = [alt for alt in page.pictures if alt and any(word in alt for word in words)]
     assert len(limit) == 3 and not any("network" in alt for alt in limit)
     expected_deg = number_column(read_star(part / "predictions.star"), "cryoforumExpectedErrorDeg")
     assert expected_deg is not None

@@ -43,8 +43,8 @@ def _limit_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibi
     errors = {name: predictions.errors_rad(poses) for name, poses in known.items()}
     shifts = {name: predictions.shift_errors_angstrom(poses) for name, poses in known.items()}
     ratios = {name: values / bound_rad for name, values in errors.items()}
-    origin_bound = predictions.columns.get(c.ORIGIN_ERROR)
-    ideal = None if origin_bound is None else partial(shift_distribution, rms_angstrom=origin_bound)
+    origin_error = predictions.columns.get(c.ORIGIN_ERROR)
+    ideal = None if origin_error is None else partial(shift_distribution, rms_angstrom=origin_error)
     beside_ideal = figures.histograms(ratios, "error ÷ lower bound", ideal=ratio_distribution)
     panels = (
         Panel("Error against lower bound", figures.error_against_bound(bound_rad, errors)),
@@ -54,7 +54,7 @@ def _limit_exhibit(predictions: PredictedPoses, bound_rad: np.ndarray) -> Exhibi
     caption = (
         "Every particle beside the Cramér-Rao lower bound of its own image. Dashed: the line where error and "
         "bound are equal, and the distributions of a perfect estimator, Maxwell's for error ÷ lower bound; "
-        "shifts have two components and lower bounds of their own. Errors of refined poses right of the "
+        "shifts have two components and expected errors of their own. Errors of refined poses right of the "
         "dashed curve mean that the reference is not yet the molecule, or that CTF, pixel size or noise do "
         "not fit the images; errors left of it, that the noise was estimated too high; a second hump far to "
         "the right, particles that were refined from a wrong start."
@@ -70,7 +70,7 @@ def ratio_distribution(ratio: np.ndarray) -> np.ndarray:
 def shift_distribution(error_angstrom: np.ndarray, rms_angstrom: np.ndarray) -> np.ndarray:
     """Cumulative distribution (k,) of a perfect estimator's shift errors.
 
-    Errors of each particle are normal along x and y; ``rms_angstrom`` (n,) is the lower bound of each.
+    Errors of each particle are normal along x and y; ``rms_angstrom`` (n,) is the expected one of each.
     """
     return np.array([1 - np.exp(-np.square(error / rms_angstrom)).mean() for error in error_angstrom])
 
@@ -82,13 +82,14 @@ def _exhibit_without_truth(predictions: PredictedPoses, bound_rad: np.ndarray) -
     panels = [Panel("Lower bound and expected error", figures.histograms(widths, "angle", "°"))]
     caption = (
         "Quantities that need no true poses. The lower bound assumes that every particle is as strong as the "
-        "reference; the expected error accounts for its strength in the image, and for the probability that "
+        "reference, and that the reference is right; the expected error accounts for the particle's strength "
+        "in the image, for the noise of the reference, and for the probability that "
         "another orientation is the true one. Where it is far above the lower bound, poses are ambiguous."
     )
-    origin_bound = columns.get(c.ORIGIN_ERROR)
-    if origin_bound is not None:
-        drawn = figures.histograms({"lower bound": origin_bound}, "lower bound of the shift error", " Å")
-        panels.append(Panel("Lower bound of the shift error", drawn))
+    origin_error = columns.get(c.ORIGIN_ERROR)
+    if origin_error is not None:
+        drawn = figures.histograms({"expected": origin_error}, "expected error of the shift", " Å")
+        panels.append(Panel("Expected error of the shift", drawn))
     scale, gain = columns.get(c.SIGNAL_SCALE), columns.get(c.LOG_LIKELIHOOD_GAIN)
     if scale is not None and gain is not None:
         panels.append(Panel("Signal scale", figures.signal_against_gain(scale, gain)))
