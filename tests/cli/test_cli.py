@@ -260,10 +260,18 @@ def test_compare_counts_and_writes_its_numbers(done: Run) -> None:
     assert "quarter" not in said  # of 15 particles each, which is too few to say anything
 
 
-def test_poses_of_which_no_error_is_stated_have_no_calibration(done: Run) -> None:
+def test_poses_of_which_no_error_is_stated_have_no_calibration(done: Run, tmp_path: Path) -> None:
+    """Nor have those that another program has changed since, and left our columns as they were."""
     assert (
         "errors within stated" not in run("compare", done / "particles.star", done / "particles.star").output
     )
+    table = read_star(done / "predictions.star")
+    angles = number_column(table, "rlnAngleRot")
+    assert angles is not None
+    write_star(with_columns(table, {"rlnAngleRot": angles + 5}), tmp_path / "changed.star")
+    result = run("compare", tmp_path / "changed.star", done / "particles.star")
+    assert "errors within stated" not in result.output
+    assert "poses have changed since errors were stated" in result.stderr
 
 
 def test_predict_of_one_part_of_the_split(done: Run, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def fitted_aligner(
         logger.info(
             "fewer than %d particles: too few to measure noise or to check the reference", FEWEST_OF_A_GROUP
         )
-        return draft.first_aligner(background)
+        return with_noise_of_map(draft.first_aligner(background), reference, sample, own_half_maps)
     fit = fitted_to_sample(draft, sample, background)
     aligner, found = fit.aligner, fit.found[fit.rows]
     fits = reference_explains(aligner, found, draft, sample, background)

@@ -117,4 +117,4 @@ def _variance_ratio(stated: Tensor, pull: Tensor, noise: Tensor, score: Tensor) 
     moved = root @ noise.double() @ root + (lacking @ lacking.mT).mean(0)
     found, bound = back @ moved @ back.mT, root @ root
     turns = [matrix[:, :3, :3].diagonal(dim1=1, dim2=2).sum(1) for matrix in (found, bound)]
-    return float((turns[0] / turns[1]).mean())
+    return max(1.0, float((turns[0] / turns[1]).mean()))  # 1 also for images of nothing, which have no ratio

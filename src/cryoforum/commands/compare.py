@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cryoforum.curation.calibration import CalibrationCard, calibration_card
-from cryoforum.dataset.columns import CLASS_NUMBER, EXPECTED_ERROR, OPTICS_GROUP
+from cryoforum.dataset.columns import CLASS_NUMBER, OPTICS_GROUP
 from cryoforum.dataset.frames import Frame, common_frame
 from cryoforum.dataset.particle_table import ParticleTable, number_column, place_of_row
 from cryoforum.dataset.pose_errors import ErrorSummary, orientation_errors, summarise_errors
@@ -18,11 +18,13 @@ from cryoforum.dataset.poses import Poses
 from cryoforum.errors import InputError
 from cryoforum.io.located_images import numbers_by_name, numbers_by_place
 from cryoforum.io.particle_files import read_particle_file
-from cryoforum.io.predictions import predictions_from_table
+from cryoforum.io.predictions import holds_predictions, predictions_from_table
 from cryoforum.io.relion.particles import poses_from_table
 from cryoforum.storage.files import check_output, write_json
 
 logger = logging.getLogger(__name__)
+
+SAME_ORIENTATION_RAD = 1e-3  # of the angles in a file and of the mode of its posteriors, but for rounding
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,23 @@ def pose_errors(predicted: ParticleTable, truth: ParticleTable, symmetry: str = 
     found, true = _poses(predicted), _poses(truth)[matching_rows(truth, predicted)]
     shifts = torch.linalg.vector_norm(found.shifts_angstrom - true.shifts_angstrom, dim=1)
     errors = orientation_errors(found.quaternions, true.quaternions, symmetry)
-    return PoseErrors(errors, shifts, _calibration(predicted, true.quaternions, symmetry))
+    return PoseErrors(errors, shifts, _calibration(predicted, found.quaternions, true.quaternions, symmetry))
 
 
-def _calibration(predicted: ParticleTable, truth: Tensor, symmetry: str) -> CalibrationCard | None:
-    """Of each optics group, too, where there are several; None where the file states no errors."""
-    if EXPECTED_ERROR not in predicted.particles:
+def _calibration(
+    predicted: ParticleTable, orientations: Tensor, truth: Tensor, symmetry: str
+) -> CalibrationCard | None:
+    """Of each optics group, too, where there are several; None where no error is stated of these."""
+    if not holds_predictions(predicted):
+        return None
+    found = predictions_from_table(predicted)
+    apart = orientation_errors(orientations, found.posterior.mode, symmetry)
+    if float(apart.median()) > SAME_ORIENTATION_RAD:
+        logger.info(f"{predicted.path}: poses have changed since errors were stated: no calibration is shown")
         return None
     numbers = number_column(predicted, OPTICS_GROUP)
     kinds = () if numbers is None else np.unique(numbers)
     groups = {f"optics group {kind:g}": torch.from_numpy(numbers == kind) for kind in kinds}
-    found = predictions_from_table(predicted)
     return calibration_card(found, truth, symmetry, groups if len(groups) > 1 else None)
 
 

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 _SHIFT = ("shift_x_angstrom", "shift_y_angstrom")
+_CELLS = [(i, j) for i in range(4) for j in range(i, 4)]  # of a symmetric matrix
+_POSTERIOR_COLUMNS = (*(c.concentration_column(i, j) for i, j in _CELLS), c.EXPECTED_ERROR)
 _EVIDENCE_COLUMNS = (
     *(c.CRAMER_RAO_BOUND, c.ORIGIN_ERROR, c.LOG_LIKELIHOOD_GAIN),
     *(c.SIGNAL_SCALE, c.MODE_PROBABILITY, c.REFERENCE_HALF),
@@ -90,20 +92,23 @@ def half_sets_are_independent(table: ParticleTable) -> bool:
     return half_sets is not None and bool(used) and all(bool((half == half_sets).all()) for half in used)
 
 
+def holds_predictions(table: ParticleTable) -> bool:
+    """Whether `predictions_from_table` finds a posterior and an expected error in the columns."""
+    return not missing_columns(table, _POSTERIOR_COLUMNS)
+
+
 def predictions_from_table(table: ParticleTable) -> Predictions:
     """The predictions that the columns of a table hold; InputError where there are none.
 
     Evidence is None where a part of it is missing. Of the covariance of an origin there is the trace alone.
     """
-    cells = [(i, j) for i in range(4) for j in range(i, 4)]
-    wanted = [*(c.concentration_column(i, j) for i, j in cells), c.EXPECTED_ERROR]
-    missing = missing_columns(table, wanted)
+    missing = missing_columns(table, _POSTERIOR_COLUMNS)
     if missing:
         raise InputError(
             f"{table.path}: expected predictions, found no column {missing[0]}; predict them first"
         )
     concentration = torch.zeros(len(table), 4, 4)
-    for i, j in cells:
+    for i, j in _CELLS:
         concentration[:, i, j] = concentration[:, j, i] = _column(table, c.concentration_column(i, j))
     poses = poses_from_table(table)
     has_origins = any(
