@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cryoforum.alignment import draft
 from cryoforum.commands import demo as demonstration
 from cryoforum.commands import demo_from_particles as from_particles
 from cryoforum.commands.demo import ALL_RESULTS, DemoRequest
@@ -36,6 +37,7 @@ def test_particles_that_come_later_are_found_by_what_the_first_ones_taught(
         lambda **given: SimulationConfig(**given, snr=0.5, max_shift_pixel=1),
     )
     monkeypatch.setattr(from_particles, "initial_model", true_map)
+    monkeypatch.setattr(draft, "LEAST_SHIFT_PIXEL", 1.0)  # as far as particles are off-centre
     short = RefinementConfig(
         initial_resolution_angstrom=50.0, search_rounds=1, most_rounds=2, max_shift_pixel=1
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.messages import messages
 
+from cryoforum.alignment import draft
 from cryoforum.commands.initial_model import InitialModelRequest
 from cryoforum.commands.simulate import SimulateRequest, simulate
 from cryoforum.commands.watch import first_model, results
@@ -34,6 +35,12 @@ FEW = FirstModel(
     ),
     training=updated(preset("tiny"), {"training": {"image_passes": 64}}, where="test"),
 )
+
+
+@pytest.fixture(autouse=True)
+def near_origins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches go as far as the particles are off-centre, which `watch` cannot be told."""
+    monkeypatch.setattr(draft, "LEAST_SHIFT_PIXEL", 1.0)
 
 
 @pytest.fixture(autouse=True)

@@ -118,11 +118,11 @@ def calibration_card(
     posterior, expected = predictions.posterior, predictions.expected_error_rad
     group = symmetry_group(symmetry)
     errors = symmetric_distance(posterior.mode, truth, group)
-    probability = angle_probability(posterior.dispersion, errors)
+    near = torch.full_like(errors, math.radians(NEAR_DEG))
+    probability, stated = angle_probability(posterior.dispersion, torch.stack([errors, near], 1)).unbind(1)
     parts = {"all": torch.ones_like(errors, dtype=torch.bool)}
     parts |= _quarters(expected) | _cones(truth) | dict(groups or {})
-    near = torch.full_like(errors, math.radians(NEAR_DEG))
-    stated, happened = angle_probability(posterior.dispersion, near), (errors <= near).float()
+    happened = (errors <= near).float()
     tenths = torch.arange(len(errors)).tensor_split(min(10, len(errors)))
     order = stated.argsort()
     gaps = [(stated[order[rows]].mean() - happened[order[rows]].mean()).abs() * len(rows) for rows in tenths]
